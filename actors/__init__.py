@@ -1,0 +1,1 @@
+"""Ray actors that are client devices, fleets of them, and the load job that drives them."""

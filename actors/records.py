@@ -1,0 +1,69 @@
+"""One record per intended request: raw timestamps and durations first, statistics later.
+
+A record is made when the arrival is scheduled and it is closed exactly once, so the ledger of a run always closes:
+scheduled = answered + refused + dropped + lost. Durations are differences on one host's clock; `network_ms` is what
+remains of the round trip after the server's own time, since clocks of two hosts are never subtracted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Outcome = Literal[
+    "answered",  # a reply came
+    "refused",  # the server said why not; `code` and `message` hold it
+    "dropped",  # the device dropped a stale image (--max-age-ms); a miss
+    "lost",  # no answer: the server went away, or the run ended first; a miss
+]
+
+
+@dataclass(slots=True)
+class Record:
+    """One intended request of one device. The device fills everything but `reference_top1` (the load job).
+
+    Attributes:
+        id: unique in the run.
+        device: name of the device actor; `group`: its group in the fleet.
+        cut: the cut it was sent at; num_slices means that the device computed all of it.
+        image: index into the job's list of images; `label`: its class, None where unknown.
+        scheduled_s: intended capture time, seconds since the start of the run on the device's clock.
+        started_s: when the device began to work on it, same clock; `finished_s`: when the answer was there.
+        wait_ms, head_ms, encode_ms, network_ms, admission_ms, queue_ms, execution_ms: the phases.
+        inference_ms: finished_s - scheduled_s: from the intended capture to the answer in the device's hands.
+        generator_lag_ms: how late the arrival was noticed by the load generator itself (not the device's queue).
+        rows_per_step: rows in each step the request took part in.
+        overrun: an emulated slice took longer on this host than its profile says.
+    """
+
+    id: str
+    device: str
+    group: str
+    cut: int
+    image: int
+    label: int | None
+    scheduled_s: float
+    outcome: Outcome = "lost"
+    code: str = ""
+    message: str = ""
+    started_s: float | None = None
+    finished_s: float | None = None
+    wait_ms: float | None = None
+    head_ms: float | None = None
+    encode_ms: float | None = None
+    network_ms: float | None = None
+    admission_ms: float | None = None
+    queue_ms: float | None = None
+    execution_ms: float | None = None
+    inference_ms: float | None = None
+    generator_lag_ms: float = 0.0
+    rows_per_step: tuple[int, ...] = ()
+    payload_bytes: int = 0
+    attempts: int = 0
+    top1: int | None = None
+    reference_top1: int | None = None
+    overrun: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as one JSON object, for records.jsonl."""
+        return asdict(self)

@@ -1,0 +1,59 @@
+"""What can be wrong with a user's input.
+
+::
+
+    HeadTailError                  every command prints it and exits with 2
+    ├── ModelError                 the model is unknown, or cannot be built
+    │   └── NotSliceable           it can be built, but not cut; says why
+    ├── CutError                   a cut, boundary or span that the model does not have
+    ├── ShardError                 a shard or manifest is missing, truncated, altered or foreign
+    ├── CodecError                 an activation or payload that cannot be encoded or decoded
+    ├── ImageError                 an image or a label file that cannot be read
+    ├── ConfigError                a configuration or fleet file that contradicts itself or is unknown
+    ├── PlacementError             the cluster lacks the nodes or resources that were asked for
+    └── ServerError                no server, a foreign server, or a server that stopped answering
+
+Every message holds the value that was refused and the remedy. ``assert`` is for our own invariants only.
+"""
+
+from __future__ import annotations
+
+
+class HeadTailError(ValueError):
+    """A user's input is wrong. The message names the value and says what to do."""
+
+
+class ModelError(HeadTailError):
+    """The model is unknown, or cannot be built."""
+
+
+class NotSliceable(ModelError):
+    """The model can be built, but it offers no place where exactly one tensor crosses."""
+
+
+class CutError(HeadTailError):
+    """A cut, boundary or span that the model does not have."""
+
+
+class ShardError(HeadTailError):
+    """A shard or manifest is missing, truncated, altered or belongs to another model."""
+
+
+class CodecError(HeadTailError):
+    """An activation cannot be encoded, or a payload cannot be decoded."""
+
+
+class ImageError(HeadTailError):
+    """An image or a label file cannot be read."""
+
+
+class ConfigError(HeadTailError):
+    """A configuration is unknown, out of range or contradicts itself."""
+
+
+class PlacementError(HeadTailError):
+    """The cluster lacks the nodes or the resources that were asked for."""
+
+
+class ServerError(HeadTailError):
+    """There is no server, it is another one than expected, or it stopped answering."""

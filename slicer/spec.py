@@ -1,0 +1,32 @@
+"""Which model is meant: by a timm name, an own callable, a shipped demo model or a model file.
+
+A `ModelSpec` is all that is needed to build the same model with the same weights again, on any node: random weights are
+seeded, own modules are named by where they are imported from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How to build a model.
+
+    Attributes:
+        architecture: a timm model name, or ``package.module:callable`` for an own module.
+        kwargs: keyword arguments for timm's create_model or the callable (JSON values only).
+        checkpoint: a .safetensors or .pth file with the weights; None for random or pretrained ones.
+        pretrained: load timm's pretrained weights (needs the model hub or its local cache).
+        dtype: fp32, fp16 or bf16.
+        seed: of the random weights, where there are no others.
+    """
+
+    architecture: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: str | None = None
+    pretrained: bool = False
+    dtype: str = "fp32"
+    seed: int = 0
