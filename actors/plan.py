@@ -1,0 +1,89 @@
+"""What one device does in one measured run: which image at which time.
+
+The load job makes one plan per device beforehand (open loop), or says how many clients keep it busy (closed loop); the
+two are never mixed in one plan. Times are seconds after the start of the run, which each device takes from its own
+clock: it is told "start in x s", never an absolute time. Plain picklable dataclasses without Ray, torch or numpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slicer.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One intended capture: at `at_s` seconds after the start, image number `image` of the plan's list."""
+
+    at_s: float
+    image: int
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A closed loop: each client asks, waits for the answer, thinks, and asks again.
+
+    Attributes:
+        images: indices into the plan's images, taken in turn by all clients of this device and begun again at the end.
+        clients: how many clients this device holds; its head still runs one image at a time.
+        requests: stop after so many requests of this device, all clients together; None: by `duration_s`.
+        duration_s: begin no request after so many seconds; None: by `requests`. One of the two must be given.
+        think_s: pause of a client between an answer and its next request.
+    """
+
+    images: tuple[int, ...]
+    clients: int = 1
+    requests: int | None = None
+    duration_s: float | None = None
+    think_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One measured run of one device.
+
+    Attributes:
+        run_id: names the run; every record's id begins with it.
+        images: paths as the device sees them (relative ones from the job's working directory).
+        labels: class of each image, None where unknown; as long as `images`.
+        arrivals: open loop: intended captures, in order of time; empty in a closed loop.
+        closed: closed loop, or None.
+        max_age_ms: an image older than this when the device gets to it is dropped; None: never.
+        deadline_ms: how long after its intended capture an answer is worth something; travels with the request; None:
+            no deadline.
+        top_k: how many (class, logit) pairs to ask for.
+        warmup: images (indices) that are asked one after the other before the clock starts; they leave no record.
+        drain_s: how long after the last intended capture (closed loop: after the last request was begun) the device
+            waits for answers; what is open then is lost.
+
+    Raises:
+        ConfigError: on construction, when the values contradict each other.
+    """
+
+    run_id: str
+    images: tuple[str, ...]
+    labels: tuple[int | None, ...]
+    arrivals: tuple[Arrival, ...] = ()
+    closed: Closed | None = None
+    max_age_ms: float | None = None
+    deadline_ms: float | None = None
+    top_k: int = 5
+    warmup: tuple[int, ...] = ()
+    drain_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != len(self.images):
+            raise ConfigError(f"{len(self.labels)} labels for {len(self.images)} images; give one per image, or None")
+        if self.arrivals and self.closed is not None:
+            raise ConfigError("a plan is an open loop (arrivals) or a closed one, never both; leave one out")
+        if any(later.at_s < earlier.at_s for earlier, later in zip(self.arrivals, self.arrivals[1:])):
+            raise ConfigError("arrivals must be in order of time; sort them by at_s")
+        if self.closed is not None and self.closed.requests is None and self.closed.duration_s is None:
+            raise ConfigError("a closed loop needs an end: give requests or duration_s")
+        if self.closed is not None and not self.closed.images:
+            raise ConfigError("a closed loop needs at least one image")
+        used = {a.image for a in self.arrivals} | set(self.warmup) | set(self.closed.images if self.closed else ())
+        unknown = sorted(i for i in used if not 0 <= i < len(self.images))
+        if unknown:
+            raise ConfigError(f"image {unknown[0]} is planned, but the plan lists {len(self.images)} images (from 0)")
