@@ -1,0 +1,59 @@
+# `make demo` and `make test` are all a newcomer needs; both set up .venv first. Paths are relative, so a clone works anywhere.
+# PYTHON: the interpreter that .venv is made of (3.10 to 3.13). PIP_ARGS: further arguments for pip, an index for instance.
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+SHELL := /bin/bash
+
+.PHONY: help venv setup setup-test demo lint test test-long coverage-models gpu-test clean
+
+help:
+	@echo "make demo             set up .venv, run the main job on this machine, write report/"
+	@echo "make test             set up .venv with test extras; ruff, mypy and all tests that need no GPU"
+	@echo "make venv             only the empty .venv (to put a CPU build of torch into it first, see README)"
+	@echo "make setup            .venv with the project and its dependencies"
+	@echo "make test-long        the tests that take minutes"
+	@echo "make coverage-models  which timm models can be sliced: makes docs/models.md again"
+	@echo "make gpu-test         the tests that need a CUDA device"
+	@echo "make clean            remove .venv and caches"
+
+venv: $(BIN)/python
+setup: .venv/.project
+setup-test: .venv/.test
+
+$(BIN)/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "$(PYTHON) is not Python 3.10 to 3.13: make PYTHON=python3.11 ..." >&2; exit 2; }
+	"$(PYTHON)" -m venv .venv
+
+# The marker files make a second call quick; a changed pyproject.toml installs again.
+.venv/.project: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_ARGS) -e .
+	@touch $@
+
+.venv/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[test]'
+	@touch .venv/.project $@
+
+demo: setup
+	$(BIN)/python -m actors --demo --out report
+
+lint: setup-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+test: lint
+	$(BIN)/python -m pytest -m "not gpu and not long"
+
+test-long: setup-test
+	$(BIN)/python -m pytest -m "long and not gpu" --timeout 3600
+
+coverage-models: setup-test
+	$(BIN)/python -m benchmarks.coverage_models
+
+gpu-test: setup-test
+	$(BIN)/python -m pytest -m gpu
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
