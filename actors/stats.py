@@ -1,0 +1,232 @@
+"""Statistics of a run: pure functions over records. Raw timestamps first, these afterwards.
+
+A figure that cannot be computed is None, never zero: no answer means no latency, no label means no accuracy.
+Percentiles interpolate linearly between order statistics (numpy's default).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from actors.records import Record
+
+#: The phases of an answered request, in the order of the path. They sum up to the inference time.
+PHASES = ("wait", "head", "encode", "network", "admission", "queue", "execution")
+
+#: A run is invalid when the generator's lag p99 exceeds this share of its p50 inference time.
+MAX_LAG_SHARE = 0.05
+
+#: 97.5 % quantiles of Student's t for 1, 2, ... 30 degrees of freedom; beyond, the normal one is near enough.
+_T_975 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One strategy under one seed.
+
+    Attributes:
+        loop: "open" or "closed".
+        warmup_s: records scheduled before are not counted.
+        window_s: length of the measured arrival window; None in closed loop with a number of requests.
+        records: all records, those of the warm-up too.
+        server: what the server said of itself over the run (utilisation, steps, memory); empty where it could not.
+    """
+
+    strategy: str
+    seed: int
+    loop: str
+    warmup_s: float
+    window_s: float | None
+    records: tuple[Record, ...]
+    server: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def measured(self) -> tuple[Record, ...]:
+        """The records that count: all but those of the warm-up."""
+        return tuple(record for record in self.records if record.scheduled_s >= self.warmup_s)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is said of a set of records. Latencies are inference times of the answered requests, in ms."""
+
+    requests: int
+    answered: int
+    refused: int
+    dropped: int
+    lost: int
+    throughput_rps: float | None
+    mean_ms: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    phases_ms: dict[str, float | None]
+    rows_per_step: float | None
+    payload_bytes: float | None
+    accuracy_top1: float | None
+    agreement_top1: float | None
+    overruns: int
+
+
+def percentile(values: Sequence[float], q: float) -> float | None:
+    """The q-th percentile (0 to 100), interpolated linearly; None for no values."""
+    return float(np.percentile(np.asarray(values, dtype=float), q)) if len(values) else None
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The arithmetic mean; None for no values."""
+    return math.fsum(values) / len(values) if len(values) else None
+
+
+def summarise(records: Sequence[Record], elapsed_s: float | None = None) -> Summary:
+    """Summary of `records`, all of which count. `elapsed_s`: how long it took to make them, drain included."""
+    answered = [record for record in records if record.outcome == "answered"]
+    outcomes = Counter(record.outcome for record in records)
+    latencies = [record.inference_ms for record in answered if record.inference_ms is not None]
+    steps = [rows for record in answered for rows in record.rows_per_step]
+    compared = [r for r in answered if r.top1 is not None and r.reference_top1 is not None]
+    labelled = [r for r in answered if r.top1 is not None and r.label is not None]
+    return Summary(
+        requests=len(records),
+        answered=len(answered),
+        refused=outcomes["refused"],
+        dropped=outcomes["dropped"],
+        lost=outcomes["lost"],
+        throughput_rps=len(answered) / elapsed_s if elapsed_s else None,
+        mean_ms=mean(latencies),
+        p50_ms=percentile(latencies, 50),
+        p95_ms=percentile(latencies, 95),
+        p99_ms=percentile(latencies, 99),
+        phases_ms={name: mean(phase_values(answered, name)) for name in PHASES},
+        rows_per_step=mean(steps),
+        payload_bytes=mean([record.payload_bytes for record in answered]),
+        accuracy_top1=mean([record.top1 == record.label for record in labelled]),
+        agreement_top1=mean([record.top1 == record.reference_top1 for record in compared]),
+        overruns=sum(record.overrun for record in records),
+    )
+
+
+def phase_values(records: Sequence[Record], phase: str) -> list[float]:
+    """The values of one phase in ms, of the records that have one."""
+    values = (getattr(record, f"{phase}_ms") for record in records)
+    return [value for value in values if value is not None]
+
+
+def elapsed_s(run: Run) -> float | None:
+    """From the end of the warm-up to the last answer, and at least the arrival window; None if nothing counts."""
+    records = run.measured
+    if not records:
+        return None
+    last_s = max(record.scheduled_s if record.finished_s is None else record.finished_s for record in records)
+    return max(last_s - run.warmup_s, run.window_s or 0.0)
+
+
+def summarise_runs(runs: Sequence[Run], cut: int | None = None) -> Summary:
+    """Summary of all runs of one strategy pooled (the answers of all seeds), at one cut or at all."""
+    records = [r for run in runs for r in run.measured if cut is None or r.cut == cut]
+    total_s = math.fsum(elapsed_s(run) or 0.0 for run in runs)
+    return summarise(records, total_s)
+
+
+def generator_lag_p99_ms(run: Run) -> float | None:
+    """99th percentile of how late the generator noticed its own arrivals; None in closed loop, which has none."""
+    return percentile([record.generator_lag_ms for record in run.measured], 99) if run.loop == "open" else None
+
+
+def invalid_reason(run: Run) -> str | None:
+    """Why the run may not be published, or None: the generator itself was late, or nothing was answered."""
+    p50_ms = summarise(run.measured).p50_ms
+    if p50_ms is None:
+        return "no request was answered"
+    lag_ms = generator_lag_p99_ms(run)
+    if lag_ms is not None and lag_ms > MAX_LAG_SHARE * p50_ms:
+        return (
+            f"the load generator was late itself: lag p99 {lag_ms:.1f} ms is more than {MAX_LAG_SHARE:.0%} of the p50 "
+            f"of {p50_ms:.1f} ms; use fewer devices, a lower rate or another machine for the devices"
+        )
+    return None
+
+
+def is_unstable(run: Run) -> bool:
+    """Whether the queue grew all through the run, so that a latency would only say how long the run was.
+
+    The median inference time of each quarter of the arrival window exceeds that of the quarter before it, the last is
+    at least twice the first, and the growth is at least 2 % of the window (the offered rate exceeds what is served by
+    about 3 %). Closed loop bounds its own queue and is never unstable. Needs 5 answers in every quarter.
+    """
+    if run.loop == "closed" or not run.window_s:
+        return False
+    quarters: list[list[float]] = [[], [], [], []]
+    for record in run.measured:
+        if record.inference_ms is not None and record.outcome == "answered":
+            quarters[min(3, int(4 * (record.scheduled_s - run.warmup_s) / run.window_s))].append(record.inference_ms)
+    if min(len(quarter) for quarter in quarters) < 5:
+        return False
+    medians = [float(np.median(quarter)) for quarter in quarters]
+    grows = all(later > earlier for earlier, later in itertools.pairwise(medians))
+    return grows and medians[3] >= 2 * medians[0] and medians[3] - medians[0] >= 0.02 * 1000 * run.window_s
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A paired ratio over seeds: geometric mean, and a 95 % confidence interval (None with fewer than two seeds)."""
+
+    ratio: float
+    low: float | None
+    high: float | None
+    pairs: int
+
+
+def paired_ratio(runs: Sequence[Run], baseline: Sequence[Run], metric: Callable[[Run], float | None]) -> Ratio | None:
+    """metric(run) / metric(baseline run of the same seed): mean and Student's t interval of the logarithms.
+
+    Seeds without a positive value on both sides are left out; None if no pair is left.
+    """
+    base = {run.seed: metric(run) for run in baseline}
+    logs = [
+        math.log(value / other)
+        for run in runs
+        if (value := metric(run)) is not None and (other := base.get(run.seed)) is not None and min(value, other) > 0
+    ]
+    if not logs:
+        return None
+    centre = math.fsum(logs) / len(logs)
+    if len(logs) == 1:
+        return Ratio(math.exp(centre), None, None, 1)
+    spread = math.sqrt(math.fsum((value - centre) ** 2 for value in logs) / (len(logs) - 1) / len(logs))
+    t = _T_975[len(logs) - 2] if len(logs) - 2 < len(_T_975) else 1.960
+    return Ratio(math.exp(centre), math.exp(centre - t * spread), math.exp(centre + t * spread), len(logs))
+
+
+def slo_attainment(records: Sequence[Record], slo_ms: float) -> dict[int, float]:
+    """Per cut, the share of all offered requests that were answered correctly within `slo_ms`.
+
+    Refused, dropped, lost and late ones are misses; correct means the unsliced model's top-1, where that is known.
+    """
+    offered: Counter[int] = Counter()
+    met: Counter[int] = Counter()
+    for record in records:
+        offered[record.cut] += 1
+        correct = record.reference_top1 is None or record.top1 == record.reference_top1
+        in_time = record.inference_ms is not None and record.inference_ms <= slo_ms
+        met[record.cut] += record.outcome == "answered" and correct and in_time
+    return {cut: met[cut] / offered[cut] for cut in sorted(offered)}
+
+
+def goodput_rps(offered: Mapping[float, Sequence[Record]], slo_ms: float, share: float = 0.99) -> float | None:
+    """The highest offered rate at which every entry has at least `share` within the SLO; None if there is none."""
+    met = [
+        rate for rate, records in offered.items() if records and min(slo_attainment(records, slo_ms).values()) >= share
+    ]
+    return max(met, default=None)
