@@ -22,6 +22,8 @@ class ModelSpec:
         pretrained: load timm's pretrained weights (needs the model hub or its local cache).
         dtype: fp32, fp16 or bf16.
         seed: of the random weights, where there are no others.
+        data_config: how images become input, where it differs from what timm says of the model: any of input_size
+            (channels, height, width), mean, std, interpolation, crop_pct, crop_mode.
     """
 
     architecture: str
@@ -30,3 +32,4 @@ class ModelSpec:
     pretrained: bool = False
     dtype: str = "fp32"
     seed: int = 0
+    data_config: Mapping[str, Any] = field(default_factory=dict)

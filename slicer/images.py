@@ -1,0 +1,195 @@
+"""Real images: finding them, the shipped digits as files, and a model's own preprocessing (timm's).
+
+Grayscale and palette images become RGB first, as a model of three channels wants; one of one channel gets luminance.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+from torch import nn
+
+from slicer import zoo
+from slicer.errors import ImageError
+from slicer.spec import ModelSpec
+
+#: What is taken for an image in a directory; other files in it are refused by name, hidden ones are skipped.
+EXTENSIONS: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff")
+
+_HELDOUT = Path(__file__).parent / "demo" / "digits_heldout.npz"
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Files and their classes, in a fixed order.
+
+    Attributes:
+        files: sorted by class, then by name (labels CSV: in the order of the file).
+        labels: index of each file's class; the same length.
+        classes: names of the classes, sorted; for a CSV of whole numbers, the numbers themselves as labels.
+    """
+
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+class Preprocess:
+    """One image to one model input: timm's own evaluation transform for this model.
+
+    Args:
+        model: a spec; or a built timm module, whose attached config is used as it is.
+
+    Attributes:
+        shape: (channels, height, width) of every result.
+
+    Thread-safe after construction; picklable.
+    """
+
+    def __init__(self, model: ModelSpec | nn.Module) -> None:
+        from timm.data import create_transform, resolve_model_data_config
+
+        config = zoo.data_config(model) if isinstance(model, ModelSpec) else resolve_model_data_config(model)
+        self.shape: tuple[int, int, int] = tuple(config["input_size"])
+        self._mode = "L" if self.shape[0] == 1 else "RGB"
+        self._transform: Any = create_transform(**config, is_training=False)
+
+    def __call__(self, image: str | Path | Image.Image) -> npt.NDArray[np.float32]:
+        """The image as float32, `shape`, contiguous.
+
+        Raises:
+            ImageError: the file cannot be read as an image.
+        """
+        opened = image if isinstance(image, Image.Image) else read_image(image)
+        array = np.ascontiguousarray(self._transform(opened.convert(self._mode)).numpy(), dtype=np.float32)
+        if array.shape != self.shape:
+            raise ImageError(f"the image became {array.shape}, the model takes {self.shape}; check its data_config")
+        return array
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """The decoded image of a file. Raises ImageError with the file's name when it is none, or is damaged."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image.copy()
+    except FileNotFoundError:
+        raise ImageError(f"image {path}: there is no such file") from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(f"image {path} cannot be read ({error}); remove it or replace it by a valid image") from error
+
+
+def find_images(directory: str | Path, labels_csv: str | Path | None = None) -> LabelledImages:
+    """The images of ``directory/class/file``, or of a CSV of ``file,label`` with files relative to `directory`.
+
+    Only names are read here; a damaged image is found when it is opened.
+
+    Raises:
+        ImageError: the directory or CSV is missing, empty, or names a file that is no image or does not exist.
+    """
+    root = Path(directory)
+    if not root.is_dir():
+        raise ImageError(f"images {root}: there is no such directory")
+    return _from_folders(root) if labels_csv is None else _from_csv(root, Path(labels_csv))
+
+
+def _from_folders(root: Path) -> LabelledImages:
+    folders = sorted((p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_natural)
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, folder in enumerate(folders):
+        for file in sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=_natural):
+            _check_extension(file)
+            files.append(file)
+            labels.append(label)
+    if not files:
+        raise ImageError(f"images {root}: no image found; it must hold DIR/class/file; or give a labels CSV")
+    return LabelledImages(tuple(files), tuple(labels), tuple(folder.name for folder in folders))
+
+
+def _from_csv(root: Path, table: Path) -> LabelledImages:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as lines:
+            rows = [(number, row) for number, row in enumerate(csv.reader(lines), start=1) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ImageError(f"labels {table} cannot be read ({error}); it must be a CSV of file,label") from error
+    if rows and [cell.strip().lower() for cell in rows[0][1]] == ["file", "label"]:
+        rows = rows[1:]
+    if not rows:
+        raise ImageError(f"labels {table}: no row; each row is file,label")
+    files: list[Path] = []
+    names: list[str] = []
+    for number, row in rows:
+        if len(row) != 2 or not row[0].strip() or not row[1].strip():
+            raise ImageError(f"labels {table}, line {number}: {','.join(row)!r} is not file,label")
+        file = root / row[0].strip()
+        _check_extension(file)
+        if not file.is_file():
+            raise ImageError(f"labels {table}, line {number}: there is no file {file}; paths are relative to {root}")
+        files.append(file)
+        names.append(row[1].strip())
+    if all(name.isdecimal() for name in names):  # class indices, as the model counts them
+        return LabelledImages(tuple(files), tuple(map(int, names)), tuple(map(str, range(max(map(int, names)) + 1))))
+    classes = sorted(set(names))
+    return LabelledImages(tuple(files), tuple(classes.index(name) for name in names), tuple(classes))
+
+
+def _check_extension(file: Path) -> None:
+    if file.suffix.lower() not in EXTENSIONS:
+        raise ImageError(f"image {file}: unknown extension {file.suffix!r}; known are {', '.join(EXTENSIONS)}")
+
+
+def _natural(path: Path) -> tuple[int, int, str]:
+    """Whole numbers by value before other names, so that class folders 0..10 are classes 0..10."""
+    return (0, int(path.stem), path.name) if path.stem.isdecimal() else (1, 0, path.name)
+
+
+def load_digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The shipped held-out digits that no demo model was trained on: images (360, 8, 8) of 0..255, labels (360,)."""
+    with np.load(_HELDOUT, allow_pickle=False) as arrays:
+        return arrays["images"], arrays["labels"].astype(np.int64)
+
+
+def write_digits(directory: str | Path) -> LabelledImages:
+    """Write the shipped held-out digits as ``directory/class/NNN.png``, once, and find them.
+
+    Atomic: another process sees all of them or none, and several may write at once. An existing directory is used as
+    it is when it is complete.
+
+    Raises:
+        ImageError: the directory holds something else already.
+    """
+    root = Path(directory)
+    images, labels = load_digits()
+    if not root.exists() or not any(root.iterdir()):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+        try:
+            temporary.chmod(0o755)
+            for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+                folder = temporary / str(label)
+                folder.mkdir(exist_ok=True)
+                Image.fromarray(image).save(folder / f"{index:03d}.png")
+            try:
+                temporary.replace(root)
+            except OSError:
+                if not any(root.iterdir()):
+                    raise
+                # Another process was first; what it wrote is checked below like any other.
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    found = find_images(root)
+    if len(found) != len(images) or found.classes != tuple("0123456789"):
+        raise ImageError(f"{root} holds {len(found)} images that are not the digits; give an empty or a new directory")
+    return found

@@ -1,0 +1,262 @@
+"""From a model's name to the model: timm's names, an own callable, a model file, or a shipped demo model.
+
+``resolve`` turns what a user typed into a `ModelSpec`; ``build`` turns the spec into a module. The same spec gives the
+same weights on every machine with the same versions of torch and timm: random weights are seeded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import timm
+import torch
+import yaml
+from torch import nn
+
+from slicer.checkpoints import load_checkpoint
+from slicer.errors import ConfigError, ModelError
+from slicer.plugins import load_object
+from slicer.spec import ModelSpec
+
+#: Trained models that are part of this package; see slicer/demo/README.md.
+DEMO_MODELS: tuple[str, ...] = ("digits_vit", "digits_swin")
+
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+#: What a model file or an own module may say about its input; the defaults are timm's own.
+DATA_KEYS: tuple[str, ...] = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+_DEMO = Path(__file__).parent / "demo"
+_YAML_SUFFIXES = (".yaml", ".yml")
+# Set by ModelSpec's own fields: through kwargs they would bypass seed, checkpoint and manifest.
+_RESERVED = ("pretrained", "checkpoint_path", "features_only", "scriptable", "exportable")
+
+
+def resolve(
+    model: str,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    checkpoint: str | None = None,
+    pretrained: bool = False,
+    dtype: str | None = None,
+    seed: int | None = None,
+) -> ModelSpec:
+    """What `model` means; nothing is built or downloaded.
+
+    Args:
+        model: a timm name, ``package.module:callable``, a path to a model YAML (keys of ModelSpec; the checkpoint's
+            path is relative to the file), or one of DEMO_MODELS.
+        kwargs: for timm's create_model or the callable; they win over the model file's.
+        checkpoint: wins over the model file's.
+        pretrained: timm's pretrained weights.
+        dtype: fp32, fp16 or bf16; None: what the model file says, else fp32.
+        seed: of random weights; None: what the model file says, else 0.
+
+    Raises:
+        ModelError: nothing of that name, a wrong value, or a model file that cannot be read.
+    """
+    if model in DEMO_MODELS:
+        spec = _from_file(_DEMO / f"{model}.yaml")
+    elif model.endswith(_YAML_SUFFIXES):
+        spec = _from_file(Path(model))
+    else:
+        spec = ModelSpec(architecture=model)
+    if kwargs:
+        spec = replace(spec, kwargs={**spec.kwargs, **kwargs})
+    if checkpoint is not None:
+        spec = replace(spec, checkpoint=str(checkpoint))
+    elif pretrained:  # asks for other weights than the file's
+        spec = replace(spec, checkpoint=None, pretrained=True)
+    spec = replace(spec, dtype=spec.dtype if dtype is None else dtype, seed=spec.seed if seed is None else seed)
+    return check(spec)
+
+
+def check(spec: ModelSpec) -> ModelSpec:
+    """The spec with its mappings as plain JSON values. Raises ModelError for whatever cannot be built from it."""
+    if spec.architecture.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        raise ModelError(f"{spec.architecture!r}: give the model's timm name, and its weights by checkpoint=FILE")
+    if ":" not in spec.architecture:
+        _check_timm_name(spec.architecture)
+    if spec.dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {spec.dtype!r}; known are {', '.join(DTYPES)}")
+    if spec.checkpoint is not None and spec.pretrained:
+        raise ModelError(f"both a checkpoint ({spec.checkpoint}) and pretrained weights were asked for; choose one")
+    if reserved := [key for key in spec.kwargs if key in _RESERVED]:
+        raise ModelError(f"kwargs may not hold {', '.join(reserved)}; use the options checkpoint and pretrained")
+    if unknown := [key for key in spec.data_config if key not in DATA_KEYS]:
+        raise ModelError(f"unknown data_config {', '.join(map(str, unknown))}; known are {', '.join(DATA_KEYS)}")
+    return replace(spec, kwargs=_as_json("kwargs", spec.kwargs), data_config=_as_json("data_config", spec.data_config))
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """The model with its weights, in eval mode, without gradients, in the spec's dtype, on the CPU.
+
+    The global random state is as before. Not safe in several threads at once, because random weights come from torch's
+    global generator.
+
+    Raises:
+        ModelError: it cannot be built, or its weights cannot be had; the message says what to do instead.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        module = _instantiate(spec)
+    if spec.checkpoint is not None:
+        load_checkpoint(module, spec.checkpoint)
+    return module.to(DTYPES[spec.dtype]).eval().requires_grad_(False)
+
+
+def build_structure(spec: ModelSpec) -> nn.Module:
+    """The model on the meta device: names, shapes and dtypes without memory for weights; eval mode.
+
+    Raises:
+        ModelError: it cannot be built.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        module = _instantiate(replace(spec, pretrained=False))
+    return module.to(DTYPES[spec.dtype]).eval().requires_grad_(False)
+
+
+def data_config(spec: ModelSpec) -> dict[str, Any]:
+    """How an image becomes this model's input, as timm's create_transform takes it, without building the model.
+
+    Order of precedence: the spec's data_config, kwargs (img_size, in_chans, pretrained_cfg_overlay), timm's config of
+    that name, timm's defaults (3x224x224, ImageNet mean and std, bicubic, crop_pct 0.875), which an own module gets.
+    """
+    from timm.data import resolve_data_config
+
+    known: dict[str, Any] = {}
+    if ":" not in spec.architecture:
+        found = timm.get_pretrained_cfg(spec.architecture)
+        known = found.to_dict() if found is not None else {}
+    known.update(spec.kwargs.get("pretrained_cfg_overlay") or {})
+    channels, height, width = known.get("input_size") or (3, 224, 224)
+    if (img_size := spec.kwargs.get("img_size")) is not None:
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    channels = spec.kwargs.get("in_chans") or channels
+    args = {"input_size": (channels, height, width), **spec.data_config}
+    try:
+        return dict(resolve_data_config(args, pretrained_cfg=known))
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"data_config {dict(spec.data_config)} is not valid ({error}); see timm's data config"
+        ) from error
+
+
+def _from_file(path: Path) -> ModelSpec:
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelError(f"model file {path} cannot be read: {error}") from error
+    known = [f.name for f in fields(ModelSpec)]
+    if not isinstance(document, dict) or not isinstance(document.get("architecture"), str):
+        raise ModelError(f"model file {path}: it must be a mapping with an architecture; keys are {', '.join(known)}")
+    if unknown := [str(key) for key in document if key not in known]:
+        raise ModelError(f"model file {path}: unknown key {', '.join(unknown)}; keys are {', '.join(known)}")
+    for key in ("kwargs", "data_config"):
+        if not isinstance(document.setdefault(key, {}), dict):
+            raise ModelError(f"model file {path}: {key} must be a mapping, not {document[key]!r}")
+    spec = ModelSpec(**document)
+    if spec.checkpoint is not None:
+        spec = replace(spec, checkpoint=str(path.parent / spec.checkpoint))
+    return spec
+
+
+def _check_timm_name(name: str) -> None:
+    if timm.is_model(name.partition(".")[0]):
+        try:
+            timm.get_pretrained_cfg(name)
+        except RuntimeError as error:  # a known architecture with an unknown tag
+            tags = timm.list_pretrained(name.partition(".")[0] + ".*")
+            raise ModelError(
+                f"unknown model {name!r}: {error} Known are {', '.join(tags) or 'none with a tag'}."
+            ) from error
+        return
+    names = [*DEMO_MODELS, *timm.list_models()]
+    close = difflib.get_close_matches(name, names, n=4, cutoff=0.6)
+    raise ModelError(
+        f"unknown model {name!r}; "
+        + (f"did you mean {', '.join(close)}? " if close else "")
+        + "Give a timm name (timm.list_models()), package.module:callable, a model file (.yaml), "
+        + f"or a demo model ({', '.join(DEMO_MODELS)})"
+    )
+
+
+def _instantiate(spec: ModelSpec) -> nn.Module:
+    if ":" in spec.architecture:
+        return _call_own(spec)
+    if not spec.pretrained:
+        try:
+            return timm.create_model(spec.architecture, **spec.kwargs)
+        except Exception as error:  # whatever a model's constructor raises for these kwargs
+            raise ModelError(f"{_said(spec)} cannot be built: {_first_line(error)}; check its kwargs") from error
+    try:
+        with _offline_if_unreachable():
+            return timm.create_model(spec.architecture, pretrained=True, **spec.kwargs)
+    except Exception as error:
+        raise ModelError(
+            f"the pretrained weights of {_said(spec)} cannot be had: {_first_line(error)}. Give checkpoint=FILE "
+            "(.safetensors or .pth), or fill the Hugging Face cache on a machine with internet (create the model there "
+            "once, copy ~/.cache/huggingface, or point HF_HOME at it)"
+        ) from error
+
+
+def _call_own(spec: ModelSpec) -> nn.Module:
+    if spec.pretrained:
+        raise ModelError(f"{_said(spec)} is an own module: pretrained weights are timm's; give checkpoint=FILE")
+    try:
+        make = load_object(spec.architecture, "model")
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
+    try:
+        module = make(**spec.kwargs)
+    except Exception as error:
+        raise ModelError(f"{_said(spec)} cannot be built: {type(error).__name__}: {_first_line(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{_said(spec)} returned {type(module).__name__}; it must return a torch.nn.Module")
+    return module
+
+
+@contextlib.contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Without a route to the hub, let it look into its cache only: it would retry for most of a minute first."""
+    from huggingface_hub import constants
+
+    host = urlsplit(constants.ENDPOINT).hostname or "huggingface.co"
+    proxied = any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"))
+    before = constants.HF_HUB_OFFLINE
+    if not proxied:
+        try:
+            socket.getaddrinfo(host, 443)
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _as_json(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(json.loads(json.dumps(dict(values), allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"{what} {dict(values)!r} must be JSON values ({error}); for anything else write a function that builds "
+            "the model and name it as package.module:callable"
+        ) from error
+
+
+def _said(spec: ModelSpec) -> str:
+    return f"{spec.architecture}({', '.join(f'{key}={value!r}' for key, value in spec.kwargs.items())})"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
