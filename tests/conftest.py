@@ -7,8 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# A token file that an earlier `ray.init()` left in the home directory would turn authentication on in the driver, not in
-# the raylets that the cluster tests start: neither could talk to the other.
+# A token file that an earlier `ray.init()` left in the home directory would turn authentication on in the driver, but
+# not in the raylets that the cluster tests start: neither could talk to the other.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_SERVE_LOG_TO_STDERR"] = "0"

@@ -1,7 +1,7 @@
 """One Ray of several nodes for all tests here: a head, one server node, two edge nodes, all on this machine.
 
-Nodes are raylets of `ray.cluster_utils.Cluster`; their CPU counts are virtual, so that placement can be asserted whatever
-machine runs the tests.
+Nodes are raylets of `ray.cluster_utils.Cluster`; their CPU counts are virtual, so that placement can be asserted on any
+machine.
 """
 
 from __future__ import annotations

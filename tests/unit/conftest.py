@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Iterator
@@ -26,10 +27,8 @@ def _local_connect(sock: socket.socket, address: Any) -> None:
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         host = str(address[0])
         local = host == "localhost"
-        try:
+        with contextlib.suppress(ValueError):
             local = local or ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            pass
         if not local:
             raise AssertionError(f"a unit test tried to reach {host}; unit tests stay on this machine")
     _real_connect(sock, address)
