@@ -1,0 +1,145 @@
+"""The way into the engine: an ``@serve.batch`` handler that admits, and never waits for the engine.
+
+Requests that arrive together are decoded into one array and handed over in one call. The handler returns the rows'
+futures at once and the caller awaits its own (``await (await admit(request))``), so rows finish, fail and are cancelled
+alone; awaiting the engine inside the handler would chain every row to the slowest of its admission batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from ray import serve
+
+from deployments.engine import Engine, Outcome
+from deployments.models import HostedModel
+from slicer import codec
+from slicer.errors import CodecError
+from slicer.wire import Refusal, Request
+
+#: Up to this much is decoded on the event loop (about 0.5 ms); more goes to a thread, so that the loop is never held.
+INLINE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A checked request, with the moment it reached the replica (engine clock)."""
+
+    model: HostedModel
+    request: Request
+    arrived_s: float
+
+    @property
+    def deadline_s(self) -> float | None:
+        """The deadline on the engine's clock."""
+        left_ms = self.request.deadline_ms
+        return None if left_ms is None else self.arrived_s + left_ms / 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A row that stands in the engine's queue."""
+
+    key: int
+    admitted_s: float
+    outcome: asyncio.Future[Outcome]
+
+
+def decode_rows(requests: Sequence[Request]) -> tuple[npt.NDArray[np.float32], list[Refusal | None]]:
+    """Decode requests of one model and cut into one [B, ...] float32 array.
+
+    Returns the array of the good rows, in order, and per request its refusal or None: one bad payload does not touch
+    its neighbours.
+    """
+    rows = np.empty((len(requests), *requests[0].shape), dtype=np.float32)
+    refusals: list[Refusal | None] = []
+    good = 0
+    for request in requests:
+        try:
+            codec.decode_into(request.codec, request.payload, rows[good])
+        except CodecError as error:
+            refusals.append(Refusal(request.id, "not_finite", str(error)))
+        else:
+            refusals.append(None)
+            good += 1
+    return rows[:good], refusals
+
+
+class Admission:
+    """Admits requests to one engine. Use it from one event loop only; the engine has its own thread."""
+
+    def __init__(self, engine: Engine, *, max_batch: int, concurrency: int) -> None:
+        self._engine = engine
+        self._pending: dict[int, asyncio.Future[Outcome]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+        async def admit(arrivals: list[Arrival]) -> list[Admitted | Refusal]:
+            return await self._admit(arrivals)
+
+        # Zero wait: the batch is what came in while the last one was admitted. The engine binds late, not this.
+        self._batched = serve.batch(
+            max_batch_size=max_batch, batch_wait_timeout_s=0.0, max_concurrent_batches=concurrency
+        )(admit)
+
+    async def infer(self, arrival: Arrival) -> tuple[Outcome, float] | Refusal:
+        """One request through the engine: its outcome and when it was admitted (engine clock).
+
+        A caller that is cancelled takes its row with it: it leaves at the next boundary.
+        """
+        admitted: Admitted | Refusal = await self._batched(arrival)
+        if isinstance(admitted, Refusal):
+            return admitted
+        try:
+            return await admitted.outcome, admitted.admitted_s
+        except asyncio.CancelledError:
+            self._engine.cancel(admitted.key)
+            raise
+
+    async def _admit(self, arrivals: list[Arrival]) -> list[Admitted | Refusal]:
+        self._loop = asyncio.get_running_loop()
+        groups: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for index, arrival in enumerate(arrivals):
+            groups[arrival.model.name, arrival.request.cut].append(index)
+        results: list[Admitted | Refusal | None] = [None] * len(arrivals)
+        for (model, cut), members in groups.items():
+            requests = [arrivals[index].request for index in members]
+            if sum(len(request.payload) for request in requests) > INLINE_BYTES:
+                rows, refusals = await self._loop.run_in_executor(None, decode_rows, requests)
+            else:
+                rows, refusals = decode_rows(requests)
+            good = []
+            for index, refusal in zip(members, refusals, strict=True):
+                results[index] = refusal
+                if refusal is None:
+                    good.append(index)
+            if not good:
+                continue
+            # Nothing is awaited between submit and the registration of the futures, so no outcome can be missed.
+            arrived_s = [arrivals[index].arrived_s for index in good]
+            keys = self._engine.submit(model, cut, rows, arrived_s, [arrivals[index].deadline_s for index in good])
+            admitted_s = time.monotonic()
+            for index, key in zip(good, keys, strict=True):
+                self._pending[key] = future = self._loop.create_future()
+                results[index] = Admitted(key, admitted_s, future)
+        return [result for result in results if result is not None]
+
+    def deliver(self, outcomes: list[Outcome]) -> None:
+        """The engine's callback, on its thread: one hop to the event loop for all rows that ended together."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._resolve, outcomes)
+
+    def _resolve(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            future = self._pending.pop(outcome.key, None)
+            if future is not None and not future.done():
+                future.set_result(outcome)
+
+    async def healthy(self) -> bool:
+        """Whether the admission loop and the engine are alive (the loop can die alone: ray issue 66140)."""
+        return self._engine.alive and bool(await self._batched._is_batching_task_alive())

@@ -1,0 +1,130 @@
+"""The one place that wires the application: configuration -> placement -> Serve deployment.
+
+`build` is what `serve run deployments.app:build`, `serve build` and a Serve config YAML import; `run` and `stop` are
+what `headtail-serve` and the load job call, with a time-out that names what is missing instead of hanging.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve import Application
+
+from deployments import placement
+from deployments.config import ServerConfig, load_config, parse_config
+from deployments.tail import TailServer
+from slicer.errors import ConfigError, PlacementError, ServerError
+
+#: Name of the deployment inside every application of ours.
+DEPLOYMENT = "TailServer"
+
+#: Environment of the replica. Read at import by Serve, so it must be there before the process starts.
+#: The limit of a gRPC message: Serve's 4 MiB would refuse a parcel of activations, or one of a large model.
+REPLICA_ENV: dict[str, str] = {"RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 << 20)}
+
+
+def build(args: dict[str, Any] | ServerConfig | None = None) -> Application:
+    """A Serve application builder.
+
+    Args:
+        args: keys of `ServerConfig`, or ``{"config": PATH}``, or the shorthand ``model=...`` (with ``strategy=`` and
+            ``num_slices=``) that `serve run deployments.app:build model=vit_tiny_patch16_224` can express.
+
+    Raises:
+        ConfigError: naming the wrong keys and values.
+    """
+    config = _from_args(args)
+    nodes = placement.living(ray.nodes()) if ray.is_initialized() else []
+    decision = placement.decide(config, nodes)
+    deployment = serve.deployment(
+        TailServer,
+        name=DEPLOYMENT,
+        num_replicas=config.num_replicas,
+        max_ongoing_requests=config.ongoing,
+        ray_actor_options={**decision.actor_options, "runtime_env": {"env_vars": _replica_env()}},
+        graceful_shutdown_timeout_s=10.0,
+    )
+    return deployment.bind(config.model_dump(), decision.device, decision.note)
+
+
+def _from_args(args: Mapping[str, Any] | ServerConfig | None) -> ServerConfig:
+    if isinstance(args, ServerConfig):
+        return args
+    values = dict(args or {})
+    if "config" in values:
+        path = values.pop("config")
+        if values:
+            raise ConfigError(f"config={path} is the whole configuration; remove {', '.join(values)} or put it there")
+        return load_config(path)
+    if "model" in values:
+        model: dict[str, Any] = {"name": values.pop("model")}
+        for key in ("strategy", "num_slices", "max_batch", "shards", "checkpoint"):
+            if key in values:
+                model[key] = values.pop(key)
+        values["models"] = [model]
+    return parse_config(values)
+
+
+def _replica_env() -> dict[str, str]:
+    """The replica's environment; what the operator set in this process wins."""
+    return {name: os.environ.get(name, value) for name, value in REPLICA_ENV.items()}
+
+
+def run(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail", http: bool = False) -> None:
+    """Start the application and return when it is RUNNING. Ray must be initialised.
+
+    Args:
+        http: start Serve's HTTP proxies with it, where Serve does not run yet. Devices do not need them.
+
+    Raises:
+        PlacementError: no node can hold a replica within `start_timeout_s`; names demand, supply and remedy.
+        ServerError: a replica failed to start; holds its message. In both cases the application is taken down.
+    """
+    parsed = _from_args(config if isinstance(config, ServerConfig) else dict(config))
+    deadline_s = time.monotonic() + parsed.start_timeout_s
+    serve.start(proxy_location="EveryNode" if http else "Disabled")
+    application = build(parsed)
+    serve.run_many(
+        [serve.RunTarget(target=application, name=name, route_prefix=f"/{name}" if http else None)],
+        wait_for_applications_running=False,
+        wait_for_ingress_deployment_creation=False,
+    )
+    try:
+        _wait_running(name, parsed, deadline_s)
+    except BaseException:
+        serve.delete(name)
+        raise
+
+
+def _wait_running(name: str, config: ServerConfig, deadline_s: float) -> None:
+    while True:
+        status = serve.status().applications.get(name)
+        if status is not None and status.status == "RUNNING":
+            return
+        message = "" if status is None else _message(status)
+        if status is not None and status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            raise ServerError(f"application {name!r} did not start: {message}")
+        if time.monotonic() > deadline_s:
+            nodes = placement.living(ray.nodes())
+            lacking = placement.missing(config, placement.decide(config, nodes), nodes)
+            raise PlacementError(
+                f"application {name!r} did not start within {config.start_timeout_s:g} s (start_timeout_s). "
+                f"{lacking}\nServe says: {message or 'nothing'}"
+            )
+        time.sleep(0.1)
+
+
+def _message(status: Any) -> str:
+    parts = [status.message, *(deployment.message for deployment in status.deployments.values())]
+    return " ".join(part for part in parts if part).strip()
+
+
+def stop(name: str = "headtail") -> None:
+    """Take the application down; returns when it is gone. Nothing happens if there is none of that name."""
+    if name in serve.status().applications:
+        serve.delete(name)

@@ -1,0 +1,196 @@
+"""The application's configuration: typed, frozen, checked on construction, unknown keys refused.
+
+One `ServerConfig` holds everything: which models with which strategy, on which accelerator, with what limits. It is
+what `headtail-serve FILE`, `serve run deployments.app:build` and a Serve config YAML (under `args`) take.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from slicer.errors import ConfigError
+
+#: Strategies that this package brings. An own one is written ``package.module:Class``.
+STRATEGIES: tuple[str, ...] = ("unbatched", "per_tail", "per_tail_shared", "per_slice", "naive")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Strict):
+    """One served model.
+
+    Attributes:
+        name: what devices ask for.
+        model: a timm name, ``package.module:callable``, a shipped demo model or a model file; the default is `name`.
+        shards: serve from this exported directory instead of building `model`.
+        num_slices, at: where the model is cut, as in `slicer.slice_model`.
+        strategy: how rows are batched; `options` are the strategy's own.
+        max_batch: most rows in one step.
+        entries: cuts at which requests may enter; default: every cut but n.
+    """
+
+    name: str = Field(min_length=1)
+    model: str = ""
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+    checkpoint: str | None = None
+    pretrained: bool = False
+    seed: int = 0
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    shards: str | None = None
+    num_slices: int = Field(default=4, ge=1)
+    at: tuple[str | int, ...] | None = None
+    strategy: str = "per_tail_shared"
+    options: dict[str, Any] = Field(default_factory=dict)
+    max_batch: int = Field(default=32, ge=1)
+    entries: tuple[int, ...] | None = None
+
+    @field_validator("strategy")
+    @classmethod
+    def _known_strategy(cls, strategy: str) -> str:
+        if strategy not in STRATEGIES and ":" not in strategy:
+            raise ValueError(
+                f"unknown strategy {strategy!r}; this build has {', '.join(STRATEGIES)}; "
+                "an own one is written package.module:Class"
+            )
+        return strategy
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> ModelConfig:
+        if self.shards and (self.checkpoint or self.pretrained or self.kwargs or self.at):
+            raise ValueError(
+                f"model {self.name!r}: shards={self.shards!r} already holds weights and cuts; "
+                "leave out checkpoint, pretrained, kwargs and at"
+            )
+        if self.checkpoint and self.pretrained:
+            raise ValueError(f"model {self.name!r}: checkpoint and pretrained both name weights; give one")
+        if self.entries is not None and not self.entries:
+            raise ValueError(f"model {self.name!r}: entries is empty, so no request could enter; leave it out")
+        return self
+
+    @property
+    def source(self) -> str:
+        """What `slicer.zoo.resolve` is asked for."""
+        return self.model or self.name
+
+
+class ServerConfig(_Strict):
+    """The whole application.
+
+    Attributes:
+        models: at least one; they share the accelerator of a replica.
+        accelerator: ``cuda`` asks for a GPU (an autoscaler adds one), ``cpu`` does not, ``auto`` decides from the
+            living nodes when the application starts.
+        executor: ``torch`` or an own ``package.module:Class``.
+        num_replicas: replicas of the server, an engine and an accelerator (share) each.
+        gpus, cpus: what one replica asks of Ray.
+        torch_threads: intra-op threads on a CPU; None leaves torch's default.
+        max_queue_rows: rows one replica holds before it refuses with `overloaded`.
+        max_ongoing_requests: Serve's limit per replica; None derives it from the queue.
+        admission_batch, admission_concurrency: of the ``@serve.batch`` admission handler.
+        naive_batch_wait_timeout_s, naive_concurrency: of the ``@serve.batch`` handlers of strategy `naive`.
+        start_timeout_s: how long a start may take before it is given up with the name of what is missing.
+        shard_dir: where replicas keep the shards that devices fetch.
+    """
+
+    models: tuple[ModelConfig, ...] = (ModelConfig(name="digits_vit"),)
+    accelerator: Literal["auto", "cuda", "cpu"] = "auto"
+    executor: str = "torch"
+    executor_options: dict[str, Any] = Field(default_factory=dict)
+    num_replicas: int = Field(default=1, ge=1)
+    gpus: float = Field(default=1.0, gt=0)
+    cpus: float = Field(default=1.0, ge=0)
+    torch_threads: int | None = Field(default=None, ge=1)
+    max_queue_rows: int = Field(default=2048, ge=1)
+    max_ongoing_requests: int | None = Field(default=None, ge=1)
+    admission_batch: int = Field(default=32, ge=1)
+    admission_concurrency: int = Field(default=2, ge=1)
+    naive_batch_wait_timeout_s: float = Field(default=0.01, ge=0)
+    naive_concurrency: int = Field(default=1, ge=1)
+    start_timeout_s: float = Field(default=300.0, gt=0)
+    shard_dir: str = "~/.cache/headtail/served"
+
+    @field_validator("executor")
+    @classmethod
+    def _known_executor(cls, executor: str) -> str:
+        if executor != "torch" and ":" not in executor:
+            raise ValueError(f"unknown executor {executor!r}; this build has torch; an own one is package.module:Class")
+        return executor
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> ServerConfig:
+        names = [model.name for model in self.models]
+        if not names:
+            raise ValueError("models is empty; name at least one, such as {name: digits_vit}")
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"two models are named {doubled[0]!r}; give each a name of its own")
+        naive = [model.name for model in self.models if model.strategy == "naive"]
+        if naive and len(naive) < len(names):
+            raise ValueError(
+                f"model {naive[0]!r} has strategy naive, which drives the accelerator past the engine; the models "
+                "beside it need an application of their own"
+            )
+        least = self.admission_batch * self.admission_concurrency
+        if self.max_ongoing_requests is not None and self.max_ongoing_requests < least:
+            raise ValueError(
+                f"max_ongoing_requests={self.max_ongoing_requests} is less than admission_batch * "
+                f"admission_concurrency = {least}, so batches could never fill; raise it or lower those"
+            )
+        return self
+
+    @property
+    def ongoing(self) -> int:
+        """Serve's max_ongoing_requests: above the engine's own limit, so that the engine says `overloaded`."""
+        return self.max_ongoing_requests or self.max_queue_rows + 2 * self.admission_batch * self.admission_concurrency
+
+
+def explain(error: ValidationError) -> str:
+    """Pydantic's report in our words: one line per wrong key, with its value."""
+    lines = []
+    for item in error.errors(include_url=False):
+        place = ".".join(str(part) for part in item["loc"]) or "configuration"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{place}: unknown key; remove it or check its spelling")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            value = "" if item["type"] in ("value_error", "missing") else f" (got {item['input']!r})"
+            lines.append(f"{place}: {message}{value}")
+    return "\n".join(lines)
+
+
+def parse_config(data: Any) -> ServerConfig:
+    """Check a mapping (or take a ServerConfig as it is).
+
+    Raises:
+        ConfigError: naming every wrong key.
+    """
+    if isinstance(data, ServerConfig):
+        return data
+    if not isinstance(data, dict):
+        raise ConfigError(f"a configuration is a mapping of keys, got {type(data).__name__}: {data!r}")
+    try:
+        return ServerConfig(**data)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
+
+
+def load_config(path: str | Path) -> ServerConfig:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: the file cannot be read or a key is wrong; the message names the file.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
+    try:
+        return parse_config(data if data is not None else {})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None

@@ -1,0 +1,127 @@
+"""A model as the server holds it: sliced, exported to shards, with the checks that every request for it must pass."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from deployments.config import ModelConfig
+from slicer import codec, shards, zoo
+from slicer.errors import CodecError, ConfigError
+from slicer.model import SlicedModel, slice_spec
+from slicer.wire import Refusal, Request, ServedModel
+
+
+class HostedModel:
+    """One model of the application. Immutable after construction, so any thread may read it.
+
+    Building it takes seconds and disk space: the model is built (or loaded from `config.shards`), cut, and its shards
+    are put where devices can fetch them, in a folder named by the manifest's digest.
+    """
+
+    def __init__(self, config: ModelConfig, shard_dir: Path) -> None:
+        self.config = config
+        self.name = config.name
+        if config.shards:
+            self.directory = Path(config.shards).expanduser()
+            self.sliced: SlicedModel = shards.load_sliced(self.directory)
+            self.manifest = shards.load_manifest(self.directory)
+        else:
+            spec = zoo.resolve(
+                config.source,
+                kwargs=config.kwargs,
+                checkpoint=config.checkpoint,
+                pretrained=config.pretrained,
+                dtype=config.dtype,
+                seed=config.seed,
+            )
+            self.sliced = slice_spec(spec, config.num_slices, at=list(config.at) if config.at else None)
+            self.manifest, self.directory = _publish(self.sliced, shard_dir)
+        self.num_slices = self.sliced.num_slices
+        self.entries = self._entries()
+        self._files = {shard.sha256: self.directory / shard.file for shard in self.manifest.shards}
+
+    def _entries(self) -> tuple[int, ...]:
+        possible = range(self.num_slices)
+        wanted = self.config.entries
+        if wanted is None:
+            return tuple(possible)
+        wrong = [entry for entry in wanted if entry not in possible]
+        if wrong:
+            raise ConfigError(
+                f"model {self.name!r}: entry {wrong[0]} is out of range; {self.num_slices} slices have entries "
+                f"0 to {self.num_slices - 1}"
+            )
+        return tuple(sorted(set(wanted)))
+
+    def describe(self, emulated: tuple[str, ...]) -> ServedModel:
+        """What a device learns when it joins."""
+        return ServedModel(
+            name=self.name,
+            manifest=self.manifest.digest,
+            manifest_json=self.manifest.to_json(),
+            num_slices=self.num_slices,
+            entries=self.entries,
+            strategy=self.config.strategy,
+            codecs=codec.CODECS,
+            emulated=emulated,
+        )
+
+    def check(self, request: Request) -> Refusal | None:
+        """Everything that can be said of a request before its payload is read; None if it may enter."""
+        if request.manifest != self.manifest.digest:
+            return Refusal(
+                request.id,
+                "stale",
+                f"the head belongs to manifest {request.manifest[:12]}, this server serves {self.manifest.digest[:12]} "
+                f"of model {self.name!r}; reload the head",
+            )
+        if request.cut not in self.entries:
+            return Refusal(
+                request.id,
+                "bad_cut",
+                f"cut {request.cut} is no entry of model {self.name!r}; it has {', '.join(map(str, self.entries))}",
+            )
+        want = self.sliced.shape_at(request.cut)
+        if tuple(request.shape) != tuple(want):
+            return Refusal(
+                request.id,
+                "bad_shape",
+                f"shape {tuple(request.shape)} at cut {request.cut} of model {self.name!r}; it must be {tuple(want)}",
+            )
+        if request.top_k is not None and request.top_k < 1:
+            return Refusal(request.id, "bad_shape", f"top_k is {request.top_k}; it must be at least 1, or None")
+        try:
+            codec.check_payload(request.codec, request.shape, request.payload)
+        except CodecError as error:
+            return Refusal(request.id, "bad_codec", str(error))
+        return None
+
+    def read_shard(self, sha256: str, offset: int, length: int) -> bytes | None:
+        """`length` bytes of a shard from `offset` (fewer at its end); None if this model has no such shard."""
+        path = self._files.get(sha256)
+        if path is None:
+            return None
+        with path.open("rb") as file:
+            file.seek(offset)
+            piece: bytes = file.read(length)
+            return piece
+
+
+def _publish(sliced: SlicedModel, shard_dir: Path) -> tuple[shards.Manifest, Path]:
+    """Export into `shard_dir/<digest>`; replicas that do it at once end up with the same folder."""
+    shard_dir.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="export-", dir=shard_dir))
+    try:
+        manifest = shards.export(sliced, scratch / "shards")
+        final = shard_dir / manifest.digest
+        if not final.exists():
+            try:
+                (scratch / "shards").rename(final)
+            except OSError:  # another replica was first; its folder has the same content, by its name
+                if not final.exists():
+                    raise
+        return manifest, final
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,258 @@
+"""The Serve deployment that runs tails: one replica, one accelerator, one engine for all its models.
+
+A request's way through it reads top to bottom in `TailServer.infer`: check, admit, wait for the row's own outcome,
+reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from ray import serve
+
+from deployments.admission import Admission, Arrival
+from deployments.config import ServerConfig, parse_config
+from deployments.engine import Engine, Outcome
+from deployments.executors import make_executor
+from deployments.models import HostedModel
+from deployments.naive import Naive
+from deployments.policies import make_policy
+from deployments.scheduler import Scheduler
+from deployments.telemetry import Nvml, Telemetry
+from slicer.wire import Answer, Refusal, Reply, Request, ServedModel, Timings
+
+logger = logging.getLogger("ray.serve")
+
+#: A device reads a shard in pieces of at most this much, below Serve's gRPC message limit.
+MAX_SHARD_READ_BYTES = 4 << 20
+
+
+class TailServer:
+    """Hosts the models of one application on one accelerator. All methods run on the replica's event loop.
+
+    Args:
+        config: a `ServerConfig` as a mapping (Serve pickles it).
+        device: ``cuda`` or ``cpu``, as `deployments.placement` decided.
+        note: what placement wants a person to know; repeated in `status`.
+    """
+
+    def __init__(self, config: dict[str, Any], device: str, note: str = "") -> None:
+        self._config: ServerConfig = parse_config(config)
+        self._started_s = time.monotonic()
+        self._notes = [note] if note else []
+        self._device = self._usable(device)
+        self._name = _replica_name()
+        shard_dir = Path(self._config.shard_dir).expanduser()
+        self._models = {model.name: HostedModel(model, shard_dir) for model in self._config.models}
+        self._nvml = Nvml()
+        self._telemetry = Telemetry()
+        self._watch: asyncio.Task[None] | None = None
+        self._naive: Naive | None = None
+        self._emulated: tuple[str, ...] = ()
+        if self._config.models[0].strategy == "naive":
+            self._naive = Naive(
+                list(self._models.values()),
+                device=self._device,
+                batch_wait_timeout_s=self._config.naive_batch_wait_timeout_s,
+                concurrency=self._config.naive_concurrency,
+                torch_threads=self._config.torch_threads,
+            )
+        else:
+            self._start_engine()
+
+    def _usable(self, device: str) -> str:
+        if device == "cuda" and not torch.cuda.is_available():
+            self._notes.append("this node declares a GPU but torch finds no CUDA there, so the server uses the CPU")
+            logger.warning(self._notes[-1])
+            return "cpu"
+        return device
+
+    def _start_engine(self) -> None:
+        config = self._config
+        executor = make_executor(
+            config.executor, device=self._device, threads=config.torch_threads, options=config.executor_options
+        )
+        policies = {}
+        for model in self._models.values():
+            policy = make_policy(
+                model.config.strategy,
+                model=model.name,
+                num_slices=model.num_slices,
+                max_batch=model.config.max_batch,
+                options=model.config.options,
+            )
+            executor.load(model.name, model.sliced, policy.residents(model.entries))
+            policies[model.name] = policy
+        if executor.emulated:
+            self._emulated = (executor.emulated,)
+        self._executor = executor
+        self._engine = Engine(Scheduler(policies), executor, self._deliver, max_rows=config.max_queue_rows)
+        self._warm_up()
+        self._admission = Admission(
+            self._engine, max_batch=config.admission_batch, concurrency=config.admission_concurrency
+        )
+        self._engine.start()
+
+    def _warm_up(self) -> None:
+        """Every entry once, alone, before the first request: kernels are chosen and memory is touched."""
+        for model in self._models.values():
+            for entry in model.entries:
+                row = np.zeros((1, *model.sliced.shape_at(entry)), np.float32)
+                self._engine.submit(model.name, entry, row, [time.monotonic()], [None])
+                while self._engine.step_once():
+                    pass
+        self._engine.reset_stats()
+
+    def _deliver(self, outcomes: list[Outcome]) -> None:
+        admission = getattr(self, "_admission", None)
+        if admission is not None:  # outcomes of the warm-up belong to nobody
+            admission.deliver(outcomes)
+
+    async def infer(self, request: Request) -> Answer:
+        """One request to its answer. Never raises for a bad request: a refusal says what is wrong with it."""
+        arrived_s = time.monotonic()
+        self._ensure_watch()
+        model = self._models.get(request.model)
+        if model is None:
+            return self._unknown(request.id, request.model)
+        answer: Answer | None = model.check(request)
+        if answer is None:
+            arrival = Arrival(model, request, arrived_s)
+            result = await (self._naive or self._admission).infer(arrival)
+            answer = result if isinstance(result, Refusal) else self._answer(arrival, *result)
+        self._telemetry.count(model.name, request.cut, answer)
+        return answer
+
+    def _answer(self, arrival: Arrival, outcome: Outcome, admitted_s: float) -> Answer:
+        request = arrival.request
+        if outcome.logits is None:
+            return Refusal(request.id, outcome.code or "failed", outcome.message, self._name)
+        timings = Timings(
+            admission_ms=(admitted_s - arrival.arrived_s) * 1e3,
+            queue_ms=outcome.queue_s * 1e3,
+            execution_ms=outcome.execution_s * 1e3,
+            total_ms=(time.monotonic() - arrival.arrived_s) * 1e3,
+            rows_per_step=outcome.rows_per_step,
+        )
+        if request.top_k is None:
+            logits = np.ascontiguousarray(outcome.logits, dtype="<f4")
+            return Reply(request.id, timings, (), logits.tobytes(), logits.shape, self._name)
+        return Reply(request.id, timings, top_k(outcome.logits, request.top_k), b"", (), self._name)
+
+    def _unknown(self, request_id: str, model: str) -> Refusal:
+        known = ", ".join(self._models)
+        return Refusal(request_id, "unknown_model", f"model {model!r} is not served here; there is {known}", self._name)
+
+    async def describe(self, model: str) -> ServedModel | Refusal:
+        """What a device needs to know to join with `model`."""
+        hosted = self._models.get(model)
+        return self._unknown("", model) if hosted is None else hosted.describe(self._emulated)
+
+    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
+        """A piece of a slice's file; raises KeyError for a digest that no model of this application has."""
+        length = min(length, MAX_SHARD_READ_BYTES)
+        loop = asyncio.get_running_loop()
+        for model in self._models.values():
+            piece = await loop.run_in_executor(None, model.read_shard, sha256, offset, length)
+            if piece is not None:
+                return piece
+        raise KeyError(f"no model of this application has a shard {sha256}; ask describe() again")
+
+    async def status(self) -> dict[str, Any]:
+        """What this replica is and has done; plain values, for the load job, the doctor and people."""
+        return await asyncio.get_running_loop().run_in_executor(None, self._status)
+
+    def _status(self) -> dict[str, Any]:
+        if self._naive is not None:
+            naive = self._naive
+            counters: dict[str, Any] = {
+                "steps": naive.steps,
+                "rows": naive.rows,
+                "busy_s": naive.busy_s,
+                "waiting": dict(naive.waiting),
+                "rows_per_step": dict(naive.rows_per_step),
+            }
+            memory = {"weights": naive.weight_bytes()}
+        else:
+            stats = self._engine.stats()
+            counters = {
+                "steps": stats.steps,
+                "rows": stats.rows,
+                "busy_s": stats.busy_s,
+                "waiting": dict(stats.waiting),
+                "rows_per_step": dict(stats.rows_per_step),
+            }
+            memory = dict(self._executor.memory())
+        resident = _resident_bytes()
+        if resident is not None:
+            memory["process"] = resident
+        return {
+            "headtail": "0.1.0",
+            "replica": self._name,
+            "pid": os.getpid(),
+            "accelerator": self._device,
+            "emulated": list(self._emulated),
+            "notes": list(self._notes),
+            "models": {
+                model.name: {
+                    "strategy": model.config.strategy,
+                    "max_batch": model.config.max_batch,
+                    "num_slices": model.num_slices,
+                    "entries": list(model.entries),
+                    "manifest": model.manifest.digest,
+                }
+                for model in self._models.values()
+            },
+            "uptime_s": time.monotonic() - self._started_s,
+            "memory": memory,
+            "nvml": self._nvml.read(),
+            **counters,
+        }
+
+    def _ensure_watch(self) -> None:
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().create_task(self._telemetry.watch(self._status))
+
+    async def check_health(self) -> None:
+        """Serve restarts the replica when this raises."""
+        if self._naive is None and not self._engine.alive:
+            raise RuntimeError("the engine's thread has died; see the replica's log for its exception")
+        if self._naive is None and not await self._admission.healthy():
+            raise RuntimeError("the admission loop has died")
+
+    def __del__(self) -> None:
+        """Serve calls this at shutdown: rows that wait are told, the engine's thread ends."""
+        if getattr(self, "_naive", None) is None and hasattr(self, "_engine"):
+            self._engine.stop()
+
+
+def top_k(logits: npt.NDArray[np.float32], k: int) -> tuple[tuple[int, float], ...]:
+    """The `k` largest (class, logit) pairs, best first, the lower class first on ties; all, where there are fewer."""
+    flat = logits.reshape(-1)
+    order = np.argsort(-flat, kind="stable")[:k]
+    return tuple((int(index), float(flat[index])) for index in order)
+
+
+def _resident_bytes() -> int | None:
+    """Resident set of this process; None where the system has no /proc."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _replica_name() -> str:
+    """The replica's own id within Serve, for the record."""
+    try:
+        return str(serve.get_replica_context().replica_id.unique_id)
+    except Exception:  # outside a replica, in a unit test
+        return "local"
