@@ -23,6 +23,7 @@ RefusalCode = Literal[
     "overloaded",  # the queue is full; try again later
     "too_late",  # the deadline passed before the row could run
     "failed",  # the row failed on the accelerator, alone
+    "cancelled",  # the caller left before the row ended; seen in the server's counters only
     "stopped",  # the server stops or restarts; try again
 ]
 

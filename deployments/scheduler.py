@@ -1,0 +1,245 @@
+"""What runs next on one accelerator: pure state and arithmetic, no clock, no threads, no ray, no torch.
+
+A `Policy` decides for one model which rows form the next step and over which span; the `Scheduler` picks among the
+models that share the accelerator, and keeps account of every row, so that a policy with a mistake in it is found out
+instead of losing a request. Time comes in as an argument, so a simulator can drive the very same code in virtual time.
+
+Nothing here is thread-safe: one thread, the engine's, owns a scheduler and its policies.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+#: Name of the one copy of the weights that all entries use together.
+SHARED = "shared"
+
+
+class PolicyError(RuntimeError):
+    """A policy broke its contract (a mistake in an own strategy): the engine stops instead of losing rows."""
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One request in the engine. Filled by the engine, but for `boundary`.
+
+    Attributes:
+        key: unique in the engine, ascending in the order of submission.
+        model: the model's name in the application.
+        entry: the cut at which it entered the server.
+        arrival_s: when it arrived at the server, on the engine's clock.
+        deadline_s: from then on the answer is worthless, same clock; None: no deadline.
+        boundary: how many slices have run. Starts at `entry`; moved on by `Policy.finish` only.
+    """
+
+    key: int
+    model: str
+    entry: int
+    arrival_s: float
+    deadline_s: float | None = None
+    boundary: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.boundary = self.entry
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One execution on the accelerator: slices ``start:end`` of one model on one batch.
+
+    Attributes:
+        weights: which resident weights run it, a key of `Policy.residents`: ``shared``, or ``tail3`` for a copy of its
+            own of entry 3's tail.
+        rows: at least one, each of them at boundary `start`, in the order of the batch.
+    """
+
+    model: str
+    weights: str
+    start: int
+    end: int
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """Weights that must be on the accelerator: slices ``start:end``; `own_copy`: shared with no other resident."""
+
+    start: int
+    end: int
+    own_copy: bool
+
+
+class Policy(Protocol):
+    """How one model's rows are batched. One policy object serves one model.
+
+    A row is in exactly one place: waiting in the policy (from `add` to `next`, or from `finish` to `next`), or running
+    (from `next` to `finish`). Steps of one model may be finished in another order than they were begun.
+    """
+
+    @property
+    def num_slices(self) -> int:
+        """Slices of the model; a row at this boundary has reached the end."""
+
+    @property
+    def max_batch(self) -> int:
+        """The most rows of a step."""
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait; those of running steps are not counted."""
+
+    def residents(self, entries: Sequence[int]) -> Mapping[str, Resident]:
+        """The weights that steps will name when rows enter at `entries` only; the executor loads them at the start."""
+
+    def add(self, row: Row) -> None:
+        """Let a new row wait."""
+
+    def remove(self, row: Row) -> None:
+        """Forget a waiting row: it was cancelled, or its deadline has passed."""
+
+    def urgency_s(self) -> float | None:
+        """When the most urgent waiting row is due: its deadline, else arrival + the longest wait; None: none waits."""
+
+    def next(self, now_s: float) -> Step | None:
+        """Choose a span and rows; these rows then run. None: nothing to run now."""
+
+    def finish(self, step: Step) -> list[Row]:
+        """Move the rows on to `step.end`: return those at the model's end, let the others wait again.
+
+        Rows that failed or left while the step ran are no longer in `step.rows`, which may be empty.
+        """
+
+
+class Scheduler:
+    """Several models on one accelerator: the model with the most urgent row goes first.
+
+    Args:
+        policies: model name -> its policy. Not changed afterwards, so `policies` may be read from any thread.
+    """
+
+    def __init__(self, policies: Mapping[str, Policy]) -> None:
+        self.policies: Mapping[str, Policy] = dict(policies)
+        self._waiting: dict[str, dict[int, Row]] = {model: {} for model in self.policies}
+        self._running: dict[int, Row] = {}
+        self._rows: dict[int, Row] = {}
+        self._deadlines: list[tuple[float, int]] = []
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait, of all models."""
+        return len(self._rows) - len(self._running)
+
+    def add(self, row: Row) -> None:
+        """Let a new row wait.
+
+        Raises:
+            KeyError: no policy for its model.
+            ValueError: its key is already here, or its entry is no slice of the model.
+        """
+        policy = self.policies[row.model]
+        if row.key in self._rows:
+            raise ValueError(f"row {row.key} is already in the scheduler; keys are unique")
+        if not 0 <= row.entry < policy.num_slices:
+            raise ValueError(f"row {row.key} enters {row.model} at {row.entry} of {policy.num_slices} slices")
+        policy.add(row)
+        self._rows[row.key] = self._waiting[row.model][row.key] = row
+        if row.deadline_s is not None:
+            heapq.heappush(self._deadlines, (row.deadline_s, row.key))
+
+    def remove(self, key: int) -> Row | None:
+        """Forget a row, waiting or running; None: it is not here. A running one does not come back from its step."""
+        row = self._rows.pop(key, None)
+        if row is None:
+            return None
+        if self._running.pop(key, None) is None:
+            del self._waiting[row.model][key]
+            self.policies[row.model].remove(row)
+        return row
+
+    def expired(self, now_s: float) -> list[Row]:
+        """Forget and return the waiting rows whose deadline has passed (``deadline_s <= now_s``), earliest first.
+
+        Rows of a running step are left alone; they are found when they wait again.
+        """
+        late: list[Row] = []
+        running: list[tuple[float, int]] = []
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            deadline_s, key = heapq.heappop(self._deadlines)
+            if key in self._running:
+                running.append((deadline_s, key))
+            elif (row := self.remove(key)) is not None:
+                late.append(row)
+        for item in running:
+            heapq.heappush(self._deadlines, item)
+        return late
+
+    def next(self, now_s: float) -> Step | None:
+        """The next step, whose rows then run; None: nothing to run now.
+
+        Raises:
+            PolicyError: the policy chose a step that its contract forbids.
+        """
+        for model in self._by_urgency():
+            step = self.policies[model].next(now_s)
+            if step is not None:
+                self._begin(model, step)
+                return step
+        return None
+
+    def finish(self, step: Step, now_s: float) -> list[Row]:
+        """Take a step's rows back: returns those that reached the end, in the batch's order; the others wait again.
+
+        Rows that were removed while it ran are passed over. `now_s` is when the step ended.
+
+        Raises:
+            PolicyError: the policy lost a row, or let one go too early.
+        """
+        rows = tuple(row for row in step.rows if self._running.pop(row.key, None) is not None)
+        policy, waiting = self.policies[step.model], self._waiting[step.model]
+        ended = policy.finish(replace(step, rows=rows))
+        if any(row.boundary != step.end for row in rows):
+            raise PolicyError(f"{_name(policy)}.finish left rows of {step.model} behind boundary {step.end}")
+        if {row.key for row in ended} != {row.key for row in rows if row.boundary == policy.num_slices}:
+            raise PolicyError(
+                f"{_name(policy)}.finish must return exactly the rows of {step.model} that are at the end"
+            )
+        for row in ended:
+            del self._rows[row.key]
+        if step.end < policy.num_slices:
+            waiting.update((row.key, row) for row in rows)
+        self._check_waiting(step.model)
+        return ended
+
+    def _by_urgency(self) -> list[str]:
+        models = [model for model, rows in self._waiting.items() if rows]
+        if len(models) < 2:  # urgency is a scan of all rows, and there is nothing to choose
+            return models
+        return sorted(models, key=lambda model: (self.policies[model].urgency_s() or 0.0, model))
+
+    def _begin(self, model: str, step: Step) -> None:
+        policy, waiting = self.policies[model], self._waiting[model]
+        span_fits = 0 <= step.start < step.end <= policy.num_slices
+        if step.model != model or not span_fits or not 1 <= len(step.rows) <= policy.max_batch:
+            raise PolicyError(
+                f"{_name(policy)} chose {len(step.rows)} rows for slices {step.start}:{step.end} of {step.model}; "
+                f"{model} has {policy.num_slices} slices and steps of 1 to {policy.max_batch} rows"
+            )
+        for row in step.rows:
+            if waiting.pop(row.key, None) is None:
+                raise PolicyError(f"{_name(policy)} chose row {row.key} of {model}, which does not wait")
+            if row.boundary != step.start:
+                raise PolicyError(f"{_name(policy)} chose row {row.key} at {row.boundary} for a step from {step.start}")
+            self._running[row.key] = row
+        self._check_waiting(model)
+
+    def _check_waiting(self, model: str) -> None:
+        policy, rows = self.policies[model], len(self._waiting[model])
+        if policy.waiting != rows:
+            raise PolicyError(f"{_name(policy)} says that {policy.waiting} rows of {model} wait, but {rows} do")
+
+
+def _name(policy: Policy) -> str:
+    return type(policy).__name__
