@@ -8,6 +8,7 @@ clock: it is told "start in x s", never an absolute time. Plain picklable datacl
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from slicer.errors import ConfigError
 
@@ -77,7 +78,7 @@ class Plan:
             raise ConfigError(f"{len(self.labels)} labels for {len(self.images)} images; give one per image, or None")
         if self.arrivals and self.closed is not None:
             raise ConfigError("a plan is an open loop (arrivals) or a closed one, never both; leave one out")
-        if any(later.at_s < earlier.at_s for earlier, later in zip(self.arrivals, self.arrivals[1:])):
+        if any(later.at_s < earlier.at_s for earlier, later in pairwise(self.arrivals)):
             raise ConfigError("arrivals must be in order of time; sort them by at_s")
         if self.closed is not None and self.closed.requests is None and self.closed.duration_s is None:
             raise ConfigError("a closed loop needs an end: give requests or duration_s")

@@ -18,6 +18,7 @@ A profile file::
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from slicer.errors import ConfigError
 
-_SHIPPED = Path(__file__).parent / "profiles"
+_SHIPPED = Path(__file__).parent / "device_profiles"
 
 
 class Strict(BaseModel):
@@ -61,7 +62,7 @@ class Spread(Strict):
         points = sorted(self.quantiles.items())
         if len(points) < 2 or any(not 0 <= q <= 1 or ms <= 0 for q, ms in points):
             raise ValueError(f"quantiles {self.quantiles}: at least two, between 0 and 1, of positive times")
-        if any(b[1] < a[1] for a, b in zip(points, points[1:], strict=False)):
+        if any(b[1] < a[1] for a, b in itertools.pairwise(points)):
             raise ValueError(f"quantiles {self.quantiles}: a higher quantile cannot be a shorter time")
         return self
 

@@ -1,8 +1,8 @@
 """How requests reach the server from inside Ray: through the application's Serve handle, by its gRPC transport.
 
 By reference, each call would put its payload into Ray's object store first, which costs about twice the server CPU at
-activation sizes; `_by_reference=False` sends it straight to the replica. Serve reads its RAY_SERVE_* settings when it is
-imported, once per process, so a device actor gets `DEVICE_ENV` through its runtime environment, before any import.
+activation sizes; `_by_reference=False` sends it straight to the replica. Serve reads its RAY_SERVE_* settings when
+it is imported, once per process, so a device actor gets `DEVICE_ENV` through its runtime environment, before any import.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEVICE_ENV: dict[str, str] = {
     "MKL_NUM_THREADS": "1",
 }
 
-#: How long describe() and shard() may take. infer() has no limit here: a queue may be long, the device keeps its budget.
+#: How long describe() and shard() may take. infer() has no limit here: a queue may be long; the device has its budget.
 CONTROL_TIMEOUT_S = 30.0
 
 T = TypeVar("T")
@@ -104,7 +104,8 @@ class ServeTransport:
     def _expect(self, answer: Any, kind: type[T], method: str) -> T:
         if not isinstance(answer, kind):
             raise ServerError(
-                f"the application {self._app!r} answered {method}() with {type(answer).__name__}: it is no HeadTail server"
+                f"the application {self._app!r} answered {method}() with {type(answer).__name__}; "
+                "it is no HeadTail server"
             )
         return answer
 

@@ -1,0 +1,222 @@
+"""The fleet file: which devices there are. A small YAML, checked on reading, unknown keys refused.
+
+::
+
+    model: digits_vit
+    groups:
+      - {name: camera, count: 4, cut: 1}
+      - {name: board, count: 2, cut: 2, profile: boards.yaml, codec: fp16, placement: STRICT_SPREAD}
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from actors.profiles import Profile, Strict, explain, load_profile, read_yaml
+from slicer.codec import CODECS
+from slicer.errors import ConfigError
+
+_SHIPPED = Path(__file__).parent / "fleets"
+
+
+class Retry(Strict):
+    """When a request is sent again: the server vanished, or refused with a code that a pause may cure.
+
+    Attributes:
+        attempts: most sendings of one request.
+        first_pause_s: before the second sending; doubles each time up to `max_pause_s`; each is drawn from half to
+            one and a half of that, so that a fleet does not come back all at once.
+        budget_s: from the first sending to giving up, all attempts and their queueing together.
+    """
+
+    attempts: int = Field(default=5, ge=1)
+    first_pause_s: float = Field(default=0.05, ge=0)
+    max_pause_s: float = Field(default=2.0, ge=0)
+    budget_s: float = Field(default=60.0, gt=0)
+
+    def pause_s(self, attempt: int) -> float:
+        """The pause after attempt 1, 2, ..., before its jitter."""
+        return min(self.first_pause_s * 2.0 ** (attempt - 1), self.max_pause_s)
+
+
+class CacheConfig(Strict):
+    """Where a device keeps the shards it fetched: a folder per device in `directory`, at most `max_bytes` each."""
+
+    directory: str = "~/.cache/headtail/devices"
+    max_bytes: int = Field(default=4_000_000_000, gt=0)
+
+
+class GroupConfig(Strict):
+    """Devices of one kind.
+
+    Attributes:
+        name: devices are named `<name>-0`, `<name>-1`, ...
+        model: what to ask the application for; default: the fleet's.
+        cut: how many slices the device runs; 0: the image goes to the server; n: nothing does.
+        profile: ``native``, a shipped one's name, or a path to a profile file.
+        codec: of the activation on the wire.
+        cpus: CPU that Ray reserves per device: a share for placement, not a limit.
+        gpus: GPU that Ray reserves per device; `accelerator` cuda needs some.
+        torch_threads: threads of the head; an emulated device has one, since its times are those of its profile.
+        link, link_options: ``direct`` or ``package.module:Class`` and its keyword arguments.
+        device: ``native`` for `actors.device.Device`, or ``package.module:Class``, a class derived from it.
+        placement: SPREAD over the edge nodes as far as possible; STRICT_SPREAD: one per node; PACK: on few nodes.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    count: int = Field(default=1, ge=1)
+    model: str | None = None
+    cut: int = Field(ge=0)
+    profile: str = "native"
+    codec: str = "fp32"
+    cpus: float = Field(default=0.1, ge=0)
+    gpus: float = Field(default=0.0, ge=0)
+    accelerator: Literal["cpu", "cuda"] = "cpu"
+    torch_threads: int = Field(default=1, ge=1)
+    link: str = "direct"
+    link_options: dict[str, Any] = Field(default_factory=dict)
+    device: str = "native"
+    placement: Literal["SPREAD", "STRICT_SPREAD", "PACK"] = "SPREAD"
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> GroupConfig:
+        if self.codec not in CODECS:
+            raise ValueError(f"group {self.name!r}: unknown codec {self.codec!r}; this build has {', '.join(CODECS)}")
+        if self.accelerator == "cuda" and not self.gpus:
+            raise ValueError(f"group {self.name!r}: accelerator cuda without a GPU; set gpus, 0.1 for a share of one")
+        if self.gpus and self.accelerator == "cpu":
+            raise ValueError(f"group {self.name!r}: gpus {self.gpus:g} with accelerator cpu; set accelerator: cuda")
+        if self.device != "native" and ":" not in self.device:
+            raise ValueError(f"group {self.name!r}: unknown device {self.device!r}; native, or package.module:Class")
+        if self.link != "direct" and ":" not in self.link:
+            raise ValueError(f"group {self.name!r}: unknown link {self.link!r}; direct, or package.module:Class")
+        return self
+
+
+class DeviceConfig(Strict):
+    """Everything one device needs to know, its profile included; what a `DeviceActor` is started with."""
+
+    name: str
+    group: str
+    model: str
+    cut: int
+    profile: Profile
+    codec: str = "fp32"
+    accelerator: Literal["cpu", "cuda"] = "cpu"
+    torch_threads: int = 1
+    link: str = "direct"
+    link_options: dict[str, Any] = Field(default_factory=dict)
+    device: str = "native"
+    cache_directory: str
+    cache_max_bytes: int
+    seed: int = 0
+    retry: Retry = Retry()
+
+
+class FleetConfig(Strict):
+    """The whole file. `directory` is where relative profile paths start; the reader sets it.
+
+    Attributes:
+        model: what groups without a model of their own ask for.
+        seed: of the emulated times and the jitter of retries; each device's own seed follows from it and its name.
+        resource: the custom resource of edge nodes.
+        start_timeout_s: how long placing the devices may take, and then starting them.
+    """
+
+    model: str = "digits_vit"
+    groups: tuple[GroupConfig, ...]
+    cache: CacheConfig = CacheConfig()
+    retry: Retry = Retry()
+    seed: int = 0
+    resource: str = "edge"
+    start_timeout_s: float = Field(default=120.0, gt=0)
+    directory: Path = Path()
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> FleetConfig:
+        if not self.groups:
+            raise ValueError("groups is empty; give at least one, such as {name: camera, count: 1, cut: 1}")
+        names = [group.name for group in self.groups]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"two groups are named {doubled[0]!r}; give each a name of its own")
+        return self
+
+    def devices(self, group: GroupConfig) -> list[DeviceConfig]:
+        """The devices of one group, profile loaded.
+
+        Raises:
+            ConfigError: the profile cannot be read, or contradicts the group.
+        """
+        profile = load_profile(group.profile, self.directory)
+        if profile.kind == "emulated" and group.torch_threads != 1:
+            raise ConfigError(
+                f"group {group.name!r}: torch_threads {group.torch_threads} on the emulated device {profile.name!r}, "
+                "whose times are its profile's; leave torch_threads out"
+            )
+        if profile.kind == "emulated" and group.accelerator != "cpu":
+            raise ConfigError(
+                f"group {group.name!r}: accelerator {group.accelerator} on the emulated device {profile.name!r}, "
+                "whose times are its profile's; leave accelerator and gpus out"
+            )
+        cache = Path(self.cache.directory)
+        return [
+            DeviceConfig(
+                name=name,
+                group=group.name,
+                model=group.model or self.model,
+                cut=group.cut,
+                profile=profile,
+                codec=group.codec,
+                accelerator=group.accelerator,
+                torch_threads=group.torch_threads,
+                link=group.link,
+                link_options=group.link_options,
+                device=group.device,
+                cache_directory=str(cache / name),
+                cache_max_bytes=self.cache.max_bytes,
+                seed=self.seed,
+                retry=self.retry,
+            )
+            for name in (f"{group.name}-{index}" for index in range(group.count))
+        ]
+
+
+def parse_fleet(data: Any, where: str = "fleet", directory: Path | None = None) -> FleetConfig:
+    """Check a mapping; `where` says in the error what was read.
+
+    Raises:
+        ConfigError: naming every wrong key; profiles are read and checked, too.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: a fleet is a mapping with `groups`, got {type(data).__name__}")
+    if "directory" in data:
+        raise ConfigError(f"{where}: directory: unknown key; profile paths are relative to the file")
+    try:
+        fleet = FleetConfig(**data, directory=directory or Path())
+    except (ValidationError, TypeError) as error:
+        raise ConfigError(explain(error, where)) from None
+    for group in fleet.groups:
+        try:
+            fleet.devices(group)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+    return fleet
+
+
+def load_fleet(name: str | Path) -> FleetConfig:
+    """A fleet file, or the name of a shipped one (``demo``).
+
+    Raises:
+        ConfigError: there is no such fleet, or it contradicts itself.
+    """
+    path = Path(name)
+    if not path.suffix and (_SHIPPED / f"{name}.yaml").is_file():
+        path = _SHIPPED / f"{name}.yaml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(found.stem for found in _SHIPPED.glob("*.yaml")))
+        raise ConfigError(f"no fleet {str(name)!r}; give a path to a YAML file, or a shipped one: {shipped}")
+    return parse_fleet(read_yaml(path), str(path), path.parent)

@@ -1,0 +1,121 @@
+"""One measured run of one device: warm up, keep the schedule or the loop, drain, and close the ledger.
+
+Open loop: every arrival has its record before the run starts, and its clock starts at the schedule, whatever the device
+or the server do. Closed loop: a record begins when its client asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+from actors.device import Ask, Device
+from actors.plan import Closed, Plan
+from actors.records import Record
+
+
+class Run:
+    """A plan on its way through one device, on the device's event loop. Runs once.
+
+    Attributes:
+        records: one per intended request, in order of intention; complete and closed when `run` has returned.
+        began_s: the loop's time at the start, None before.
+    """
+
+    def __init__(self, device: Device, plan: Plan) -> None:
+        self.records: list[Record] = []
+        self.began_s: float | None = None
+        self._device = device
+        self._plan = plan
+        self._ask = Ask(plan.top_k, plan.max_age_ms, plan.deadline_ms)
+        for arrival in plan.arrivals:
+            self._record(arrival.image, arrival.at_s)
+
+    async def warm_up(self) -> list[Record]:
+        """Ask the plan's warm-up images one after the other; their records are for diagnosis, not for statistics."""
+        began_s = asyncio.get_running_loop().time()
+        records = []
+        for number, image in enumerate(self._plan.warmup):
+            record = self._make(image, 0.0, f"warmup-{number}")
+            record.scheduled_s = asyncio.get_running_loop().time() - began_s
+            await self._device.answer(self._plan.images[image], record, began_s, Ask(self._plan.top_k))
+            records.append(record)
+        return records
+
+    async def run(self, start_in_s: float = 0.0) -> list[Record]:
+        """Start in so many seconds, follow the plan, drain; what has no answer then is lost."""
+        self.began_s = asyncio.get_running_loop().time() + start_in_s
+        if self._plan.closed is not None:
+            await self._closed(self._plan.closed)
+        else:
+            await self._open()
+        return self.records
+
+    async def _open(self) -> None:
+        assert self.began_s is not None
+        loop = asyncio.get_running_loop()
+        tasks = []
+        for record in self.records:
+            due_s = self.began_s + record.scheduled_s
+            await asyncio.sleep(max(due_s - loop.time(), 0.0))
+            record.generator_lag_ms = max(loop.time() - due_s, 0.0) * 1e3
+            tasks.append(loop.create_task(self._one(record)))
+        await self._drain(tasks)
+
+    async def _closed(self, closed: Closed) -> None:
+        assert self.began_s is not None
+        loop = asyncio.get_running_loop()
+        turns = itertools.cycle(closed.images)
+        numbers = itertools.count() if closed.requests is None else iter(range(closed.requests))
+        end_s = None if closed.duration_s is None else self.began_s + closed.duration_s
+        all_begun = asyncio.Event()
+
+        async def client() -> None:
+            for _ in numbers:  # shared: each client takes the next request that is left
+                record = self._record(next(turns), loop.time() - self.began_s)  # type: ignore[operator]
+                await self._one(record)
+                await asyncio.sleep(closed.think_s)
+                if end_s is not None and loop.time() >= end_s:
+                    break
+            all_begun.set()
+
+        await asyncio.sleep(max(self.began_s - loop.time(), 0.0))
+        clients = [loop.create_task(client()) for _ in range(closed.clients)]
+        if end_s is not None:
+            await asyncio.wait(clients, timeout=end_s - loop.time())
+        else:
+            await all_begun.wait()
+        await self._drain(clients)
+
+    async def _one(self, record: Record) -> None:
+        assert self.began_s is not None
+        await self._device.answer(self._plan.images[record.image], record, self.began_s, self._ask)
+
+    async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Wait for what is on its way, then end it."""
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=self._plan.drain_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for record in self.records:
+            if record.finished_s is None:
+                self._device.lose(record, f"the run ended {self._plan.drain_s:g} s after its last arrival")
+
+    def _record(self, image: int, scheduled_s: float) -> Record:
+        record = self._make(image, scheduled_s, str(len(self.records)))
+        self.records.append(record)
+        return record
+
+    def _make(self, image: int, scheduled_s: float, number: str) -> Record:
+        config = self._device.config
+        return Record(
+            id=f"{self._plan.run_id}/{config.name}/{number}",
+            device=config.name,
+            group=config.group,
+            cut=config.cut,
+            image=image,
+            label=self._plan.labels[image],
+            scheduled_s=scheduled_s,
+        )
