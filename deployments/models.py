@@ -14,7 +14,7 @@ from slicer.wire import Refusal, Request, ServedModel
 
 
 class HostedModel:
-    """One model of the application. Immutable after construction, so any thread may read it.
+    """One model of the application. Any thread may read it; only its maker may `release` it.
 
     Building it takes seconds and disk space: the model is built (or loaded from `config.shards`), cut, and its shards
     are put where devices can fetch them, in a folder named by the manifest's digest.
@@ -39,6 +39,7 @@ class HostedModel:
             self.sliced = slice_spec(spec, config.num_slices, at=list(config.at) if config.at else None)
             self.manifest, self.directory = _publish(self.sliced, shard_dir)
         self.num_slices = self.sliced.num_slices
+        self.shapes = tuple(self.sliced.shape_at(cut) for cut in range(self.num_slices + 1))
         self.entries = self._entries()
         self._files = {shard.sha256: self.directory / shard.file for shard in self.manifest.shards}
 
@@ -83,7 +84,7 @@ class HostedModel:
                 "bad_cut",
                 f"cut {request.cut} is no entry of model {self.name!r}; it has {', '.join(map(str, self.entries))}",
             )
-        want = self.sliced.shape_at(request.cut)
+        want = self.shapes[request.cut]
         if tuple(request.shape) != tuple(want):
             return Refusal(
                 request.id,
@@ -97,6 +98,10 @@ class HostedModel:
         except CodecError as error:
             return Refusal(request.id, "bad_codec", str(error))
         return None
+
+    def release(self) -> None:
+        """Forget the weights on the host; whoever runs the model holds what it needs."""
+        del self.sliced
 
     def read_shard(self, sha256: str, offset: int, length: int) -> bytes | None:
         """`length` bytes of a shard from `offset` (fewer at its end); None if this model has no such shard."""

@@ -53,7 +53,7 @@ class Naive:
             for entry in model.entries:
                 tail = model.sliced.tail(entry).to(self._device)
                 self._modules.append(tail)
-                self._run(tail, dtype, np.zeros((1, *model.sliced.shape_at(entry)), np.float32))  # warm-up
+                self._run(tail, dtype, np.zeros((1, *model.shapes[entry]), np.float32))  # warm-up
                 handler = self._handler(tail, dtype)
                 self._tails[model.name, entry] = serve.batch(
                     max_batch_size=model.config.max_batch,

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class TailServer:
 
     def _start_engine(self) -> None:
         config = self._config
-        executor = make_executor(
+        self._executor = make_executor(
             config.executor, device=self._device, threads=config.torch_threads, options=config.executor_options
         )
         policies = {}
@@ -89,32 +90,20 @@ class TailServer:
                 max_batch=model.config.max_batch,
                 options=model.config.options,
             )
-            executor.load(model.name, model.sliced, policy.residents(model.entries))
+            self._executor.load(model.name, model.sliced, policy.residents(model.entries))
+            model.release()
             policies[model.name] = policy
-        if executor.emulated:
-            self._emulated = (executor.emulated,)
-        self._executor = executor
-        self._engine = Engine(Scheduler(policies), executor, self._deliver, max_rows=config.max_queue_rows)
-        self._warm_up()
+        if self._executor.emulated:
+            self._emulated = (self._executor.emulated,)
+        warm_up(Engine(Scheduler(policies), self._executor, lambda outcomes: None), self._models.values())
+        self._engine = Engine(Scheduler(policies), self._executor, self._deliver, max_rows=config.max_queue_rows)
         self._admission = Admission(
             self._engine, max_batch=config.admission_batch, concurrency=config.admission_concurrency
         )
         self._engine.start()
 
-    def _warm_up(self) -> None:
-        """Every entry once, alone, before the first request: kernels are chosen and memory is touched."""
-        for model in self._models.values():
-            for entry in model.entries:
-                row = np.zeros((1, *model.sliced.shape_at(entry)), np.float32)
-                self._engine.submit(model.name, entry, row, [time.monotonic()], [None])
-                while self._engine.step_once():
-                    pass
-        self._engine.reset_stats()
-
     def _deliver(self, outcomes: list[Outcome]) -> None:
-        admission = getattr(self, "_admission", None)
-        if admission is not None:  # outcomes of the warm-up belong to nobody
-            admission.deliver(outcomes)
+        self._admission.deliver(outcomes)
 
     async def infer(self, request: Request) -> Answer:
         """One request to its answer. Never raises for a bad request: a refusal says what is wrong with it."""
@@ -134,7 +123,9 @@ class TailServer:
     def _answer(self, arrival: Arrival, outcome: Outcome, admitted_s: float) -> Answer:
         request = arrival.request
         if outcome.logits is None:
-            return Refusal(request.id, outcome.code or "failed", outcome.message, self._name)
+            # A cancelled row's caller is gone, so nobody reads that answer.
+            code = "stopped" if outcome.code in (None, "cancelled") else outcome.code
+            return Refusal(request.id, code, outcome.message, self._name)
         timings = Timings(
             admission_ms=(admitted_s - arrival.arrived_s) * 1e3,
             queue_ms=outcome.queue_s * 1e3,
@@ -232,6 +223,16 @@ class TailServer:
         """Serve calls this at shutdown: rows that wait are told, the engine's thread ends."""
         if getattr(self, "_naive", None) is None and hasattr(self, "_engine"):
             self._engine.stop()
+
+
+def warm_up(engine: Engine, models: Iterable[HostedModel]) -> None:
+    """Every entry once, alone, before the first request: kernels are chosen and memory is touched."""
+    for model in models:
+        for entry in model.entries:
+            row = np.zeros((1, *model.shapes[entry]), np.float32)
+            engine.submit(model.name, entry, row, [time.monotonic()], [None])
+            while engine.step_once() is not None:
+                pass
 
 
 def top_k(logits: npt.NDArray[np.float32], k: int) -> tuple[tuple[int, float], ...]:
