@@ -1,8 +1,8 @@
 """Train the demo models on scikit-learn's digits and write slicer/demo/ again.
 
     pip install -e .[train]
-    python benchmarks/train_digits.py            # both, about 5 minutes on one core
-    python benchmarks/train_digits.py digits_swin
+    python benchmarks/train_digits.py                # both; about 5 minutes on one core
+    python benchmarks/train_digits.py digits_swin    # one
 
 1797 real 8x8 digits are split 1437/360, stratified. Only the 1437 are trained on; the 360 are measured once, at the
 end, through the same preprocessing as serving, with the weights as they are stored (fp16), and shipped as images.
@@ -11,9 +11,8 @@ end, through the same preprocessing as serving, with the weights as they are sto
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,6 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.nn import functional
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from dataclasses import replace
 
 from slicer import zoo
 from slicer.images import Preprocess

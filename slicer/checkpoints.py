@@ -50,7 +50,7 @@ def _read(path: str) -> _State:
     if not file.is_file():
         raise ModelError(f"checkpoint {path}: there is no such file; check the path")
     try:
-        state = load_state_dict(str(file), weights_only=True)
+        state: _State = load_state_dict(str(file), weights_only=True)
     except Exception as error:  # safetensors, zipfile and torch each have their own classes for a broken file
         raise ModelError(
             f"checkpoint {path} cannot be read ({_first_line(error)}); it must be a complete .safetensors file or a "

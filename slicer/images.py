@@ -83,7 +83,8 @@ def read_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return image.copy()
+            decoded: Image.Image = image.copy()
+            return decoded
     except FileNotFoundError:
         raise ImageError(f"image {path}: there is no such file") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

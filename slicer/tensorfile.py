@@ -45,6 +45,7 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         raise ShardError(f"{path}: cannot store {', '.join(odd)}; convert the model to fp32, fp16 or bf16")
     owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(owned, path)
+    path.chmod(0o644)  # safetensors makes it private; a device may run as another user
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 

@@ -193,14 +193,17 @@ def _check_timm_name(name: str) -> None:
 def _instantiate(spec: ModelSpec) -> nn.Module:
     if ":" in spec.architecture:
         return _call_own(spec)
+    module: nn.Module
     if not spec.pretrained:
         try:
-            return timm.create_model(spec.architecture, **spec.kwargs)
+            module = timm.create_model(spec.architecture, **spec.kwargs)
+            return module
         except Exception as error:  # whatever a model's constructor raises for these kwargs
             raise ModelError(f"{_said(spec)} cannot be built: {_first_line(error)}; check its kwargs") from error
     try:
         with _offline_if_unreachable():
-            return timm.create_model(spec.architecture, pretrained=True, **spec.kwargs)
+            module = timm.create_model(spec.architecture, pretrained=True, **spec.kwargs)
+            return module
     except Exception as error:
         raise ModelError(
             f"the pretrained weights of {_said(spec)} cannot be had: {_first_line(error)}. Give checkpoint=FILE "
