@@ -1,0 +1,313 @@
+"""A torch.fx tracer whose proxies carry example values, at two batch sizes at once.
+
+Whatever is the same at both batch sizes (spatial sizes, lengths of lists, dtypes, most conditions) is handed to the
+model's own code as a plain Python value, so loops, unpacking and comparisons work. Whatever differs depends on the batch
+and stays symbolic in the graph; a model that decides something by it cannot be traced, instead of being traced wrongly.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.node import map_arg
+
+from slicer.flops import FlopCounter
+
+#: The example batch sizes. Primes, so that no size of a model is a multiple of both by chance.
+BATCHES: tuple[int, int] = (5, 7)
+
+#: Functions that make tensors out of nothing: torch.fx cannot see them by itself, because no argument is a proxy.
+_FACTORIES = ("arange", "zeros", "ones", "full", "empty", "linspace", "tensor", "as_tensor", "eye")
+
+#: Tracing patches torch.nn.Module for the whole process (other threads run on undisturbed, see `ValueTracer.off`).
+_ONE_AT_A_TIME = threading.RLock()
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.layout, torch.memory_format, slice)
+
+
+class TraceError(Exception):
+    """The model does something that a graph with a free batch size cannot express. The message says what."""
+
+
+class Sizes(tuple[Any, ...]):
+    """A shape whose batch-dependent entries are proxies; stands in for torch.Size while tracing."""
+
+    def numel(self) -> Any:
+        """Product of all entries."""
+        total: Any = 1
+        for size in self:
+            total = total * size
+        return total
+
+
+class ValueProxy(fx.Proxy):
+    """A proxy that knows the values its node has for the two example batches."""
+
+    @property
+    def values(self) -> tuple[Any, Any]:
+        """The node's value for each of BATCHES."""
+        first, second = self.node.meta["values"]
+        return first, second
+
+    def _record(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.tracer.create_proxy(kind, target, (self, *args), kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.node.meta["values"][0], name)  # AttributeError as the value itself would raise it
+        if name == "shape":
+            return self._record("call_method", "size")
+        if callable(value) and not isinstance(value, torch.Tensor):
+            return partial(self._record, "call_method", name)
+        return self._record("call_function", getattr, name)
+
+    def _same(self, convert: Callable[[Any], Any]) -> Any:
+        first, second = (convert(value) for value in self.values)
+        if first != second:
+            raise TraceError(f"the batch size decides over {self.node.name!r} (it is {first} or {second})")
+        return first
+
+    def __bool__(self) -> bool:
+        return bool(self._same(bool))
+
+    def __int__(self) -> int:
+        return int(self._same(int))
+
+    def __index__(self) -> int:
+        return int(self._same(operator.index))
+
+    def __float__(self) -> float:
+        return float(self._same(float))
+
+    def __len__(self) -> int:
+        return int(self._same(len))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self[i] for i in range(len(self))])  # type: ignore[index]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._record("call_function", operator.setitem, key, value)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class ValueTracer(fx.Tracer):
+    """Records a module's forward down to its units (see `is_container`); every other argument keeps its default.
+
+    Args:
+        input_shape: shape of one input, without the batch dimension.
+        dtype: the input's dtype.
+        device: where the example runs; on ``meta`` nothing is computed.
+        allow_constants: keep tensors that forward makes by means that the graph cannot show. On a meta copy of a model
+            their values would be lost.
+
+    Attributes:
+        failures: containers that were kept whole because tracing into them failed: path and reason.
+        constants: tensors made in forward, by the name their get_attr node has.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        input_shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+        allow_constants: bool,
+    ) -> None:
+        super().__init__(autowrap_functions=())
+        self._allow_constants = allow_constants
+        self._device = device
+        self._inputs = [torch.zeros(batch, *input_shape, dtype=dtype, device=device) for batch in BATCHES]
+        if device.type != "meta":
+            generator = torch.Generator().manual_seed(0)
+            for value in self._inputs:
+                value.copy_(torch.randn(value.shape, generator=generator))
+        self.module = module
+        self._modules = dict(module.named_modules())
+        self._tensors = named_tensors(module)
+        self._names = {id(tensor): name for name, tensor in reversed(self._tensors.items())}
+        self._evaluating = False
+        self._thread = threading.get_ident()
+        self.failures: dict[str, str] = {}
+        self.constants: dict[str, torch.Tensor] = {}
+
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        """The graph of `root`'s forward; every node's meta holds `values`, `flops` (per row) and `version`."""
+        with _ONE_AT_A_TIME, torch.no_grad(), _recorded_factories(self):
+            return super().trace(root, concrete_args)
+
+    @property
+    def off(self) -> bool:
+        """True while an example is computed, and on other threads: what runs then is not the model's own code."""
+        return self._evaluating or threading.get_ident() != self._thread
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """One placeholder, the image batch."""
+        return root_fn, [self.root, self.create_proxy("placeholder", "x", (), {})]
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Parameters and buffers become get_attr nodes as soon as they are touched, so that none is baked in."""
+        if self.off or not isinstance(attr_val, torch.Tensor):
+            return attr_val
+        return self.create_proxy("get_attr", self._name_of(attr_val), (), {})
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A unit becomes one node; a container is traced through, or kept whole where that fails."""
+        if self.off:
+            return forward(*args, **kwargs)
+        path = self.path_of_module(m)
+        if is_container(m):
+            before = len(self.graph.nodes)
+            try:
+                return forward(*args, **kwargs)
+            except Exception as error:
+                self.failures.setdefault(path, f"{type(error).__name__}: {error}".splitlines()[0])
+                for node in list(self.graph.nodes)[: before - 1 : -1]:
+                    self.graph.erase_node(node)
+        return self.create_proxy("call_module", path, args, kwargs)
+
+    def create_proxy(
+        self,
+        kind: str,
+        target: Any,
+        args: Any,
+        kwargs: Any,
+        name: str | None = None,
+        type_expr: Any = None,
+        proxy_factory_fn: Any = None,
+    ) -> Any:
+        """Record one node, compute its two values, and return what the model's code shall see of it."""
+        node = self.create_node(
+            kind, target, self.create_arg(tuple(args)), self.create_arg(dict(kwargs)), name, type_expr
+        )
+        try:
+            node.meta["values"], node.meta["flops"] = self._evaluate(node)
+        except Exception:
+            self.graph.erase_node(node)
+            raise
+        value = node.meta["values"][0]
+        node.meta["version"] = value._version if isinstance(value, torch.Tensor) else 0
+        return self._seen(node)
+
+    def create_arg(self, a: Any) -> Any:
+        """Proxies to their nodes, tensors to get_attr nodes."""
+        if isinstance(a, fx.Node):
+            return a
+        if isinstance(a, ValueProxy):
+            return a.node
+        if isinstance(a, torch.Tensor):
+            return self.create_proxy("get_attr", self._name_of(a), (), {}).node
+        if isinstance(a, Sizes):
+            return tuple(self.create_arg(size) for size in a)
+        return super().create_arg(a)
+
+    def _name_of(self, tensor: torch.Tensor) -> str:
+        name = self._names.get(id(tensor))
+        if name is None:
+            if not self._allow_constants:
+                raise TraceError("forward makes a tensor whose values only the real weights give")
+            name = f"constant_{len(self.constants)}_"
+            self.constants[name] = self._tensors[name] = tensor
+            self._names[id(tensor)] = name
+        return name
+
+    def _evaluate(self, node: fx.Node) -> tuple[tuple[Any, Any], float]:
+        values = []
+        counter = FlopCounter()
+        self._evaluating = True
+        try:
+            with torch.device("meta") if self._device.type == "meta" else nullcontext():
+                for i, example in enumerate(self._inputs):
+                    args = map_arg(node.args, lambda n, i=i: n.meta["values"][i])
+                    kwargs = map_arg(node.kwargs, lambda n, i=i: n.meta["values"][i])
+                    with counter if i == 0 else nullcontext():
+                        values.append(self._run(node.op, node.target, args, kwargs, example))
+        finally:
+            self._evaluating = False
+        return (values[0], values[1]), counter.flops / BATCHES[0]
+
+    def _run(self, op: str, target: Any, args: Any, kwargs: Any, example: torch.Tensor) -> Any:
+        if op == "placeholder":
+            return example
+        if op == "get_attr":
+            return self._tensors[target]
+        if op == "call_module":
+            return self._modules[target](*args, **kwargs)
+        if op == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        return target(*args, **kwargs)
+
+    def _seen(self, node: fx.Node) -> Any:
+        """What the model's code gets for `node`: plain values, or containers of proxies, or a proxy."""
+        first, second = node.meta["values"]
+        if type(first) is not type(second):
+            raise TraceError(f"the batch size decides over the type of {node.name!r}")
+        if isinstance(first, _PLAIN) and first == second:
+            return first
+        if isinstance(first, (tuple, list)):
+            if len(first) != len(second):
+                raise TraceError(f"the batch size decides over the length of {node.name!r}")
+            items = [self.create_proxy("call_function", operator.getitem, (node, i), {}) for i in range(len(first))]
+            if isinstance(first, torch.Size):
+                return Sizes(items)
+            return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
+        if isinstance(first, dict):
+            return {key: self.create_proxy("call_function", operator.getitem, (node, key), {}) for key in first}
+        return ValueProxy(node, self)
+
+
+def is_container(module: nn.Module) -> bool:
+    """Whether to trace into a called module; everything else is one unit."""
+    name = type(module).__name__
+    if isinstance(module, nn.Sequential) or name.endswith("Stage") or name == "BasicLayer":
+        return True
+    if type(module).__module__.startswith("torch.nn."):
+        return False
+    return any(_has_blocks(child) for child in module.modules())
+
+
+def _has_blocks(module: nn.Module) -> bool:
+    return any(
+        name in ("blocks", "layers", "stages") and isinstance(child, (nn.Sequential, nn.ModuleList)) and len(child) > 0
+        for name, child in module.named_children()
+    )
+
+
+def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter, buffer and plain tensor attribute by its path; a tied tensor stands under each of its names."""
+    found: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    found.update(module.named_buffers(remove_duplicate=False))
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            if isinstance(value, torch.Tensor):
+                found[f"{path}.{name}" if path else name] = value
+    return found
+
+
+@contextmanager
+def _recorded_factories(tracer: ValueTracer) -> Iterator[None]:
+    """Record torch.arange and the like as nodes while the model's own code runs."""
+
+    def recorded(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if tracer.off:
+                return original(*args, **kwargs)
+            return tracer.create_proxy("call_function", original, args, kwargs)
+
+        return call
+
+    originals = {name: getattr(torch, name) for name in _FACTORIES}
+    for name, original in originals.items():
+        setattr(torch, name, recorded(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(torch, name, original)
