@@ -3,7 +3,7 @@
 ::
 
     while running:
-        admit(new rows); drop what was cancelled or is too late
+        admit(new rows); let go what was cancelled or is too late
         step = scheduler.next(now_s)
         executor.run(step)
         deliver(rows that ended)
@@ -18,78 +18,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from deployments.executors import AcceleratorLost, Executor, Floats, OutOfMemory
+from deployments.ledger import EngineStats, Ledger, Outcome
 from deployments.scheduler import Row, Scheduler, Step
 from slicer.wire import RefusalCode
+
+__all__ = ["Engine", "EngineStats", "Outcome"]
 
 logger = logging.getLogger(__name__)
 
 #: How soon an own policy is asked again that lets rows wait although the accelerator is free.
 _ASK_AGAIN_S = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one row ended. Exactly one of `logits` and `code` is set.
-
-    Attributes:
-        logits: float32, the model's output for this row without a batch dimension.
-        code: why there are none; `message` holds value and remedy.
-        queue_s: in the engine but not executing, from `submit` on, all boundaries together.
-        execution_s: in steps that succeeded, all together.
-        rows_per_step: the rows of each of these steps, in order.
-    """
-
-    key: int
-    logits: Floats | None
-    code: RefusalCode | None = None
-    message: str = ""
-    queue_s: float = 0.0
-    execution_s: float = 0.0
-    rows_per_step: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """A snapshot of the engine's counters since it was made, or since `Engine.reset_stats`.
-
-    Attributes:
-        started_s: when that was, on the engine's clock; ``busy_s / (now - started_s)`` is the utilisation.
-        steps: executions that succeeded; `rows_per_step`: how many of them had so many rows.
-        busy_s: seconds of execution in these steps.
-        retried: executions that raised and were tried again in smaller parts.
-        outcomes: rows that ended, by code; answered ones as ``answered``.
-        waiting: rows in the engine, waiting or running, by model.
-    """
-
-    started_s: float
-    steps: int = 0
-    busy_s: float = 0.0
-    retried: int = 0
-    rows_per_step: Mapping[int, int] = field(default_factory=dict)
-    outcomes: Mapping[str, int] = field(default_factory=dict)
-    waiting: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> int:
-        """Rows of all steps together; a row counts once per step."""
-        return sum(rows * steps for rows, steps in self.rows_per_step.items())
-
-
-@dataclass(slots=True)
-class _Ticket:
-    """What the engine remembers of a row until it ends."""
-
-    row: Row
-    submitted_s: float
-    execution_s: float = 0.0
-    rows_per_step: list[int] = field(default_factory=list)
 
 
 class Engine:
@@ -102,6 +46,9 @@ class Engine:
             runs on the engine's thread (but see `submit` and `stop`), so it must be quick; what it raises is logged.
         clock: seconds, ascending; `Row.arrival_s` and `Row.deadline_s` are on it.
         max_rows: the most rows in the engine, of all models together; `submit` refuses the others.
+
+    Raises:
+        ValueError: `max_rows` is below 1.
     """
 
     def __init__(
@@ -120,25 +67,26 @@ class Engine:
         self._deliver_to = deliver
         self._clock = clock
         self._max_rows = max_rows
+        self._ledger = Ledger(clock, max_rows)
         self._thread: threading.Thread | None = None
-        # Guarded by the condition's lock: everything below.
-        self._wake = threading.Condition()
-        self._next_key = 0
+        self._wake = threading.Condition()  # guards the three below
         self._inbox: list[tuple[list[Row], Floats]] = []
         self._cancelled: list[int] = []
-        self._tickets: dict[int, _Ticket] = {}
         self._ended_because: str | None = None
-        self.reset_stats()
 
-    # ---------------------------------------------------------------- any thread
+    # ------------------------------------------------------------------------------------------------- any thread
 
     @property
     def alive(self) -> bool:
-        """Whether rows are taken and its thread runs. Once False after `start`, it stays False."""
+        """Whether rows are taken and the thread runs. Once False after `start`, it stays False."""
         return self._ended_because is None and self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Start the engine's thread, once."""
+        """Start the engine's thread, once.
+
+        Raises:
+            RuntimeError: it was started before.
+        """
         if self._thread is not None:
             raise RuntimeError("the engine was already started; make a new one")
         self._thread = threading.Thread(target=self._run_loop, name="headtail-engine", daemon=True)
@@ -152,7 +100,7 @@ class Engine:
         arrivals_s: Sequence[float],
         deadlines_s: Sequence[float | None],
     ) -> list[int]:
-        """Hand over rows that arrived together; never waits for the accelerator. From any thread.
+        """Hand over rows that arrived together; never waits for the accelerator.
 
         Args:
             batch: float32 ``[rows, *shape at the entry]``; the engine's from now on, not to be written any more.
@@ -163,35 +111,31 @@ class Engine:
         be, too, on the engine's: register the keys where `deliver` cannot overtake (an event loop does).
 
         Raises:
-            ValueError: the model is unknown, the entry is none of its entries, or the lengths differ.
+            ValueError: the model is unknown, the entry is none of its slices, or the lengths differ.
         """
         policy = self._scheduler.policies.get(model)
         if policy is None or not 0 <= entry < policy.num_slices:
             raise ValueError(f"model {model!r}, entry {entry}: the engine has no such entry")
         if not len(batch) == len(arrivals_s) == len(deadlines_s):
             raise ValueError(f"{len(batch)} rows, {len(arrivals_s)} arrivals, {len(deadlines_s)} deadlines: one each")
+        code: RefusalCode = "overloaded"
+        message = f"{self._max_rows} rows are in the engine (max_rows); try again later"
         with self._wake:
-            stopped = self._ended_because
-            count = 0 if stopped is not None else min(len(batch), self._max_rows - len(self._tickets))
-            keys = list(range(self._next_key, self._next_key + len(batch)))
-            self._next_key += len(batch)
-            rows = [Row(keys[i], model, entry, arrivals_s[i], deadlines_s[i]) for i in range(count)]
-            now_s = self._clock()
-            self._tickets.update((row.key, _Ticket(row, now_s)) for row in rows)
-            if rows:
-                self._inbox.append((rows, batch[:count]))
+            rows, count = self._ledger.open(model, entry, arrivals_s, deadlines_s, none=self._ended_because is not None)
+            if self._ended_because is not None:
+                code, message = "stopped", self._ended_because
+            elif count:
+                self._inbox.append((rows[:count], batch[:count]))
                 self._wake.notify()
-            code: RefusalCode = "overloaded" if stopped is None else "stopped"
-            self._outcomes[code] += len(batch) - count
-        message = stopped or f"{self._max_rows} rows are in the engine (max_rows); try again later"
-        self._deliver([Outcome(key, None, code, message) for key in keys[count:]])
-        return keys
+        self._deliver(self._ledger.turn_away(rows[count:], code, message))
+        return [row.key for row in rows]
 
     def cancel(self, key: int) -> None:
         """Let a row go before its next step; its outcome is ``cancelled``, or the answer if it ended first."""
         with self._wake:
-            self._cancelled.append(key)
-            self._wake.notify()
+            if self._ended_because is None:
+                self._cancelled.append(key)
+                self._wake.notify()
 
     def stop(self, timeout_s: float = 30.0) -> None:
         """Take no more rows, let the running step end, deliver ``stopped`` for all others, join the thread.
@@ -202,55 +146,43 @@ class Engine:
         with self._wake:
             self._ended_because = self._ended_because or "the server stops; try again"
             self._wake.notify()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is threading.current_thread():
+            return  # the loop ends after this step, and refuses the rest itself
+        if self._thread is not None:
             self._thread.join(timeout_s)
-        if self._thread is not threading.current_thread():
-            self._end_all()
-
-    def reset_stats(self) -> None:
-        """Count from here on: after a warm-up. From any thread; rows in the engine stay."""
-        with self._wake:
-            self._started_s = self._clock()
-            self._steps, self._busy_s, self._retried = 0, 0.0, 0
-            self._rows_per_step: Counter[int] = Counter()
-            self._outcomes: Counter[str] = Counter()
+        self._refuse_all()
 
     def stats(self) -> EngineStats:
         """The counters, consistent with each other."""
-        with self._wake:
-            return EngineStats(
-                started_s=self._started_s,
-                steps=self._steps,
-                busy_s=self._busy_s,
-                retried=self._retried,
-                rows_per_step=dict(self._rows_per_step),
-                outcomes={code: rows for code, rows in self._outcomes.items() if rows},
-                waiting=dict(Counter(ticket.row.model for ticket in self._tickets.values())),
-            )
+        return self._ledger.stats()
 
-    # ---------------------------------------------------------------- the engine's thread
+    def reset_stats(self) -> None:
+        """Count from here on, after a warm-up; rows in the engine stay."""
+        self._ledger.reset_stats()
+
+    # ----------------------------------------------------------------------------------------- the engine's thread
 
     def step_once(self) -> Step | None:
-        """One turn of the loop, on the calling thread: for tests and simulators, instead of `start`.
+        """One turn of the loop, on the calling thread: for warm-up, tests and simulators, not beside `start`.
 
         Returns the step that ran; None: there was nothing to run.
         """
-        before: list[Outcome] = []
-        self._admit(before)
-        for row in self._scheduler.expired(self._clock()):
-            self._executor.drop(row)
-            self._end(before, row.key, code="too_late", message="the deadline passed before the row could run")
-        self._deliver(before)
-
+        ended: list[Outcome] = []
+        try:
+            self._admit(ended)
+        finally:  # also when the engine is about to end: a closed row has no other outcome than this one
+            self._deliver(ended)
         step = self._scheduler.next(self._clock())
         if step is None:
             return None
-        ended: list[Outcome] = []
-        self._execute(step, ended)
-        done = self._scheduler.finish(step, self._clock())
-        if done:
-            self._collect(done, ended)
-        self._deliver(ended)
+        ended = []
+        try:
+            self._execute(step, ended)
+            done = self._scheduler.finish(step, self._clock())
+            if done:
+                self._collect(done, ended)
+        finally:
+            self._deliver(ended)
         return step
 
     def _run_loop(self) -> None:
@@ -263,7 +195,7 @@ class Engine:
             logger.exception("the engine ends; every row in it is refused")
             with self._wake:
                 self._ended_because = f"the server's engine failed ({type(error).__name__}: {error}); try again"
-        self._end_all()
+        self._refuse_all()
 
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False: stop."""
@@ -275,25 +207,29 @@ class Engine:
             return False
 
     def _admit(self, ended: list[Outcome]) -> None:
-        """Move new rows to the accelerator and the scheduler; then let cancelled ones go, new or not."""
+        """Take new rows in; then let go what was cancelled or is too late, be it new or between two slices."""
         with self._wake:
             inbox, self._inbox = self._inbox, []
             cancelled, self._cancelled = self._cancelled, []
         for rows, batch in inbox:
             self._put(rows, batch, ended)
         for key in cancelled:
-            self._forget(ended, key, "cancelled", "the caller cancelled")
+            self._refuse(key, "cancelled", "the caller cancelled", ended)
+        for row in self._scheduler.expired(self._clock()):
+            message = "the deadline passed before the row could run; allow more time"
+            self._refuse(row.key, "too_late", message, ended)
 
     def _put(self, rows: Sequence[Row], batch: Floats, ended: list[Outcome]) -> None:
+        """Move new rows to the accelerator; if it raises, in halves, so that only a row that fails alone is refused."""
         try:
             self._executor.put(rows[0].model, rows, batch)
         except AcceleratorLost:
             raise
         except Exception as error:
             if len(rows) == 1:
-                self._refuse(ended, rows[0], error)
+                self._refuse_for(error, rows[0], ended)
                 return
-            self._count_retry(error)
+            self._note_retry(error)
             half = len(rows) // 2
             self._put(rows[:half], batch[:half], ended)
             self._put(rows[half:], batch[half:], ended)
@@ -302,7 +238,7 @@ class Engine:
             self._scheduler.add(row)
 
     def _execute(self, step: Step, ended: list[Outcome]) -> None:
-        """Run a step. If it raises, run its parts, so that only a row that cannot run alone is refused."""
+        """Run a step; if it raises, its parts, so that only a row that fails alone is refused."""
         try:
             execution_s = self._executor.run(step)
         except AcceleratorLost:
@@ -310,90 +246,62 @@ class Engine:
         except Exception as error:
             count = len(step.rows)
             if count == 1:
-                self._refuse(ended, step.rows[0], error)
+                self._refuse_for(error, step.rows[0], ended)
                 return
-            self._count_retry(error)
-            # Too big: two halves. Anything else: each row alone, so that one guilty row costs one more turn, not five.
+            self._note_retry(error)
+            # Too big: two halves. Anything else: each row alone.
             size = (count + 1) // 2 if isinstance(error, OutOfMemory) else 1
             for start in range(0, count, size):
                 self._execute(replace(step, rows=step.rows[start : start + size]), ended)
             return
-        with self._wake:
-            self._steps += 1
-            self._busy_s += execution_s
-            self._rows_per_step[len(step.rows)] += 1
-            for row in step.rows:
-                ticket = self._tickets.get(row.key)
-                if ticket is not None:  # `stop` may have answered for it meanwhile
-                    ticket.execution_s += execution_s
-                    ticket.rows_per_step.append(len(step.rows))
+        self._ledger.book_step(step.rows, execution_s)
 
     def _collect(self, done: Sequence[Row], ended: list[Outcome]) -> None:
+        """Fetch the logits of rows at the end; NaN or infinity in them is a failure of that row."""
         try:
-            logits = self._executor.take(done)
+            logits_BC = self._executor.take(done)
         except AcceleratorLost:
             raise
         except Exception as error:
             if len(done) == 1:
-                self._refuse(ended, done[0], error)
+                self._refuse_for(error, done[0], ended)
                 return
-            self._count_retry(error)
+            self._note_retry(error)
             for row in done:
                 self._collect([row], ended)
             return
-        for row, logits_row in zip(done, logits, strict=True):
-            if np.isfinite(logits_row).all():
-                self._end(ended, row.key, logits=logits_row)
-            else:
-                message = "the model's output holds NaN or infinity for this activation; check it, or use fp32"
-                self._end(ended, row.key, code="failed", message=message)
+        for row, logits in zip(done, logits_BC, strict=True):
+            if not np.isfinite(logits).all():
+                message = "the model's output for this activation holds NaN or infinity; check it, or serve fp32"
+                self._refuse(row.key, "failed", message, ended)
+            elif (outcome := self._ledger.answer(row.key, logits)) is not None:
+                ended.append(outcome)
 
-    # ---------------------------------------------------------------- how a row ends
+    # --------------------------------------------------------------------------------------- rows without an answer
 
-    def _refuse(self, ended: list[Outcome], row: Row, error: Exception) -> None:
+    def _refuse_for(self, error: Exception, row: Row, ended: list[Outcome]) -> None:
         """A row that cannot even run alone: its own fault, or no memory for it now."""
         if isinstance(error, OutOfMemory):
-            self._forget(ended, row.key, "overloaded", f"the accelerator's memory is full ({error}); try again later")
+            message = f"the accelerator's memory is full ({error}); try again later"
+            self._refuse(row.key, "overloaded", message, ended)
         else:
-            self._forget(ended, row.key, "failed", f"the row failed alone ({type(error).__name__}: {error})")
+            self._refuse(row.key, "failed", f"the row failed alone ({type(error).__name__}: {error})", ended)
 
-    def _forget(self, ended: list[Outcome], key: int, code: RefusalCode, message: str) -> None:
-        """Take a row out of scheduler and executor, wherever it is, and end it."""
-        with self._wake:
-            ticket = self._tickets.get(key)
-        if ticket is not None:
-            self._scheduler.remove(key)
-            self._executor.drop(ticket.row)
-            self._end(ended, key, code=code, message=message)
+    def _refuse(self, key: int, code: RefusalCode, message: str, ended: list[Outcome]) -> None:
+        """Take a row out of scheduler and executor, wherever it is, and close it. Nothing if it is closed already."""
+        row = self._ledger.find(key)
+        if row is None:
+            return
+        self._scheduler.remove(key)
+        self._executor.drop(row)
+        if (outcome := self._ledger.refuse(key, code, message)) is not None:
+            ended.append(outcome)
 
-    def _end(
-        self,
-        ended: list[Outcome],
-        key: int,
-        *,
-        logits: Floats | None = None,
-        code: RefusalCode | None = None,
-        message: str = "",
-    ) -> None:
-        """Close the row's ticket, once: who takes it out of the dictionary makes the outcome."""
-        with self._wake:
-            ticket = self._tickets.pop(key, None)
-            if ticket is None:
-                return
-            self._outcomes[code or "answered"] += 1
-        queue_s = max(0.0, self._clock() - ticket.submitted_s - ticket.execution_s)
-        rows_per_step = tuple(ticket.rows_per_step)
-        ended.append(Outcome(key, logits, code, message, queue_s, ticket.execution_s, rows_per_step))
-
-    def _end_all(self) -> None:
-        """The engine has ended: refuse every row that is still here."""
-        with self._wake:
-            keys, reason = list(self._tickets), self._ended_because or ""
-            self._inbox.clear()
-        ended: list[Outcome] = []
-        for key in keys:
-            self._end(ended, key, code="stopped", message=reason)
-        self._deliver(ended)
+    def _refuse_all(self) -> None:
+        """The engine has ended: nothing runs any more, so the ledger alone decides."""
+        reason = self._ended_because or "the server stops; try again"
+        outcomes = [self._ledger.refuse(key, "stopped", reason) for key in self._ledger.open_keys()]
+        self._deliver([outcome for outcome in outcomes if outcome])
 
     def _deliver(self, ended: list[Outcome]) -> None:
         if not ended:
@@ -403,7 +311,6 @@ class Engine:
         except Exception:
             logger.exception("deliver raised for %d rows", len(ended))
 
-    def _count_retry(self, error: Exception) -> None:
+    def _note_retry(self, error: Exception) -> None:
         logger.warning("an execution failed and is tried again in parts: %s: %s", type(error).__name__, error)
-        with self._wake:
-            self._retried += 1
+        self._ledger.book_retry()

@@ -13,7 +13,8 @@ import copy
 import inspect
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -147,7 +148,7 @@ class TorchExecutor:
             parts = nn.ModuleList([sliced.span(i, i + 1) for i in range(resident.start, resident.end)])
             if resident.own_copy or self._device.type != "cpu":
                 parts = copy.deepcopy(parts).to(self._device)
-            parts.eval().requires_grad_(False)
+            parts.eval()
             with self._lock:
                 self._slices[model, weights] = (resident.start, parts)
                 self._dtypes[model] = _dtype_of(parts)
@@ -160,26 +161,20 @@ class TorchExecutor:
         """
         # Torch wants memory that it may write, and a payload that was decoded from bytes is read-only.
         host = torch.from_numpy(np.require(batch, np.float32, ["C", "W"]))
-        try:
-            with torch.inference_mode():
-                moved = host.to(self._device, self._dtypes[model])
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            raise self._explained(error) from error
+        with self._guarded():
+            moved = host.to(self._device, self._dtypes[model])
         with self._lock:
             self._places.update((row.key, _Place(moved, index)) for index, row in enumerate(rows))
 
     def run(self, step: Step) -> float:
         """Run one step; on CUDA the time is taken between two synchronisations. See `Executor.run`."""
         first, parts = self._slices[step.model, step.weights]
-        try:
-            with torch.inference_mode():
-                started_s = self._now_s()
-                x = self._gather(step.rows)
-                for part in parts[step.start - first : step.end - first]:
-                    x = part(x)
-                execution_s = self._now_s() - started_s
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            raise self._explained(error) from error
+        with self._guarded():
+            started_s = self._now_s()
+            x = self._gather(step.rows)
+            for part in parts[step.start - first : step.end - first]:
+                x = part(x)
+            execution_s = self._now_s() - started_s
         if x.shape[0] != len(step.rows):
             raise RuntimeError(f"slices {step.start}:{step.end} made {x.shape[0]} rows out of {len(step.rows)}")
         with self._lock:
@@ -188,7 +183,7 @@ class TorchExecutor:
 
     def take(self, rows: Sequence[Row]) -> Floats:
         """Move rows to the host, in one transfer, and forget them."""
-        with torch.inference_mode():
+        with self._guarded():
             host: Floats = self._gather(rows).to("cpu", torch.float32).numpy()
         for row in rows:
             self.drop(row)
@@ -230,18 +225,24 @@ class TorchExecutor:
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
-    def _explained(self, error: RuntimeError) -> RuntimeError:
-        """The error in the engine's words: does a smaller batch help, does nothing help, or is it the rows' own?"""
-        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Inference mode, and torch's errors in the engine's words: does a smaller batch help, does nothing help?"""
+        try:
+            with torch.inference_mode():
+                yield
+        except RuntimeError as error:
+            first_line = (str(error).splitlines() or [""])[0]
+            if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in first_line:
+                if self._device.type == "cuda":
+                    torch.cuda.empty_cache()
+                raise OutOfMemory(f"{self.name}: {first_line}") from error
             if self._device.type == "cuda":
-                torch.cuda.empty_cache()
-            return OutOfMemory(f"{self.name}: {str(error).splitlines()[0]}")
-        if self._device.type == "cuda":
-            try:
-                torch.cuda.synchronize(self._device)
-            except RuntimeError as sticky:
-                return AcceleratorLost(f"{self.name}: {str(sticky).splitlines()[0]}; restart the replica")
-        return error
+                try:
+                    torch.cuda.synchronize(self._device)
+                except RuntimeError:
+                    raise AcceleratorLost(f"{self.name}: {first_line}; restart the replica") from error
+            raise
 
 
 def make_executor(

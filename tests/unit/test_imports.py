@@ -25,9 +25,11 @@ ARROWS: dict[str, set[str]] = {
     "telemetry": set(),
     "executors": {"scheduler"},
     "policies": {"scheduler"},
+    "ledger": {"scheduler"},
     "models": set(),
     "placement": set(),
-    "engine": {"scheduler", "executors"},
+    "engine": {"scheduler", "executors", "ledger"},
+    "fakes": {"scheduler", "executors"},
     "admission": {"engine", "models"},
     "naive": {"admission", "engine", "models"},
     "tail": {
