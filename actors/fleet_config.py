@@ -43,7 +43,7 @@ class Retry(Strict):
 
 
 class CacheConfig(Strict):
-    """Where a device keeps the shards it fetched: a folder per device in `directory`, at most `max_bytes` each."""
+    """Where the devices of one host keep the shards they fetched, together at most `max_bytes`."""
 
     directory: str = "~/.cache/headtail/devices"
     max_bytes: int = Field(default=4_000_000_000, gt=0)
@@ -72,7 +72,7 @@ class GroupConfig(Strict):
     cut: int = Field(ge=0)
     profile: str = "native"
     codec: str = "fp32"
-    cpus: float = Field(default=0.1, ge=0)
+    cpus: float = Field(default=0.1, gt=0)
     gpus: float = Field(default=0.0, ge=0)
     accelerator: Literal["cpu", "cuda"] = "cpu"
     torch_threads: int = Field(default=1, ge=1)
@@ -162,7 +162,6 @@ class FleetConfig(Strict):
                 f"group {group.name!r}: accelerator {group.accelerator} on the emulated device {profile.name!r}, "
                 "whose times are its profile's; leave accelerator and gpus out"
             )
-        cache = Path(self.cache.directory)
         return [
             DeviceConfig(
                 name=name,
@@ -176,7 +175,7 @@ class FleetConfig(Strict):
                 link=group.link,
                 link_options=group.link_options,
                 device=group.device,
-                cache_directory=str(cache / name),
+                cache_directory=self.cache.directory,
                 cache_max_bytes=self.cache.max_bytes,
                 seed=self.seed,
                 retry=self.retry,

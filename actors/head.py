@@ -8,22 +8,23 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from slicer.cache import ShardCache
-from slicer.shards import Manifest, load_span
+from slicer.shards import load_span
 from torch import nn
 
 from actors.fleet_config import DeviceConfig
 from slicer import codec
+from slicer.cache import ShardCache
 from slicer.errors import ConfigError, CutError, ShardError
 from slicer.images import Preprocess
-from slicer.wire import ServedModel
+from slicer.manifest import Manifest
+from slicer.wire import ServedModel, ShardInfo
 
 #: (sha256, offset, length) -> up to so many bytes of that shard; blocking.
 GetShard = Callable[[str, int, int], bytes]
@@ -167,8 +168,11 @@ def load_head(served: ServedModel, config: DeviceConfig, get: GetShard) -> Head:
     module = None
     if config.cut:
         cache = ShardCache(Path(config.cache_directory).expanduser(), config.cache_max_bytes)
-        directory = cache.fetch(manifest, 0, config.cut, get)
-        module = load_span(directory, 0, config.cut).to(config.accelerator)
+        try:
+            directory = cache.fetch(manifest, 0, config.cut, lambda shard: _pieces(shard, get))
+            module = load_span(directory, 0, config.cut).to(config.accelerator)
+        finally:
+            cache.close()
     rng = random.Random(f"{config.seed}/{config.name}")
     profile = config.profile
     prepare_ms = profile.preprocess_ms
@@ -185,6 +189,12 @@ def load_head(served: ServedModel, config: DeviceConfig, get: GetShard) -> Head:
         draw_ms=None if profile.kind == "native" else lambda: profile.draw_ms(config.cut, rng),
         draw_prepare_ms=None if prepare_ms is None else lambda: prepare_ms.draw_ms(rng),
     )
+
+
+def _pieces(shard: ShardInfo, get: GetShard) -> Iterator[bytes]:
+    """A shard's bytes, in chunks; ends early when the server's file does, which the cache then notices."""
+    for offset in range(0, shard.size_bytes, CHUNK_BYTES):
+        yield get(shard.sha256, offset, min(CHUNK_BYTES, shard.size_bytes - offset))
 
 
 def check_cut(served: ServedModel, config: DeviceConfig) -> None:
@@ -205,7 +215,7 @@ def check_cut(served: ServedModel, config: DeviceConfig) -> None:
 def head_memory(manifest: Manifest, cut: int) -> tuple[int, int]:
     """(bytes of the shards 0:cut, bytes of the largest activation at their boundaries, as fp32)."""
     shards = sum(shard.size_bytes for shard in manifest.shards[:cut])
-    return shards, max(4 * math.prod(manifest.shape_at(k)) for k in range(cut + 1))
+    return shards, max(4 * math.prod(shape) for shape in manifest.shapes[: cut + 1])
 
 
 def _listed(items: tuple[object, ...]) -> str:

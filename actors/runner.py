@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from actors.device import Ask, Device
+from actors.device import Ask, Device, TopK
+from actors.fleet_config import DeviceConfig
 from actors.plan import Closed, Plan
 from actors.records import Record
 
@@ -31,16 +32,16 @@ class Run:
         for arrival in plan.arrivals:
             self._record(arrival.image, arrival.at_s)
 
-    async def warm_up(self) -> list[Record]:
-        """Ask the plan's warm-up images one after the other; their records are for diagnosis, not for statistics."""
+    async def warm_up(self) -> tuple[list[TopK], list[Record]]:
+        """Ask the plan's warm-up images one after the other: answers and records, which no statistics hold."""
         began_s = asyncio.get_running_loop().time()
-        records = []
+        answers, records = [], []
         for number, image in enumerate(self._plan.warmup):
-            record = self._make(image, 0.0, f"warmup-{number}")
+            record = make_record(self._device.config, self._plan, image, 0.0, f"warmup-{number}")
             record.scheduled_s = asyncio.get_running_loop().time() - began_s
-            await self._device.answer(self._plan.images[image], record, began_s, Ask(self._plan.top_k))
+            answers.append(await self._device.answer(self._plan.images[image], record, began_s, Ask(self._plan.top_k)))
             records.append(record)
-        return records
+        return answers, records
 
     async def run(self, start_in_s: float = 0.0) -> list[Record]:
         """Start in so many seconds, follow the plan, drain; what has no answer then is lost."""
@@ -104,18 +105,33 @@ class Run:
                 self._device.lose(record, f"the run ended {self._plan.drain_s:g} s after its last arrival")
 
     def _record(self, image: int, scheduled_s: float) -> Record:
-        record = self._make(image, scheduled_s, str(len(self.records)))
+        record = make_record(self._device.config, self._plan, image, scheduled_s, str(len(self.records)))
         self.records.append(record)
         return record
 
-    def _make(self, image: int, scheduled_s: float, number: str) -> Record:
-        config = self._device.config
-        return Record(
-            id=f"{self._plan.run_id}/{config.name}/{number}",
-            device=config.name,
-            group=config.group,
-            cut=config.cut,
-            image=image,
-            label=self._plan.labels[image],
-            scheduled_s=scheduled_s,
-        )
+
+def make_record(config: DeviceConfig, plan: Plan, image: int, scheduled_s: float, number: str) -> Record:
+    """An open record of one intended request."""
+    return Record(
+        id=f"{plan.run_id}/{config.name}/{number}",
+        device=config.name,
+        group=config.group,
+        cut=config.cut,
+        image=image,
+        label=plan.labels[image],
+        scheduled_s=scheduled_s,
+    )
+
+
+def lost_run(config: DeviceConfig, plan: Plan, message: str) -> list[Record]:
+    """The records of a run whose device died: every intended request is lost. A closed loop without a number of
+    requests has none, since nobody knows what it would have asked."""
+    intended = [(arrival.image, arrival.at_s) for arrival in plan.arrivals]
+    if plan.closed is not None and plan.closed.requests is not None:
+        intended = [
+            (image, 0.0) for image in itertools.islice(itertools.cycle(plan.closed.images), plan.closed.requests)
+        ]
+    records = [make_record(config, plan, image, at_s, str(number)) for number, (image, at_s) in enumerate(intended)]
+    for record in records:
+        record.outcome, record.code, record.message = "lost", "device", message
+    return records

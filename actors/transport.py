@@ -2,7 +2,7 @@
 
 By reference, each call would put its payload into Ray's object store first, which costs about twice the server CPU at
 activation sizes; `_by_reference=False` sends it straight to the replica. Serve reads its RAY_SERVE_* settings when
-it is imported, once per process, so a device actor gets `DEVICE_ENV` through its runtime environment, before any import.
+it is imported, once per process, so a device actor gets `DEVICE_ENV` through its runtime environment.
 """
 
 from __future__ import annotations

@@ -1,0 +1,129 @@
+"""Where devices go: on nodes with the custom resource `edge`, by placement groups; never a hang.
+
+Each group of the fleet becomes one placement group with a bundle per device: its CPU share and a mark of `edge`. Only
+where the whole cluster is one machine do devices share it with the server, without `edge`. What can never fit is
+refused before anything is created, with what is missing; what does not fit now is given up after a time-out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from slicer.errors import PlacementError
+
+#: What a device takes of the custom resource: a mark, not a quantity; `edge: 1` is room for a hundred devices.
+MARK = 0.01
+
+
+@dataclass(frozen=True)
+class Demand:
+    """One group's devices: `count` bundles of `cpus` and `gpus`, spread by `strategy`."""
+
+    group: str
+    count: int
+    cpus: float
+    gpus: float = 0.0
+    strategy: str = "SPREAD"
+
+    def bundle(self, resource: str | None) -> dict[str, float]:
+        """What one device takes; `resource` is the edge nodes' mark, None on a cluster of one machine."""
+        bundle = {"CPU": self.cpus}
+        if self.gpus:
+            bundle["GPU"] = self.gpus
+        if resource is not None:
+            bundle[resource] = MARK
+        return bundle
+
+
+def check(nodes: Sequence[Mapping[str, Any]], demands: Sequence[Demand], resource: str = "edge") -> str | None:
+    """Whether all demands fit an empty cluster, and by what they are placed.
+
+    Args:
+        nodes: as `ray.nodes()` gives them; dead ones are left out.
+
+    Returns:
+        `resource`; None when the cluster is one machine that does not declare it.
+
+    Raises:
+        PlacementError: what is missing, and what to add.
+    """
+    living = [dict(node["Resources"]) for node in nodes if node["Alive"]]
+    edges = [node for node in living if node.get(resource, 0) > 0]
+    devices = sum(demand.count for demand in demands)
+    add = f"add a node with: ray start --address=HEAD:6379 --resources='{{\"{resource}\": 1}}'"
+    if not edges and len(living) > 1:
+        raise PlacementError(
+            f"none of the {len(living)} nodes is an edge node (resource {resource!r}), but the fleet has {devices} "
+            f"devices; {add}"
+        )
+    mark = resource if edges else None
+    free = edges or living
+    kind = f"{resource} nodes" if edges else "node without edge nodes beside it"
+    for demand in sorted(demands, key=lambda demand: (demand.cpus, demand.gpus), reverse=True):
+        if demand.strategy == "STRICT_SPREAD" and demand.count > len(free):
+            raise PlacementError(
+                f"group {demand.group!r} wants {demand.count} devices on nodes of their own (STRICT_SPREAD), but there "
+                f"is {len(free)} {kind}: {demand.count - len(free)} missing; {add}; or use SPREAD"
+            )
+        bundle = demand.bundle(mark)
+        placed = _fill(free, bundle, demand)
+        if placed < demand.count:
+            lacking = demand.count - placed
+            want = ", ".join(f"{name} {amount * lacking:g}" for name, amount in bundle.items())
+            have = "; ".join(", ".join(f"{name} {node.get(name, 0):g}" for name in bundle) for node in free)
+            raise PlacementError(
+                f"group {demand.group!r}: {lacking} of {demand.count} devices do not fit {len(free)} {kind}; missing "
+                f"{want} (left per node: {have}); lower the group's cpus {demand.cpus:g} or its count, or {add}"
+            )
+    return mark
+
+
+def _fill(free: list[dict[str, float]], bundle: Mapping[str, float], demand: Demand) -> int:
+    """Take as many bundles as fit out of `free`, one per node for STRICT_SPREAD; how many did."""
+    placed = 0
+    for node in free:
+        most = 1 if demand.strategy == "STRICT_SPREAD" else demand.count
+        # Ray counts in ten-thousandths, so a sum of floats may miss by less than that.
+        fits = min(int((node.get(name, 0.0) + 1e-6) / amount) for name, amount in bundle.items())
+        taken = min(fits, most, demand.count - placed)
+        for name, amount in bundle.items():
+            node[name] = node.get(name, 0.0) - taken * amount
+        placed += taken
+    return placed
+
+
+def place(demands: Sequence[Demand], *, name: str, resource: str = "edge", timeout_s: float) -> list[PlacementGroup]:
+    """A ready placement group per demand, in their order; it lives as long as the driver, or until `release`.
+
+    Raises:
+        PlacementError: they do not fit, or were not ready in time; nothing is left behind.
+    """
+    mark = check(ray.nodes(), demands, resource)
+    groups: list[PlacementGroup] = []
+    try:
+        for demand in demands:
+            bundles = [demand.bundle(mark)] * demand.count
+            groups.append(placement_group(bundles, strategy=demand.strategy, name=f"{name}:{demand.group}"))
+        for demand, group in zip(demands, groups, strict=True):
+            if not group.wait(timeout_s):
+                free = ray.available_resources()
+                shown = ", ".join(f"{key} {free.get(key, 0):g}" for key in demand.bundle(mark))
+                raise PlacementError(
+                    f"group {demand.group!r}: {demand.count} devices of {demand.bundle(mark)} were not placed within "
+                    f"{timeout_s:g} s; free in the cluster now: {shown}; end what uses it, add nodes, or lower cpus"
+                )
+    except BaseException:
+        release(groups)
+        raise
+    return groups
+
+
+def release(groups: Sequence[PlacementGroup]) -> None:
+    """Remove the placement groups; their actors end with them."""
+    for group in groups:
+        remove_placement_group(group)
