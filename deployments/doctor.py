@@ -1,0 +1,147 @@
+"""`headtail-doctor`: checks this machine, or every living node of a Ray cluster, and says what to do.
+
+Without an address it looks at this machine only and starts no Ray. Exit code: 0 with findings ok and warn, 2 with a
+fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from deployments import doctor_facts
+from deployments.doctor_checks import Facts, Finding, examine
+from deployments.doctor_facts import NodeFacts
+from slicer.errors import HeadTailError, ServerError
+
+#: Ray's usual ports: GCS, dashboard, Serve's HTTP.
+PORTS = (6379, 8265, 8000)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; also what the README's test reads."""
+    p = argparse.ArgumentParser(
+        prog="headtail-doctor", description="Check this machine, or every node of a Ray cluster, and say what to do."
+    )
+    p.add_argument(
+        "--address",
+        default=os.environ.get("RAY_ADDRESS"),
+        help="check the cluster at host:port, or `auto` on one of its nodes; default: $RAY_ADDRESS, else this machine",
+    )
+    p.add_argument("--shards", metavar="DIR", help="also check the shards exported to DIR, every byte")
+    p.add_argument("--server", metavar="NAME", help="also check that this Serve application is running")
+    p.add_argument("--timeout", type=float, default=120.0, metavar="S", help="wait so long for a node (default 120)")
+    p.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
+    return p
+
+
+def look_here(shards: str | None) -> Facts:
+    """Facts of this machine alone."""
+    addresses = [f"127.0.0.1:{port}" for port in PORTS]
+    return Facts([NodeFacts(**doctor_facts.gather(addresses, shards))])
+
+
+def look_at_cluster(address: str, shards: str | None, server: str | None, timeout_s: float) -> Facts:
+    """Facts of every living node of the cluster at `address`.
+
+    Connects as a driver and disconnects; runs one task without CPU demand per node.
+
+    Raises:
+        ServerError: there is no cluster at `address`, or it refuses this machine.
+    """
+    import ray
+    from ray import cloudpickle
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if address not in ("auto", "local") and "://" not in address and not doctor_facts.reachable(address):
+        raise ServerError(f"nothing answers at {address}; give the GCS address, host:6379, and open that port to here")
+    try:
+        context = ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except Exception as error:  # Ray raises ConnectionError, RuntimeError and its own AuthenticationError
+        raise ServerError(
+            f"cannot join the cluster at {address!r}: {error}\n"
+            "Is Ray running there (ray status)? Are Python and Ray the same as there? In token mode: export "
+            "RAY_AUTH_MODE=token and bring ~/.ray/auth_token"
+        ) from error
+    try:
+        dashboard = str(getattr(context, "dashboard_url", "") or "")
+        # By value: the nodes need no HeadTail to be looked at.
+        cloudpickle.register_pickle_by_value(doctor_facts)
+        gather = ray.remote(num_cpus=0, max_retries=0)(doctor_facts.gather)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        asked = {
+            gather.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                [dashboard] if dashboard else [], shards
+            ): node
+            for node in nodes
+        }
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s)
+        seen = [_node_facts(ref, node, ref in done, timeout_s) for ref, node in asked.items()]
+        applications = _applications() if server else None
+        return Facts(seen, context.address_info["gcs_address"], dashboard, applications, server)
+    finally:
+        ray.shutdown()
+
+
+def _node_facts(ref: Any, node: dict[str, Any], answered: bool, timeout_s: float) -> NodeFacts:
+    import ray
+
+    address = node["NodeManagerAddress"]
+    if not answered:
+        return NodeFacts(name=address, dead=f"did not answer within {timeout_s:g} s")
+    try:
+        facts = ray.get(ref)
+    except Exception as error:  # whatever went wrong there is the finding
+        return NodeFacts(name=address, dead=f"could not be looked at: {str(error).strip().splitlines()[-1]}")
+    # Raylets that share a host, as in tests, are told apart by the node's id.
+    name = f"{facts.pop('name')} ({address}, {node['NodeID'][:6]})"
+    return NodeFacts(name=name, resources=dict(node["Resources"]), **facts)
+
+
+def _applications() -> dict[str, str]:
+    from ray import serve
+
+    return {name: str(status.status.value) for name, status in serve.status().applications.items()}
+
+
+def report(findings: Sequence[Finding]) -> str:
+    """One line per finding, the worst last, where a terminal shows them; then one line of counts."""
+    order = {"ok": 0, "warn": 1, "fail": 2}
+    lines = []
+    for finding in sorted(findings, key=lambda finding: order[finding.level]):
+        todo = f" -> {finding.todo}" if finding.todo else ""
+        lines.append(f"{finding.level:4}  {finding.check:9}  {finding.node}: {finding.message}{todo}")
+    counts = ", ".join(f"{sum(f.level == level for f in findings)} {level}" for level in order)
+    return "\n".join([*lines, counts])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point: 0 if nothing failed, else 2."""
+    args = parser().parse_args(argv)
+    address = args.address or ("auto" if args.server else None)
+    try:
+        facts = look_at_cluster(address, args.shards, args.server, args.timeout) if address else look_here(args.shards)
+    except HeadTailError as error:
+        print(f"headtail-doctor: {error}", file=sys.stderr)
+        return 2
+    findings = examine(facts)
+    failed = any(finding.level == "fail" for finding in findings)
+    if args.json:
+        document = {
+            "ok": not failed,
+            "findings": [asdict(f) for f in findings],
+            "nodes": [asdict(n) for n in facts.nodes],
+        }
+        print(json.dumps(document))
+    else:
+        print(report(findings))
+    return 2 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
