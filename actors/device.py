@@ -84,6 +84,12 @@ class Device:
         self._head = await loop.run_in_executor(self._thread, self._load, served, self.config, get)
         self.served = served
 
+    async def turn_to(self, server: Server) -> None:
+        """Leave the present server for another one; no request may be open. Raises as `start`."""
+        await self._server.close()
+        self._server = server
+        await self.start()
+
     async def close(self) -> None:
         """Let the thread and the transport go; open requests must have ended."""
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -162,22 +168,22 @@ class _Open:
         self._device._on_closed(record)
 
     async def run(self) -> TopK:
-        computed = await self._compute()
-        if computed is None:
-            return ()
-        if computed.logits is not None:
-            return self._finish(best(computed.logits, self._ask.top_k))
-        answer = await self._exchange(computed)
-        if isinstance(answer, Refusal) and answer.code == "stale":
+        may_reload = True
+        while True:
+            computed = await self._compute()
+            if computed is None:
+                return ()
+            if computed.logits is not None:
+                return self._finish(best(computed.logits, self._ask.top_k))
+            answer = await self._exchange(computed)
+            if isinstance(answer, Reply):
+                return self._accept(answer)
+            if answer.code != "stale" or not may_reload:
+                self.close("refused", answer.code, answer.message)
+                return ()
             # The activation is of the old weights, so it is made again, with the head that the server wants.
             await self._device._reload(computed.manifest)
-            computed = await self._compute()
-            assert computed is not None and computed.logits is None, "an old image is dropped only on its first turn"
-            answer = await self._exchange(computed)
-        if isinstance(answer, Refusal):
-            self.close("refused", answer.code, answer.message)
-            return ()
-        return self._accept(answer)
+            may_reload = False
 
     async def _compute(self) -> Computed | None:
         record, limit_ms = self._record, self._ask.max_age_ms
