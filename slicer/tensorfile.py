@@ -99,7 +99,7 @@ def _read_verified(file: BinaryIO, path: Path, shard: ShardInfo) -> dict[str, to
     for name, dtype, shape in _layout(header, shard.size_bytes - 8 - length, altered):
         tensor = torch.empty(shape, dtype=dtype)
         if tensor.numel():
-            data = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            data = tensor.reshape(-1).view(torch.uint8).numpy().data
             _fill(file, data, altered)
             hasher.update(data)
         tensors[name] = tensor

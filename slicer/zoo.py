@@ -106,12 +106,13 @@ def build(spec: ModelSpec) -> nn.Module:
     Raises:
         ModelError: it cannot be built, or its weights cannot be had; the message says what to do instead.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
-        module = _instantiate(spec)
-    if spec.checkpoint is not None:
-        load_checkpoint(module, spec.checkpoint)
-    return module.to(DTYPES[spec.dtype]).eval().requires_grad_(False)
+    with torch.inference_mode(False):  # weights made in inference mode could not be traced
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            module = _instantiate(spec)
+        if spec.checkpoint is not None:
+            load_checkpoint(module, spec.checkpoint)
+        return module.to(DTYPES[spec.dtype]).eval().requires_grad_(False)
 
 
 def build_structure(spec: ModelSpec) -> nn.Module:
@@ -120,9 +121,9 @@ def build_structure(spec: ModelSpec) -> nn.Module:
     Raises:
         ModelError: it cannot be built.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), torch.device("meta"):
         module = _instantiate(replace(spec, pretrained=False))
-    return module.to(DTYPES[spec.dtype]).eval().requires_grad_(False)
+        return module.to(DTYPES[spec.dtype]).eval().requires_grad_(False)
 
 
 def data_config(spec: ModelSpec) -> dict[str, Any]:
