@@ -110,6 +110,10 @@ class Naive:
         finally:
             self.waiting[name] -= 1
 
+    def close(self) -> None:
+        """End the accelerator's thread after the batch that runs."""
+        self._accelerator.shutdown(wait=True)
+
     def weight_bytes(self) -> int:
         """Bytes of the weights that the tails hold, shared storage counted once."""
         storages = {

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import ray
 import torch
 from ray import serve
 
@@ -188,6 +189,7 @@ class TailServer:
         return {
             "headtail": "0.1.0",
             "replica": self._name,
+            "node": _node_id(),
             "pid": os.getpid(),
             "accelerator": self._device,
             "emulated": list(self._emulated),
@@ -219,10 +221,20 @@ class TailServer:
         if self._naive is None and not await self._admission.healthy():
             raise RuntimeError("the admission loop has died")
 
-    def __del__(self) -> None:
-        """Serve calls this at shutdown: rows that wait are told, the engine's thread ends."""
-        if getattr(self, "_naive", None) is None and hasattr(self, "_engine"):
+    def close(self) -> None:
+        """Rows that wait are told `stopped`, and the engine's thread ends. Calling it again is harmless."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._naive is None:
             self._engine.stop()
+        else:
+            self._naive.close()
+
+    def __del__(self) -> None:
+        """Serve calls this at shutdown; a constructor that failed half-way has nothing to close."""
+        if hasattr(self, "_admission") or getattr(self, "_naive", None) is not None:
+            self.close()
 
 
 def warm_up(engine: Engine, models: Iterable[HostedModel]) -> None:
@@ -249,6 +261,11 @@ def _resident_bytes() -> int | None:
     except OSError:
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _node_id() -> str:
+    """Ray's id of this node; empty outside Ray."""
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
 def _replica_name() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,15 +81,22 @@ class Telemetry:
 class Nvml:
     """Readings of one GPU by NVML; every reading may be None (no driver, or a board that does not answer it)."""
 
-    def __init__(self, index: int = 0) -> None:
+    def __init__(self) -> None:
+        """The first GPU that this process may use: Ray names it in CUDA_VISIBLE_DEVICES."""
         self._handle: Any = None
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
         try:
             import pynvml
         except ImportError:
             return
         with contextlib.suppress(pynvml.NVMLError):
             pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            by_index = visible.isdigit()
+            self._handle = (
+                pynvml.nvmlDeviceGetHandleByIndex(int(visible))
+                if by_index
+                else pynvml.nvmlDeviceGetHandleByUUID(visible)
+            )
 
     def read(self) -> dict[str, float | None]:
         """`utilisation_percent`, `memory_bytes`, `power_watts`, `energy_joules`; None where NVML does not say.

@@ -1,0 +1,96 @@
+"""The application on a cluster of four nodes: it lands on the server node, and nothing hangs silently."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import serve
+from ray.cluster_utils import Cluster
+
+from deployments import app
+from slicer.errors import PlacementError, ServerError
+
+
+@pytest.fixture
+def config(tmp_path: Path, no_application: None) -> Iterator[dict[str, Any]]:
+    yield {
+        "models": [{"name": "digits_vit", "strategy": "per_slice"}],
+        "torch_threads": 1,
+        "shard_dir": str(tmp_path),
+        "start_timeout_s": 120.0,
+    }
+
+
+def handle(name: str = "headtail") -> Any:
+    return serve.get_deployment_handle(app.DEPLOYMENT, name)
+
+
+def test_the_server_runs_on_the_node_that_is_marked_for_it(
+    cluster: Cluster, node_ids: dict[str, str], config: dict[str, Any]
+) -> None:
+    app.run(config)
+    status = handle().status.remote().result(timeout_s=30)
+    assert status["node"] == node_ids["server"]
+    assert status["accelerator"] == "cpu"
+    assert status["models"]["digits_vit"]["strategy"] == "per_slice"
+    app.stop()
+    assert "headtail" not in serve.status().applications
+    app.stop()  # nothing there: nothing happens
+
+
+def test_two_replicas_share_the_server_node_and_serve_the_same_manifest(
+    cluster: Cluster, node_ids: dict[str, str], config: dict[str, Any]
+) -> None:
+    app.run({**config, "num_replicas": 2})
+    seen: dict[str, Any] = {}
+    deadline_s = time.monotonic() + 60
+    while len(seen) < 2 and time.monotonic() < deadline_s:  # the router chooses; ask until both have answered
+        status = handle().status.remote().result(timeout_s=30)
+        seen[status["replica"]] = status
+    assert {status["node"] for status in seen.values()} == {node_ids["server"]}
+    assert len({status["models"]["digits_vit"]["manifest"] for status in seen.values()}) == 1
+    assert len(seen) == 2
+
+
+def test_a_gpu_that_no_node_has_is_named_after_the_start_time_out(cluster: Cluster, config: dict[str, Any]) -> None:
+    begun_s = time.monotonic()
+    with pytest.raises(PlacementError) as caught:
+        app.run({**config, "accelerator": "cuda", "start_timeout_s": 3.0})
+    assert time.monotonic() - begun_s < 30
+    assert "GPU" in str(caught.value) and "add a GPU node, or set accelerator to auto or cpu" in str(caught.value)
+    assert "headtail" not in serve.status().applications
+
+
+def test_a_model_that_cannot_be_built_says_why_instead_of_retrying_for_ever(
+    cluster: Cluster, config: dict[str, Any]
+) -> None:
+    with pytest.raises(ServerError, match="vit_tinny"):
+        app.run({**config, "models": [{"name": "vit_tinny_patch16_224"}], "start_timeout_s": 100.0})
+
+
+def test_a_killed_replica_comes_back_with_the_same_manifest(cluster: Cluster, config: dict[str, Any]) -> None:
+    app.run(config)
+    before = handle().status.remote().result(timeout_s=30)
+    actor = next(a for a in ray.util.list_named_actors(all_namespaces=True) if before["replica"] in a["name"])
+    ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]), no_restart=True)
+
+    async def back() -> Any:
+        deadline_s = time.monotonic() + 60
+        while time.monotonic() < deadline_s:
+            try:
+                status = await handle().status.remote()
+            except Exception:
+                status = None
+            if status is not None and status["replica"] != before["replica"]:
+                return status
+            await asyncio.sleep(0.2)
+        raise AssertionError("no new replica within 60 s")
+
+    after = asyncio.run(back())
+    assert after["models"]["digits_vit"]["manifest"] == before["models"]["digits_vit"]["manifest"]

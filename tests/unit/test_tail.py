@@ -1,0 +1,233 @@
+"""The tail server without Ray: every strategy gives the unsliced model's answers, and bad input answers for itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ray.serve import context
+from ray.serve._private.common import DeploymentID, ReplicaID
+from ray.serve._private.config import DeploymentConfig
+from ray.serve.schema import ReplicaRank
+
+from deployments.config import STRATEGIES
+from deployments.tail import TailServer, top_k
+from slicer import codec, zoo
+from slicer.model import SlicedModel, slice_spec
+from slicer.wire import Refusal, Reply, Request
+
+MODEL = "digits_vit"
+
+
+@pytest.fixture(autouse=True)
+def replica_context(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`@serve.batch` asks its replica for max_ongoing_requests; this is all of a replica that it needs."""
+    monkeypatch.setattr(context, "_INTERNAL_REPLICA_CONTEXT", None)
+    context._set_internal_replica_context(
+        replica_id=ReplicaID("unit", DeploymentID("TailServer", "unit")),
+        servable_object=lambda: None,
+        _deployment_config=DeploymentConfig(max_ongoing_requests=1000),
+        rank=ReplicaRank(rank=0, node_rank=0, local_rank=0),
+        world_size=1,
+    )
+    yield
+
+
+@pytest.fixture(scope="module")
+def sliced() -> SlicedModel:
+    return slice_spec(zoo.resolve(MODEL), 4)
+
+
+@pytest.fixture(scope="module")
+def shard_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("served")
+
+
+def server_of(shard_dir: Path, **model: Any) -> TailServer:
+    models = [{"name": MODEL, "strategy": "per_slice", **model}]
+    return TailServer({"models": models, "torch_threads": 1, "shard_dir": str(shard_dir)}, "cpu")
+
+
+def images(sliced: SlicedModel, count: int) -> torch.Tensor:
+    return torch.randn(count, *sliced.shape_at(0), generator=torch.Generator().manual_seed(0))
+
+
+def request_at(sliced: SlicedModel, server: TailServer, cut: int, image: torch.Tensor, name: str = "r") -> Request:
+    with torch.inference_mode():
+        activation = sliced.head(cut)(image[None])[0].numpy()
+    digest = server._models[MODEL].manifest.digest
+    return Request(name, MODEL, digest, cut, "fp32", activation.shape, codec.encode("fp32", activation))
+
+
+def run(work: Callable[[], Coroutine[Any, Any, Any]], server: TailServer) -> Any:
+    async def both() -> Any:
+        try:
+            return await work()
+        finally:
+            server.close()
+
+    return asyncio.run(both())
+
+
+def logits_of(reply: Reply) -> np.ndarray[Any, Any]:
+    return np.frombuffer(reply.logits, "<f4").reshape(reply.logits_shape)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_answers_rows_of_all_cuts_at_once_as_the_unsliced_model(
+    strategy: str, sliced: SlicedModel, shard_dir: Path
+) -> None:
+    server = server_of(shard_dir, strategy=strategy)
+    batch = images(sliced, 12)
+    requests = [request_at(sliced, server, i % 4, batch[i], f"r{i}") for i in range(12)]
+
+    async def work() -> list[Reply]:
+        return await asyncio.gather(*(server.infer(request) for request in requests))
+
+    replies = run(work, server)
+    with torch.inference_mode():
+        expected = sliced.module(batch).numpy()
+    assert [reply.id for reply in replies] == [request.id for request in requests]
+    np.testing.assert_allclose(np.stack([logits_of(r) for r in replies]), expected, atol=1e-4)
+    for reply in replies:
+        timings = reply.timings
+        assert timings.execution_ms > 0
+        # The phases lie one after the other within the total, on one clock.
+        assert timings.admission_ms + timings.queue_ms + timings.execution_ms <= timings.total_ms * 1.001 + 0.5
+
+
+def test_a_bad_request_answers_for_itself_and_its_neighbours_are_served(sliced: SlicedModel, shard_dir: Path) -> None:
+    server = server_of(shard_dir)
+    good = request_at(sliced, server, 2, images(sliced, 1)[0])
+    holes = np.frombuffer(good.payload, "<f4").copy()
+    holes[7] = np.nan
+    bad = {
+        "unknown_model": replace(good, id="1", model="vit_unknown"),
+        "stale": replace(good, id="2", manifest="0" * 64),
+        "bad_cut": replace(good, id="3", cut=4),
+        "bad_shape": replace(good, id="4", shape=(3, 224, 224)),
+        "bad_codec": replace(good, id="5", codec="jpeg"),
+        "not_finite": replace(good, id="6", payload=holes.tobytes()),
+    }
+    truncated = replace(good, id="7", payload=good.payload[:-4])
+
+    async def work() -> Any:
+        return await asyncio.gather(*(server.infer(r) for r in [*bad.values(), truncated, good, replace(good, id="8")]))
+
+    *refusals, cut_short, first, second = run(work, server)
+    assert [refusal.code for refusal in refusals] == list(bad)
+    assert all(isinstance(refusal, Refusal) and refusal.message for refusal in refusals)
+    assert cut_short.code == "bad_codec" and "bytes" in cut_short.message
+    assert isinstance(first, Reply) and isinstance(second, Reply)
+    np.testing.assert_allclose(logits_of(first), logits_of(second), atol=1e-4)
+
+
+def test_top_k_is_returned_instead_of_logits_when_asked_for(sliced: SlicedModel, shard_dir: Path) -> None:
+    server = server_of(shard_dir)
+    request = request_at(sliced, server, 1, images(sliced, 1)[0])
+
+    async def work() -> Any:
+        return await asyncio.gather(server.infer(request), server.infer(replace(request, id="k", top_k=3)))
+
+    whole, best = run(work, server)
+    assert best.logits == b"" and len(best.top_k) == 3
+    assert best.top_k[0][0] == int(logits_of(whole).argmax())
+
+
+def test_a_request_whose_deadline_has_passed_is_told_so(sliced: SlicedModel, shard_dir: Path) -> None:
+    server = server_of(shard_dir)
+    request = replace(request_at(sliced, server, 1, images(sliced, 1)[0]), deadline_ms=-1.0)
+    assert run(lambda: server.infer(request), server).code == "too_late"
+
+
+def test_a_cancelled_request_leaves_and_the_others_are_answered(sliced: SlicedModel, shard_dir: Path) -> None:
+    server = server_of(shard_dir)
+    request = request_at(sliced, server, 0, images(sliced, 1)[0])
+
+    async def work() -> Any:
+        tasks = [asyncio.ensure_future(server.infer(replace(request, id=str(i)))) for i in range(8)]
+        await asyncio.sleep(0)
+        tasks[3].cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    answers = run(work, server)
+    assert isinstance(answers[3], asyncio.CancelledError)
+    assert all(isinstance(answer, Reply) for i, answer in enumerate(answers) if i != 3)
+
+
+def test_a_device_learns_the_model_and_reads_its_shards_by_digest(sliced: SlicedModel, shard_dir: Path) -> None:
+    server = server_of(shard_dir)
+
+    async def work() -> Any:
+        served = await server.describe(MODEL)
+        shard = server._models[MODEL].manifest.shards[0]
+        half = shard.size_bytes // 2
+        pieces = [await server.shard(shard.sha256, 0, half), await server.shard(shard.sha256, half, shard.size_bytes)]
+        unknown = await server.describe("nothing")
+        with pytest.raises(KeyError, match="no model of this application has a shard"):
+            await server.shard("0" * 64, 0, 10)
+        return served, shard, b"".join(pieces), unknown
+
+    import hashlib
+
+    served, shard, content, unknown = run(work, server)
+    assert served.num_slices == 4 and served.entries == (0, 1, 2, 3) and served.strategy == "per_slice"
+    assert hashlib.sha256(content).hexdigest() == shard.sha256
+    assert unknown.code == "unknown_model" and MODEL in unknown.message
+
+
+def test_only_per_tail_holds_weights_of_its_own_per_entry(shard_dir: Path) -> None:
+    weights = {}
+    for strategy in STRATEGIES:
+        server = server_of(shard_dir, strategy=strategy)
+        weights[strategy] = run(server.status, server)["memory"]["weights"]
+    one = weights["per_slice"]
+    assert weights["unbatched"] == weights["per_tail_shared"] == weights["naive"] == one
+    # Four slices, entries 0..3: tails of 4, 3, 2 and 1 slices are about 2.5 models.
+    assert 2.0 * one < weights["per_tail"] < 3.0 * one
+
+
+def test_two_models_share_one_engine(sliced: SlicedModel, shard_dir: Path) -> None:
+    config = {
+        "models": [
+            {"name": MODEL, "strategy": "per_slice"},
+            {"name": "swin", "model": "digits_swin", "strategy": "per_tail_shared", "num_slices": 3},
+        ],
+        "torch_threads": 1,
+        "shard_dir": str(shard_dir),
+    }
+    server = TailServer(config, "cpu")
+    swin = slice_spec(zoo.resolve("digits_swin"), 3)
+    vit_request = request_at(sliced, server, 1, images(sliced, 1)[0])
+    image = images(swin, 1)[0]
+    with torch.inference_mode():
+        activation = swin.head(2)(image[None])[0].numpy()
+        expected = swin.module(image[None])[0].numpy()
+    digest = server._models["swin"].manifest.digest
+    swin_request = Request("s", "swin", digest, 2, "fp32", activation.shape, codec.encode("fp32", activation))
+
+    async def work() -> Any:
+        return await asyncio.gather(server.infer(vit_request), server.infer(swin_request))
+
+    vit_reply, swin_reply = run(work, server)
+    assert isinstance(vit_reply, Reply)
+    np.testing.assert_allclose(logits_of(swin_reply), expected, atol=1e-4)
+
+
+def test_a_stopped_server_refuses_with_a_retryable_code(sliced: SlicedModel, shard_dir: Path) -> None:
+    server = server_of(shard_dir)
+    request = request_at(sliced, server, 1, images(sliced, 1)[0])
+    server.close()
+    answer = asyncio.run(server.infer(request))
+    assert isinstance(answer, Refusal) and answer.code == "stopped"
+
+
+def test_top_k_orders_by_score_and_breaks_ties_by_class() -> None:
+    assert top_k(np.array([1.0, 3.0, 3.0, 2.0], np.float32), 3) == ((1, 3.0), (2, 3.0), (3, 2.0))
+    assert len(top_k(np.zeros(2, np.float32), 5)) == 2
