@@ -25,6 +25,7 @@ class FakeClock:
         self.now_s = now_s
 
     def __call__(self) -> float:
+        """The time that it shows."""
         return self.now_s
 
 
