@@ -86,6 +86,11 @@ class DeviceActor:
         await self._device.start()
         return await self.info()
 
+    async def connect(self, app: str) -> DeviceInfo:
+        """Turn to another application and load the head that it serves; between runs. Raises as `start`."""
+        await self._device.turn_to(LinkedServer(ServeTransport(app), self._link))
+        return await self.info()
+
     async def info(self) -> DeviceInfo:
         """What this device is and where it runs; after `start`."""
         config, served = self._config, self._device.served

@@ -108,7 +108,7 @@ def schedule(
             names a device which is not in the fleet.
     """
     _check(devices, images, duration_s, requests)
-    rate_rps = process.rate_rps or _trace_rate(process)
+    rate_rps = process.rate_rps or trace_rate_rps(process)
     window_s = duration_s if duration_s is not None else (requests or 0) / rate_rps
     if rate_rps * (warmup_s + window_s) > MAX_ARRIVALS:
         raise ConfigError(
@@ -152,7 +152,7 @@ def _check(devices: Sequence[str], images: int, duration_s: float | None, reques
         raise ConfigError(f"requests {requests}: give at least 1")
 
 
-def _trace_rate(process: Process) -> float:
+def trace_rate_rps(process: Process) -> float:
     """Mean rate of the trace, in arrivals per second; the period is the span plus one mean gap."""
     span_s = process.trace[-1][0]
     if span_s <= 0:
@@ -215,7 +215,7 @@ def _from_trace(
     if unknown:
         raise ConfigError(f"the trace names {unknown[0]!r}, which is not in the fleet: {', '.join(devices)}")
     one_instant = process.trace[-1][0] <= 0
-    scale = 1.0 if process.rate_rps is None or one_instant else _trace_rate(process) / rate_rps
+    scale = 1.0 if process.rate_rps is None or one_instant else trace_rate_rps(process) / rate_rps
     period_s = len(process.trace) / rate_rps
     times: dict[str, list[float]] = {device: [] for device in devices}
     taken, offset_s = 0, 0.0

@@ -69,21 +69,37 @@ class Fleet:
         self.stop()
 
     def start(self) -> list[DeviceInfo]:
-        """Place all devices, load their heads, and say what they are.
+        """Place all devices unless `place` did, load their heads, and say what they are.
 
         Raises:
             PlacementError: they do not fit the cluster, or could not be started in time.
             HeadTailError: a device refused; the message begins with its name. Nothing is left running.
         """
         try:
-            self._place()
+            if not self._actors:
+                self.place()
             self.devices = list(self._each("start", self._fleet.start_timeout_s).values())
         except BaseException:
             self.stop()
             raise
         return self.devices
 
-    def _place(self) -> None:
+    def connect(self, app: str) -> list[DeviceInfo]:
+        """Turn all devices, started before, to another application; they stay the processes that they are.
+
+        Raises:
+            HeadTailError: a device refused; the message begins with its name. The fleet still runs.
+        """
+        self._app = app
+        self.devices = list(self._each("connect", self._fleet.start_timeout_s, app).values())
+        return self.devices
+
+    def place(self) -> None:
+        """Make the actors, which begin to import; needs no server yet, so it may go before the server's own start.
+
+        Raises:
+            PlacementError: they do not fit the cluster; nothing is left running.
+        """
         fleet, prefix = self._fleet, f"headtail:{self._run_name}"
         configs = [fleet.devices(group) for group in fleet.groups]
         demands = [Demand(g.name, g.count, g.cpus, g.gpus, g.placement) for g in fleet.groups]

@@ -1,0 +1,208 @@
+"""`headtail-load`, also `python -m actors`: the load job's command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from actors import report, server
+from actors.settings import LoadConfig
+from slicer.errors import ConfigError, HeadTailError
+
+#: What `--demo` means where a flag does not say otherwise; everything else has the defaults of the flags.
+DEMO: dict[str, Any] = {
+    "strategy": "all",
+    "fleet": "demo",
+    "device_rate": 4.0,
+    "arrivals": "poisson",
+    "duration": 6.0,
+    "warmup": 1.0,
+    "drain": 15.0,
+    "resident": "all",
+    "out": "report",
+}
+
+#: Defaults of the flags, where neither the command line nor `--demo` says otherwise.
+DEFAULTS: dict[str, Any] = {
+    "strategy": "",
+    "fleet": "demo",
+    "arrivals": "poisson",
+    "warmup": 2.0,
+    "drain": 30.0,
+    "resident": "one",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; also what the README's test reads."""
+    p = argparse.ArgumentParser(
+        prog="headtail-load",
+        description="Drive a fleet of devices against one strategy or several, and say what was measured. "
+        "The last line of stdout is one JSON document.",
+        epilog="Exit status: 0 measured; 2 wrong input, no server, or nothing was answered; 130 interrupted.",
+    )
+    p.add_argument("--demo", action="store_true", help="eight devices at cuts 0 to 4, every strategy, shipped digits")
+    who = p.add_argument_group("who")
+    who.add_argument("--server", metavar="NAME", help="use this running application; default: start own ones")
+    who.add_argument("--address", help="Ray cluster to join; default: a running one, else one here; local: always here")
+    who.add_argument("--fleet", metavar="FILE", help="fleet YAML, or a shipped one: demo (default), emulated")
+    who.add_argument("--model", help="model of the fleet; default: what the fleet file says")
+    who.add_argument("--strategy", metavar="A,B,...", help="strategies to compare, or all; with --server: must be its")
+    load = p.add_argument_group("load: open loop (a rate) or closed loop (clients), never both")
+    load.add_argument("--rate", type=float, metavar="R", help="open loop: images per second of the whole fleet")
+    load.add_argument("--device-rate", type=float, metavar="R", help="open loop: images per second of each device")
+    load.add_argument("--arrivals", metavar="KIND", help="open loop: poisson (default), periodic or trace:FILE")
+    load.add_argument("--concurrency", type=int, metavar="N", help="closed loop: clients of the whole fleet")
+    load.add_argument("--think-ms", type=float, default=0.0, metavar="MS", help="closed loop: pause after an answer")
+    load.add_argument("--duration", type=float, metavar="S", help="length of the measured window")
+    load.add_argument("--requests", type=int, metavar="N", help="instead of --duration: images of the whole fleet")
+    load.add_argument("--warmup", type=float, metavar="S", help="load before the window, not counted (default 2)")
+    load.add_argument("--drain", type=float, metavar="S", help="wait for open requests after the window (default 30)")
+    load.add_argument("--seeds", default="1", metavar="N", help="how many seeds (default 1), or a list such as 3,7")
+    load.add_argument("--max-age-ms", type=float, metavar="MS", help="devices drop images older than this: misses")
+    load.add_argument("--deadline-ms", type=float, metavar="MS", help="an answer later than this is refused: a miss")
+    what = p.add_argument_group("images and answers")
+    what.add_argument("--images", default="digits", metavar="DIR", help="DIR/class/file, or digits (default)")
+    what.add_argument("--labels", metavar="CSV", help="rows of file,label instead of class directories")
+    what.add_argument("--top-k", type=int, default=5, metavar="K", help="classes in an answer (default 5)")
+    what.add_argument("--codec", help="fp32 or fp16, for the whole fleet; default: as the fleet file says")
+    own = p.add_argument_group("own servers")
+    own.add_argument("--slices", type=int, default=4, help="number of slices (default 4)")
+    own.add_argument("--accelerator", choices=("auto", "cuda", "cpu"), default="auto")
+    own.add_argument("--max-batch", type=int, default=32, help="most rows in one step (default 32)")
+    own.add_argument("--resident", choices=("one", "all"), help="one application at a time (default), or all at once")
+    p.add_argument("--out", metavar="DIR", help="write report.html, report.md, records.jsonl and plots there")
+    return p
+
+
+def config_of(args: argparse.Namespace) -> LoadConfig:
+    """What the flags mean.
+
+    Raises:
+        ConfigError: a value is wrong or contradicts another; the message names it and the remedy.
+    """
+
+    def value(name: str) -> Any:
+        given = getattr(args, name)
+        if given is not None:
+            return given
+        return DEMO.get(name) if args.demo else DEFAULTS.get(name)
+
+    rates = (args.rate, args.device_rate, args.concurrency)
+    load_given = any(rate is not None for rate in rates) or args.arrivals is not None
+    return LoadConfig(
+        strategies=strategies_of(value("strategy"), args.server),
+        fleet=value("fleet"),
+        model=args.model,
+        server=args.server,
+        rate_rps=args.rate,
+        device_rate_rps=args.device_rate if load_given else value("device_rate"),
+        concurrency=args.concurrency,
+        think_ms=args.think_ms,
+        arrivals=value("arrivals"),
+        duration_s=args.duration if args.requests is not None else value("duration"),
+        requests=args.requests,
+        warmup_s=value("warmup"),
+        drain_s=value("drain"),
+        seeds=seeds_of(args.seeds),
+        images=args.images,
+        labels=args.labels,
+        max_age_ms=args.max_age_ms,
+        deadline_ms=args.deadline_ms,
+        slices=args.slices,
+        accelerator=args.accelerator,
+        max_batch=args.max_batch,
+        resident=value("resident"),
+        top_k=args.top_k,
+        codec=args.codec,
+        out=Path(value("out")) if value("out") else None,
+        # The demo needs nothing else at hand; within a Ray job it stays in that job's cluster.
+        address="local" if args.demo and args.address is None and "RAY_ADDRESS" not in os.environ else args.address,
+    )
+
+
+def strategies_of(text: str, running: str | None) -> tuple[str, ...]:
+    """A comma-separated list, or all; empty with a running server: whatever it runs.
+
+    Raises:
+        ConfigError: an unknown strategy, or a list that names nothing.
+    """
+    known = server.all_strategies()
+    if text == "all":
+        return known
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in known and ":" not in name:
+            raise ConfigError(f"unknown strategy {name!r}; this build has {', '.join(known)}, or package.module:Class")
+    if text and not names:
+        raise ConfigError(f"--strategy {text!r} names none; give some of {', '.join(known)}, or all")
+    return names if names or running else ("per_tail_shared",)
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """`N` is how many (0 to N-1), `A,B,...` are the seeds themselves.
+
+    Raises:
+        ConfigError: no whole numbers.
+    """
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--seeds {text!r}: give how many (5), or a list of whole numbers (3,7)") from None
+    if len(numbers) > 1:
+        return numbers
+    if not 1 <= numbers[0] <= 1000:
+        raise ConfigError(f"--seeds {numbers[0]}: give 1 to 1000 seeds, or a list of them")
+    return tuple(range(numbers[0]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. 0: measured; 2: wrong input, no server, or nothing was answered; 130: interrupted."""
+    args = parser().parse_args(argv)
+    try:
+        config = config_of(args)
+    except HeadTailError as error:
+        print(f"headtail-load: {error}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, _terminate)
+    from actors import load  # Ray and torch are imported only once the input is known to be right
+
+    try:
+        result = load.measure(config)
+    except HeadTailError as error:
+        print(f"headtail-load: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("headtail-load: interrupted; everything it started is taken down", file=sys.stderr)
+        return 130
+    return finish(result, config.out)
+
+
+def finish(result: report.Result, out: Path | None) -> int:
+    """Print the tables and, as the last line, the JSON document; write the report. 2 if nothing was answered."""
+    print(report.text(result))
+    if out is not None:
+        report.write(result, out)
+        print(f"\nreport: {out / 'report.html'}, report.md, records.jsonl (every request), plots")
+    found = report.document(result)
+    print(json.dumps(found), flush=True)
+    silent = [name for name, figures in found["strategies"].items() if not figures["answered"]]
+    if silent:
+        print(
+            f"headtail-load: no request was answered by {', '.join(silent)}; the remarks above say why, "
+            "`serve status` what the server does",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+def _terminate(*_: object) -> NoReturn:
+    """SIGTERM ends the job as Ctrl-C does: servers and devices are taken down."""
+    raise KeyboardInterrupt

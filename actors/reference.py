@@ -1,0 +1,78 @@
+"""What the unsliced model says of the images: the yardstick for agreement, computed once per job on this machine.
+
+For an application that the job starts, the model is built as `slicer.zoo` builds it, never exported or cut. A running
+application may hold other weights under the same name, so its own are fetched and put into the whole model.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from slicer import shards, zoo
+from slicer.cache import ShardCache
+from slicer.errors import ModelError
+from slicer.images import Preprocess
+from slicer.manifest import Manifest
+from slicer.spec import ModelSpec
+
+#: Reads up to `length` bytes of a shard: (sha256, offset, length).
+ReadShard = Callable[[str, int, int], bytes]
+
+#: Below Serve's message limit.
+_PIECE_BYTES = 1 << 20
+
+
+def named_model(model: str) -> tuple[nn.Module, ModelSpec]:
+    """The whole model of that name, as the job's own servers hold it. Raises ModelError."""
+    spec = zoo.resolve(model)
+    return zoo.build(spec), spec
+
+
+def served_model(manifest_json: str, read: ReadShard) -> tuple[nn.Module, ModelSpec]:
+    """The whole model with the weights of a running application.
+
+    Raises:
+        ShardError: the shards are not what the manifest says, or the versions here build another model.
+    """
+    manifest = Manifest.from_json(manifest_json, "the running application's manifest")
+    with tempfile.TemporaryDirectory(prefix="headtail-reference-") as scratch:
+        cache = ShardCache(scratch, max_bytes=1 + sum(shard.size_bytes for shard in manifest.shards))
+        try:
+            directory = cache.fetch(
+                manifest,
+                0,
+                manifest.num_slices,
+                lambda shard: (
+                    read(shard.sha256, offset, min(_PIECE_BYTES, shard.size_bytes - offset))
+                    for offset in range(0, shard.size_bytes, _PIECE_BYTES)
+                ),
+            )
+            return shards.load_sliced(directory).module, manifest.spec
+        finally:
+            cache.close()
+
+
+def top1(module: nn.Module, spec: ModelSpec, files: Sequence[Path], batch: int = 16) -> list[int]:
+    """The model's top-1 class for each file, in order; the lower class on ties.
+
+    Raises:
+        ModelError: the model does not classify. ImageError: a file is no image.
+    """
+    preprocess = Preprocess(spec)
+    classes: list[int] = []
+    with torch.inference_mode():
+        for start in range(0, len(files), batch):
+            images = [torch.from_numpy(preprocess(file)) for file in files[start : start + batch]]
+            logits = module(torch.stack(images).to(zoo.DTYPES[spec.dtype]))
+            if logits.ndim != 2:
+                raise ModelError(
+                    f"model {spec.architecture!r} gives {tuple(logits.shape[1:])} per image, not one logit per class; "
+                    "load a classifier"
+                )
+            classes += [int(index) for index in logits.float().argmax(dim=1)]
+    return classes

@@ -1,0 +1,222 @@
+"""The application that a load job measures: a running one that is only looked at, or own ones that come and go.
+
+The only module of `actors` that knows `deployments`. An application that the job did not start is never redeployed,
+reconfigured or deleted; its own have names of their own, so that they cannot meet another's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from actors.settings import LoadConfig
+from slicer.errors import ServerError
+from slicer.wire import ServedModel
+
+#: How long a replica may take to say what it is.
+STATUS_TIMEOUT_S = 20.0
+
+
+def all_strategies() -> tuple[str, ...]:
+    """The strategies that this build brings."""
+    from deployments.config import STRATEGIES
+
+    return STRATEGIES
+
+
+def own_config(load: LoadConfig, models: Sequence[str], strategy: str) -> dict[str, Any]:
+    """Configuration of the application that the job starts for one strategy.
+
+    Raises:
+        ConfigError: the strategy is unknown, or goes not with these models.
+    """
+    from deployments.config import parse_config
+
+    described = [
+        {"name": model, "num_slices": load.slices, "strategy": strategy, "max_batch": load.max_batch}
+        for model in models
+    ]
+    # One thread: the devices of an emulated fleet share this host, and torch's default would take all of it.
+    config = {"models": described, "accelerator": load.accelerator, "torch_threads": 1}
+    if load.resident == "all":  # shares of one CPU and one GPU, so that all of them can be placed; one works at a time
+        share = math.floor(100 / len(load.strategies)) / 100
+        config.update(cpus=share, gpus=share)
+    parse_config(config)
+    return config
+
+
+def status(name: str) -> dict[str, Any]:
+    """What the application `name` says of itself; it answers for one replica.
+
+    Raises:
+        ServerError: there is no such application, it is not one of ours, or it does not answer.
+    """
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        handle = serve.get_app_handle(name)
+        said = handle.status.remote().result(timeout_s=STATUS_TIMEOUT_S)
+    except RayServeException as error:
+        raise ServerError(
+            f"no application {name!r} is running (running: {_running()}); start it with headtail-serve --name {name}, "
+            "or leave out --server so that the job starts its own"
+        ) from error
+    except TimeoutError as error:
+        raise ServerError(
+            f"the application {name!r} did not answer within {STATUS_TIMEOUT_S:g} s; look at it with `serve status`"
+        ) from error
+    except Exception as error:  # what a foreign application raises is its own affair
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ServerError(_foreign(name, first)) from error
+    if not isinstance(said, dict) or "headtail" not in said:
+        raise ServerError(_foreign(name, f"status() gave {type(said).__name__}"))
+    return said
+
+
+def weights(name: str, model: str) -> tuple[str, Callable[[str, int, int], bytes]]:
+    """The manifest (JSON) of a running application's model, and how to read its shards.
+
+    Raises:
+        ServerError: it is not served there, or the application does not answer.
+    """
+    from ray import serve
+
+    handle = serve.get_app_handle(name)
+    served = handle.describe.remote(model).result(timeout_s=STATUS_TIMEOUT_S)
+    if not isinstance(served, ServedModel):
+        raise ServerError(
+            f"the application {name!r} serves no model {model!r}; it has {', '.join(status(name)['models'])}"
+        )
+
+    def read(sha256: str, offset: int, length: int) -> bytes:
+        piece: bytes = handle.shard.remote(sha256, offset, length).result(timeout_s=STATUS_TIMEOUT_S)
+        return piece
+
+    return served.manifest_json, read
+
+
+def _foreign(name: str, why: str) -> str:
+    return (
+        f"the application {name!r} is not a HeadTail server ({why}), so it is left alone; give --server another name "
+        f"(running: {_running()}), or leave it out"
+    )
+
+
+def _running() -> str:
+    from ray import serve
+
+    try:
+        return ", ".join(sorted(serve.status().applications)) or "none"
+    except Exception:  # no Serve at all
+        return "none"
+
+
+def check_running(name: str, models: Sequence[str], strategies: Sequence[str]) -> str:
+    """The strategy of a running application, checked against what was asked; nothing is changed.
+
+    Raises:
+        ServerError: not running, foreign, without one of the models, or with another strategy.
+    """
+    served: Mapping[str, Mapping[str, Any]] = status(name)["models"]
+    missing = [model for model in models if model not in served]
+    if missing:
+        raise ServerError(
+            f"the application {name!r} serves no model {missing[0]!r} (it serves {', '.join(served)}); give --model or "
+            "a fleet that asks for one of these"
+        )
+    found = sorted({str(served[model]["strategy"]) for model in models})
+    if len(found) > 1:
+        raise ServerError(
+            f"the models of {name!r} have different strategies ({', '.join(found)}), which one row of a table cannot "
+            "say; load them one by one with --model"
+        )
+    if strategies and list(strategies) != found:
+        raise ServerError(
+            f"the application {name!r} runs strategy {found[0]!r}, not {strategies[0]!r}; a running server is never "
+            f"changed: give --strategy {found[0]}, or leave out --server"
+        )
+    return found[0]
+
+
+def start(configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Start applications by name, all at once; returns when all are running. On any failure none is left.
+
+    Raises:
+        PlacementError, ServerError: one of them cannot be placed, or failed.
+    """
+    from ray import serve
+
+    from deployments import app
+
+    serve.start(proxy_location="Disabled")
+    with ThreadPoolExecutor(max_workers=len(configs)) as pool:
+        jobs = [pool.submit(app.run, dict(config), name=name) for name, config in configs.items()]
+    failures = [error for job in jobs if (error := job.exception()) is not None]
+    if failures:
+        for name in configs:
+            stop(name)
+        raise failures[0]
+
+
+def stop(name: str) -> None:
+    """Take down an application that this job started; quiet if it is gone, or if Ray is."""
+    from deployments import app
+
+    with contextlib.suppress(Exception):
+        app.stop(name)
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None, quiet: bool = True) -> Iterator[None]:
+    """Ray for one job: a cluster that runs (RAY_ADDRESS, or one started here by `ray start`), else one of its own.
+
+    An own one is shut down at the end, whatever happens, and leaves no process behind.
+
+    Raises:
+        ServerError: the cluster at `address` cannot be reached.
+    """
+    import ray
+
+    try:
+        context = ray.init(
+            address=address,
+            include_dashboard=None if address is not None and address != "local" else False,
+            log_to_driver=not quiet,
+            configure_logging=True,
+            logging_level="WARNING",
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ServerError(
+            f"no Ray cluster at {address or 'RAY_ADDRESS'!r} ({error}); start one with `ray start --head`, or give "
+            "--address local"
+        ) from error
+    del context
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def usage(before: Mapping[str, Any], after: Mapping[str, Any], answered: int) -> dict[str, Any]:
+    """What the server did between two of its status reports, on its own clock; what it did not say is None.
+
+    Utilisation counts the time between the reports, warm-up and drain included. A replica that restarted in between
+    gives its memory only.
+    """
+    used: dict[str, Any] = {"memory_bytes": dict(after.get("memory", {})), "nvml": dict(after.get("nvml", {}))}
+    if before.get("replica") != after.get("replica"):
+        return {**used, "busy_share": None, "steps": None, "rows_per_step": None, "joules_per_answer": None}
+    wall_s = after["uptime_s"] - before["uptime_s"]
+    steps, rows = after["steps"] - before["steps"], after["rows"] - before["rows"]
+    joules = [report.get("nvml", {}).get("energy_joules") for report in (before, after)]
+    return {
+        **used,
+        "busy_share": (after["busy_s"] - before["busy_s"]) / wall_s if wall_s > 0 else None,
+        "steps": steps,
+        "rows_per_step": rows / steps if steps else None,
+        "joules_per_answer": (joules[1] - joules[0]) / answered if None not in joules and answered else None,
+    }

@@ -1,0 +1,173 @@
+"""What the load job says of its runs: tables, the JSON document and the files, from made-up records."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import actors
+from actors import report
+from actors.records import Record
+from actors.report import Result
+from actors.stats import PHASES, Run
+from actors.tables import Table, mib, number, share
+
+SCHEMA = json.loads((Path(actors.__file__).parent / "result.schema.json").read_text(encoding="utf-8"))
+
+
+def record(at_s: float, took_ms: float, cut: int = 1, **more: Any) -> Record:
+    made = Record(id=f"r{at_s}/{cut}", device="d", group="g", cut=cut, image=0, label=7, scheduled_s=at_s)
+    made.outcome, made.top1, made.reference_top1, made.rows_per_step = "answered", 7, 7, (2,)
+    made.inference_ms, made.finished_s, made.payload_bytes = took_ms, at_s + took_ms / 1000, 1000
+    for phase in PHASES:
+        setattr(made, f"{phase}_ms", took_ms / len(PHASES))
+    for name, value in more.items():
+        setattr(made, name, value)
+    return made
+
+
+def steady(factor: float, seed: int) -> tuple[Record, ...]:
+    rng = random.Random(seed)
+    return tuple(record(t / 10, factor * rng.uniform(50, 60), cut=t % 5) for t in range(100))
+
+
+SERVER = {
+    "busy_share": 0.5,
+    "steps": 100,
+    "rows_per_step": 2.0,
+    "joules_per_answer": None,
+    "memory_bytes": {"weights": 2**21, "process": 2**28},
+}
+
+
+def result(*runs: Run, **more: Any) -> Result:
+    manifest: dict[str, Any] = {
+        "commit": "abc",
+        "configuration": {"strategies": ["unbatched", "per_slice"]},
+        "versions": {"ray": "2"},
+        "hardware": {},
+        "seeds": [0, 1],
+    }
+    return Result("open loop: made up", tuple(runs), more.pop("emulated", ()), manifest, "unbatched", **more)
+
+
+def two_strategies() -> Result:
+    return result(
+        *(
+            Run(name, seed, "open", 0.0, 10.0, steady(factor, seed), SERVER)
+            for seed in (0, 1)
+            for name, factor in (("per_slice", 0.5), ("unbatched", 1.0))
+        )
+    )
+
+
+def test_the_document_follows_its_schema_and_survives_json() -> None:
+    found = json.loads(json.dumps(report.document(two_strategies()), allow_nan=False))
+    jsonschema.validate(found, SCHEMA)
+    assert list(found["strategies"]) == ["unbatched", "per_slice"], "as asked for, not as they ran"
+    figures = found["strategies"]["per_slice"]
+    assert (figures["requests"], figures["answered"], figures["agreement_top1"]) == (200, 200, 1.0)
+    assert sum(cut["requests"] for cut in figures["cuts"].values()) == 200
+    ratio = figures["ratio_to_unbatched"]["mean_ms"]
+    assert (ratio["ratio"], ratio["n"]) == (pytest.approx(0.5), 2)
+    assert "ratio_to_unbatched" not in found["strategies"]["unbatched"]
+
+
+def test_a_run_without_any_answer_is_a_document_too() -> None:
+    lost = record(0.0, 1.0, outcome="lost", inference_ms=None, finished_s=None, message="the server went away")
+    found = result(Run("unbatched", 0, "open", 0.0, 1.0, (lost,)))
+    document = json.loads(json.dumps(report.document(found), allow_nan=False))
+    jsonschema.validate(document, SCHEMA)
+    assert document["strategies"]["unbatched"]["lost"] == 1
+    assert document["strategies"]["unbatched"]["mean_ms"] is None
+    assert "no request was answered" in report.text(found)
+    assert "1 x the server went away" in report.text(found)
+
+
+def test_an_unstable_strategy_has_no_latency_in_table_or_document() -> None:
+    growing = tuple(record(t / 10, 20 + 10 * t) for t in range(100))
+    found = result(
+        Run("unbatched", 0, "open", 0.0, 10.0, growing), Run("per_slice", 0, "open", 0.0, 10.0, steady(1, 0))
+    )
+    document = report.document(found)
+    jsonschema.validate(document, SCHEMA)
+    assert document["strategies"]["unbatched"]["unstable"] is True
+    assert document["strategies"]["unbatched"]["p99_ms"] is None
+    assert document["strategies"]["unbatched"]["cuts"]["1"]["mean_ms"] is None
+    assert document["strategies"]["per_slice"]["ratio_to_unbatched"]["mean_ms"] is None, "nothing to compare with"
+    by_strategy = report.tables(found)[0]
+    assert by_strategy.rows[0][7:11] == ["unstable", "-", "-", "-"]
+    assert "UNSTABLE: unbatched, seed 0" in report.text(found)
+
+
+def test_an_invalid_run_says_so_and_is_in_no_ratio() -> None:
+    late = tuple(record(t / 10, 50.0, generator_lag_ms=40.0) for t in range(100))
+    found = result(Run("unbatched", 0, "open", 0.0, 10.0, steady(1, 0)), Run("per_slice", 0, "open", 0.0, 10.0, late))
+    document = report.document(found)
+    assert "lag p99 40.0 ms" in document["strategies"]["per_slice"]["invalid"]["0"]
+    assert document["strategies"]["per_slice"]["ratio_to_unbatched"]["mean_ms"] is None
+    assert document["generator_lag_ms"]["p99_worst_run"] == 40.0
+    assert "INVALID: per_slice, seed 0" in report.text(found)
+    assert report.tables(found)[0].rows[1][0] == "per_slice (!)"
+
+
+def test_emulated_parts_overruns_and_refusals_are_said_everywhere(tmp_path: Path) -> None:
+    rows = (*steady(1.0, 0), record(5, 50.0, overrun=True), record(6, 1.0, outcome="refused", code="overloaded"))
+    found = result(Run("unbatched", 0, "open", 0.0, 10.0, rows), emulated=("device slow-board (hypothetical)",))
+    report.write(found, tmp_path)
+    for text in (report.text(found), *((tmp_path / name).read_text() for name in ("report.md", "report.html"))):
+        assert "Emulated: device slow-board (hypothetical)." in text
+        assert "OVERRUN: unbatched: 1 of 102" in text
+        assert "REFUSED: unbatched: 1 x overloaded" in text
+
+
+def test_the_files_of_a_report(tmp_path: Path) -> None:
+    found = two_strategies()
+    report.write(found, tmp_path / "made" / "here")
+    directory = tmp_path / "made" / "here"
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "latency_cdf.png",
+        "phases.png",
+        "records.jsonl",
+        "report.html",
+        "report.md",
+        "result.json",
+    ]
+    lines = [json.loads(line) for line in (directory / "records.jsonl").read_text().splitlines()]
+    assert len(lines) == 400
+    assert {line["strategy"] for line in lines} == {"unbatched", "per_slice"}
+    assert lines[0]["warmup"] is False and lines[0]["rows_per_step"] == [2]
+    for name in ("latency_cdf.png", "phases.png"):
+        assert (directory / name).read_bytes().startswith(b"\x89PNG")
+        assert f"({name})" in (directory / "report.md").read_text()
+    assert (directory / "report.html").read_text().count("data:image/png;base64,") == 2
+    assert json.loads((directory / "result.json").read_text()) == json.loads(json.dumps(report.document(found)))
+
+
+def test_records_can_be_summarised_again_from_the_file_alone(tmp_path: Path) -> None:
+    report.write_records(two_strategies().runs, tmp_path / "records.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    again = [line["inference_ms"] for line in lines if line["strategy"] == "per_slice" and not line["warmup"]]
+    mean = report.document(two_strategies())["strategies"]["per_slice"]["mean_ms"]
+    assert sum(again) / len(again) == pytest.approx(mean)
+
+
+def test_html_is_escaped(tmp_path: Path) -> None:
+    report.write(result(Run("unbatched", 0, "open", 0.0, 10.0, steady(1, 0)), notes=("<b>bold</b>",)), tmp_path)
+    assert "&lt;b&gt;bold&lt;/b&gt;" in (tmp_path / "report.html").read_text()
+
+
+def test_table_cells_stand_under_their_header() -> None:
+    table = Table("T", ["name", "x"], [["a", "1.0"], ["longer", "22.0"]])
+    assert table.text().splitlines() == ["T", "name       x", "------  ----", "a        1.0", "longer  22.0"]
+    assert table.markdown().splitlines()[2:4] == ["| name | x |", "| :-- | --: |"]
+
+
+def test_numbers_say_what_is_missing_and_only_all_is_100_percent() -> None:
+    assert (number(None), number(1.25, 2), mib(None), mib(3 * 2**20)) == ("-", "1.25", "-", "3.0")
+    assert (share(None), share(1.0), share(0.5), share(0.99999)) == ("-", "100.0%", "50.0%", "99.9990%")
