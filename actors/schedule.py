@@ -9,7 +9,7 @@ import numpy as np
 
 from actors import arrivals
 from actors.arrivals import Process
-from actors.plan import Closed, Plan
+from actors.plan import Arrival, Closed, Plan
 from actors.settings import LoadConfig
 
 #: Images each device asks, one by one, before a run's clock starts.
@@ -70,7 +70,7 @@ def asked(plan: Plan) -> set[int]:
 
 def _open(
     config: LoadConfig, process: Process, devices: Sequence[str], images: int, seed: int
-) -> dict[str, tuple[arrivals.Arrival, ...]]:
+) -> dict[str, tuple[Arrival, ...]]:
     return arrivals.schedule(
         process,
         devices,

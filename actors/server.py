@@ -7,9 +7,10 @@ reconfigured or deleted; its own have names of their own, so that they cannot me
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from actors.settings import LoadConfig
@@ -40,7 +41,7 @@ def own_config(load: LoadConfig, models: Sequence[str], strategy: str) -> dict[s
         for model in models
     ]
     # One thread: the devices of an emulated fleet share this host, and torch's default would take all of it.
-    config = {"models": described, "accelerator": load.accelerator, "torch_threads": 1}
+    config: dict[str, Any] = {"models": described, "accelerator": load.accelerator, "torch_threads": 1}
     if load.resident == "all":  # shares of one CPU and one GPU, so that all of them can be placed; one works at a time
         share = math.floor(100 / len(load.strategies)) / 100
         config.update(cpus=share, gpus=share)
@@ -148,18 +149,16 @@ def start(configs: Mapping[str, Mapping[str, Any]]) -> None:
     Raises:
         PlacementError, ServerError: one of them cannot be placed, or failed.
     """
-    from ray import serve
-
     from deployments import app
 
-    serve.start(proxy_location="Disabled")
-    with ThreadPoolExecutor(max_workers=len(configs)) as pool:
-        jobs = [pool.submit(app.run, dict(config), name=name) for name, config in configs.items()]
-    failures = [error for job in jobs if (error := job.exception()) is not None]
-    if failures:
+    try:
+        asked = {name: app.deploy(dict(config), name=name) for name, config in configs.items()}
+        for name, config in asked.items():
+            app.wait_running(name, config)
+    except BaseException:
         for name in configs:
             stop(name)
-        raise failures[0]
+        raise
 
 
 def stop(name: str) -> None:
@@ -179,10 +178,14 @@ def ray_session(address: str | None, quiet: bool = True) -> Iterator[None]:
     Raises:
         ServerError: the cluster at `address` cannot be reached.
     """
+    # Read when ray.serve is imported: its INFO lines would bury what the job says; replicas log to files all the same.
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    # It warns that a token protects the cluster, which is as it should be.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     import ray
 
     try:
-        context = ray.init(
+        ray.init(
             address=address,
             include_dashboard=None if address is not None and address != "local" else False,
             log_to_driver=not quiet,
@@ -194,7 +197,6 @@ def ray_session(address: str | None, quiet: bool = True) -> Iterator[None]:
             f"no Ray cluster at {address or 'RAY_ADDRESS'!r} ({error}); start one with `ray start --head`, or give "
             "--address local"
         ) from error
-    del context
     try:
         yield
     finally:

@@ -80,8 +80,8 @@ class LoadConfig:
             raise ConfigError(f"strategy {doubled[0]!r} is given twice; name each once")
         if self.server and len(self.strategies) > 1:
             raise ConfigError(
-                f"--server {self.server} serves one strategy, but {', '.join(self.strategies)} are asked for; name that "
-                "one, or leave out --server so that the job starts an application for each"
+                f"--server {self.server} serves one strategy, but {', '.join(self.strategies)} are asked for; name "
+                "that one, or leave out --server so that the job starts an application for each"
             )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ConfigError(f"seeds {self.seeds}: give a count, or different whole numbers from 0 on, such as 3,7")

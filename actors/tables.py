@@ -44,7 +44,8 @@ class Table:
             + "</tr>"
             for row in self.rows
         )
-        return f"<h2>{html.escape(self.title)}</h2>\n<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
+        return f"<h2>{html.escape(self.title)}</h2>\n{table}"
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -85,8 +85,15 @@ def run(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail", htt
         PlacementError: no node can hold a replica within `start_timeout_s`; names demand, supply and remedy.
         ServerError: a replica failed to start; holds its message. In both cases the application is taken down.
     """
+    wait_running(name, deploy(config, name=name, http=http))
+
+
+def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail", http: bool = False) -> ServerConfig:
+    """Ask Serve for the application and return at once; `wait_running` tells when it runs. Several start side by side.
+
+    Not thread-safe, since Serve's own building of a deployment is not.
+    """
     parsed = _from_args(config if isinstance(config, ServerConfig) else dict(config))
-    deadline_s = time.monotonic() + parsed.start_timeout_s
     serve.start(proxy_location="EveryNode" if http else "Disabled")
     application = build(parsed)
     serve.run_many(
@@ -94,8 +101,13 @@ def run(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail", htt
         wait_for_applications_running=False,
         wait_for_ingress_deployment_creation=False,
     )
+    return parsed
+
+
+def wait_running(name: str, config: ServerConfig) -> None:
+    """Return when the application runs; raises as `run`, and takes it down then."""
     try:
-        _wait_running(name, parsed, deadline_s)
+        _wait_running(name, config, time.monotonic() + config.start_timeout_s)
     except BaseException:
         serve.delete(name)
         raise
