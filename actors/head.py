@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from slicer.shards import load_span
 from torch import nn
 
 from actors.fleet_config import DeviceConfig
@@ -24,6 +23,7 @@ from slicer.cache import ShardCache
 from slicer.errors import ConfigError, CutError, ShardError
 from slicer.images import Preprocess
 from slicer.manifest import Manifest
+from slicer.shards import load_span
 from slicer.wire import ServedModel, ShardInfo
 
 #: (sha256, offset, length) -> up to so many bytes of that shard; blocking.
@@ -130,7 +130,8 @@ class Head:
         if self._module is None:
             return pixels
         with torch.inference_mode():
-            x_1CHW = torch.from_numpy(pixels).unsqueeze(0).to(self._accelerator, self._dtype)
+            # A copy in torch's own memory, whose alignment decides in which order kernels sum.
+            x_1CHW = torch.tensor(pixels).unsqueeze(0).to(self._accelerator, self._dtype)
             out: torch.Tensor = self._module(x_1CHW)[0]
             activation: npt.NDArray[np.float32] = out.to("cpu", torch.float32).numpy()
         return activation
