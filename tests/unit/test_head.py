@@ -99,8 +99,8 @@ def test_head_and_tail_give_the_unsliced_models_logits_at_every_cut(
             with torch.inference_mode():
                 logits = load_span(exported.directory, cut, N)(row)[0]
         assert tuple(computed.shape) == exported.manifest.shapes[cut]
-        # What crosses is row-major. In the unsliced ViT the activation is a transposed view, whose kernels sum in another
-        # order: 5e-7 here. With the head's own strides it is bit for bit the same (tests of the slicer).
+        # What crosses is row-major. In the unsliced ViT it is a transposed view, whose kernels sum in another order:
+        # 5e-7 here. With the head's own strides it is bit for bit the same, as the tests of the slicer show.
         assert (logits - whole(exported, image)).abs().max() < 1e-5
         assert logits.argmax() == whole(exported, image).argmax()
 
