@@ -13,7 +13,7 @@ help:
 	@echo "make venv             only the empty .venv (to put a CPU build of torch into it first, see README)"
 	@echo "make setup            .venv with the project and its dependencies"
 	@echo "make test-long        the tests that take minutes"
-	@echo "make coverage-models  which timm models can be sliced: makes docs/models.md again"
+	@echo "make coverage-models  which timm models can be sliced: makes docs/models.md again (an hour)"
 	@echo "make gpu-test         the tests that need a CUDA device"
 	@echo "make clean            remove .venv and caches"
 
@@ -50,7 +50,7 @@ test-long: setup-test
 	$(BIN)/python -m pytest -m "long and not gpu" --timeout 3600
 
 coverage-models: setup-test
-	$(BIN)/python -m benchmarks.coverage_models
+	$(BIN)/python benchmarks/coverage.py
 
 gpu-test: setup-test
 	$(BIN)/python -m pytest -m gpu

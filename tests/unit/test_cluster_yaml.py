@@ -28,7 +28,7 @@ def all_commands(config: dict[str, Any]) -> list[str]:
     keys = ("setup_commands", "head_setup_commands", "worker_setup_commands")
     nodes = config.get("available_node_types", {}).values()
     found = [command for part in (config, *nodes) for key in keys for command in part.get(key, [])]
-    return found + config["head_start_ray_commands"] + config["worker_start_ray_commands"]
+    return [*found, *config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
 
 
 @pytest.mark.parametrize("name", FILES)
