@@ -1,0 +1,240 @@
+"""`headtail-slice`: show where a model is cut and what each slice costs; write the slices as shards."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from slicer.errors import HeadTailError
+
+if TYPE_CHECKING:
+    from slicer.manifest import Manifest
+    from slicer.model import SlicedModel
+
+_CODEC_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; also what the README's test reads."""
+    p = argparse.ArgumentParser(
+        prog="headtail-slice",
+        description="Cut a vision model into slices: a device runs the first k of them, the server the rest.",
+    )
+    p.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a timm name, package.module:callable, a model file (.yaml), or a demo model (digits_vit, digits_swin)",
+    )
+    p.add_argument("--slices", type=_slices, default=4, metavar="N", help="even in FLOPs (default 4); or: all")
+    p.add_argument("--at", type=_places, metavar="A,B", help="cut here instead: after these blocks or boundaries")
+    p.add_argument("--boundaries", action="store_true", help="list every place where the model can be cut, and stop")
+    p.add_argument("--checkpoint", metavar="F", help="weights file (.safetensors or .pth)")
+    p.add_argument("--pretrained", action="store_true", help="timm's pretrained weights (model hub or its local cache)")
+    p.add_argument("--img-size", type=int, metavar="PX", help="side of the square input, if not the model's own")
+    p.add_argument("--kwargs", type=_kwargs, default={}, metavar="JSON", help='more arguments, such as {"depth": 6}')
+    p.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="of weights and activations (default fp32)")
+    p.add_argument("--seed", type=int, help="of random weights, where none are given (default 0)")
+    p.add_argument("--export", metavar="DIR", help="write one safetensors file per slice and a manifest")
+    p.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 2 after a message on stderr when the input is wrong."""
+    args = parser().parse_args(argv)
+    if "" not in sys.path:
+        sys.path.append("")  # own models in the current folder are found, as with python -m
+    try:
+        print(_run(args))
+    except HeadTailError as error:
+        print(f"headtail-slice: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(args: argparse.Namespace) -> str:
+    # Here, so that --help and wrong arguments do not wait for torch.
+    from slicer import shards, zoo
+    from slicer.model import slice_spec
+
+    kwargs = args.kwargs if args.img_size is None else {**args.kwargs, "img_size": args.img_size}
+    spec = zoo.resolve(
+        args.model,
+        kwargs=kwargs,
+        checkpoint=args.checkpoint,
+        pretrained=args.pretrained,
+        dtype=args.dtype,
+        seed=args.seed,
+    )
+    sliced = slice_spec(spec, args.slices, at=args.at)
+    if args.boundaries:
+        return json.dumps(_boundaries(sliced)) if args.json else _boundary_table(args.model, sliced)
+    manifest = shards.export(sliced, args.export) if args.export else None
+    if args.json:
+        return json.dumps(describe(args.model, sliced, manifest, args.export))
+    return _report(args.model, sliced, manifest, args.export)
+
+
+def describe(name: str, sliced: SlicedModel, manifest: Manifest | None, directory: str | None) -> dict[str, Any]:
+    """What --json prints: bytes are of one activation, FLOPs of one image (a multiply-add is two)."""
+    document: dict[str, Any] = {
+        "model": name,
+        "num_slices": sliced.num_slices,
+        "cuts": [cut.name for cut in sliced.cuts],
+        "input_shape": sliced.input_shape,
+        "boundaries": len(sliced.boundaries),
+        "slices": [
+            {
+                "slice": f"S{part.index + 1}",
+                "units": part.units,
+                "parameters": part.parameters,
+                "weight_bytes": part.weight_bytes,
+                "flops": part.flops,
+                "shape_out": part.shape,
+                "activation_bytes": _activation_bytes(part.shape),
+            }
+            for part in sliced.slices
+        ],
+    }
+    if manifest is not None:
+        document["export"] = {
+            "directory": directory,
+            "manifest": manifest.digest,
+            "files": {shard.file: shard.size_bytes for shard in manifest.shards},
+        }
+    return document
+
+
+def _boundaries(sliced: SlicedModel) -> list[dict[str, Any]]:
+    return [
+        {"name": b.name, "block": b.block, "shape": b.shape, "activation_bytes": _activation_bytes(b.shape)}
+        for b in sliced.boundaries
+    ]
+
+
+def _report(name: str, sliced: SlicedModel, manifest: Manifest | None, directory: str | None) -> str:
+    total = sum(part.flops for part in sliced.slices)
+    rows = [["slice", "units", "parameters", "weights", "FLOPs", "share", "activation out", "fp32", "fp16", "int8"]]
+    rows.append(["input", "", "", "", "", "", *_activation(sliced.input_shape)])
+    for part in sliced.slices:
+        rows.append(
+            [
+                f"S{part.index + 1}",
+                _short(part.units),
+                _amount(part.parameters),
+                f"{_amount(part.weight_bytes)}B",
+                _amount(part.flops),
+                f"{part.flops / total:.0%}" if total else "-",
+                *_activation(part.shape),
+            ]
+        )
+    n = sliced.num_slices
+    lines = [
+        f"{name}: {n} slice{'s' * (n > 1)}, {len(sliced.boundaries)} boundaries, "
+        f"input {_shape(sliced.input_shape)}, {_amount(total)}FLOPs per image; {_weights(sliced)}",
+        "",
+        *_table(rows),
+        "",
+        "With cut k a device runs S1..Sk and sends what leaves Sk; the server runs the rest.",
+        "fp32, fp16, int8: size of one image's activation when it is sent so. FLOPs: a multiply-add is two.",
+    ]
+    if sliced.shared_names:
+        lines.append(f"Held by more than one slice: {', '.join(sliced.shared_names)}")
+    if manifest is not None:
+        size = sum(shard.size_bytes for shard in manifest.shards)
+        lines.append(
+            f"Exported {n} shard{'s' * (n > 1)} ({_amount(size)}B) to {directory}, manifest {manifest.digest[:12]}"
+        )
+    return "\n".join(lines)
+
+
+def _weights(sliced: SlicedModel) -> str:
+    spec = sliced.spec
+    assert spec is not None
+    if spec.checkpoint:
+        return f"weights from {Path(spec.checkpoint).name}"
+    return "pretrained weights" if spec.pretrained else f"random weights (seed {spec.seed})"
+
+
+def _boundary_table(name: str, sliced: SlicedModel) -> str:
+    rows = [["boundary", "block", "activation", "fp32", "fp16", "int8"]]
+    rows += [[b.name, "" if b.block is None else str(b.block), *_activation(b.shape)] for b in sliced.boundaries]
+    return "\n".join(
+        [f"{name}: {len(sliced.boundaries)} boundaries; --at takes names or block numbers", "", *_table(rows)]
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns side by side; the first two are text, the rest is aligned on the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _activation(shape: Sequence[int]) -> list[str]:
+    return [_shape(shape), *(f"{_amount(size)}B" for size in _activation_bytes(shape).values())]
+
+
+def _activation_bytes(shape: Sequence[int]) -> dict[str, int]:
+    return {codec: math.prod(shape) * size for codec, size in _CODEC_BYTES.items()}
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _amount(value: float) -> str:
+    """Three digits and a decimal prefix with a space before it: 1.52 M; callers append the unit."""
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= scale:
+            digits = 2 if value < 9.995 * scale else 1 if value < 99.95 * scale else 0
+            return f"{value / scale:.{digits}f} {prefix}"
+    return f"{value:.0f} "
+
+
+def _short(units: Sequence[str]) -> str:
+    """Names of units, runs of numbered ones as a range: patch_embed, blocks.0-2."""
+    runs: list[tuple[str, str, str]] = []
+    for unit in units:
+        match = re.fullmatch(r"(.*\.)(\d+)", unit)
+        stem, number = (match[1], match[2]) if match else (unit, "")
+        if runs and number and runs[-1][0] == stem and int(runs[-1][2]) + 1 == int(number):
+            runs[-1] = (stem, runs[-1][1], number)
+        else:
+            runs.append((stem, number, number))
+    return ", ".join(stem + (first if first == last else f"{first}-{last}") for stem, first, last in runs)
+
+
+def _slices(text: str) -> int | Literal["all"]:
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor all")
+    return "all" if text == "all" else int(text)
+
+
+def _places(text: str) -> list[str | int]:
+    return [int(place) if place.isdecimal() else place for place in (part.strip() for part in text.split(","))]
+
+
+def _kwargs(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"depth": 6}}')
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
