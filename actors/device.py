@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.fleet_config import DeviceConfig
-from actors.head import Computed, GetShard, Head, load_head
+from actors.head import Computed, GetShard, Head, check_cut, load_head
 from actors.links import Server
 from actors.records import Outcome, Record
 from slicer.errors import CodecError, HeadTailError, ImageError, ServerError
@@ -70,12 +70,16 @@ class Device:
         self._jitter = random.Random(f"{config.seed}/{config.name}/retry")
 
     async def start(self) -> None:
-        """Ask the server for the model and load the head.
+        """Ask the server for the model and load the head, unless the one that is loaded is still served.
 
         Raises:
             HeadTailError: the server is not there, does not serve the model, or the head does not go with it.
         """
         served = await self._server.describe(self.config.model)
+        if self._head is not None and self._head.manifest == served.manifest:
+            check_cut(served, self.config)  # the same weights, but perhaps other entries
+            self.served = served
+            return
         loop = asyncio.get_running_loop()
 
         def get(sha256: str, offset: int, length: int) -> bytes:
@@ -83,6 +87,13 @@ class Device:
 
         self._head = await loop.run_in_executor(self._thread, self._load, served, self.config, get)
         self.served = served
+
+    def begin(self, run_id: str) -> None:
+        """Draw everything random as in every other run of this id, so that strategies meet the same device."""
+        seed = f"{self.config.seed}/{self.config.name}/{run_id}"
+        self._jitter.seed(seed)
+        if self._head is not None:
+            self._head.reseed(seed)
 
     async def turn_to(self, server: Server) -> None:
         """Leave the present server for another one; no request may be open. Raises as `start`."""

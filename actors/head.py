@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from actors.fleet_config import DeviceConfig
+from actors.profiles import NATIVE, Profile
 from slicer import codec
 from slicer.cache import ShardCache
 from slicer.errors import ConfigError, CutError, ShardError
@@ -65,8 +66,7 @@ class Head:
         module: slices 0:cut; None for cut 0. `dtype` and `accelerator` are where it runs and in what.
         manifest, cut, num_slices, codec: what the computed activation is, for the request.
         size_bytes: of the shards it was loaded from.
-        draw_ms: emulated time of the slices; None for a native device. `draw_prepare_ms`: that of preprocessing; None
-            when it takes what it takes.
+        profile: how long slices and preprocessing take, if they are emulated; `seed`: of the times drawn from it.
         sleep: waits so many seconds.
     """
 
@@ -82,21 +82,26 @@ class Head:
         dtype: torch.dtype = torch.float32,
         accelerator: str = "cpu",
         size_bytes: int = 0,
-        draw_ms: Callable[[], float] | None = None,
-        draw_prepare_ms: Callable[[], float] | None = None,
+        profile: Profile = NATIVE,
+        seed: str = "",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.manifest = manifest
         self.size_bytes = size_bytes
+        self._cut = cut
         self._whole = cut == num_slices
         self._prepare = prepare
         self._module = module
         self._codec = codec
         self._dtype = dtype
         self._accelerator = accelerator
-        self._draw_ms = draw_ms
-        self._draw_prepare_ms = draw_prepare_ms
+        self._profile = profile
+        self._rng = random.Random(seed)
         self._sleep = sleep
+
+    def reseed(self, seed: str) -> None:
+        """Draw emulated times from here on as another head with this seed does."""
+        self._rng.seed(seed)
 
     def compute(self, image: str) -> Computed:
         """One image file to an encoded activation, or to logits at cut n. Blocks for as long as the device would.
@@ -110,9 +115,11 @@ class Head:
         activation = self._run(pixels)
         ended = time.perf_counter()
         overrun = False
-        if self._draw_ms is not None:
-            prepare_s = prepared - began if self._draw_prepare_ms is None else self._draw_prepare_ms() / 1e3
-            left_s = prepare_s + self._draw_ms() / 1e3 - (ended - began)
+        profile = self._profile
+        if profile.kind == "emulated":
+            prepare_ms = profile.preprocess_ms
+            prepare_s = prepared - began if prepare_ms is None else prepare_ms.draw_ms(self._rng) / 1e3
+            left_s = prepare_s + profile.draw_ms(self._cut, self._rng) / 1e3 - (ended - began)
             overrun = left_s < 0
             if left_s > 0:
                 self._sleep(left_s)
@@ -174,9 +181,6 @@ def load_head(served: ServedModel, config: DeviceConfig, get: GetShard) -> Head:
             module = load_span(directory, 0, config.cut).to(config.accelerator)
         finally:
             cache.close()
-    rng = random.Random(f"{config.seed}/{config.name}")
-    profile = config.profile
-    prepare_ms = profile.preprocess_ms
     return Head(
         Preprocess(manifest.spec),
         module,
@@ -187,8 +191,8 @@ def load_head(served: ServedModel, config: DeviceConfig, get: GetShard) -> Head:
         dtype=next(module.parameters()).dtype if module is not None else torch.float32,
         accelerator=config.accelerator,
         size_bytes=head_bytes,
-        draw_ms=None if profile.kind == "native" else lambda: profile.draw_ms(config.cut, rng),
-        draw_prepare_ms=None if prepare_ms is None else lambda: prepare_ms.draw_ms(rng),
+        profile=config.profile,
+        seed=f"{config.seed}/{config.name}",
     )
 
 

@@ -45,6 +45,7 @@ class Run:
 
     async def run(self, start_in_s: float = 0.0) -> list[Record]:
         """Start in so many seconds, follow the plan, drain; what has no answer then is lost."""
+        self._device.begin(self._plan.run_id)
         self.began_s = asyncio.get_running_loop().time() + start_in_s
         if self._plan.closed is not None:
             await self._closed(self._plan.closed)

@@ -21,7 +21,7 @@ from actors.plan import Arrival, Closed, Plan
 from actors.profiles import NATIVE
 from actors.records import Record
 from actors.runner import Run, lost_run
-from slicer.errors import CodecError, ConfigError, ImageError, ShardError
+from slicer.errors import CodecError, ConfigError, CutError, ImageError, ShardError
 from slicer.wire import ServedModel
 from tests.unit import virtual_time
 
@@ -39,6 +39,9 @@ class FakeHead:
         self.size_bytes = 77
         self._whole = config.cut == served.num_slices
 
+    def reseed(self, seed: str) -> None:
+        self.seed = seed
+
     def compute(self, image: str) -> Computed:
         if image == "damaged.png":
             raise ImageError("image damaged.png cannot be read")
@@ -54,11 +57,12 @@ class VirtualDevice(Device):
     """Runs the fake head on the loop and lets virtual time pass instead of a thread's."""
 
     heads_at_once = 0
+    starts = 0
 
     async def start(self) -> None:
         self.served = await self._server.describe(self.config.model)
         self._head = self._load(self.served, self.config, lambda *_: b"")
-        self.starts = getattr(self, "starts", 0) + 1
+        self.starts += 1
 
     async def compute(self, image: str) -> Computed:
         self.heads_at_once += 1
@@ -366,6 +370,47 @@ def test_a_device_that_died_has_all_its_intended_requests_as_lost() -> None:
         ("lost", 1, 1.0, "the node went away"),
     ]
     assert len(lost_run(config(), plan(closed=Closed((0, 1), requests=3)), "gone")) == 3
+
+
+def test_every_run_of_an_id_draws_the_same() -> None:
+    """So that strategies meet the same device under the same seed, whatever ran before."""
+
+    async def scenario() -> list[str]:
+        device = make(fake_server())
+        await device.start()
+        seeds = []
+        for run_id in ("seed0", "seed1", "seed0"):
+            await Run(device, plan(run_id=run_id)).run()
+            seeds.append(device._head.seed)  # type: ignore[union-attr]
+        return seeds
+
+    first, second, again = virtual_time.run(scenario())
+    assert first == again != second
+    assert "cam-0" in first
+
+
+def test_a_device_that_turns_to_a_server_of_the_same_weights_keeps_its_head() -> None:
+    loads: list[str] = []
+
+    def load(served: ServedModel, config: DeviceConfig, get: object) -> Any:
+        loads.append(served.manifest)
+        return FakeHead(served, config)
+
+    async def scenario(second: ServedModel) -> Device:
+        device = Device(config(), fake_server(), load=load)
+        await device.start()
+        await device.turn_to(FakeServer({"m": second}))
+        await device.close()
+        return device
+
+    device = asyncio.run(scenario(replace(SERVED, strategy="per_slice")))
+    assert loads == ["digest-1"]
+    assert device.served is not None
+    assert device.served.strategy == "per_slice"
+    asyncio.run(scenario(replace(SERVED, manifest="digest-2")))
+    assert loads == ["digest-1", "digest-1", "digest-2"]
+    with pytest.raises(CutError, match="no entry"):
+        asyncio.run(scenario(replace(SERVED, entries=(0, 1))))
 
 
 def test_best_orders_by_logit_and_equal_ones_by_class() -> None:

@@ -27,18 +27,19 @@ from slicer.shards import Manifest, export, load_span
 from slicer.wire import Request, ServedModel
 
 N = 4
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3, "num_classes": 10}
 
 
 class Exported:
-    """The demo ViT, exported once, as a server would serve it."""
+    """A small ViT with random weights, exported once, as a server would serve it."""
 
     def __init__(self, directory: Path) -> None:
-        self.sliced: SlicedModel = slice_model("digits_vit", N)
+        self.sliced: SlicedModel = slice_model("vit_tiny_patch16_224", N, **SMALL)
         self.directory = directory / "shards"
         self.manifest: Manifest = export(self.sliced, self.directory)
         self.content = {s.sha256: (self.directory / s.file).read_bytes() for s in self.manifest.shards}
         self.served = ServedModel(
-            "digits_vit",
+            "small",
             self.manifest.digest,
             self.manifest.to_json(),
             N,
@@ -63,7 +64,7 @@ def config(tmp_path: Path, **changes: Any) -> DeviceConfig:
     fields: dict[str, Any] = {
         "name": "cam-0",
         "group": "cam",
-        "model": "digits_vit",
+        "model": "small",
         "cut": 2,
         "profile": NATIVE,
         "cache_directory": str(tmp_path / "cache"),
@@ -132,7 +133,7 @@ def test_a_whole_device_from_shards_to_answer(exported: Exported, tmp_path: Path
         return ((best, 1.0),)
 
     async def scenario() -> Record:
-        server = FakeServer({"digits_vit": exported.served}, answer=answer, shards=exported.content)
+        server = FakeServer({"small": exported.served}, answer=answer, shards=exported.content)
         device = Device(config(tmp_path, codec="fp16"), server)
         await device.start()
         assert device.head_bytes == sum(shard.size_bytes for shard in exported.manifest.shards[:2])
@@ -149,7 +150,7 @@ def test_a_whole_device_from_shards_to_answer(exported: Exported, tmp_path: Path
 
 def test_a_server_that_serves_nothing_of_the_kind_is_an_error_of_start(exported: Exported, tmp_path: Path) -> None:
     async def scenario() -> None:
-        device = Device(config(tmp_path, model="other"), FakeServer({"digits_vit": exported.served}))
+        device = Device(config(tmp_path, model="other"), FakeServer({"small": exported.served}))
         try:
             await device.start()
         finally:
@@ -223,7 +224,13 @@ def emulated_head(draw_ms: float, draw_prepare_ms: float | None, spent_s: float 
         time.sleep(spent_s)
         return np.ones((3, 4, 4), np.float32)
 
-    prepared = None if draw_prepare_ms is None else lambda: draw_prepare_ms
+    exact = {"mean": draw_ms, "std": 0.0}
+    profile = Profile(
+        name="exact",
+        hypothetical=True,
+        slices_ms=(exact, exact),  # type: ignore[arg-type]
+        preprocess_ms=None if draw_prepare_ms is None else Spread(mean=draw_prepare_ms, std=0.0),
+    )
     head = Head(
         prepare,
         torch.nn.Identity(),
@@ -231,8 +238,7 @@ def emulated_head(draw_ms: float, draw_prepare_ms: float | None, spent_s: float 
         cut=1,
         num_slices=N,
         codec="fp32",
-        draw_ms=lambda: draw_ms,
-        draw_prepare_ms=prepared,
+        profile=profile,
         sleep=waits,
     )
     return head, waits
@@ -261,8 +267,7 @@ def test_a_host_that_is_slower_than_the_device_is_an_overrun() -> None:
 def test_drawn_times_follow_the_seed_and_the_devices_name(exported: Exported, tmp_path: Path) -> None:
     def drawn(**changes: Any) -> float:
         head = load_head(exported.served, config(tmp_path, cut=1, profile=emulated(), **changes), exported.get)
-        assert head._draw_ms is not None
-        return head._draw_ms()
+        return head._rng.random()
 
     assert drawn(seed=1) == drawn(seed=1)
     assert drawn(seed=1) != drawn(seed=2)
