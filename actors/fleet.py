@@ -257,4 +257,5 @@ def _length_s(plan: Plan, fleet: FleetConfig) -> float:
 
 
 def _reason(error: BaseException) -> str:
+    error = getattr(error, "cause", None) or error  # what was raised in the actor says more than Ray's wrapping
     return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -178,16 +177,17 @@ def ray_session(address: str | None, quiet: bool = True) -> Iterator[None]:
     Raises:
         ServerError: the cluster at `address` cannot be reached.
     """
-    # Read when ray.serve is imported: its INFO lines would bury what the job says; replicas log to files all the same.
-    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    import ray
+    from ray import serve
+
+    del serve  # imported for its logger, whose INFO lines would bury what the job says; replicas log to files
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # It warns that a token protects the cluster, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    import ray
-
     try:
         ray.init(
             address=address,
-            include_dashboard=None if address is not None and address != "local" else False,
+            include_dashboard=False,  # of an own cluster; a running one keeps what it has
             log_to_driver=not quiet,
             configure_logging=True,
             logging_level="WARNING",
