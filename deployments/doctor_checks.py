@@ -228,6 +228,10 @@ def check_auth(facts: Facts) -> Iterator[Finding]:
             yield Finding("fail", "auth", node.name, "RAY_AUTH_MODE=token, but there is no token", todo)
         elif mode == "token":
             yield Finding("ok", "auth", node.name, "token mode, token at hand")
+        elif not mode and node.token and facts.address is None:
+            # Ray makes a token for every cluster of its own that `ray.init()` starts, so most machines have one.
+            message = "a token is at hand; for a cluster of several machines also export RAY_AUTH_MODE=token on each"
+            yield Finding("ok", "auth", node.name, message)
         elif not mode and node.token:
             todo = "export RAY_AUTH_MODE=token on every node before `ray start`, and for every command"
             message = "a token, but no RAY_AUTH_MODE: a Ray head here turns authentication on, its workers do not"

@@ -209,8 +209,11 @@ class TestAuth:
         finding = only(replace(CLUSTER, nodes=[SERVER, replace(EDGE, token=False)]))
         assert (finding.level, finding.node) == ("fail", "edge")
 
-    def test_a_token_without_a_mode_warns(self) -> None:
-        assert "RAY_AUTH_MODE=token" in only(alone(token=True)).todo
+    def test_a_token_without_a_mode_warns_in_a_cluster_only(self) -> None:
+        finding = only(replace(CLUSTER, nodes=[SERVER, replace(EDGE, auth_mode="")]))
+        assert (finding.level, finding.node) == ("warn", "edge")
+        assert "RAY_AUTH_MODE=token" in finding.todo
+        assert complaints(alone(token=True)) == []
 
     def test_a_cluster_without_authentication_warns(self) -> None:
         open_nodes = [replace(node, auth_mode="", token=False) for node in (SERVER, EDGE)]
