@@ -10,7 +10,7 @@ it when the request is sent.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Union
+from typing import Literal
 
 #: Why a request was refused. `stale` asks the device to reload its head; the others say it in the message.
 RefusalCode = Literal[
@@ -105,7 +105,7 @@ class Refusal:
     server: str = ""
 
 
-Answer = Union[Reply, Refusal]
+Answer = Reply | Refusal
 
 
 @dataclass(frozen=True, slots=True)
