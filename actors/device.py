@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class Device:
         server: where its requests go, link included.
         load: makes the head from what the server describes.
         on_closed: told every record once it is closed.
+        clock: seconds, monotonic. Not the loop's own time: uvloop, which Ray's actors may run on, counts in whole ms.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class Device:
         *,
         load: HeadLoader = load_head,
         on_closed: Callable[[Record], None] = lambda record: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
+        self.clock = clock
         self.served: ServedModel | None = None
         self._server = server
         self._load = load
@@ -122,7 +126,7 @@ class Device:
         Args:
             image: path of the image file.
             record: open, with `scheduled_s` set; every other field of the device's is filled here.
-            began_s: the loop's time at the start of the run, to which the record's times relate.
+            began_s: the device's clock at the start of the run, to which the record's times relate.
         """
         request = _Open(self, image, record, began_s, ask)
         try:
@@ -161,7 +165,7 @@ class _Open:
         self._image = image
         self._record = record
         self._ask = ask
-        self._time = asyncio.get_running_loop().time
+        self._time = device.clock
         self._began_s = began_s
 
     def now_s(self) -> float:

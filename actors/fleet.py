@@ -103,7 +103,7 @@ class Fleet:
         fleet, prefix = self._fleet, f"headtail:{self._run_name}"
         configs = [fleet.devices(group) for group in fleet.groups]
         demands = [Demand(g.name, g.count, g.cpus, g.gpus, g.placement) for g in fleet.groups]
-        self._groups = place(demands, name=prefix, resource=fleet.resource, timeout_s=fleet.start_timeout_s)
+        self._groups = place(demands, name=prefix, resource=fleet.resource, timeout_s=fleet.place_timeout_s)
         for group, placed, members in zip(fleet.groups, self._groups, configs, strict=True):
             for index, config in enumerate(members):
                 self._configs[config.name] = config

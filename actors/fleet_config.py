@@ -123,7 +123,8 @@ class FleetConfig(Strict):
         model: what groups without a model of their own ask for.
         seed: of the emulated times and the jitter of retries; each device's own seed follows from it and its name.
         resource: the custom resource of edge nodes.
-        start_timeout_s: how long placing the devices may take, and then starting them.
+        place_timeout_s: how long the cluster may take to find room for the devices.
+        start_timeout_s: how long they may take to import, fetch and load their heads.
     """
 
     model: str = "digits_vit"
@@ -132,7 +133,8 @@ class FleetConfig(Strict):
     retry: Retry = Retry()
     seed: int = 0
     resource: str = "edge"
-    start_timeout_s: float = Field(default=120.0, gt=0)
+    place_timeout_s: float = Field(default=60.0, gt=0)
+    start_timeout_s: float = Field(default=300.0, gt=0)
     directory: Path = Path()
 
     @model_validator(mode="after")

@@ -20,13 +20,12 @@ class Run:
 
     Attributes:
         records: one per intended request, in order of intention; complete and closed when `run` has returned.
-        began_s: the loop's time at the start, None before.
     """
 
     def __init__(self, device: Device, plan: Plan) -> None:
         self.records: list[Record] = []
-        self.began_s: float | None = None
         self._device = device
+        self._clock = device.clock
         self._plan = plan
         self._ask = Ask(plan.top_k, plan.max_age_ms, plan.deadline_ms)
         for arrival in plan.arrivals:
@@ -34,11 +33,11 @@ class Run:
 
     async def warm_up(self) -> tuple[list[TopK], list[Record]]:
         """Ask the plan's warm-up images one after the other: answers and records, which no statistics hold."""
-        began_s = asyncio.get_running_loop().time()
+        began_s = self._clock()
         answers, records = [], []
         for number, image in enumerate(self._plan.warmup):
-            record = make_record(self._device.config, self._plan, image, 0.0, f"warmup-{number}")
-            record.scheduled_s = asyncio.get_running_loop().time() - began_s
+            scheduled_s = self._clock() - began_s
+            record = make_record(self._device.config, self._plan, image, scheduled_s, f"warmup-{number}")
             answers.append(await self._device.answer(self._plan.images[image], record, began_s, Ask(self._plan.top_k)))
             records.append(record)
         return answers, records
@@ -46,52 +45,51 @@ class Run:
     async def run(self, start_in_s: float = 0.0) -> list[Record]:
         """Start in so many seconds, follow the plan, drain; what has no answer then is lost."""
         self._device.begin(self._plan.run_id)
-        self.began_s = asyncio.get_running_loop().time() + start_in_s
+        began_s = self._clock() + start_in_s
         if self._plan.closed is not None:
-            await self._closed(self._plan.closed)
+            await self._closed(self._plan.closed, began_s)
         else:
-            await self._open()
+            await self._open(began_s)
         return self.records
 
-    async def _open(self) -> None:
-        assert self.began_s is not None
-        loop = asyncio.get_running_loop()
+    async def _open(self, began_s: float) -> None:
         tasks = []
         for record in self.records:
-            due_s = self.began_s + record.scheduled_s
-            await asyncio.sleep(max(due_s - loop.time(), 0.0))
-            record.generator_lag_ms = max(loop.time() - due_s, 0.0) * 1e3
-            tasks.append(loop.create_task(self._one(record)))
+            due_s = began_s + record.scheduled_s
+            await self._until(due_s)
+            record.generator_lag_ms = (self._clock() - due_s) * 1e3
+            tasks.append(asyncio.create_task(self._one(record, began_s)))
         await self._drain(tasks)
 
-    async def _closed(self, closed: Closed) -> None:
-        assert self.began_s is not None
-        loop = asyncio.get_running_loop()
+    async def _closed(self, closed: Closed, began_s: float) -> None:
         turns = itertools.cycle(closed.images)
         numbers = itertools.count() if closed.requests is None else iter(range(closed.requests))
-        end_s = None if closed.duration_s is None else self.began_s + closed.duration_s
+        end_s = None if closed.duration_s is None else began_s + closed.duration_s
         all_begun = asyncio.Event()
 
         async def client() -> None:
             for _ in numbers:  # shared: each client takes the next request that is left
-                record = self._record(next(turns), loop.time() - self.began_s)  # type: ignore[operator]
-                await self._one(record)
+                await self._one(self._record(next(turns), self._clock() - began_s), began_s)
                 await asyncio.sleep(closed.think_s)
-                if end_s is not None and loop.time() >= end_s:
+                if end_s is not None and self._clock() >= end_s:
                     break
             all_begun.set()
 
-        await asyncio.sleep(max(self.began_s - loop.time(), 0.0))
-        clients = [loop.create_task(client()) for _ in range(closed.clients)]
+        await self._until(began_s)
+        clients = [asyncio.create_task(client()) for _ in range(closed.clients)]
         if end_s is not None:
-            await asyncio.wait(clients, timeout=end_s - loop.time())
+            await asyncio.wait(clients, timeout=end_s - self._clock())
         else:
             await all_begun.wait()
         await self._drain(clients)
 
-    async def _one(self, record: Record) -> None:
-        assert self.began_s is not None
-        await self._device.answer(self._plan.images[record.image], record, self.began_s, self._ask)
+    async def _until(self, due_s: float) -> None:
+        """Return at `due_s` or as soon after it as the loop can, never before: its timers may be early by half a ms."""
+        while (left_s := due_s - self._clock()) > 0:
+            await asyncio.sleep(left_s)
+
+    async def _one(self, record: Record, began_s: float) -> None:
+        await self._device.answer(self._plan.images[record.image], record, began_s, self._ask)
 
     async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
         """Wait for what is on its way, then end it."""
@@ -103,7 +101,11 @@ class Run:
         await asyncio.gather(*tasks, return_exceptions=True)
         for record in self.records:
             if record.finished_s is None:
-                self._device.lose(record, f"the run ended {self._plan.drain_s:g} s after its last arrival")
+                message = (
+                    f"no answer {self._plan.drain_s:g} s after the run's last request began; the server is overloaded "
+                    "or gone (`serve status` says which)"
+                )
+                self._device.lose(record, message)
 
     def _record(self, image: int, scheduled_s: float) -> Record:
         record = make_record(self._device.config, self._plan, image, scheduled_s, str(len(self.records)))

@@ -91,7 +91,7 @@ def make(server: FakeServer, **changes: Any) -> VirtualDevice:
     def load(served: ServedModel, config: DeviceConfig, get: object) -> Any:
         return FakeHead(served, config)
 
-    return VirtualDevice(config(**changes), server, load=load)
+    return VirtualDevice(config(**changes), server, load=load, clock=virtual_time.now_s)
 
 
 def fake_server(**changes: Any) -> FakeServer:
@@ -432,7 +432,7 @@ def test_a_real_device_runs_its_head_off_the_event_loop() -> None:
         device = Device(config(), fake_server(), load=lambda served, config, get: ThreadHead(served, config))  # type: ignore[arg-type, return-value]
         await device.start()
         record = Record("x", "cam-0", "cam", 2, 0, None, 0.0)
-        await device.answer("a.png", record, asyncio.get_running_loop().time(), Ask())
+        await device.answer("a.png", record, device.clock(), Ask())
         await device.close()
         return record
 

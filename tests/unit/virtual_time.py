@@ -26,6 +26,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super()._run_once()  # type: ignore[misc]
 
 
+def now_s() -> float:
+    """The clock of the loop that runs."""
+    return asyncio.get_running_loop().time()
+
+
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Like asyncio.run, in virtual time."""
     loop = VirtualLoop()
