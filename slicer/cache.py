@@ -19,6 +19,7 @@ import hashlib
 import os
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -54,6 +55,7 @@ class ShardCache:
             folder.mkdir(parents=True, exist_ok=True)
         self._held: dict[Path, list[int]] = {}
         self._guard = threading.Lock()
+        weakref.finalize(self, _close_all, self._held)
 
     def fetch(self, manifest: Manifest, start: int, end: int, get: Get) -> Path:
         """A directory from which ``load_span(directory, start, end)`` works; blocks until its shards are there.
@@ -94,12 +96,9 @@ class ShardCache:
                 self._held.pop(span, None)
 
     def close(self) -> None:
-        """Release everything that this object holds; the end of the process does the same."""
+        """Release everything that this object holds, as does the end of the object or of its process."""
         with self._guard:
-            for handles in self._held.values():
-                for handle in handles:
-                    os.close(handle)
-            self._held.clear()
+            _close_all(self._held)
 
     def size_bytes(self) -> int:
         """Bytes of shards now in the cache, downloads under way included with their full size."""
@@ -204,6 +203,13 @@ class ShardCache:
             yield
         finally:
             os.close(handle)
+
+
+def _close_all(held: dict[Path, list[int]]) -> None:
+    for handles in held.values():
+        for handle in handles:
+            os.close(handle)
+    held.clear()
 
 
 def _receive(part: Path, shard: ShardInfo, pieces: Iterable[bytes]) -> str:

@@ -54,7 +54,7 @@ class Preprocess:
     Attributes:
         shape: (channels, height, width) of every result.
 
-    Thread-safe after construction; picklable.
+    Thread-safe after construction; picklable. Raises ImageError for a model of neither three channels nor one.
     """
 
     def __init__(self, model: ModelSpec | nn.Module) -> None:
@@ -62,6 +62,8 @@ class Preprocess:
 
         config = zoo.data_config(model) if isinstance(model, ModelSpec) else resolve_model_data_config(model)
         self.shape: tuple[int, int, int] = tuple(config["input_size"])
+        if self.shape[0] not in (1, 3):
+            raise ImageError(f"the model takes {self.shape[0]} channels; images become 3 (RGB) or 1 (in_chans=1)")
         self._mode = "L" if self.shape[0] == 1 else "RGB"
         self._transform: Any = create_transform(**config, is_training=False)
 

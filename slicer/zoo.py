@@ -72,10 +72,8 @@ def resolve(
         spec = ModelSpec(architecture=model)
     if kwargs:
         spec = replace(spec, kwargs={**spec.kwargs, **kwargs})
-    if checkpoint is not None:
-        spec = replace(spec, checkpoint=str(checkpoint))
-    elif pretrained:  # asks for other weights than the file's
-        spec = replace(spec, checkpoint=None, pretrained=True)
+    if checkpoint is not None or pretrained:  # other weights than the file's
+        spec = replace(spec, checkpoint=None if checkpoint is None else str(checkpoint), pretrained=pretrained)
     spec = replace(spec, dtype=spec.dtype if dtype is None else dtype, seed=spec.seed if seed is None else seed)
     return check(spec)
 
@@ -145,11 +143,15 @@ def data_config(spec: ModelSpec) -> dict[str, Any]:
     channels = spec.kwargs.get("in_chans") or channels
     args = {"input_size": (channels, height, width), **spec.data_config}
     try:
-        return dict(resolve_data_config(args, pretrained_cfg=known))
+        config = dict(resolve_data_config(args, pretrained_cfg=known))
     except (AssertionError, TypeError, ValueError) as error:
         raise ModelError(
             f"data_config {dict(spec.data_config)} is not valid ({error}); see timm's data config"
         ) from error
+    for key in ("mean", "std"):  # timm states three; another number of channels (in_chans) gets their average
+        if len(config[key]) != config["input_size"][0]:
+            config[key] = (sum(config[key]) / len(config[key]),) * config["input_size"][0]
+    return config
 
 
 def _from_file(path: Path) -> ModelSpec:
