@@ -171,10 +171,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"headtail-load: {error}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, _terminate)
-    from actors import load  # Ray and torch are imported only once the input is known to be right
+    from actors.load import measure  # Ray and torch are imported only once the input is known to be right
 
     try:
-        result = load.measure(config)
+        result = measure(config)
     except HeadTailError as error:
         print(f"headtail-load: {error}", file=sys.stderr)
         return 2

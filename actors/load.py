@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -92,6 +93,7 @@ class Job:
             self._apps = {strategy: self._config.server}
         self._connected = self._apps[next(iter(self.order()))[1]]
         fleet = Fleet(self._fleet, app=self._connected, run=self._id)
+        say(f"placing {len(self._model_of)} devices")
         try:
             fleet.place()
             yield fleet
@@ -105,8 +107,9 @@ class Job:
         try:
             if self._configs:
                 now = list(self._configs) if self._config.resident == "all" else [next(iter(self.order()))[1]]
-                say(f"starting {len(self._model_of)} devices and the server of {', '.join(now)}")
+                say(f"starting the server of {', '.join(now)}")
                 self._start(now)
+            say("loading the heads")
             fleet.start()
             if self._config.images == DIGITS:
                 remote_images.write_where_missing(self._images, fleet.devices)
@@ -117,6 +120,7 @@ class Job:
 
     def compute_reference(self, fleet: Fleet) -> None:
         """What the unsliced model says of every image that will be asked; agreement is measured against it."""
+        say("asking the unsliced model")
         used: dict[str, set[int]] = {model: set() for model in self._models}
         for plans in self._plans.values():
             for device, plan in plans.items():
@@ -150,6 +154,7 @@ class Job:
         except ServerError as error:
             self._notes.append(f"{strategy}, seed {seed}: not measured: {error}")
             return
+        say(f"seed {seed}: {strategy}")
         plans = self._plans[seed]
         total = sum(len(plan.arrivals) for plan in plans.values())
         with tqdm(total=total or None, desc=f"seed {seed} {strategy}", unit="img", disable=None, leave=False) as bar:
@@ -262,6 +267,6 @@ def advance(bar: Any, counts: Counter[str]) -> None:
         bar.set_postfix(missed=missed)
 
 
-def say(line: str) -> None:
+def say(line: str, since_s: float = time.monotonic()) -> None:
     """One line for the person who waits; never on stdout, whose last line is the document."""
-    print(line, file=sys.stderr, flush=True)
+    print(f"[{time.monotonic() - since_s:5.1f} s] {line}", file=sys.stderr, flush=True)

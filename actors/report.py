@@ -108,6 +108,7 @@ def _figures(summary: Summary, unstable: bool) -> dict[str, Any]:
         "p95_ms": summary.p95_ms,
         "p99_ms": summary.p99_ms,
         "phases_ms": summary.phases_ms,
+        "rest_ms": summary.rest_ms,
         "rows_per_step": summary.rows_per_step,
         "payload_bytes": summary.payload_bytes,
         "accuracy_top1": summary.accuracy_top1,
@@ -115,7 +116,7 @@ def _figures(summary: Summary, unstable: bool) -> dict[str, Any]:
         "overruns": summary.overruns,
     }
     if unstable:
-        figures.update(dict.fromkeys(("mean_ms", "p50_ms", "p95_ms", "p99_ms", "phases_ms")))
+        figures.update(dict.fromkeys(("mean_ms", "p50_ms", "p95_ms", "p99_ms", "phases_ms", "rest_ms")))
     return figures
 
 
@@ -204,7 +205,8 @@ def _by_strategy(result: Result) -> Table:
         )
     header = ["strategy", "asked", "answered", "refused", "dropped", "lost", "img/s", "mean", "p50", "p95", "p99"]
     header += ["rows/step", "busy", "weights", "process", "top-1", "agree"]
-    return Table("Per strategy (inference time in ms, memory in MiB)", header, rows)
+    marked = "; (!) not to be published, see below" if any(row[0].endswith("(!)") for row in rows) else ""
+    return Table(f"Per strategy (inference time in ms, memory in MiB{marked})", header, rows)
 
 
 def _by_cut(result: Result) -> Table:
@@ -222,6 +224,7 @@ def _by_cut(result: Result) -> Table:
                     number(summary.throughput_rps),
                     *_latencies(summary, _unstable(runs)),
                     *phases,
+                    number(None if _unstable(runs) else summary.rest_ms),
                     number(summary.rows_per_step, 2),
                     number(None if summary.payload_bytes is None else summary.payload_bytes / 1e3),
                     share(summary.accuracy_top1),
@@ -229,8 +232,8 @@ def _by_cut(result: Result) -> Table:
                 ]
             )
     header = ["strategy", "cut", "answered", "img/s", "mean", "p50", "p95", "p99", "wait", "head", "enc", "net"]
-    header += ["admit", "queue", "exec", "rows/step", "kB", "top-1", "agree"]
-    return Table("Per strategy and cut (ms; the phases from wait to exec sum up to the mean)", header, rows)
+    header += ["admit", "queue", "exec", "rest", "rows/step", "kB", "top-1", "agree"]
+    return Table("Per strategy and cut (ms; the means from wait to rest sum up to mean; kB on the wire)", header, rows)
 
 
 def _ratio_table(result: Result, others: Sequence[str]) -> Table:

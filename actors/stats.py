@@ -17,7 +17,7 @@ import numpy as np
 
 from actors.records import Record
 
-#: The phases of an answered request, in the order of the path. They sum up to the inference time.
+#: The phases of an answered request, in the order of the path. With the rest they sum up to the inference time.
 PHASES = ("wait", "head", "encode", "network", "admission", "queue", "execution")
 
 #: A run is invalid when the generator's lag p99 exceeds this share of its p50 inference time.
@@ -72,6 +72,7 @@ class Summary:
     p95_ms: float | None
     p99_ms: float | None
     phases_ms: dict[str, float | None]
+    rest_ms: float | None
     rows_per_step: float | None
     payload_bytes: float | None
     accuracy_top1: float | None
@@ -109,6 +110,7 @@ def summarise(records: Sequence[Record], elapsed_s: float | None = None) -> Summ
         p95_ms=percentile(latencies, 95),
         p99_ms=percentile(latencies, 99),
         phases_ms={name: mean(phase_values(answered, name)) for name in PHASES},
+        rest_ms=mean([rest for record in answered if (rest := rest_ms(record)) is not None]),
         rows_per_step=mean(steps),
         payload_bytes=mean([record.payload_bytes for record in answered]),
         accuracy_top1=mean([record.top1 == record.label for record in labelled]),
@@ -121,6 +123,13 @@ def phase_values(records: Sequence[Record], phase: str) -> list[float]:
     """The values of one phase in ms, of the records that have one."""
     values = (getattr(record, f"{phase}_ms") for record in records)
     return [value for value in values if value is not None]
+
+
+def rest_ms(record: Record) -> float | None:
+    """What the phases leave of the inference time: pauses before a retry, threads that wake up, building the reply."""
+    if record.inference_ms is None:
+        return None
+    return record.inference_ms - math.fsum(getattr(record, f"{name}_ms") or 0.0 for name in PHASES)
 
 
 def elapsed_s(run: Run) -> float | None:

@@ -10,13 +10,13 @@ from typing import Any
 import jsonschema
 import pytest
 from PIL import Image
-from test_report import SCHEMA, record, result, two_strategies
 
 from actors import cli, load, schedule, server
 from actors.settings import LoadConfig
 from actors.stats import Run
 from deployments.config import STRATEGIES
 from slicer.errors import ConfigError, ServerError
+from tests.unit.test_report import SCHEMA, record, result, two_strategies
 
 OPEN = ("--rate", "10", "--duration", "2")
 

@@ -74,6 +74,13 @@ def test_phases_are_means_over_the_answers_that_have_them() -> None:
     assert phases["head"] == 5.0 and phases["queue"] == 1.0 and phases["network"] is None
 
 
+def test_what_the_phases_leave_is_the_rest() -> None:
+    rows = [record(0, 20.0, head_ms=4.0, queue_ms=10.0), record(1, 10.0, head_ms=8.0)]
+    assert stats.rest_ms(rows[0]) == 6.0
+    assert stats.summarise(rows).rest_ms == 4.0  # (6 + 2) / 2
+    assert stats.rest_ms(record(2, None)) is None
+
+
 def test_rows_per_step_is_the_mean_over_steps() -> None:
     assert stats.summarise([record(0, rows_per_step=(1, 2)), record(1, rows_per_step=(6,))]).rows_per_step == 3.0
 
