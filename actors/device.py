@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from actors.clock import Clock
 from actors.fleet_config import DeviceConfig
 from actors.head import Computed, GetShard, Head, check_cut, load_head
 from actors.links import Server
@@ -49,7 +49,7 @@ class Device:
         server: where its requests go, link included.
         load: makes the head from what the server describes.
         on_closed: told every record once it is closed.
-        clock: seconds, monotonic. Not the loop's own time: uvloop, which Ray's actors may run on, counts in whole ms.
+        clock: what records and waits go by.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class Device:
         *,
         load: HeadLoader = load_head,
         on_closed: Callable[[Record], None] = lambda record: None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock | None = None,
     ) -> None:
         self.config = config
-        self.clock = clock
+        self.clock = clock or Clock()
         self.served: ServedModel | None = None
         self._server = server
         self._load = load
@@ -165,7 +165,7 @@ class _Open:
         self._image = image
         self._record = record
         self._ask = ask
-        self._time = device.clock
+        self._time = device.clock.now_s
         self._began_s = began_s
 
     def now_s(self) -> float:

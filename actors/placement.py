@@ -63,18 +63,20 @@ def check(nodes: Sequence[Mapping[str, Any]], demands: Sequence[Demand], resourc
         )
     mark = resource if edges else None
     free = edges or living
-    kind = f"{resource} nodes" if edges else "node without edge nodes beside it"
+    kind = f"{resource} nodes" if edges else "machines"
     for demand in sorted(demands, key=lambda demand: (demand.cpus, demand.gpus), reverse=True):
         if demand.strategy == "STRICT_SPREAD" and demand.count > len(free):
             raise PlacementError(
-                f"group {demand.group!r} wants {demand.count} devices on nodes of their own (STRICT_SPREAD), but there "
-                f"is {len(free)} {kind}: {demand.count - len(free)} missing; {add}; or use SPREAD"
+                f"group {demand.group!r} wants {demand.count} devices on nodes of their own (STRICT_SPREAD): "
+                f"{demand.count - len(free)} more {kind} are needed than the {len(free)} of this cluster; {add}; or use "
+                "SPREAD"
             )
         bundle = demand.bundle(mark)
         placed = _fill(free, bundle, demand)
         if placed < demand.count:
             lacking = demand.count - placed
-            want = ", ".join(f"{name} {amount * lacking:g}" for name, amount in bundle.items())
+            nowhere = [name for name in bundle if all(node.get(name, 0) + 1e-6 < bundle[name] for node in free)]
+            want = ", ".join(f"{name} {bundle[name] * lacking:g}" for name in nowhere or bundle)
             have = "; ".join(", ".join(f"{name} {node.get(name, 0):g}" for name in bundle) for node in free)
             raise PlacementError(
                 f"group {demand.group!r}: {lacking} of {demand.count} devices do not fit {len(free)} {kind}; missing "

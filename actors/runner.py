@@ -33,10 +33,10 @@ class Run:
 
     async def warm_up(self) -> tuple[list[TopK], list[Record]]:
         """Ask the plan's warm-up images one after the other: answers and records, which no statistics hold."""
-        began_s = self._clock()
+        began_s = self._clock.now_s()
         answers, records = [], []
         for number, image in enumerate(self._plan.warmup):
-            scheduled_s = self._clock() - began_s
+            scheduled_s = self._clock.now_s() - began_s
             record = make_record(self._device.config, self._plan, image, scheduled_s, f"warmup-{number}")
             answers.append(await self._device.answer(self._plan.images[image], record, began_s, Ask(self._plan.top_k)))
             records.append(record)
@@ -45,7 +45,7 @@ class Run:
     async def run(self, start_in_s: float = 0.0) -> list[Record]:
         """Start in so many seconds, follow the plan, drain; what has no answer then is lost."""
         self._device.begin(self._plan.run_id)
-        began_s = self._clock() + start_in_s
+        began_s = self._clock.now_s() + start_in_s
         if self._plan.closed is not None:
             await self._closed(self._plan.closed, began_s)
         else:
@@ -56,8 +56,8 @@ class Run:
         tasks = []
         for record in self.records:
             due_s = began_s + record.scheduled_s
-            await self._until(due_s)
-            record.generator_lag_ms = (self._clock() - due_s) * 1e3
+            await self._clock.until(due_s)
+            record.generator_lag_ms = (self._clock.now_s() - due_s) * 1e3
             tasks.append(asyncio.create_task(self._one(record, began_s)))
         await self._drain(tasks)
 
@@ -69,24 +69,19 @@ class Run:
 
         async def client() -> None:
             for _ in numbers:  # shared: each client takes the next request that is left
-                await self._one(self._record(next(turns), self._clock() - began_s), began_s)
+                await self._one(self._record(next(turns), self._clock.now_s() - began_s), began_s)
                 await asyncio.sleep(closed.think_s)
-                if end_s is not None and self._clock() >= end_s:
+                if end_s is not None and self._clock.now_s() >= end_s:
                     break
             all_begun.set()
 
-        await self._until(began_s)
+        await self._clock.until(began_s)
         clients = [asyncio.create_task(client()) for _ in range(closed.clients)]
         if end_s is not None:
-            await asyncio.wait(clients, timeout=end_s - self._clock())
+            await asyncio.wait(clients, timeout=end_s - self._clock.now_s())
         else:
             await all_begun.wait()
         await self._drain(clients)
-
-    async def _until(self, due_s: float) -> None:
-        """Return at `due_s` or as soon after it as the loop can, never before: its timers may be early by half a ms."""
-        while (left_s := due_s - self._clock()) > 0:
-            await asyncio.sleep(left_s)
 
     async def _one(self, record: Record, began_s: float) -> None:
         await self._device.answer(self._plan.images[record.image], record, began_s, self._ask)

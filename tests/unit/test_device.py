@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.clock import Clock
 from actors.device import Ask, Device, best
 from actors.fake import FakeServer
 from actors.fleet_config import DeviceConfig, Retry
@@ -91,7 +92,7 @@ def make(server: FakeServer, **changes: Any) -> VirtualDevice:
     def load(served: ServedModel, config: DeviceConfig, get: object) -> Any:
         return FakeHead(served, config)
 
-    return VirtualDevice(config(**changes), server, load=load, clock=virtual_time.now_s)
+    return VirtualDevice(config(**changes), server, load=load, clock=virtual_time.VirtualClock())
 
 
 def fake_server(**changes: Any) -> FakeServer:
@@ -413,6 +414,17 @@ def test_a_device_that_turns_to_a_server_of_the_same_weights_keeps_its_head() ->
         asyncio.run(scenario(replace(SERVED, entries=(0, 1))))
 
 
+def test_a_wait_never_ends_early_and_one_that_is_over_ends_at_once() -> None:
+    async def scenario() -> None:
+        clock = Clock()
+        for wait_s in (-1.0, 0.0, 0.0004, 0.002, 0.006):
+            due_s = clock.now_s() + wait_s
+            await clock.until(due_s)
+            assert clock.now_s() >= due_s
+
+    asyncio.run(scenario())
+
+
 def test_best_orders_by_logit_and_equal_ones_by_class() -> None:
     assert best(np.array([1.0, 3.0, 3.0, 2.0], np.float32), 3) == ((1, 3.0), (2, 3.0), (3, 2.0))
     assert len(best(np.array([1.0], np.float32), 5)) == 1
@@ -432,7 +444,7 @@ def test_a_real_device_runs_its_head_off_the_event_loop() -> None:
         device = Device(config(), fake_server(), load=lambda served, config, get: ThreadHead(served, config))  # type: ignore[arg-type, return-value]
         await device.start()
         record = Record("x", "cam-0", "cam", 2, 0, None, 0.0)
-        await device.answer("a.png", record, device.clock(), Ask())
+        await device.answer("a.png", record, device.clock.now_s(), Ask())
         await device.close()
         return record
 

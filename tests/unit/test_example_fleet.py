@@ -59,7 +59,7 @@ def test_the_own_device_rests_after_each_head() -> None:
 
     async def scenario() -> list[Record]:
         server: FakeServer = fake_server()
-        device: Device = VirtualOwn(config(), server, load=make(server)._load, clock=virtual_time.now_s)
+        device: Device = VirtualOwn(config(), server, load=make(server)._load, clock=virtual_time.VirtualClock())
         await device.start()
         return await Run(device, plan(arrivals=(Arrival(0.0, 0), Arrival(0.0, 1)))).run()
 

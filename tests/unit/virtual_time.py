@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from actors.clock import Clock
+
 T = TypeVar("T")
 
 
@@ -26,9 +28,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super()._run_once()  # type: ignore[misc]
 
 
-def now_s() -> float:
+class VirtualClock(Clock):
     """The clock of the loop that runs."""
-    return asyncio.get_running_loop().time()
+
+    def now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def until(self, due_s: float) -> None:
+        await asyncio.sleep(due_s - self.now_s())
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
