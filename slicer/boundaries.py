@@ -44,7 +44,7 @@ class Crossing:
 
 
 def find_crossings(module: nn.Module, traced: Traced) -> tuple[Crossing, ...]:
-    """All places to cut, in order; the last is no boundary but the model's output. Nothing crosses at the input itself."""
+    """All places to cut, in order of execution; the last one is no boundary but the model's output."""
     blocks = _block_numbers(module, traced)
     seen: Counter[str] = Counter()
     order = [node for node in traced.nodes if node in traced.data]
@@ -106,7 +106,7 @@ def _can_cross(module: nn.Module, node: fx.Node) -> bool:
 
 
 def _block_numbers(module: nn.Module, traced: Traced) -> dict[fx.Node, int]:
-    """Blocks: units that stand in a list, of a class that the list's model uses at least twice, in the order they run."""
+    """Blocks: units that stand in a list and whose class runs at least twice, numbered in the order they run."""
     candidates = []
     for node in traced.nodes:
         if node.op == "call_module" and str(node.target).rpartition(".")[2].isdecimal():

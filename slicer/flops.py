@@ -1,4 +1,4 @@
-"""Count floating-point operations with torch's own formulas: matmul, convolution and attention, elementwise work is free.
+"""Count floating-point operations with torch's own formulas: matmul, convolution, attention; elementwise work is free.
 
 Only shapes are looked at, so counting works on the meta device, where nothing is computed.
 """
@@ -12,14 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 
-class FlopCounter(TorchDispatchMode):
+class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sums the FLOPs (one multiply-add is two) of every operator that runs inside the ``with`` block, on this thread.
 
     torch's FlopCounterMode counts the same but also tracks modules, by global hooks that would get in the tracer's way.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
 
     def __torch_dispatch__(

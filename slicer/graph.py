@@ -89,8 +89,8 @@ def _clean(module: nn.Module, graph: fx.Graph, tracer: ValueTracer, input_shape:
     (result,) = next(node for node in graph.nodes if node.op == "output").args
     if not (isinstance(result, fx.Node) and batch_shape(result) is not None):
         raise NotSliceable(
-            f"{type(module).__name__} cannot be sliced: it returns {_describe(result)}; wrap it in a module that returns "
-            "one tensor with a row per image"
+            f"{type(module).__name__} cannot be sliced: it returns {_describe(result)}; wrap it in a module that "
+            "returns one tensor with a row per image"
         )
     order = [node for node in graph.nodes if node.op != "output"]
     data = _data_nodes(order)
@@ -191,7 +191,7 @@ def batch_multiple(node: fx.Node) -> int | None:
 def build_span(
     module: nn.Module, traced: Traced, start: fx.Node, body: Sequence[fx.Node], end: fx.Node
 ) -> fx.GraphModule:
-    """An ordinary module that computes `end` from `start` by running the data nodes `body`; it shares `module`'s weights."""
+    """A module that computes `end` from `start` by running the data nodes `body`; it shares `module`'s weights."""
     graph = fx.Graph()
     source = graph.placeholder("x")
     # Some units overwrite their input (ReLU(inplace=True)). The caller's tensor must survive.

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -100,13 +101,21 @@ class SlicedModel:
         # _ends[k]: how many crossings lie in the first k slices.
         self._ends = [0, *(cut.index + 1 for cut in cuts), len(crossings)]
         self._state_names = {*dict(module.named_parameters(remove_duplicate=False))}, {*module.state_dict()}
-        self.slices: tuple[SliceInfo, ...] = tuple(self._describe(index) for index in range(self.num_slices))
-        self.shared_names: tuple[str, ...] = self._find_shared()
+        tensors = [self.tensors(index, index + 1) for index in range(self.num_slices)]
+        self.slices: tuple[SliceInfo, ...] = tuple(
+            self._describe(index, tensors[index]) for index in range(len(tensors))
+        )
+        self.shared_names: tuple[str, ...] = _in_several(tensors)
 
     @property
     def num_slices(self) -> int:
         """n; cuts are 0..n."""
         return len(self.cuts) + 1
+
+    @property
+    def kept_whole(self) -> dict[str, str]:
+        """Containers that are one unit because their inside cannot be recorded, and why."""
+        return dict(self._traced.failures)
 
     def shape_at(self, cut: int) -> tuple[int, ...]:
         """Shape of the activation at `cut`, without the batch dimension; 0: the input, n: the output."""
@@ -157,10 +166,10 @@ class SlicedModel:
                 f"{self.num_slices}"
             )
 
-    def _describe(self, index: int) -> SliceInfo:
+    def _describe(self, index: int, tensors: Mapping[str, SpanTensor]) -> SliceInfo:
         first, last = self._ends[index], self._ends[index + 1]
         end = self._crossings[last - 1].boundary
-        unique = {id(entry.tensor): entry for entry in self.tensors(index, index + 1).values()}.values()
+        unique = {id(entry.tensor): entry for entry in tensors.values()}.values()
         return SliceInfo(
             index=index,
             units=tuple(crossing.boundary.name for crossing in self._crossings[first:last]),
@@ -171,14 +180,11 @@ class SlicedModel:
             dtype=end.dtype,
         )
 
-    def _find_shared(self) -> tuple[str, ...]:
-        seen: set[str] = set()
-        shared: set[str] = set()
-        for index in range(self.num_slices):
-            names = {name for name, entry in self.tensors(index, index + 1).items() if entry.kind != "derived"}
-            shared |= names & seen
-            seen |= names
-        return tuple(sorted(shared))
+
+def _in_several(slices: Sequence[Mapping[str, SpanTensor]]) -> tuple[str, ...]:
+    """state_dict keys that more than one of the slices holds."""
+    holders = Counter(name for tensors in slices for name, entry in tensors.items() if entry.kind != "derived")
+    return tuple(sorted(name for name, count in holders.items() if count > 1))
 
 
 def slice_model(
@@ -197,7 +203,7 @@ def slice_model(
     """Slice a model of timm, a demo model, a model file, or an own module.
 
     Args:
-        name_or_module: what `slicer.zoo.resolve` understands, or a module, which is put into eval mode without gradients.
+        name_or_module: what `slicer.zoo.resolve` understands, or a module (put into eval mode, gradients off).
         num_slices: balanced by FLOPs; "all" cuts at every boundary.
         at: cut here instead: names of boundaries, or numbers of blocks ("cut after block i"), in order.
         pretrained: timm's pretrained weights.
@@ -209,7 +215,7 @@ def slice_model(
         timm_kwargs: for timm's create_model, such as img_size, num_classes, drop_path_rate.
 
     Raises:
-        ModelError: the model is unknown or cannot be built; NotSliceable, a ModelError: it offers no boundary, says why.
+        ModelError: the model is unknown or cannot be built; as NotSliceable: it offers no boundary, and why.
         CutError: num_slices or `at` does not fit the model.
     """
     if isinstance(name_or_module, str):
@@ -271,8 +277,8 @@ def slice_module(
     crossings = find_crossings(module, traced)
     if len(crossings) < 2:
         raise NotSliceable(
-            f"{type(module).__name__} offers no boundary: between its units always more than one tensor, or one without "
-            f"a row per image, is alive{_because(traced)}"
+            f"{type(module).__name__} offers no boundary: between its units always more than one tensor is alive, "
+            f"or one without a row per image{_because(traced)}"
         )
     boundaries = tuple(crossing.boundary for crossing in crossings[:-1])
     total = crossings[-1].boundary.flops
@@ -299,7 +305,8 @@ def _verify(sliced: SlicedModel) -> None:
                 value = sliced.span(index, index + 1)(value)
         except Exception as error:
             raise NotSliceable(
-                f"{type(sliced.module).__name__} cannot be sliced: {type(error).__name__} when its slices ran on one image: {error}"
+                f"{type(sliced.module).__name__} cannot be sliced: its slices failed on one image with "
+                f"{type(error).__name__}: {error}"
             ) from error
     if value.shape != whole.shape or not torch.allclose(value, whole, rtol=0.0, atol=0.0, equal_nan=True):
         raise NotSliceable(

@@ -52,6 +52,8 @@ def named(boundaries: Sequence[Boundary], at: Sequence[str | int]) -> tuple[Boun
     Raises:
         CutError: no such boundary or block, twice the same, or not in the order of execution.
     """
+    if isinstance(at, (str, int)):
+        raise CutError(f"at={at!r}: give a list, also for one cut: at=[{at!r}]")
     by_name: dict[str | int, Boundary] = {boundary.name: boundary for boundary in boundaries}
     by_name.update({boundary.block: boundary for boundary in boundaries if boundary.block is not None})
     chosen: list[Boundary] = []

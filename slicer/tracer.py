@@ -1,8 +1,8 @@
 """A torch.fx tracer whose proxies carry example values, at two batch sizes at once.
 
 Whatever is the same at both batch sizes (spatial sizes, lengths of lists, dtypes, most conditions) is handed to the
-model's own code as a plain Python value, so loops, unpacking and comparisons work. Whatever differs depends on the batch
-and stays symbolic in the graph; a model that decides something by it cannot be traced, instead of being traced wrongly.
+model's own code as a plain Python value, so loops, unpacking and comparisons work. Whatever differs depends on the
+batch and stays symbolic; a model that decides something by it cannot be traced, instead of being traced wrongly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.node import map_arg
 
 from slicer.flops import FlopCounter
 
@@ -225,8 +224,7 @@ class ValueTracer(fx.Tracer):
         try:
             with torch.device("meta") if self._device.type == "meta" else nullcontext():
                 for i, example in enumerate(self._inputs):
-                    args = map_arg(node.args, lambda n, i=i: n.meta["values"][i])
-                    kwargs = map_arg(node.kwargs, lambda n, i=i: n.meta["values"][i])
+                    args, kwargs = _with_values(node.args, i), _with_values(node.kwargs, i)
                     with counter if i == 0 else nullcontext():
                         values.append(self._run(node.op, node.target, args, kwargs, example))
         finally:
@@ -261,6 +259,20 @@ class ValueTracer(fx.Tracer):
         if isinstance(first, dict):
             return {key: self.create_proxy("call_function", operator.getitem, (node, key), {}) for key in first}
         return ValueProxy(node, self)
+
+
+def _with_values(argument: Any, i: int) -> Any:
+    """`argument` with values instead of nodes, in plain lists and dicts: some units change the list they are given."""
+    if isinstance(argument, fx.Node):
+        return argument.meta["values"][i]
+    if isinstance(argument, (tuple, list)):
+        items = [_with_values(item, i) for item in argument]
+        return items if isinstance(argument, list) else tuple(items)
+    if isinstance(argument, dict):
+        return {key: _with_values(value, i) for key, value in argument.items()}
+    if isinstance(argument, slice):
+        return slice(*(_with_values(part, i) for part in (argument.start, argument.stop, argument.step)))
+    return argument
 
 
 def is_container(module: nn.Module) -> bool:
