@@ -271,18 +271,19 @@ def remarks(result: Result) -> list[str]:
                 f"OVERRUN: {name}: {summary.overruns} of {summary.requests} emulated heads took longer on this host "
                 "than their profile says."
             )
-        for code, count in sorted(_refusals(result.of(name)).items()):
-            lines.append(f"REFUSED: {name}: {count} x {code}.")
+        lines += [f"MISSED: {name}: {line}" for line in _misses(result.of(name))]
     return [*lines, *result.notes]
 
 
-def _refusals(runs: Sequence[Run]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for record in (record for run in runs for record in run.measured if record.outcome in ("refused", "lost")):
-        text = f"{record.code}: {record.message}" if record.code else record.message
-        if text:
-            counts[text] = counts.get(text, 0) + 1
-    return counts
+def _misses(runs: Sequence[Run]) -> list[str]:
+    """How many requests were missed for which reason, with one message as an example; most frequent first."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for record in (record for run in runs for record in run.measured if record.outcome != "answered"):
+        found.setdefault((record.outcome, record.code), []).append(record.message)
+    return [
+        f"{len(messages)} {outcome}{f' ({code})' if code else ''}{f', such as: {messages[0]}' if messages[0] else ''}."
+        for (outcome, code), messages in sorted(found.items(), key=lambda item: -len(item[1]))
+    ]
 
 
 def text(result: Result) -> str:

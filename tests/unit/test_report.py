@@ -86,7 +86,7 @@ def test_a_run_without_any_answer_is_a_document_too() -> None:
     assert document["strategies"]["unbatched"]["lost"] == 1
     assert document["strategies"]["unbatched"]["mean_ms"] is None
     assert "no request was answered" in report.text(found)
-    assert "1 x the server went away" in report.text(found)
+    assert "MISSED: unbatched: 1 lost, such as: the server went away." in report.text(found)
 
 
 def test_an_unstable_strategy_has_no_latency_in_table_or_document() -> None:
@@ -123,7 +123,7 @@ def test_emulated_parts_overruns_and_refusals_are_said_everywhere(tmp_path: Path
     for text in (report.text(found), *((tmp_path / name).read_text() for name in ("report.md", "report.html"))):
         assert "Emulated: device slow-board (hypothetical)." in text
         assert "OVERRUN: unbatched: 1 of 102" in text
-        assert "REFUSED: unbatched: 1 x overloaded" in text
+        assert "MISSED: unbatched: 1 refused (overloaded)." in text
 
 
 def test_the_files_of_a_report(tmp_path: Path) -> None:
