@@ -271,6 +271,19 @@ def test_activations_are_counted_until_their_last_row_has_moved_on() -> None:
     assert executor.memory()["activations"] == 0
 
 
+def test_storage_that_is_shared_is_counted_once() -> None:
+    sliced = Tiny()
+    sliced.units = nn.ModuleList([nn.Identity(), nn.Linear(WIDTH, WIDTH)])
+    sliced.num_slices = 2
+    both = {"shared": Resident(0, 2, own_copy=False), "again": Resident(1, 2, own_copy=False)}
+    executor, _ = loaded(both, sliced)
+    assert executor.memory()["weights"] == SLICE_BYTES
+    rows = rows_of(2)
+    executor.put("m", rows, batch_of(2))
+    executor.run(step_of(rows[:1], 0, 1))  # its output is a view of the batch that was put
+    assert executor.memory()["activations"] == 2 * WIDTH * 4
+
+
 def test_memory_of_the_process_holds_the_rest() -> None:
     executor, _ = loaded()
     assert executor.memory()["process"] > executor.memory()["weights"]
