@@ -23,18 +23,22 @@ from ray import serve
 from deployments.admission import Admission, Arrival
 from deployments.config import ServerConfig, parse_config
 from deployments.engine import Engine, Outcome
-from deployments.executors import make_executor
+from deployments.executors import Executor, make_executor
 from deployments.models import HostedModel
 from deployments.naive import Naive
 from deployments.policies import make_policy
 from deployments.scheduler import Scheduler
 from deployments.telemetry import Nvml, Telemetry
+from slicer.errors import ServerError
 from slicer.wire import Answer, Refusal, Reply, Request, ServedModel, Timings
 
 logger = logging.getLogger("ray.serve")
 
 #: A device reads a shard in pieces of at most this much, below Serve's gRPC message limit.
 MAX_SHARD_READ_BYTES = 4 << 20
+
+#: How long a stop waits for the running step; below Serve's graceful_shutdown_timeout_s, which ends the process.
+STOP_TIMEOUT_S = 5.0
 
 
 class TailServer:
@@ -96,7 +100,7 @@ class TailServer:
             policies[model.name] = policy
         if self._executor.emulated:
             self._emulated = (self._executor.emulated,)
-        warm_up(Engine(Scheduler(policies), self._executor, lambda outcomes: None), self._models.values())
+        warm_up(Scheduler(policies), self._executor, self._models.values())
         self._engine = Engine(Scheduler(policies), self._executor, self._deliver, max_rows=config.max_queue_rows)
         self._admission = Admission(
             self._engine, max_batch=config.admission_batch, concurrency=config.admission_concurrency
@@ -227,7 +231,7 @@ class TailServer:
             self._watch.cancel()
             self._watch = None
         if self._naive is None:
-            self._engine.stop()
+            self._engine.stop(STOP_TIMEOUT_S)
         else:
             self._naive.close()
 
@@ -237,14 +241,22 @@ class TailServer:
             self.close()
 
 
-def warm_up(engine: Engine, models: Iterable[HostedModel]) -> None:
-    """Every entry once, alone, before the first request: kernels are chosen and memory is touched."""
+def warm_up(scheduler: Scheduler, executor: Executor, models: Iterable[HostedModel]) -> None:
+    """Every entry once, alone, before the first request: kernels are chosen and memory is touched.
+
+    Raises:
+        ServerError: a row of zeros does not get through; better at the start than at the first request.
+    """
+    outcomes: list[Outcome] = []
+    engine = Engine(scheduler, executor, outcomes.extend)
     for model in models:
         for entry in model.entries:
             row = np.zeros((1, *model.shapes[entry]), np.float32)
             engine.submit(model.name, entry, row, [time.monotonic()], [None])
             while engine.step_once() is not None:
                 pass
+            if outcomes[-1].logits is None:
+                raise ServerError(f"model {model.name!r} cannot run from entry {entry}: {outcomes[-1].message}")
 
 
 def top_k(logits: npt.NDArray[np.float32], k: int) -> tuple[tuple[int, float], ...]:
