@@ -231,3 +231,12 @@ def test_a_stopped_server_refuses_with_a_retryable_code(sliced: SlicedModel, sha
 def test_top_k_orders_by_score_and_breaks_ties_by_class() -> None:
     assert top_k(np.array([1.0, 3.0, 3.0, 2.0], np.float32), 3) == ((1, 3.0), (2, 3.0), (3, 2.0))
     assert len(top_k(np.zeros(2, np.float32), 5)) == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_declared_gpu_without_cuda_is_told_and_the_cpu_used(shard_dir: Path) -> None:
+    config = {"models": [{"name": MODEL}], "torch_threads": 1, "shard_dir": str(shard_dir)}
+    server = TailServer(config, "cuda")
+    status = run(server.status, server)
+    assert status["accelerator"] == "cpu"
+    assert status["notes"] == ["this node declares a GPU but torch finds no CUDA there, so the server uses the CPU"]
