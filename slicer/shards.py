@@ -85,8 +85,8 @@ def load_span(directory: str | Path, start: int, end: int) -> nn.Module:
         return nn.Identity().eval()
     shards = manifest.span_shards(start, end)
     with torch.inference_mode(False):  # the caller may be inside of it; what is made there cannot be traced
-        span = _structure(manifest, str(directory)).span(start, end)
         tensors = _read(directory, shards)
+        span = _structure(manifest, str(directory)).span(start, end)
         _check(named_tensors(span), tensors, manifest, str(directory))
         _fill(span, tensors)
     return span
@@ -100,8 +100,8 @@ def load_sliced(directory: str | Path) -> SlicedModel:
     """
     manifest = load_manifest(directory)
     with torch.inference_mode(False):
-        sliced = _structure(manifest, str(directory))
         tensors = _read(directory, manifest.shards)
+        sliced = _structure(manifest, str(directory))
         _check(named_tensors(sliced.tail(0)), tensors, manifest, str(directory))
         _fill(sliced.module, tensors)
         # What no slice needs (a pretraining head, a mask token) is not in the shards, but must not stay on meta.
