@@ -1,7 +1,8 @@
 """The one place that wires the application: configuration -> placement -> Serve deployment.
 
-`build` is what `serve run deployments.app:build`, `serve build` and a Serve config YAML import; `run` and `stop` are
-what `headtail-serve` and the load job call, with a time-out that names what is missing instead of hanging.
+`build` is what `serve run deployments.app:build` and a Serve config YAML (`serve.yaml`, `serve deploy`) import; `run`
+and `stop` are what `headtail-serve` and the load job call, with a time-out that names what is missing instead of
+hanging.
 """
 
 from __future__ import annotations
@@ -50,6 +51,13 @@ def build(args: dict[str, Any] | ServerConfig | None = None) -> Application:
         graceful_shutdown_timeout_s=10.0,
     )
     return deployment.bind(config.model_dump(), decision.device, decision.note)
+
+
+def __getattr__(name: str) -> Any:
+    """`application`: the default configuration as a bound application. `serve build` takes no builder (Ray 2.60)."""
+    if name == "application":
+        return build()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _from_args(args: Mapping[str, Any] | ServerConfig | None) -> ServerConfig:

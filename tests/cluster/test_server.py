@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 
 import pytest
 import ray
+import yaml
 from ray import serve
 from ray.cluster_utils import Cluster
+from ray.serve import context
+from ray.serve.schema import ServeDeploySchema
 
 from deployments import app
 from slicer.errors import PlacementError, ServerError
@@ -94,3 +98,16 @@ def test_a_killed_replica_comes_back_with_the_same_manifest(cluster: Cluster, co
 
     after = asyncio.run(back())
     assert after["models"]["digits_vit"]["manifest"] == before["models"]["digits_vit"]["manifest"]
+
+
+def test_the_shipped_serve_config_deploys_as_serve_deploy_does_it(
+    cluster: Cluster, node_ids: dict[str, str], no_application: None
+) -> None:
+    data = yaml.safe_load((Path(__file__).parents[2] / "serve.yaml").read_text())
+    data["applications"][0]["args"]["shard_dir"] = str(Path(tempfile.mkdtemp()))
+    serve.start(proxy_location="Disabled")
+    # What Serve's REST endpoint does with the file that `serve deploy` sends; this cluster has no dashboard.
+    context._get_global_client().deploy_apps(ServeDeploySchema.model_validate(data), _blocking=True)
+    status = handle().status.remote().result(timeout_s=60)
+    assert status["node"] == node_ids["server"]
+    assert status["models"]["digits_vit"]["strategy"] == "per_tail_shared"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from deployments.cli import config_of, main, parser
 from deployments.config import ServerConfig, load_config, parse_config
@@ -87,3 +88,14 @@ def test_the_builder_takes_a_shorthand_and_refuses_a_mixture() -> None:
     assert (config.models[0].name, config.models[0].strategy) == ("digits_swin", "per_slice")
     with pytest.raises(ConfigError, match="remove strategy or put it there"):
         _from_args({"config": "x.yaml", "strategy": "per_slice"})
+
+
+def test_the_shipped_serve_config_is_one_that_serve_accepts() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    from deployments.app import _from_args
+
+    data = yaml.safe_load((Path(__file__).parents[2] / "serve.yaml").read_text())
+    (application,) = ServeDeploySchema.model_validate(data).applications
+    assert application.import_path == "deployments.app:build"
+    assert [model.name for model in _from_args(application.args).models] == ["digits_vit"]
