@@ -16,7 +16,7 @@ class FakeServer:
     Args:
         served: what `describe` says, by model; exchange an entry to serve other weights, as a redeployment would.
         answer: makes the reply's (class, logit) pairs of a request.
-        delay_s: time in the server per request.
+        delay_s: time in the server per request, stale ones included; what the script says comes at once.
         shards: content by sha256.
 
     Attributes:
@@ -57,9 +57,9 @@ class FakeServer:
             await asyncio.Event().wait()
         if upset:
             return Refusal(request.id, upset, f"the script says {upset}", "fake")  # type: ignore[arg-type]
+        await asyncio.sleep(self._delay_s)
         if request.manifest != self.served[request.model].manifest:
             return Refusal(request.id, "stale", "another manifest is served", "fake")
-        await asyncio.sleep(self._delay_s)
         spent_ms = self._delay_s * 1e3
         timings = Timings(0.0, 0.0, spent_ms, spent_ms, (1,))
         return Reply(request.id, timings, self._answer(request)[: request.top_k], server="fake")

@@ -68,8 +68,8 @@ def check(nodes: Sequence[Mapping[str, Any]], demands: Sequence[Demand], resourc
         if demand.strategy == "STRICT_SPREAD" and demand.count > len(free):
             raise PlacementError(
                 f"group {demand.group!r} wants {demand.count} devices on nodes of their own (STRICT_SPREAD): "
-                f"{demand.count - len(free)} more {kind} are needed than the {len(free)} of this cluster; {add}; or use "
-                "SPREAD"
+                f"{demand.count - len(free)} more {kind} are needed than the {len(free)} of this cluster; {add}; "
+                "or use SPREAD"
             )
         bundle = demand.bundle(mark)
         placed = _fill(free, bundle, demand)

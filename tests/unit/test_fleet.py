@@ -162,6 +162,7 @@ def test_what_does_not_fit_is_refused_with_what_is_missing(
 
 def test_ten_tenths_of_a_cpu_are_a_cpu() -> None:
     check([node(CPU=1)], [demand(10)])
+    check([node(CPU=1)], [demand(3), demand(7)])  # as floats, 1 - 3 * 0.1 is less than 7 * 0.1
 
 
 # --- own classes -----------------------------------------------------------------------------------------------------
