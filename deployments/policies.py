@@ -1,4 +1,4 @@
-"""The strategies: four small policies of one scheduler, and how an own one is loaded.
+"""The strategies: small policies of one scheduler, and how one is made by its name.
 
 They differ in two things only: which rows form a step, and which weights are resident. None of them waits for a fuller
 batch: a batch is whatever waits, up to the limit, at the moment when the accelerator is free (late binding).
@@ -9,103 +9,31 @@ Models in Edge AI", IEEE MDM 2025 ("batch per model" and "batch per slice").
 
 from __future__ import annotations
 
-import bisect
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
-from deployments.scheduler import SHARED, Policy, Resident, Row, Step
+from deployments.continuous import Continuous
+from deployments.costs import CostModel
+from deployments.lazy import Lazy
+from deployments.queues import QueuePolicy, by_age
+from deployments.scheduler import SHARED, Policy, Resident, Step
 from slicer.errors import ConfigError
 from slicer.plugins import load_object
 
-
-def by_age(row: Row) -> tuple[float, int]:
-    """Sort key: the oldest row first; of two that arrived together, the one submitted first."""
-    return row.arrival_s, row.key
-
-
-@dataclass
-class QueuePolicy:
-    """Rows in queues, each in order of arrival: what the four strategies share. An own one may start from it.
-
-    A subclass says in `queue_of` where a row waits, in `next` what runs, in `residents` with which weights.
-
-    Args:
-        model: the model's name in the application.
-        num_slices: its slices.
-        max_batch: the most rows of a step.
-        max_wait_s: a row without a deadline is due so long after its arrival (only orders models among each other).
-
-    Raises:
-        ConfigError: a value is out of range.
-    """
-
-    model: str
-    num_slices: int
-    max_batch: int = 32
-    max_wait_s: float = 1.0
-    queues: dict[int, list[Row]] = field(init=False, default_factory=dict)
-    waiting: int = field(init=False, default=0)
-
-    def __post_init__(self) -> None:
-        if self.max_batch < 1:
-            raise ConfigError(f"max_batch {self.max_batch} of {self.model}: a step has at least one row; set 1 or more")
-        if not self.max_wait_s > 0:
-            raise ConfigError(f"max_wait_s {self.max_wait_s} of {self.model}: set a time above 0 seconds")
-
-    def queue_of(self, row: Row) -> int:
-        """Which queue the row waits in; by default one queue per boundary."""
-        return row.boundary
-
-    def residents(self, entries: Sequence[int]) -> Mapping[str, Resident]:
-        """One copy of the weights, from the first entry to the end."""
-        return {SHARED: Resident(min(entries), self.num_slices, own_copy=False)}
-
-    def next(self, now_s: float) -> Step | None:
-        """Choose a span and rows; see `Policy.next`."""
-        raise NotImplementedError(f"{type(self).__name__} must say what runs next")
-
-    def add(self, row: Row) -> None:
-        """Let a row wait, behind the older and before the younger rows of its queue."""
-        # Nearly always the youngest, so this appends; rows between two slices go in front of later arrivals.
-        bisect.insort(self.queues.setdefault(self.queue_of(row), []), row, key=by_age)
-        self.waiting += 1
-
-    def remove(self, row: Row) -> None:
-        """Forget a waiting row."""
-        self.queues[self.queue_of(row)].remove(row)
-        self.waiting -= 1
-
-    def urgency_s(self) -> float | None:
-        """When the most urgent waiting row is due; None: none waits. Reads every waiting row."""
-        due_s = (
-            row.arrival_s + self.max_wait_s if row.deadline_s is None else row.deadline_s
-            for queue in self.queues.values()
-            for row in queue
-        )
-        return min(due_s, default=None)
-
-    def finish(self, step: Step) -> list[Row]:
-        """Move the rows on; see `Policy.finish`."""
-        for row in step.rows:
-            row.boundary = step.end
-            if row.boundary < self.num_slices:
-                self.add(row)
-        return [row for row in step.rows if row.boundary == self.num_slices]
-
-    def oldest_queue(self) -> int | None:
-        """The queue that holds the oldest row; None: no row waits."""
-        filled = [name for name, queue in self.queues.items() if queue]
-        return min(filled, key=lambda name: by_age(self.queues[name][0]), default=None)
-
-    def take(self, queue: int, limit: int | None = None) -> tuple[Row, ...]:
-        """The oldest rows of a queue, up to `limit` (default: max_batch); they no longer wait."""
-        count = self.max_batch if limit is None else limit
-        rows = tuple(self.queues[queue][:count])
-        del self.queues[queue][:count]
-        self.waiting -= len(rows)
-        return rows
+__all__ = [
+    "ORDERS",
+    "POLICIES",
+    "PerSlice",
+    "PerTail",
+    "PerTailShared",
+    "QueuePolicy",
+    "Unbatched",
+    "by_age",
+    "make_policy",
+    "needs_costs",
+]
 
 
 @dataclass
@@ -202,11 +130,13 @@ ORDERS: Mapping[str, Callable[[PerSlice], int | None]] = {
 }
 
 #: The strategies that run in the engine, by the name that the configuration uses.
-POLICIES: Mapping[str, type[QueuePolicy]] = {
+POLICIES: Mapping[str, Callable[..., Policy]] = {
     "unbatched": Unbatched,
     "per_tail": PerTail,
     "per_tail_shared": PerTailShared,
     "per_slice": PerSlice,
+    "continuous": Continuous,
+    "lazy": Lazy,
 }
 
 
@@ -218,6 +148,7 @@ def make_policy(
     max_batch: int = 32,
     max_wait_s: float = 1.0,
     options: Mapping[str, Any] | None = None,
+    costs: CostModel | None = None,
 ) -> Policy:
     """The policy of one model.
 
@@ -225,26 +156,42 @@ def make_policy(
         strategy: a key of `POLICIES`, or ``package.module:Class`` for an own one, which is called with the same
             arguments: model, num_slices, max_batch, max_wait_s and the options.
         options: further arguments of this strategy, such as per_slice's ``order``.
+        costs: what the model's steps cost, for a strategy that has an argument of this name (continuous, lazy); its
+            own from then on. None: such a strategy learns it while it serves.
 
     Raises:
         ConfigError: the strategy or an option is unknown, or a value is out of range.
     """
-    if ":" in strategy:
-        policy_class = load_object(strategy, "strategy")
-    elif strategy in POLICIES:
-        policy_class = POLICIES[strategy]
-    else:
-        raise ConfigError(
-            f"strategy {strategy!r}: known are {', '.join(POLICIES)}; an own one is written package.module:Class"
-        )
-    arguments = {
+    policy_class = _class_of(strategy)
+    arguments: dict[str, Any] = {
         "model": model,
         "num_slices": num_slices,
         "max_batch": max_batch,
         "max_wait_s": max_wait_s,
     }
+    if costs is not None and needs_costs(strategy):
+        arguments["costs"] = costs
     try:
         inspect.signature(policy_class).bind(**arguments, **dict(options or {}))
     except TypeError as error:
         raise ConfigError(f"strategy {strategy!r} with options {dict(options or {})}: {error}") from None
     return cast(Policy, policy_class(**arguments, **dict(options or {})))
+
+
+def needs_costs(strategy: str) -> bool:
+    """Whether a strategy decides by what steps cost, so that they should be measured before it serves.
+
+    Raises:
+        ConfigError: the strategy is unknown.
+    """
+    return "costs" in inspect.signature(_class_of(strategy)).parameters
+
+
+def _class_of(strategy: str) -> Callable[..., Any]:
+    if ":" in strategy:
+        return cast(Callable[..., Any], load_object(strategy, "strategy"))
+    if strategy in POLICIES:
+        return POLICIES[strategy]
+    raise ConfigError(
+        f"strategy {strategy!r}: known are {', '.join(POLICIES)}; an own one is written package.module:Class"
+    )

@@ -24,7 +24,14 @@ ARROWS: dict[str, set[str]] = {
     "scheduler": set(),
     "telemetry": set(),
     "executors": {"scheduler"},
-    "policies": {"scheduler"},
+    "queues": {"scheduler"},
+    "costs": set(),
+    "cost_profiles": {"costs"},
+    "continuous": {"costs", "scheduler"},
+    "lazy": {"costs", "queues", "scheduler"},
+    "policies": {"continuous", "costs", "lazy", "queues", "scheduler"},
+    "simulator": {"costs", "policies", "scheduler"},
+    "calibrate": {"costs", "executors", "scheduler"},
     "ledger": {"scheduler"},
     "models": set(),
     "placement": set(),
@@ -50,7 +57,10 @@ ARROWS: dict[str, set[str]] = {
 }
 
 #: Pure state and arithmetic: the simulator runs them in virtual time, on hosts that have neither library.
-PURE = ("deployments.scheduler", "deployments.policies")
+PURE = tuple(
+    f"deployments.{name}"
+    for name in ("scheduler", "queues", "policies", "costs", "cost_profiles", "continuous", "lazy", "simulator")
+)
 
 
 def imports(source: str, module: str, is_package: bool = False) -> Iterator[str]:

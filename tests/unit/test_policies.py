@@ -150,6 +150,8 @@ def test_residents() -> None:
         "per_tail": {"tail1": Resident(1, 4, own_copy=True), "tail3": Resident(3, 4, own_copy=True)},
         "per_tail_shared": {"shared": Resident(1, 4, own_copy=False)},
         "per_slice": {"shared": Resident(1, 4, own_copy=False)},
+        "continuous": {"shared": Resident(1, 4, own_copy=False)},
+        "lazy": {"shared": Resident(1, 4, own_copy=False)},
     }
     assert set(wanted) == set(POLICIES)
     for strategy, residents in wanted.items():

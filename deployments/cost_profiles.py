@@ -1,0 +1,47 @@
+"""Cost profiles as files: YAML, shipped ones by their name (`deployments/profiles/`), others by their path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from deployments.costs import CostModel, from_dict
+from slicer.errors import ConfigError
+
+_SHIPPED = Path(__file__).parent / "profiles"
+
+
+def shipped() -> list[str]:
+    """Names of the profiles that this package brings; all of them say in their source whether they are hypothetical."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
+
+
+def load_profile(name_or_path: str | Path) -> CostModel:
+    """Read a profile.
+
+    Raises:
+        ConfigError: there is no such file, or something in it is wrong; the message names the file.
+    """
+    path = Path(name_or_path)
+    if str(name_or_path) in shipped():
+        path = _SHIPPED / f"{name_or_path}.yaml"
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cost profile {path}: {error}; shipped are {', '.join(shipped())}") from None
+    try:
+        return from_dict(data)
+    except ConfigError as error:
+        raise ConfigError(f"cost profile {path}: {error}") from None
+
+
+def save_profile(costs: CostModel, path: str | Path) -> None:
+    """Write a profile; `load_profile` reads it back.
+
+    Raises:
+        ConfigError: its source does not say where it comes from, so nobody could trust it later.
+    """
+    data = costs.to_dict()
+    from_dict(data)
+    Path(path).write_text(yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120), encoding="utf-8")
