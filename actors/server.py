@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -182,6 +183,8 @@ def ray_session(address: str | None, quiet: bool = True) -> Iterator[None]:
 
     del serve  # imported for its logger, whose INFO lines would bury what the job says; replicas log to files
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # Workers of an own cluster get this process's priority; at Ray's default, nice 15, one measures what else runs.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # It warns that a token protects the cluster, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     try:
