@@ -82,6 +82,7 @@ class Job:
         self._reference: dict[str, dict[int, int]] = {}
         self._runs: list[Run] = []
         self._notes: list[str] = []
+        self._failures: list[str] = []
         self._emulated: dict[str, None] = {}
         self._facts: dict[str, Any] = {}
 
@@ -99,7 +100,7 @@ class Job:
             yield fleet
         finally:
             fleet.stop()
-            self._notes += dict.fromkeys(fleet.failures)
+            self._failures += dict.fromkeys(fleet.failures)
 
     @contextlib.contextmanager
     def servers(self, fleet: Fleet) -> Iterator[None]:
@@ -152,7 +153,7 @@ class Job:
             self._switch(fleet, strategy)
             before = server.status(app)
         except ServerError as error:
-            self._notes.append(f"{strategy}, seed {seed}: not measured: {error}")
+            self._failures.append(f"{strategy}, seed {seed}: not measured: {error}")
             return
         say(f"seed {seed}: {strategy}")
         plans = self._plans[seed]
@@ -165,7 +166,7 @@ class Job:
         try:
             after = server.status(app)
         except ServerError as error:
-            self._notes.append(f"{strategy}, seed {seed}: the server did not outlive the run: {error}")
+            self._failures.append(f"{strategy}, seed {seed}: the server did not outlive the run: {error}")
             after = {}
         slices = {info.name: info.num_slices for info in fleet.devices}
         answered = sum(record.outcome == "answered" and record.cut < slices[record.device] for record in records)
@@ -189,7 +190,7 @@ class Job:
             ServerError: no run came about.
         """
         if not self._runs:
-            raise ServerError("nothing was measured: " + "; ".join(self._notes))
+            raise ServerError("nothing was measured: " + "; ".join(self._failures))
         config = self._config
         manifest = {
             **provenance.provenance(),
@@ -201,12 +202,13 @@ class Job:
             **self._facts,
         }
         return Result(
-            load=config.describe(len(self._model_of)),
+            load=config.describe(len(self._model_of)) + (", emulated parts" if self._emulated else ""),
             runs=tuple(self._runs),
             emulated=tuple(self._emulated),
             manifest=manifest,
             baseline=YARDSTICK if YARDSTICK in self._apps else next(iter(self._apps)),
             notes=tuple(dict.fromkeys(self._notes)),
+            failures=tuple(self._failures),
         )
 
     def _switch(self, fleet: Fleet, strategy: str) -> None:

@@ -36,6 +36,7 @@ class Result:
         manifest: commit, configuration, versions, hardware, seeds.
         baseline: the strategy that ratios are given against.
         notes: what the server or the fleet want a person to know.
+        failures: runs that could not be measured, or not to their end; the command then exits with 2.
     """
 
     load: str
@@ -44,6 +45,7 @@ class Result:
     manifest: Mapping[str, Any]
     baseline: str
     notes: tuple[str, ...] = field(default=())
+    failures: tuple[str, ...] = field(default=())
 
     @property
     def strategies(self) -> tuple[str, ...]:
@@ -65,7 +67,7 @@ def document(result: Result) -> dict[str, Any]:
         "strategies": {name: _strategy(result, name) for name in result.strategies},
         "emulated": list(result.emulated),
         "generator_lag_ms": {"p99_worst_run": max(lags, default=None)},
-        "notes": list(result.notes),
+        "notes": [*result.failures, *result.notes],
         "manifest": dict(result.manifest),
     }
 
@@ -258,7 +260,8 @@ def _ratio_text(ratio: stats.Ratio | None) -> str:
 
 def remarks(result: Result) -> list[str]:
     """What a reader must know before using a figure: emulated parts, invalid and unstable runs, overruns."""
-    lines = [f"Emulated: {part}." for part in result.emulated]
+    lines = [f"Emulated: {part.removeprefix('emulated ')}." for part in result.emulated]
+    lines += [f"FAILED: {failure}." for failure in result.failures]
     for run in result.runs:
         if (reason := stats.invalid_reason(run)) is not None:
             lines.append(f"INVALID: {run.strategy}, seed {run.seed}: {reason}.")

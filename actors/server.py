@@ -60,12 +60,13 @@ def status(name: str) -> dict[str, Any]:
 
     try:
         handle = serve.get_app_handle(name)
-        said = handle.status.remote().result(timeout_s=STATUS_TIMEOUT_S)
     except RayServeException as error:
         raise ServerError(
             f"no application {name!r} is running (running: {_running()}); start it with headtail-serve --name {name}, "
             "or leave out --server so that the job starts its own"
         ) from error
+    try:
+        said = handle.status.remote().result(timeout_s=STATUS_TIMEOUT_S)
     except TimeoutError as error:
         raise ServerError(
             f"the application {name!r} did not answer within {STATUS_TIMEOUT_S:g} s; look at it with `serve status`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -134,6 +135,18 @@ def test_a_strategy_without_any_answer_exits_with_2(capsys: pytest.CaptureFixtur
     printed = capsys.readouterr()
     assert "no request was answered by unbatched" in printed.err
     assert json.loads(printed.out.splitlines()[-1])["strategies"]["unbatched"]["lost"] == 1
+
+
+def test_a_server_that_went_away_exits_with_2_and_the_report_is_made_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = dataclasses.replace(two_strategies(), failures=("per_slice, seed 1: the server did not outlive the run: x",))
+    assert cli.finish(gone, tmp_path) == 2
+    printed = capsys.readouterr()
+    assert "per_slice, seed 1: the server did not outlive the run" in printed.err
+    assert "FAILED: per_slice, seed 1" in printed.out
+    assert json.loads(printed.out.splitlines()[-1])["notes"] == list(gone.failures)
+    assert (tmp_path / "records.jsonl").is_file()
 
 
 def plans(*flags: str, devices: int = 3, seed: int = 0) -> Mapping[str, Any]:
