@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from slicer.graph import Traced, batch_shape, changes_in_place
+from slicer.graph import Traced, batch_shape
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _last_uses(traced: Traced, order: list[fx.Node]) -> dict[fx.Node, int]:
 
 def _can_cross(module: nn.Module, node: fx.Node) -> bool:
     value, _ = node.meta["values"]
-    if batch_shape(node) is None or not value.is_floating_point() or changes_in_place(node):
+    if batch_shape(node) is None or not value.is_floating_point():
         return False
     if node.op == "call_module":
         # Units that do nothing here would only offer the boundary before them once more.

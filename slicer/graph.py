@@ -17,6 +17,7 @@ import torch
 from torch import fx, nn
 
 from slicer.errors import NotSliceable
+from slicer.proxy import IN_PLACE_OPERATORS
 from slicer.tracer import BATCHES, ValueTracer, named_tensors
 
 
@@ -135,6 +136,7 @@ def changes_in_place(node: fx.Node) -> bool:
         name = getattr(node.target, "__name__", "")
         return (
             node.target is operator.setitem
+            or node.target in IN_PLACE_OPERATORS
             or bool(node.kwargs.get("inplace"))
             or (name.endswith("_") and not name.endswith("__"))
         )
@@ -151,7 +153,7 @@ def _data_nodes(order: Sequence[fx.Node]) -> set[fx.Node]:
         written = {
             target
             for node in order
-            if changes_in_place(node) and (node in data or node.op != "get_attr")
+            if changes_in_place(node)
             for target in _ancestors(node.args[0])
             if target.op not in ("get_attr", "placeholder")
         }
@@ -164,7 +166,8 @@ def _is_data(node: fx.Node, data: set[fx.Node]) -> bool:
     value, _ = node.meta["values"]
     if isinstance(value, (torch.Size, torch.device)) or batch_multiple(node) is not None:
         return False
-    return any(argument in data for argument in node.all_input_nodes)
+    # A size that is no multiple of the batch size can only be read off its own tensor.
+    return any(n in data or isinstance(n.meta["values"][0], torch.Size) for n in node.all_input_nodes)
 
 
 def _ancestors(argument: object) -> set[fx.Node]:

@@ -11,13 +11,13 @@ import operator
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from slicer.flops import FlopCounter
+from slicer.proxy import Sizes, TraceError, ValueProxy
 
 #: The example batch sizes. Primes, so that no size of a model is a multiple of both by chance.
 BATCHES: tuple[int, int] = (5, 7)
@@ -29,72 +29,6 @@ _FACTORIES = ("arange", "zeros", "ones", "full", "empty", "linspace", "tensor", 
 _ONE_AT_A_TIME = threading.RLock()
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.layout, torch.memory_format, slice)
-
-
-class TraceError(Exception):
-    """The model does something that a graph with a free batch size cannot express. The message says what."""
-
-
-class Sizes(tuple[Any, ...]):
-    """A shape whose batch-dependent entries are proxies; stands in for torch.Size while tracing."""
-
-    def numel(self) -> Any:
-        """Product of all entries."""
-        total: Any = 1
-        for size in self:
-            total = total * size
-        return total
-
-
-class ValueProxy(fx.Proxy):
-    """A proxy that knows the values its node has for the two example batches."""
-
-    @property
-    def values(self) -> tuple[Any, Any]:
-        """The node's value for each of BATCHES."""
-        first, second = self.node.meta["values"]
-        return first, second
-
-    def _record(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.tracer.create_proxy(kind, target, (self, *args), kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self.node.meta["values"][0], name)  # AttributeError as the value itself would raise it
-        if name == "shape":
-            return self._record("call_method", "size")
-        if callable(value) and not isinstance(value, torch.Tensor):
-            return partial(self._record, "call_method", name)
-        return self._record("call_function", getattr, name)
-
-    def _same(self, convert: Callable[[Any], Any]) -> Any:
-        first, second = (convert(value) for value in self.values)
-        if first != second:
-            raise TraceError(f"the batch size decides over {self.node.name!r} (it is {first} or {second})")
-        return first
-
-    def __bool__(self) -> bool:
-        return bool(self._same(bool))
-
-    def __int__(self) -> int:
-        return int(self._same(int))
-
-    def __index__(self) -> int:
-        return int(self._same(operator.index))
-
-    def __float__(self) -> float:
-        return float(self._same(float))
-
-    def __len__(self) -> int:
-        return int(self._same(len))
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter([self[i] for i in range(len(self))])  # type: ignore[index]
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._record("call_function", operator.setitem, key, value)
-
-    def __hash__(self) -> int:
-        return id(self)
 
 
 class ValueTracer(fx.Tracer):
