@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from actors import report, server
 from actors.settings import LoadConfig
@@ -171,7 +170,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HeadTailError as error:
         print(f"headtail-load: {error}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _terminate)
     from actors.load import measure  # Ray and torch are imported only once the input is known to be right
 
     try:
@@ -209,8 +207,3 @@ def finish(result: report.Result, out: Path | None) -> int:
             file=sys.stderr,
         )
     return 2 if silent or result.failures else 0
-
-
-def _terminate(*_: object) -> NoReturn:
-    """SIGTERM ends the job as Ctrl-C does: servers and devices are taken down."""
-    raise KeyboardInterrupt

@@ -10,8 +10,10 @@ import contextlib
 import logging
 import math
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from actors.settings import LoadConfig
 from slicer.errors import ServerError
@@ -201,10 +203,17 @@ def ray_session(address: str | None, quiet: bool = True) -> Iterator[None]:
             f"no Ray cluster at {address or 'RAY_ADDRESS'!r} ({error}); start one with `ray start --head`, or give "
             "--address local"
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)  # after ray.init, which sets its own
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _terminate(*_: object) -> NoReturn:
+    """SIGTERM ends the job as Ctrl-C does: servers and devices are taken down."""
+    raise KeyboardInterrupt
 
 
 def usage(before: Mapping[str, Any], after: Mapping[str, Any], answered: int) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_emulated_parts_overruns_and_refusals_are_said_everywhere(tmp_path: Path
     )
     report.write(found, tmp_path)
     for text in (report.text(found), *((tmp_path / name).read_text() for name in ("report.md", "report.html"))):
-        assert "Emulated: device slow-board (hypothetical)." in text
+        assert "Emulated: device slow-board (made up)." in text
         assert "OVERRUN: unbatched: 1 of 102" in text
         assert "MISSED: unbatched: 1 refused (overloaded)." in text
 
