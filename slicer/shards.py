@@ -119,8 +119,11 @@ def _write_slice(sliced: SlicedModel, index: int, scratch: Path) -> ShardInfo:
 
 def _manifest(sliced: SlicedModel, shards: tuple[ShardInfo, ...]) -> Manifest:
     assert sliced.spec is not None
+    spec = replace(sliced.spec, checkpoint=None)
+    if tuple(zoo.data_config(spec)["input_size"]) != sliced.input_shape:  # it was given while slicing
+        spec = replace(spec, data_config={**spec.data_config, "input_size": list(sliced.input_shape)})
     return Manifest(
-        spec=zoo.check(replace(sliced.spec, checkpoint=None)),
+        spec=zoo.check(spec),
         torch=torch.__version__,
         timm=timm.__version__,
         boundaries=tuple(cut.name for cut in sliced.cuts),

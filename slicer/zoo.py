@@ -11,6 +11,7 @@ import difflib
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, 
 DATA_KEYS: tuple[str, ...] = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 _DEMO = Path(__file__).parent / "demo"
+_ONE_AT_A_TIME = threading.RLock()
 _YAML_SUFFIXES = (".yaml", ".yml")
 # Set by ModelSpec's own fields: through kwargs they would bypass seed, checkpoint and manifest.
 _RESERVED = ("pretrained", "checkpoint_path", "features_only", "scriptable", "exportable")
@@ -98,14 +100,14 @@ def check(spec: ModelSpec) -> ModelSpec:
 def build(spec: ModelSpec) -> nn.Module:
     """The model with its weights, in eval mode, without gradients, in the spec's dtype, on the CPU.
 
-    The global random state is as before. Not safe in several threads at once, because random weights come from torch's
-    global generator.
+    The global random state is as before. Safe in several threads: one builds at a time, because random weights come
+    from torch's global generator.
 
     Raises:
         ModelError: it cannot be built, or its weights cannot be had; the message says what to do instead.
     """
     with torch.inference_mode(False):  # weights made in inference mode could not be traced
-        with torch.random.fork_rng(devices=[]):
+        with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
             module = _instantiate(spec)
         if spec.checkpoint is not None:
@@ -119,7 +121,7 @@ def build_structure(spec: ModelSpec) -> nn.Module:
     Raises:
         ModelError: it cannot be built.
     """
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.inference_mode(False), _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.device("meta"):
         module = _instantiate(replace(spec, pretrained=False))
         return module.to(DTYPES[spec.dtype]).eval().requires_grad_(False)
 

@@ -41,6 +41,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "dinov3: rotary embedding by periods": ("vit_small_patch16_dinov3", {**VIT, "num_heads": 3, "embed_dim": 48}),
     "beit: position index": ("beit_base_patch16_224", VIT),
     "cait: class attention": ("cait_xxs24_224", VIT),
+    "own module that cannot be built on meta": ("shards_test_own:picky", {"offset": 2}),
     "own module": ("shards_test_own:tower", {"width": 6}),
 }
 
@@ -85,6 +86,22 @@ class Wide(nn.Module):
 
     def forward(self, x):
         return self.mix(x)
+
+class Picky(Tower):
+    """Looks at values while it is built and while it runs, so it can be neither built nor traced on meta."""
+
+    def __init__(self, offset):
+        super().__init__(6)
+        self.gain = float(torch.linspace(0, 1, 3)[1]) + offset
+        self.register_buffer("sign", torch.tensor(-1.0), persistent=False)
+
+    def forward(self, x):
+        return super().forward(x) * (self.gain if self.sign < 0 else 0.0)
+
+def picky(offset):
+    model = Picky(offset)
+    model.input_shape = (3, 16, 16)
+    return model
 
 def tower(width):
     model = Tower(width)
@@ -251,6 +268,13 @@ def test_a_manifest_says_what_is_in_it(exported: tuple[SlicedModel, Path]) -> No
     ]
     assert manifest.num_slices == 3
     assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_an_input_shape_that_was_given_while_slicing_is_what_devices_preprocess_to(tmp_path: Path) -> None:
+    manifest = export(slice_model("shards_test_own:tower", 2, input_shape=(3, 16, 24), width=6), tmp_path)
+    assert manifest.shapes[0] == (3, 16, 24)
+    assert zoo.data_config(manifest.spec)["input_size"] == (3, 16, 24)
+    assert load_sliced(tmp_path).spec == manifest.spec
 
 
 def edited(text: str, **changes: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,22 @@ def test_random_weights_follow_from_the_seed_and_leave_the_global_generator_alon
     torch.manual_seed(99)
     assert state_equal(first, zoo.build(zoo.resolve(NAME, kwargs=TINY, seed=1)))
     assert not state_equal(first, zoo.build(zoo.resolve(NAME, kwargs=TINY, seed=2)))
+
+
+def test_several_threads_may_build_at_once_and_get_what_their_seeds_say() -> None:
+    seeds = [1, 2, 3, 1]
+    built: dict[int, torch.nn.Module] = {}
+
+    def build(index: int) -> None:
+        built[index] = zoo.build(zoo.resolve(NAME, kwargs=TINY, seed=seeds[index]))
+
+    threads = [threading.Thread(target=build, args=(index,)) for index in range(len(seeds))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, seed in enumerate(seeds):
+        assert state_equal(built[index], zoo.build(zoo.resolve(NAME, kwargs=TINY, seed=seed)))
 
 
 @pytest.mark.parametrize(("dtype", "torch_dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
