@@ -118,9 +118,7 @@ def test_an_invalid_run_says_so_and_is_in_no_ratio() -> None:
 
 def test_emulated_parts_overruns_and_refusals_are_said_everywhere(tmp_path: Path) -> None:
     rows = (*steady(1.0, 0), record(5, 50.0, overrun=True), record(6, 1.0, outcome="refused", code="overloaded"))
-    found = result(
-        Run("unbatched", 0, "open", 0.0, 10.0, rows), emulated=("emulated device slow-board (hypothetical)",)
-    )
+    found = result(Run("unbatched", 0, "open", 0.0, 10.0, rows), emulated=("emulated device slow-board (made up)",))
     report.write(found, tmp_path)
     for text in (report.text(found), *((tmp_path / name).read_text() for name in ("report.md", "report.html"))):
         assert "Emulated: device slow-board (made up)." in text
