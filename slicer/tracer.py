@@ -249,6 +249,10 @@ def _recorded_factories(tracer: ValueTracer) -> Iterator[None]:
 
         return call
 
+    # `with torch.device(...)` remembers torch's factories when it is first used; it must never see the patched ones, or
+    # it would do nothing for the rest of the process.
+    with torch.device("meta"):
+        torch.empty(0)
     originals = {name: getattr(torch, name) for name in _FACTORIES}
     for name, original in originals.items():
         setattr(torch, name, recorded(original))

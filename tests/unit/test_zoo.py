@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +101,18 @@ def test_the_structure_has_the_same_names_and_shapes_and_no_memory() -> None:
     assert all(p.is_meta for p in structure.parameters())
     shapes = {name: p.shape for name, p in module.state_dict().items()}
     assert {name: p.shape for name, p in structure.state_dict().items()} == shapes
+
+
+def test_the_structure_takes_no_memory_in_a_process_that_has_sliced_something_before() -> None:
+    # torch remembers its factories when a device context is first entered, which may be while they are being traced.
+    script = (
+        "from slicer import slice_model, zoo\n"
+        f"slice_model({NAME!r}, 2, **{TINY!r})\n"
+        f"structure = zoo.build_structure(zoo.resolve({NAME!r}, kwargs={TINY!r}))\n"
+        "assert all(p.is_meta for p in structure.parameters())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
 
 
 def test_an_own_callable_is_built_with_its_kwargs(own: str) -> None:
