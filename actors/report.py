@@ -169,7 +169,7 @@ def tables(result: Result) -> list[Table]:
     """Per strategy, per strategy and cut, and the ratios to the baseline where there is something to compare."""
     made = [_by_strategy(result), _by_cut(result)]
     others = [name for name in result.strategies if name != result.baseline]
-    if others and result.of(result.baseline):
+    if any(_pairs(ratios(result, name)) for name in others):  # none: all invalid or unstable, which the remarks say
         made.append(_ratio_table(result, others))
     return made
 

@@ -114,6 +114,8 @@ def test_an_invalid_run_says_so_and_is_in_no_ratio() -> None:
     assert document["generator_lag_ms"]["p99_worst_run"] == 40.0
     assert "INVALID: per_slice, seed 0" in report.text(found)
     assert report.tables(found)[0].rows[1][0] == "per_slice (!)"
+    assert len(report.tables(found)) == 2, "no table of ratios without a ratio"
+    assert len(report.tables(two_strategies())) == 3
 
 
 def test_emulated_parts_overruns_and_refusals_are_said_everywhere(tmp_path: Path) -> None:
