@@ -126,7 +126,7 @@ def test_one_burst_or_a_slow_first_second_is_not_instability() -> None:
     slight = [record(t / 10, 20.0 + t / 100) for t in range(100)]
     assert not stats.is_unstable(run(slight)), "1 ms of growth in 10 s is drift"
     slower = [record(t / 10, 1000.0 + 4 * t) for t in range(100)]
-    assert not stats.is_unstable(run(slower)), "0.3 s more on top of 1 s did not double: slower, but no queue of its own"
+    assert not stats.is_unstable(run(slower)), "0.3 s more on top of 1 s did not double: slower, not a growing queue"
 
 
 def test_paired_ratios_have_the_t_interval_of_their_logarithms() -> None:
