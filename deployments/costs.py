@@ -91,9 +91,7 @@ class CostModel:
         times = [time_s for cells in self.table for cell in cells for time_s in (cell.mean_s, cell.std_s)]
         if not all(math.isfinite(time_s) and time_s >= 0 for time_s in (*times, self.merge_s, self.decision_s)):
             raise ConfigError(f"profile {self.name!r}: a time is negative or not a number")
-        self._tails: dict[int, list[float]] = {}
-        self._published = [[cell.mean_s for cell in cells] for cells in self.table]
-        self._unknown = sum(not any(cell.known for cell in cells) for cells in self.table)
+        self._publish()
 
     @staticmethod
     def unknown(num_slices: int, max_batch: int) -> CostModel:
@@ -107,9 +105,18 @@ class CostModel:
         return len(self.table)
 
     @property
-    def known(self) -> bool:
-        """Whether every slice was measured at one batch size at least; else times are guesses."""
-        return not self._unknown
+    def known_from(self) -> int:
+        """From this slice on, all were measured at one batch size at least; before it, times are guesses."""
+        return self._known_from
+
+    def alone_s(self, boundary: int) -> float:
+        """What one row needs from here to the end, alone; 0 as long as a part of it is a guess."""
+        return self.tails(1)[boundary] if boundary >= self._known_from else 0.0
+
+    def fill(self, index: int, bucket: int, cell: Cell) -> None:
+        """Put a measured cell in its place: slice `index`, batch size ``buckets[bucket]``."""
+        self.table[index][bucket] = cell
+        self._publish()
 
     def tails(self, rows: int) -> list[float]:
         """``tails(n)[p]`` = T(p, L, n) for every boundary p from 0 to L; the caller must not write to it.
@@ -172,9 +179,8 @@ class CostModel:
     def _move(self, index: int, bucket: int, ratio: float, share: float) -> None:
         cell = self.table[index][bucket]
         if not cell.known:
-            if not any(cell.known for cell in self.table[index]):
-                self._unknown -= 1
             self.table[index][bucket] = Cell(self.slice_s(index, self.buckets[bucket]) * ratio, 0.0, 1)
+            self._publish()
         else:
             weight = share * max(_WEIGHT, 1 / (cell.count + 1))
             if cell.count >= 3:
@@ -184,8 +190,14 @@ class CostModel:
             self.table[index][bucket] = Cell(mean_s, math.sqrt(variance), cell.count + 1)
         published_s = self._published[index][bucket]
         if abs(self.table[index][bucket].mean_s - published_s) > _DRIFT * published_s:
-            self._published[index][bucket] = self.table[index][bucket].mean_s
-            self._tails.clear()
+            self._publish()
+
+    def _publish(self) -> None:
+        """The table has moved: sums are made from it again when they are asked for."""
+        self._tails: dict[int, list[float]] = {}
+        self._published = [[cell.mean_s for cell in cells] for cells in self.table]
+        unknown = [index for index, cells in enumerate(self.table) if not any(cell.known for cell in cells)]
+        self._known_from = unknown[-1] + 1 if unknown else 0
 
     def _nearest(self, rows: int) -> list[tuple[int, float]]:
         """The bucket of this batch size, or the two around it with their shares, the greater share first."""

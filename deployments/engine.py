@@ -172,13 +172,20 @@ class Engine:
             self._admit(ended)
         finally:  # also when the engine is about to end: a closed row has no other outcome than this one
             self._deliver(ended)
-        step = self._scheduler.next(self._clock())
+        asked_s = self._clock()
+        step = self._scheduler.next(asked_s)
         if step is None:
             return None
         ended = []
         try:
-            self._execute(step, ended)
-            done = self._scheduler.finish(step, self._clock())
+            began_s = self._clock()
+            execution_s = self._execute(step, ended)
+            ran_s = self._clock()
+            done = self._scheduler.finish(step, ran_s)
+            if execution_s is not None:
+                # Beside the execution: the decision, the books, and what the executor does before and after it.
+                overhead_s = began_s - asked_s + max(ran_s - began_s - execution_s, 0.0) + self._clock() - ran_s
+                self._scheduler.observe(step, execution_s, overhead_s)
             if done:
                 self._collect(done, ended)
         finally:
@@ -216,7 +223,7 @@ class Engine:
         for key in cancelled:
             self._refuse(key, "cancelled", "the caller cancelled", ended)
         for row in self._scheduler.expired(self._clock()):
-            message = "the deadline passed before the row could run; allow more time"
+            message = "the deadline passed, or cannot be met any more, before the row could run; allow more time"
             self._refuse(row.key, "too_late", message, ended)
 
     def _put(self, rows: Sequence[Row], batch: Floats, ended: list[Outcome]) -> None:
@@ -237,8 +244,11 @@ class Engine:
         for row in rows:
             self._scheduler.add(row)
 
-    def _execute(self, step: Step, ended: list[Outcome]) -> None:
-        """Run a step; if it raises, its parts, so that only a row that fails alone is refused."""
+    def _execute(self, step: Step, ended: list[Outcome]) -> float | None:
+        """Run a step; if it raises, its parts, so that only a row that fails alone is refused.
+
+        Returns the seconds of execution; None if it raised.
+        """
         try:
             execution_s = self._executor.run(step)
         except AcceleratorLost:
@@ -247,14 +257,15 @@ class Engine:
             count = len(step.rows)
             if count == 1:
                 self._refuse_for(error, step.rows[0], ended)
-                return
+                return None
             self._note_retry(error)
             # Too big: two halves. Anything else: each row alone.
             size = (count + 1) // 2 if isinstance(error, OutOfMemory) else 1
             for start in range(0, count, size):
                 self._execute(replace(step, rows=step.rows[start : start + size]), ended)
-            return
+            return None
         self._ledger.book_step(step.rows, execution_s)
+        return execution_s
 
     def _collect(self, done: Sequence[Row], ended: list[Outcome]) -> None:
         """Fetch the logits of rows at the end; NaN or infinity in them is a failure of that row."""

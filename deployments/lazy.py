@@ -53,7 +53,7 @@ class Lazy(QueuePolicy):
 
     def remaining_s(self, row: Row) -> float:
         """The least that a row still needs: alone, at once. 0 as long as it is a guess."""
-        return self._costs.tails(1)[row.boundary] if self._costs.known else 0.0
+        return self._costs.alone_s(row.boundary)
 
     def observe(self, step: Step, execution_s: float, overhead_s: float) -> None:
         """A step took so long on the accelerator, and so long beside it."""

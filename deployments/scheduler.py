@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 #: Name of the one copy of the weights that all entries use together.
 SHARED = "shared"
@@ -113,6 +113,17 @@ class Policy(Protocol):
         """
 
 
+@runtime_checkable
+class CostAware(Protocol):
+    """What a policy may offer beside `Policy` when it knows what steps cost."""
+
+    def remaining_s(self, row: Row) -> float:
+        """The least time that the row still needs from its boundary on; 0 if that is not known."""
+
+    def observe(self, step: Step, execution_s: float, overhead_s: float) -> None:
+        """A step succeeded in so many seconds on the accelerator, and cost so many more for deciding and the books."""
+
+
 class Scheduler:
     """Several models on one accelerator: the model with the most urgent row goes first.
 
@@ -125,7 +136,8 @@ class Scheduler:
         self._waiting: dict[str, dict[int, Row]] = {model: {} for model in self.policies}
         self._running: dict[int, Row] = {}
         self._rows: dict[int, Row] = {}
-        self._deadlines: list[tuple[float, int]] = []
+        self._cost_aware = {model: policy for model, policy in self.policies.items() if isinstance(policy, CostAware)}
+        self._deadlines: list[tuple[float, int]] = []  # (when the row must run at the latest, or earlier; key)
 
     @property
     def waiting(self) -> int:
@@ -147,7 +159,7 @@ class Scheduler:
         policy.add(row)
         self._rows[row.key] = self._waiting[row.model][row.key] = row
         if row.deadline_s is not None:
-            heapq.heappush(self._deadlines, (row.deadline_s, row.key))
+            heapq.heappush(self._deadlines, (self._latest_s(row, row.deadline_s), row.key))
 
     def remove(self, key: int) -> Row | None:
         """Forget a row, waiting or running; None: it is not here. A running one does not come back from its step."""
@@ -160,21 +172,34 @@ class Scheduler:
         return row
 
     def expired(self, now_s: float) -> list[Row]:
-        """Forget and return the waiting rows whose deadline has passed (``deadline_s <= now_s``), earliest first.
+        """Forget and return the waiting rows whose deadline cannot be met any more, those that must run first first.
 
-        Rows of a running step are left alone; they are found when they wait again.
+        That is so when the deadline has passed (``deadline_s <= now_s``), or is nearer than the time that the row still
+        needs, where its policy knows that. Rows of a running step are left alone; they are found when they wait again.
         """
         late: list[Row] = []
-        running: list[tuple[float, int]] = []
+        keep: list[tuple[float, int]] = []
         while self._deadlines and self._deadlines[0][0] <= now_s:
-            deadline_s, key = heapq.heappop(self._deadlines)
-            if key in self._running:
-                running.append((deadline_s, key))
-            elif (row := self.remove(key)) is not None:
+            key = heapq.heappop(self._deadlines)[1]
+            row = self._rows.get(key)
+            if row is None or row.deadline_s is None:
+                continue
+            # A row that has moved on since it was filed needs less time than was thought then.
+            latest_s = self._latest_s(row, row.deadline_s)
+            if key in self._running or latest_s > now_s:
+                keep.append((latest_s, key))
+            else:
+                self.remove(key)
                 late.append(row)
-        for item in running:
+        for item in keep:
             heapq.heappush(self._deadlines, item)
         return late
+
+    def observe(self, step: Step, execution_s: float, overhead_s: float = 0.0) -> None:
+        """Tell the step's policy what it cost, if it wants to know (`CostAware`)."""
+        policy = self._cost_aware.get(step.model)
+        if policy is not None:
+            policy.observe(step, execution_s, overhead_s)
 
     def next(self, now_s: float) -> Step | None:
         """The next step, whose rows then run; None: nothing to run now.
@@ -212,6 +237,10 @@ class Scheduler:
             waiting.update((row.key, row) for row in rows)
         self._check_waiting(step.model)
         return ended
+
+    def _latest_s(self, row: Row, deadline_s: float) -> float:
+        policy = self._cost_aware.get(row.model)
+        return deadline_s if policy is None else deadline_s - policy.remaining_s(row)
 
     def _by_urgency(self) -> list[str]:
         models = [model for model, rows in self._waiting.items() if rows]

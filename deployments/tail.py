@@ -21,12 +21,14 @@ import torch
 from ray import serve
 
 from deployments.admission import Admission, Arrival
+from deployments.calibrate import measure
 from deployments.config import ServerConfig, parse_config
+from deployments.costs import CostModel
 from deployments.engine import Engine, Outcome
 from deployments.executors import Executor, make_executor
 from deployments.models import HostedModel
 from deployments.naive import Naive
-from deployments.policies import make_policy
+from deployments.policies import make_policy, needs_costs
 from deployments.scheduler import Scheduler
 from deployments.telemetry import Nvml, Telemetry
 from slicer.errors import ServerError
@@ -87,13 +89,17 @@ class TailServer:
             config.executor, device=self._device, threads=config.torch_threads, options=config.executor_options
         )
         policies = {}
+        costs: dict[str, CostModel] = {}
         for model in self._models.values():
+            if needs_costs(model.config.strategy):
+                costs[model.name] = CostModel.unknown(model.num_slices, model.config.max_batch)
             policy = make_policy(
                 model.config.strategy,
                 model=model.name,
                 num_slices=model.num_slices,
                 max_batch=model.config.max_batch,
                 options=model.config.options,
+                costs=costs.get(model.name),
             )
             self._executor.load(model.name, model.sliced, policy.residents(model.entries))
             model.release()
@@ -101,6 +107,9 @@ class TailServer:
         if self._executor.emulated:
             self._emulated = (self._executor.emulated,)
         warm_up(Scheduler(policies), self._executor, self._models.values())
+        for name, table in costs.items():
+            first = self._models[name].entries[0]
+            measure(table, self._executor, model=name, entry=first, shape=self._models[name].shapes[first])
         self._engine = Engine(Scheduler(policies), self._executor, self._deliver, max_rows=config.max_queue_rows)
         self._admission = Admission(
             self._engine, max_batch=config.admission_batch, concurrency=config.admission_concurrency

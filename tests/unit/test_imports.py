@@ -41,6 +41,8 @@ ARROWS: dict[str, set[str]] = {
     "naive": {"admission", "engine", "models"},
     "tail": {
         "admission",
+        "calibrate",
+        "costs",
         "engine",
         "executors",
         "models",
