@@ -154,13 +154,15 @@ class Continuous:
 
     def _grown(self, rows: list[Row], p: int, limit: int, now_s: float) -> list[Row]:
         """These rows at p and the ones waiting there that join them, `limit` in all; in order of urgency."""
+        if limit <= len(rows):
+            return rows
         others = self._others(rows, p)
         tails = self._costs.tails
         alone_s, c = tails(1)[p], self._costs.merge_s
         n, before_s = len(rows), tails(len(rows))[p]
         latest_s = self._latest_s(rows, now_s + before_s)
         joining: list[Row] = []
-        for row in islice(others, max(limit - n, 0)):
+        for row in islice(others, limit - n):
             after_s = tails(n + 1)[p]
             if before_s + alone_s - after_s - c <= self.gate * alone_s or now_s + after_s + c > latest_s:
                 break
@@ -171,15 +173,17 @@ class Continuous:
     def _behind(self, front: list[Row], p: int, now_s: float) -> list[Row] | None:
         """The rows for whom it pays most that the front group waits until they have caught up; None: for nobody."""
         n1 = len(front)
-        if n1 >= self.max_batch:
+        grouped = {group[0].boundary for group in self._groups}
+        behind = [q for q in range(p) if self._entering[q] or q in grouped]
+        if n1 >= self.max_batch or not behind:
             return None
         tails, c = self._costs.tails, self._costs.merge_s
         front_s = tails(n1)[p]
         latest_s = self._latest_s(front, now_s + front_s)
         best, best_gain = None, 0.0
-        for q in range(p):
+        for q in behind:
             first = self._first(q)
-            if first is None or n1 + len(first) > self.max_batch:
+            if n1 + len(first) > self.max_batch:
                 continue
             rows = self._grown(first, q, self.max_batch - n1, now_s)
             n2 = len(rows)
@@ -192,14 +196,12 @@ class Continuous:
                 best, best_gain = rows, gain
         return best
 
-    def _first(self, q: int) -> list[Row] | None:
-        """The most urgent row at q and those it has been running with."""
-        groups = [group for group in self._groups if group[0].boundary == q]
-        entering = self._entering[q]
-        best = min(groups, key=lambda rows: self._urgency(rows[0]), default=None)
-        if entering and (best is None or self._urgency(entering[0]) < self._urgency(best[0])):
-            return entering[:1]
-        return best
+    def _first(self, q: int) -> list[Row]:
+        """The most urgent row at q, where rows wait, and those it has been running with."""
+        candidates = [group for group in self._groups if group[0].boundary == q]
+        if self._entering[q]:
+            candidates.append(self._entering[q][:1])
+        return candidates[0] if len(candidates) == 1 else min(candidates, key=lambda rows: self._urgency(rows[0]))
 
     def _others(self, rows: list[Row], p: int) -> Iterable[Row]:
         """The rows that wait at p beside these, in order of urgency."""

@@ -195,6 +195,7 @@ class CostModel:
     def _publish(self) -> None:
         """The table has moved: sums are made from it again when they are asked for."""
         self._tails: dict[int, list[float]] = {}
+        self._known: list[list[tuple[int, float]] | None] = [None] * len(self.table)
         self._published = [[cell.mean_s for cell in cells] for cells in self.table]
         unknown = [index for index, cells in enumerate(self.table) if not any(cell.known for cell in cells)]
         self._known_from = unknown[-1] + 1 if unknown else 0
