@@ -42,7 +42,7 @@ class Request:
         cut: how many slices ran on the device; the row enters the server there. 0: `payload` is the model's input.
         codec: name of the codec that made `payload`.
         shape: shape of the one activation, without a batch dimension.
-        payload: the encoded activation.
+        payload: the encoded activation; a memoryview where it came in a larger body (`slicer.packet`).
         top_k: return so many (class, score) pairs; None returns all logits.
         deadline_ms: what is left until the answer is worthless, at the moment of sending; None: no deadline.
     """
@@ -53,7 +53,7 @@ class Request:
     cut: int
     codec: str
     shape: tuple[int, ...]
-    payload: bytes
+    payload: bytes | memoryview
     top_k: int | None = None
     deadline_ms: float | None = None
 
@@ -130,6 +130,7 @@ class ServedModel:
         strategy: how the server batches this model.
         codecs: the codecs it accepts.
         emulated: names of the emulated parts of the server, empty when all is real.
+        url: where the application also answers HTTP (``http://host:port/app``); empty where it does not.
     """
 
     name: str
@@ -140,3 +141,4 @@ class ServedModel:
     strategy: str
     codecs: tuple[str, ...]
     emulated: tuple[str, ...] = field(default=())
+    url: str = ""
