@@ -5,7 +5,8 @@ in seconds of the measured cost table T (`deployments.costs`; L is the end, c a 
 along:
 
 * *Grow*: rows that wait at p join one by one, the most urgent first, while ``n + 1 <= B``, no deadline breaks and each
-  saves real time: ``T(p,L,n) + T(p,L,1) - T(p,L,n+1) - c > gate * T(p,L,1)``.
+  saves real time: ``T(p,L,n) + T(p,L,1) - T(p,L,n+1) - c > gate * T(p,L,1)``. Where the table has steps (an accelerator
+  that pads batches), several may join that save as much together, and take less time with the group than without it.
 * *Catch up*: a group behind it (n2 rows at q < p) runs first and merges iff ``n1 + n2 <= B``, no deadline of the front
   group breaks, and the sum of completion times falls:
   ``n1 * (T(q,p,n2) + T(p,L,n1+n2) + c - T(p,L,n1)) < n2 * (T(p,L,n1) + T(p,L,n2) - T(p,L,n1+n2) - c)``.
@@ -13,8 +14,8 @@ along:
 It never idles while a row waits. A step goes on to the next boundary at which a merge could pay; where none can (a
 full batch, an accelerator that gains nothing by batching) it is the whole rest of the tail, uninterrupted.
 
-Bounded wait: without deadlines the front row is the oldest, its group only grows, to B rows at most, and only rows that
-join it may run before it; so at most B - 1 rows delay it, each by its own way to p.
+Bounded wait: without deadlines the front row is the oldest, and stays in front until it has ended. Others run before it
+only to catch up with it, in ``B * L`` steps at most; so it waits for no more steps than these and its own.
 
 In the line of LazyBatching (HPCA 2021, arXiv 2010.13103) for one entry and of Graft (TPDS 2023, arXiv 2312.10636).
 """
@@ -78,6 +79,7 @@ class Continuous:
         self._groups: list[list[Row]] = []  # rows that ran together and wait at an inner boundary, the same way
         self._arrivals: deque[float] = deque(maxlen=_RECENT)
         self._deadlines = False  # whether any row ever had one
+        self._front_key, self._delays = -1, 0  # the front row, and steps that have run before it since it is in front
 
     def residents(self, entries: Sequence[int]) -> Mapping[str, Resident]:
         """One copy of the weights, from the first entry to the end."""
@@ -119,9 +121,12 @@ class Continuous:
         if front is None:
             return None
         p = front[0].boundary
+        if front[0].key != self._front_key:
+            self._front_key, self._delays = front[0].key, 0
         rows = self._grown(front, p, self.max_batch, now_s)
-        behind = self._behind(rows, p, now_s)
+        behind = self._behind(rows, p, now_s) if self._delays < self.max_batch * self.num_slices else None
         if behind:
+            self._delays += 1
             return self._begin(behind, limit=p, now_s=now_s)
         return self._begin(rows, limit=self.num_slices, now_s=now_s)
 
@@ -159,16 +164,24 @@ class Continuous:
         others = self._others(rows, p)
         tails = self._costs.tails
         alone_s, c = tails(1)[p], self._costs.merge_s
-        n, before_s = len(rows), tails(len(rows))[p]
-        latest_s = self._latest_s(rows, now_s + before_s)
-        joining: list[Row] = []
-        for row in islice(others, limit - n):
-            after_s = tails(n + 1)[p]
-            if before_s + alone_s - after_s - c <= self.gate * alone_s or now_s + after_s + c > latest_s:
+        n = len(rows)
+        front_s = before_s = tails(n)[p]
+        latest_s = self._latest_s(rows, now_s + front_s)
+        chained, count = True, 0  # whether each row so far saved time by itself; how many join
+        candidates = list(islice(others, limit - n))
+        for joining in range(1, len(candidates) + 1):
+            n += 1
+            after_s = tails(n)[p]
+            if now_s + after_s + c > latest_s:
                 break
-            joining.append(row)
-            n, before_s = n + 1, after_s
-        return sorted((*rows, *joining), key=self._urgency) if joining else rows
+            chained = chained and before_s + alone_s - after_s - c > self.gate * alone_s
+            if chained or (
+                front_s + tails(joining)[p] - after_s - c > 0
+                and front_s + joining * (alone_s - c) - after_s > self.gate * joining * alone_s
+            ):
+                count = joining
+            before_s = after_s
+        return sorted((*rows, *candidates[:count]), key=self._urgency) if count else rows
 
     def _behind(self, front: list[Row], p: int, now_s: float) -> list[Row] | None:
         """The rows for whom it pays most that the front group waits until they have caught up; None: for nobody."""
@@ -243,15 +256,21 @@ class Continuous:
         """The next boundary at which it could pay that another row joins; `limit` if there is none before."""
         if n >= self.max_batch:
             return limit
-        costs = self._costs
-        now, alone, after = costs.tails(n), costs.tails(1), costs.tails(n + 1)
+        costs, gate = self._costs, self.gate
+        together, alone = costs.tails(n), costs.tails(1)
+        # One more row; and as many again, which may pay where the table has steps and one does not.
+        more = sorted({1, min(n, self.max_batch - n)})
+        tables = [(count, costs.tails(count), costs.tails(n + count)) for count in more]
         for end in range(start + 1, limit):
-            saved_s = now[end] + alone[end] - after[end] - costs.merge_s
-            if saved_s <= self.gate * alone[end]:
-                continue
-            if costs.decision_s and saved_s * self._expected(end, now[start] - now[end], now_s) < costs.decision_s:
-                continue
-            return end
+            for count, apart, merged in tables:
+                saved_s = together[end] + apart[end] - merged[end] - costs.merge_s
+                if saved_s <= gate * alone[end]:
+                    continue
+                if not costs.decision_s:
+                    return end
+                expected = self._expected(end, together[start] - together[end], now_s)
+                if saved_s * expected / count >= costs.decision_s:
+                    return end
         return limit
 
     def _expected(self, boundary: int, seconds: float, now_s: float) -> float:

@@ -69,6 +69,7 @@ class CostModel:
         merge_s: seconds to bring rows of different steps together into one batch (c in the design).
         decision_s: seconds that one more step costs beside its execution: the scheduler, Python, a launch.
         source: where the table comes from.
+        padded: whether the accelerator fills a batch up to the next bucket, so that it costs as much as that.
 
     Raises:
         ConfigError: the table has no slice or bucket, is ragged, or holds a negative or infinite time.
@@ -80,6 +81,7 @@ class CostModel:
     decision_s: float = 0.0
     source: Source = field(default_factory=Source)
     name: str = ""
+    padded: bool = False
 
     def __post_init__(self) -> None:
         if not self.buckets or self.buckets[0] < 1 or list(self.buckets) != sorted(set(self.buckets)):
@@ -205,6 +207,8 @@ class CostModel:
         at = bisect_left(self.buckets, rows)
         if at == len(self.buckets) or self.buckets[at] == rows or at == 0:
             return [(min(at, len(self.buckets) - 1), 1.0)]
+        if self.padded:
+            return [(at, 1.0)]
         low, high = self.buckets[at - 1], self.buckets[at]
         upper = (rows - low) / (high - low)
         return sorted([(at, upper), (at - 1, 1 - upper)], key=lambda item: -item[1])
@@ -251,6 +255,7 @@ class CostModel:
             "source": source,
             "merge_ms": self.merge_s * 1e3,
             "decision_ms": self.decision_s * 1e3,
+            "padded": self.padded,
             "buckets": list(self.buckets),
             "slices": slices,
         }
@@ -276,6 +281,7 @@ def from_dict(data: Any) -> CostModel:
             decision_s=float(data.pop("decision_ms", 0.0)) / 1e3,
             source=source,
             name=str(data.pop("name", "")),
+            padded=bool(data.pop("padded", False)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, ConfigError):
