@@ -275,7 +275,8 @@ def _timings(entry: Mapping[str, Any]) -> Timings:
     values = _list(entry, "ms")
     if len(values) != 4 or not all(type(value) in (int, float) for value in values):
         raise _wrong("ms", values, "four durations")
-    return Timings(*values, tuple(_integers(entry, "rows_per_step")))
+    admission_ms, queue_ms, execution_ms, total_ms = values
+    return Timings(admission_ms, queue_ms, execution_ms, total_ms, tuple(_integers(entry, "rows_per_step")))
 
 
 def _pairs(entry: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:
