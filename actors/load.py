@@ -116,8 +116,7 @@ class Job:
                 remote_images.write_where_missing(self._images, fleet.devices)
             yield
         finally:
-            for strategy in list(self._up):
-                self._stop(strategy)
+            self._stop(*self._up)
 
     def compute_reference(self, fleet: Fleet) -> None:
         """What the unsliced model says of every image that will be asked; agreement is measured against it."""
@@ -214,8 +213,7 @@ class Job:
     def _switch(self, fleet: Fleet, strategy: str) -> None:
         """The strategy's application runs, alone unless all are resident, and the fleet talks to it."""
         if self._configs and strategy not in self._up:
-            for other in list(self._up):
-                self._stop(other)
+            self._stop(*self._up)
             self._start([strategy])
         if self._connected != self._apps[strategy]:
             fleet.connect(self._apps[strategy])
@@ -225,10 +223,11 @@ class Job:
         server.start({self._apps[strategy]: self._configs[strategy] for strategy in strategies})
         self._up.update(strategies)
 
-    def _stop(self, strategy: str) -> None:
-        self._up.discard(strategy)
-        server.stop(self._apps[strategy])
-        if self._connected == self._apps[strategy]:
+    def _stop(self, *strategies: str) -> None:
+        apps = [self._apps[strategy] for strategy in strategies]
+        self._up -= set(strategies)
+        server.stop(*apps)
+        if self._connected in apps:
             self._connected = ""  # even if it comes back under its name, it is another one
 
     def _learn(self, fleet: Fleet, strategy: str, said: Mapping[str, Any]) -> None:

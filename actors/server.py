@@ -159,17 +159,17 @@ def start(configs: Mapping[str, Mapping[str, Any]]) -> None:
         for name, config in asked.items():
             app.wait_running(name, config)
     except BaseException:
-        for name in configs:
-            stop(name)
+        stop(*configs)
         raise
 
 
-def stop(name: str) -> None:
-    """Take down an application that this job started; quiet if it is gone, or if Ray is."""
+def stop(*names: str) -> None:
+    """Take down applications that this job started; quiet if they are gone, or if Ray is."""
     from deployments import app
 
     with contextlib.suppress(Exception):
-        app.stop(name)
+        if names:
+            app.stop(*names)
 
 
 @contextlib.contextmanager

@@ -49,6 +49,7 @@ def build(args: dict[str, Any] | ServerConfig | None = None) -> Application:
         max_ongoing_requests=config.ongoing,
         ray_actor_options={**decision.actor_options, "runtime_env": {"env_vars": _replica_env()}},
         graceful_shutdown_timeout_s=10.0,
+        graceful_shutdown_wait_loop_s=0.2,  # how often it looks whether requests still run; 2 s by default
     )
     return deployment.bind(config.model_dump(), decision.device, decision.note)
 
@@ -144,7 +145,11 @@ def _message(status: Any) -> str:
     return " ".join(part for part in parts if part).strip()
 
 
-def stop(name: str = "headtail") -> None:
-    """Take the application down; returns when it is gone. Nothing happens if there is none of that name."""
-    if name in serve.status().applications:
-        serve.delete(name)
+def stop(name: str = "headtail", *others: str) -> None:
+    """Take applications down, all at once; returns when they are gone. A name that is not there is passed over."""
+    running = serve.status().applications
+    there = [name for name in (name, *others) if name in running]
+    for name in there:
+        serve.delete(name, _blocking=False)
+    while any(name in serve.status().applications for name in there):
+        time.sleep(0.05)
