@@ -141,18 +141,22 @@ class CostModel:
     def slice_s(self, index: int, rows: int) -> float:
         """t_j(b): the cell where there is one, else between the two next to it.
 
-        Above the last measured bucket the line through the last two goes on, or the time stays where there is one only;
-        below the first one the time stays. A slice that was never measured is guessed.
+        Where nothing was measured the guess is the one that is found out soonest if it is wrong: above the last bucket
+        the line through the last two goes on, or the time stays where there is one only, so that larger batches are
+        tried; below the first one the time is in proportion to the rows, so that smaller ones are.
         """
-        known = [
-            (bucket, cell.mean_s) for bucket, cell in zip(self.buckets, self.table[index], strict=True) if cell.known
-        ]
+        known = self._known[index]
+        if known is None:
+            cells = zip(self.buckets, self.table[index], strict=True)
+            known = self._known[index] = [(bucket, cell.mean_s) for bucket, cell in cells if cell.known]
         if not known:
             return GUESS_S
-        at = bisect_left(known, (rows, 0.0))
-        if at == 0 or len(known) == 1:
-            return known[0][1]
-        (b0, t0), (b1, t1) = known[min(at, len(known) - 1) - 1 : min(at, len(known) - 1) + 1]
+        if rows < known[0][0]:
+            return known[0][1] if self.padded else known[0][1] * rows / known[0][0]
+        at = min(bisect_left(known, (rows, 0.0)), len(known) - 1)
+        if at == 0 or (self.padded and rows <= known[at][0]):
+            return known[at][1]
+        (b0, t0), (b1, t1) = known[at - 1], known[at]
         return max(t0 + (t1 - t0) * (rows - b0) / (b1 - b0), min(t0, t1))
 
     def spread(self, start: int, end: int, rows: int) -> float:
