@@ -6,6 +6,7 @@ what `headtail-serve FILE`, `serve run deployments.app:build` and a Serve config
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,10 @@ from slicer.errors import ConfigError
 
 #: Strategies that this package brings. An own one is written ``package.module:Class``.
 STRATEGIES: tuple[str, ...] = ("unbatched", "per_tail", "per_tail_shared", "per_slice", "continuous", "lazy", "naive")
+
+
+#: Executors that this package brings.
+EXECUTORS: tuple[str, ...] = ("torch", "emulated")
 
 
 class _Strict(BaseModel):
@@ -79,6 +84,26 @@ class ModelConfig(_Strict):
         return self.model or self.name
 
 
+class HttpConfig(_Strict):
+    """The HTTP way in, through HAProxy straight into the replicas. Serve binds its ports when it starts.
+
+    Attributes:
+        enabled: off by default, since it opens a port.
+        host: the interface of the port, and of the replicas' own ports (30000 to 31000) behind it. ``127.0.0.1`` goes
+            only where Ray's nodes have that address. HAProxy's statistics (8404) and metrics (9101) ports always listen
+            on all interfaces: Ray has no setting for them, so a firewall has to close them.
+        port: the same on every node with a replica, and on the head node.
+        max_body_bytes: longer bodies are refused with 413.
+        url: what devices are told; empty: the node's address, the port and the application's name as the path.
+    """
+
+    enabled: bool = False
+    host: str = "0.0.0.0"
+    port: int = Field(default=8000, ge=1, le=65535)
+    max_body_bytes: int = Field(default=64 << 20, ge=1024)
+    url: str = ""
+
+
 class ServerConfig(_Strict):
     """The whole application.
 
@@ -86,7 +111,7 @@ class ServerConfig(_Strict):
         models: at least one; they share the accelerator of a replica.
         accelerator: ``cuda`` asks for a GPU (an autoscaler adds one), ``cpu`` does not, ``auto`` decides from the
             living nodes when the application starts.
-        executor: ``torch`` or an own ``package.module:Class``.
+        executor: ``torch``, ``emulated`` or an own ``package.module:Class``; `executor_options` are its own.
         num_replicas: replicas of the server, an engine and an accelerator (share) each.
         gpus, cpus: what one replica asks of Ray.
         torch_threads: intra-op threads on a CPU; None leaves torch's default.
@@ -96,6 +121,8 @@ class ServerConfig(_Strict):
         naive_batch_wait_timeout_s, naive_concurrency: of the ``@serve.batch`` handlers of strategy `naive`.
         start_timeout_s: how long a start may take before it is given up with the name of what is missing.
         shard_dir: where replicas keep the shards that devices fetch.
+        http: the HTTP way in; the Serve handle is always there.
+        token: what HTTP requests must bring; default: HEADTAIL_TOKEN of the process that starts the application.
     """
 
     models: tuple[ModelConfig, ...] = (ModelConfig(name="digits_vit"),)
@@ -114,12 +141,17 @@ class ServerConfig(_Strict):
     naive_concurrency: int = Field(default=1, ge=1)
     start_timeout_s: float = Field(default=300.0, gt=0)
     shard_dir: str = "~/.cache/headtail/served"
+    http: HttpConfig = HttpConfig()
+    token: str = Field(default_factory=lambda: os.environ.get("HEADTAIL_TOKEN", ""), repr=False)
 
     @field_validator("executor")
     @classmethod
     def _known_executor(cls, executor: str) -> str:
-        if executor != "torch" and ":" not in executor:
-            raise ValueError(f"unknown executor {executor!r}; this build has torch; an own one is package.module:Class")
+        if executor not in EXECUTORS and ":" not in executor:
+            raise ValueError(
+                f"unknown executor {executor!r}; this build has {', '.join(EXECUTORS)}; an own one is written "
+                "package.module:Class"
+            )
         return executor
 
     @model_validator(mode="after")

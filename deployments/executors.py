@@ -29,6 +29,12 @@ from slicer.plugins import load_object
 
 Floats = npt.NDArray[np.float32]
 
+#: The executors that this package brings, by the name that the configuration uses, and where they are.
+EXECUTORS: Mapping[str, str] = {
+    "torch": "deployments.executors:TorchExecutor",
+    "emulated": "deployments.emulated:EmulatedExecutor",
+}
+
 
 class OutOfMemory(RuntimeError):
     """The accelerator's memory does not hold this batch; the engine tries smaller ones. Nothing has changed."""
@@ -251,15 +257,17 @@ def make_executor(
     """The executor of a replica.
 
     Args:
-        name: ``torch``, or ``package.module:Class`` for an own one, called with device, threads and the options.
-        options: further arguments of an own executor; ``torch`` has none.
+        name: ``torch``, ``emulated`` (see `deployments.emulated`), or ``package.module:Class`` for an own one, called
+            with device, threads and the options.
+        options: further arguments of the executor; ``torch`` has none.
 
     Raises:
         ConfigError: the executor or an option is unknown, or the device is not there.
     """
-    if name != "torch" and ":" not in name:
-        raise ConfigError(f"executor {name!r}: known is torch; an own one is written package.module:Class")
-    executor_class: Any = TorchExecutor if name == "torch" else load_object(name, "executor")
+    if name not in EXECUTORS and ":" not in name:
+        known = ", ".join(EXECUTORS)
+        raise ConfigError(f"executor {name!r}: known are {known}; an own one is written package.module:Class")
+    executor_class: Any = load_object(EXECUTORS.get(name, name), "executor")
     arguments: dict[str, Any] = {"device": device, "threads": threads}
     try:
         inspect.signature(executor_class).bind(**arguments, **dict(options or {}))

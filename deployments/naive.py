@@ -1,6 +1,7 @@
 """Strategy `naive`, for comparison: what a user would write with ``@serve.batch`` directly around each tail.
 
 One decorated function per model and entry stacks its batch, runs the whole tail in a thread and returns the logits.
+The thread drives the same executor as every other strategy's engine does.
 Batches are closed before the accelerator is free, which is what makes it slow under load (Serve 2.60; measured in
 shared experiments and by `headtail-load --strategy naive`). It has no deadlines, no limit of its own and no isolation
 of a failing row, because the plain pattern has none; requests are checked and decoded as for every other strategy.
@@ -9,89 +10,103 @@ of a failing row, because the plain pattern has none; requests are checked and d
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from ray import serve
 
 from deployments.admission import Arrival, decode_rows
 from deployments.engine import Outcome
+from deployments.executors import Executor, Floats
 from deployments.models import HostedModel
+from deployments.scheduler import SHARED, Resident, Row, Step
 from slicer.wire import Refusal
 
 Tail = Callable[[Arrival], Awaitable["tuple[Outcome, float] | Refusal"]]
 
 
 class Naive:
-    """The tails of all models, each behind its own ``@serve.batch``. Use it from one event loop only."""
+    """The tails of all models, each behind its own ``@serve.batch``. Use it from one event loop only.
+
+    Args:
+        executor: not loaded; the accelerator's thread is its only one from now on.
+    """
 
     def __init__(
         self,
         models: Sequence[HostedModel],
         *,
-        device: str,
+        executor: Executor,
         batch_wait_timeout_s: float,
         concurrency: int,
-        torch_threads: int | None,
     ) -> None:
-        self._device = torch.device(device)
+        self._executor = executor
         # One thread is one accelerator: tails take turns.
-        self._accelerator = ThreadPoolExecutor(1, "accelerator", initializer=_set_threads, initargs=(torch_threads,))
+        self._accelerator = ThreadPoolExecutor(1, "accelerator")
+        self._keys = itertools.count()
         self.steps = 0
         self.rows = 0
         self.busy_s = 0.0
         self.rows_per_step: dict[int, int] = {}
         self.waiting = {model.name: 0 for model in models}
         self._tails: dict[tuple[str, int], Tail] = {}
-        self._modules: list[torch.nn.Module] = []
         for model in models:
-            dtype = next((p.dtype for p in model.sliced.module.parameters()), torch.float32)
+            shared = Resident(min(model.entries), model.num_slices, own_copy=False)
+            executor.load(model.name, model.sliced, {SHARED: shared})
             for entry in model.entries:
-                tail = model.sliced.tail(entry).to(self._device)
-                self._modules.append(tail)
-                self._run(tail, dtype, np.zeros((1, *model.shapes[entry]), np.float32))  # warm-up
-                handler = self._handler(tail, dtype)
+                warm_up = [Row(next(self._keys), model.name, entry, time.monotonic())]
+                zeros = np.zeros((1, *model.shapes[entry]), np.float32)
+                self._accelerator.submit(self._run, model, warm_up, zeros).result()
                 self._tails[model.name, entry] = serve.batch(
                     max_batch_size=model.config.max_batch,
                     batch_wait_timeout_s=batch_wait_timeout_s,
                     max_concurrent_batches=concurrency,
-                )(handler)
+                )(self._handler(model, entry))
+            model.release()
         self.steps, self.rows, self.busy_s, self.rows_per_step = 0, 0, 0.0, {}
 
     def _handler(
-        self, tail: torch.nn.Module, dtype: torch.dtype
+        self, model: HostedModel, entry: int
     ) -> Callable[[list[Arrival]], Awaitable[list[tuple[Outcome, float] | Refusal]]]:
         async def run_tail(arrivals: list[Arrival]) -> list[tuple[Outcome, float] | Refusal]:
-            rows, refusals = decode_rows([arrival.request for arrival in arrivals])
-            logits, seconds = rows, 0.0
-            if len(rows):
+            batch, refusals = decode_rows([arrival.request for arrival in arrivals])
+            good = [arrival for arrival, refusal in zip(arrivals, refusals, strict=True) if refusal is None]
+            rows = [Row(next(self._keys), model.name, entry, arrival.arrived_s) for arrival in good]
+            logits, seconds = batch, 0.0
+            if rows:
                 loop = asyncio.get_running_loop()
-                logits, seconds = await loop.run_in_executor(self._accelerator, self._run, tail, dtype, rows)
+                logits, seconds = await loop.run_in_executor(self._accelerator, self._run, model, rows, batch)
             ended_s = time.monotonic()
             answers: list[tuple[Outcome, float] | Refusal] = []
-            good = iter(logits)
+            made = iter(logits)
             for arrival, refusal in zip(arrivals, refusals, strict=True):
                 if refusal is not None:
                     answers.append(refusal)
                     continue
                 # A row waits in Serve's batch queue and for the accelerator; there is no admission apart from that.
                 queue_s = ended_s - arrival.arrived_s - seconds
-                outcome = Outcome(0, next(good), queue_s=queue_s, execution_s=seconds, rows_per_step=(len(rows),))
+                outcome = Outcome(0, next(made), queue_s=queue_s, execution_s=seconds, rows_per_step=(len(rows),))
                 answers.append((outcome, arrival.arrived_s))
             return answers
 
         return run_tail
 
-    def _run(
-        self, tail: torch.nn.Module, dtype: torch.dtype, rows: npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[np.float32], float]:
+    def _run(self, model: HostedModel, rows: Sequence[Row], batch: Floats) -> tuple[Floats, float]:
+        """One batch through its whole tail, on the accelerator's thread."""
         begun_s = time.monotonic()
-        with torch.inference_mode():
-            logits = tail(torch.from_numpy(rows).to(self._device, dtype)).float().cpu().numpy()
+        entry = rows[0].entry
+        self._executor.put(model.name, rows, batch)
+        try:
+            self._executor.run(Step(model.name, SHARED, entry, model.num_slices, tuple(rows)))
+            for row in rows:
+                row.boundary = model.num_slices
+            logits = self._executor.take(rows)
+        finally:  # nothing stays behind of a batch that failed
+            for row in rows:
+                self._executor.drop(row)
         seconds = time.monotonic() - begun_s
         self.steps += 1
         self.rows += len(rows)
@@ -113,17 +128,3 @@ class Naive:
     def close(self) -> None:
         """End the accelerator's thread after the batch that runs."""
         self._accelerator.shutdown(wait=True)
-
-    def weight_bytes(self) -> int:
-        """Bytes of the weights that the tails hold, shared storage counted once."""
-        storages = {
-            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-            for module in self._modules
-            for tensor in [*module.parameters(), *module.buffers()]
-        }
-        return sum(storages.values())
-
-
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        torch.set_num_threads(threads)

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from deployments.config import ServerConfig, parse_config
 from deployments.costs import CostModel
 from deployments.engine import Engine, Outcome
 from deployments.executors import Executor, make_executor
+from deployments.ingress import Ingress
 from deployments.models import HostedModel
 from deployments.naive import Naive
 from deployments.policies import make_policy, needs_costs
@@ -58,20 +60,27 @@ class TailServer:
         self._notes = [note] if note else []
         self._device = self._usable(device)
         self._name = _replica_name()
+        self._url = _http_url(self._config)
+        self._notes += _http_notes(self._config, self._url)
         shard_dir = Path(self._config.shard_dir).expanduser()
         self._models = {model.name: HostedModel(model, shard_dir) for model in self._config.models}
         self._nvml = Nvml()
         self._telemetry = Telemetry()
         self._watch: asyncio.Task[None] | None = None
         self._naive: Naive | None = None
-        self._emulated: tuple[str, ...] = ()
+        self._executor = make_executor(
+            self._config.executor,
+            device=self._device,
+            threads=self._config.torch_threads,
+            options=self._config.executor_options,
+        )
+        self._emulated: tuple[str, ...] = (self._executor.emulated,) if self._executor.emulated else ()
         if self._config.models[0].strategy == "naive":
             self._naive = Naive(
                 list(self._models.values()),
-                device=self._device,
+                executor=self._executor,
                 batch_wait_timeout_s=self._config.naive_batch_wait_timeout_s,
                 concurrency=self._config.naive_concurrency,
-                torch_threads=self._config.torch_threads,
             )
         else:
             self._start_engine()
@@ -85,9 +94,6 @@ class TailServer:
 
     def _start_engine(self) -> None:
         config = self._config
-        self._executor = make_executor(
-            config.executor, device=self._device, threads=config.torch_threads, options=config.executor_options
-        )
         policies = {}
         costs: dict[str, CostModel] = {}
         for model in self._models.values():
@@ -104,8 +110,6 @@ class TailServer:
             self._executor.load(model.name, model.sliced, policy.residents(model.entries))
             model.release()
             policies[model.name] = policy
-        if self._executor.emulated:
-            self._emulated = (self._executor.emulated,)
         warm_up(Scheduler(policies), self._executor, self._models.values())
         for name, table in costs.items():
             first = self._models[name].entries[0]
@@ -156,10 +160,22 @@ class TailServer:
         known = ", ".join(self._models)
         return Refusal(request_id, "unknown_model", f"model {model!r} is not served here; there is {known}", self._name)
 
+    async def infer_parcel(self, requests: list[Request]) -> list[Answer]:
+        """Several requests in one call, in order; each is answered for itself, all when the last one is."""
+        if len(requests) == 1:
+            return [await self.infer(requests[0])]
+        return list(await asyncio.gather(*(self.infer(request) for request in requests)))
+
+    def __serve_build_asgi_app__(self) -> Ingress:
+        """The HTTP way in; Serve asks for it where `app.build` put `serve.ingress` around this class."""
+        return Ingress(self, token=self._config.token, max_body_bytes=self._config.http.max_body_bytes)
+
     async def describe(self, model: str) -> ServedModel | Refusal:
         """What a device needs to know to join with `model`."""
         hosted = self._models.get(model)
-        return self._unknown("", model) if hosted is None else hosted.describe(self._emulated)
+        if hosted is None:
+            return self._unknown("", model)
+        return replace(hosted.describe(self._emulated), url=self._url)
 
     async def shard(self, sha256: str, offset: int, length: int) -> bytes:
         """A piece of a slice's file; raises KeyError for a digest that no model of this application has."""
@@ -185,7 +201,6 @@ class TailServer:
                 "waiting": dict(naive.waiting),
                 "rows_per_step": dict(naive.rows_per_step),
             }
-            memory = {"weights": naive.weight_bytes()}
         else:
             stats = self._engine.stats()
             counters = {
@@ -195,7 +210,7 @@ class TailServer:
                 "waiting": dict(stats.waiting),
                 "rows_per_step": dict(stats.rows_per_step),
             }
-            memory = dict(self._executor.memory())
+        memory = dict(self._executor.memory())
         resident = _resident_bytes()
         if resident is not None:
             memory["process"] = resident
@@ -205,6 +220,7 @@ class TailServer:
             "node": _node_id(),
             "pid": os.getpid(),
             "accelerator": self._device,
+            "url": self._url,
             "emulated": list(self._emulated),
             "notes": list(self._notes),
             "models": {
@@ -273,6 +289,32 @@ def top_k(logits: npt.NDArray[np.float32], k: int) -> tuple[tuple[int, float], .
     flat = logits.reshape(-1)
     order = np.argsort(-flat, kind="stable")[:k]
     return tuple((int(index), float(flat[index])) for index in order)
+
+
+def _http_url(config: ServerConfig) -> str:
+    """Where devices reach this application by HTTP; empty where it is not enabled, or outside Serve."""
+    http = config.http
+    if not http.enabled:
+        return ""
+    if http.url:
+        return http.url.rstrip("/")
+    host = ray.util.get_node_ip_address() if http.host in ("0.0.0.0", "::") else http.host
+    try:
+        name = serve.get_replica_context().app_name
+    except Exception:  # outside a replica, in a unit test
+        return ""
+    return f"http://{f'[{host}]' if ':' in host else host}:{http.port}/{name}"
+
+
+def _http_notes(config: ServerConfig, url: str) -> list[str]:
+    if not url:
+        return []
+    notes = [f"HTTP at {url}, bound to {config.http.host}; HAProxy's ports 8404 and 9101 listen on all interfaces"]
+    if not config.token and config.http.host not in ("127.0.0.1", "::1", "localhost"):
+        notes.append(
+            "HTTP is open to everyone who reaches it: set token, or HEADTAIL_TOKEN where the server is started"
+        )
+    return notes
 
 
 def _resident_bytes() -> int | None:

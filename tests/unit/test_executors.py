@@ -334,7 +334,7 @@ class Own(FakeExecutor):
 
 
 def test_wrong_executors_are_refused_with_the_remedy() -> None:
-    with pytest.raises(ConfigError, match="executor 'onnx': known is torch"):
+    with pytest.raises(ConfigError, match="executor 'onnx': known are torch, emulated"):
         make_executor("onnx", device="cpu")
     with pytest.raises(ConfigError, match=r"options .*speed"):
         make_executor("torch", device="cpu", options={"speed": 3})
