@@ -188,12 +188,13 @@ def manifest(argv: Sequence[str], args: argparse.Namespace) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(argv)
+    made = manifest(argv, args)
     try:
         rows = list(measure(args))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    document = {"manifest": manifest(argv, args), "results": rows}
+    document = {"manifest": made, "results": rows}
     print(table_of(rows))
     if args.out:
         args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from deployments.continuous import Continuous
 from deployments.costs import Cell, CostModel
+from deployments.engine import Engine
+from deployments.fakes import FakeClock, FakeExecutor, rows_at
 from deployments.policies import make_policy
 from deployments.scheduler import Resident, Row, Scheduler, Step
 from deployments.simulator import Arrival, Setup, Simulation
@@ -294,6 +296,28 @@ def test_the_policy_observes_costs_of_its_own() -> None:
     assert step is not None
     scheduler.observe(step, 2.0, 0.5)
     assert costs.slice_s(0, 1) > 1.0 and costs.decision_s > 0
+
+
+def test_the_engine_tells_what_steps_cost_but_not_what_failed_ones_did() -> None:
+    clock = FakeClock()
+    costs = costs_of(FLAT)
+    policy = Continuous("vit", 4, costs=costs)
+    bad = True
+
+    def break_once(step: Step) -> None:
+        nonlocal bad
+        bad, broken = False, bad
+        if broken:
+            raise ValueError("a bad batch")
+
+    executor = FakeExecutor(clock, lambda step: 2.0 * (step.end - step.start), break_once)
+    engine = Engine(Scheduler({"vit": policy}), executor, lambda outcomes: None, clock=clock)
+    engine.submit("vit", 3, rows_at(1.0, 2.0), [0.0, 0.0], [None, None])
+    engine.step_once()
+    assert costs.span_s(3, 4, 1) == costs.span_s(3, 4, 2) == 1.0  # it ran in parts, each row alone: nothing is booked
+    engine.submit("vit", 3, rows_at(3.0), [clock.now_s], [None])
+    engine.step_once()
+    assert costs.span_s(3, 4, 1) > 1.0 and costs.span_s(3, 4, 2) == 1.0
 
 
 def test_wrong_values_are_refused_with_the_remedy() -> None:
