@@ -15,11 +15,11 @@ from ray.util import metrics
 
 from actors.device import Device, TopK
 from actors.fleet_config import DeviceConfig
+from actors.http_transport import make_transport
 from actors.links import LinkedServer, make_link
 from actors.plan import Plan
 from actors.records import Record
 from actors.runner import Run
-from actors.transport import ServeTransport
 from slicer.errors import ConfigError
 from slicer.plugins import load_object
 
@@ -69,7 +69,7 @@ class DeviceActor:
         self._config = config
         self._closed: Counter[str] = Counter()
         self._link = make_link(config.link, config.link_options)
-        server = LinkedServer(ServeTransport(app), self._link)
+        server = LinkedServer(make_transport(config.transport, app, config.url), self._link)
         self._device: Device = device_class(config.device)(config, server, on_closed=self._count)
         self._run: Run | None = None
         self._requests = metrics.Counter(
@@ -89,7 +89,8 @@ class DeviceActor:
 
     async def connect(self, app: str) -> DeviceInfo:
         """Turn to another application and load the head that it serves; between runs. Raises as `start`."""
-        await self._device.turn_to(LinkedServer(ServeTransport(app), self._link))
+        transport = make_transport(self._config.transport, app, self._config.url)
+        await self._device.turn_to(LinkedServer(transport, self._link))
         return await self.info()
 
     async def info(self) -> DeviceInfo:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -120,7 +121,9 @@ class Fleet:
                 num_gpus=group.gpus,
                 resources={self._fleet.resource: MARK} if marked else {},
                 scheduling_strategy=PlacementGroupSchedulingStrategy(placed, placement_group_bundle_index=index),
-                runtime_env={"env_vars": {**DEVICE_ENV, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+                runtime_env={
+                    "env_vars": {**DEVICE_ENV, **_token(), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+                },
                 max_concurrency=10_000,
             )
             .remote(config, self._app)
@@ -237,6 +240,12 @@ class Fleet:
         if device not in self._actors:
             names = ", ".join(self._actors) or "none: the fleet is not started"
             raise ConfigError(f"no device {device!r} in this fleet; there are {names}")
+
+
+def _token() -> dict[str, str]:
+    """The HTTP token of this process, for the devices."""
+    token = os.environ.get("HEADTAIL_TOKEN", "")
+    return {"HEADTAIL_TOKEN": token} if token else {}
 
 
 def fleet_resource(placed: PlacementGroup, resource: str) -> bool:

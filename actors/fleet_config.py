@@ -62,6 +62,8 @@ class GroupConfig(Strict):
         gpus: GPU that Ray reserves per device; `accelerator` cuda needs some.
         torch_threads: threads of the head; an emulated device has one, since its times are those of its profile.
         link, link_options: ``direct`` or ``package.module:Class`` and its keyword arguments.
+        transport: ``handle``: the Serve handle; ``http``: HTTP at `url`; ``auto``: HTTP where the server offers it,
+            which is faster, else the handle.
         device: ``native`` for `actors.device.Device`, or ``package.module:Class``, a class derived from it.
         placement: SPREAD over the edge nodes as far as possible; STRICT_SPREAD: one per node; PACK: on few nodes.
     """
@@ -78,6 +80,8 @@ class GroupConfig(Strict):
     torch_threads: int = Field(default=1, ge=1)
     link: str = "direct"
     link_options: dict[str, Any] = Field(default_factory=dict)
+    transport: Literal["auto", "handle", "http"] = "auto"
+    url: str = ""
     device: str = "native"
     placement: Literal["SPREAD", "STRICT_SPREAD", "PACK"] = "SPREAD"
 
@@ -91,6 +95,11 @@ class GroupConfig(Strict):
             raise ValueError(f"group {self.name!r}: gpus {self.gpus:g} with accelerator cpu; set accelerator: cuda")
         if self.device != "native" and ":" not in self.device:
             raise ValueError(f"group {self.name!r}: unknown device {self.device!r}; native, or package.module:Class")
+        if (self.transport == "http") != bool(self.url):
+            raise ValueError(
+                f"group {self.name!r}: transport {self.transport} with url {self.url!r}; transport http needs the url, "
+                "http://host:port/application, and the others none"
+            )
         if self.link != "direct" and ":" not in self.link:
             raise ValueError(f"group {self.name!r}: unknown link {self.link!r}; direct, or package.module:Class")
         return self
@@ -109,6 +118,8 @@ class DeviceConfig(Strict):
     torch_threads: int = 1
     link: str = "direct"
     link_options: dict[str, Any] = Field(default_factory=dict)
+    transport: Literal["auto", "handle", "http"] = "auto"
+    url: str = ""
     device: str = "native"
     cache_directory: str
     cache_max_bytes: int
@@ -176,6 +187,8 @@ class FleetConfig(Strict):
                 torch_threads=group.torch_threads,
                 link=group.link,
                 link_options=group.link_options,
+                transport=group.transport,
+                url=group.url,
                 device=group.device,
                 cache_directory=self.cache.directory,
                 cache_max_bytes=self.cache.max_bytes,

@@ -3,6 +3,8 @@
 By reference, each call would put its payload into Ray's object store first, which costs about twice the server CPU at
 activation sizes; `_by_reference=False` sends it straight to the replica. Serve reads its RAY_SERVE_* settings when
 it is imported, once per process, so a device actor gets `DEVICE_ENV` through its runtime environment.
+
+`actors.http_transport` is the other way in.
 """
 
 from __future__ import annotations
@@ -11,16 +13,12 @@ import asyncio
 from typing import Any, TypeVar
 
 from slicer.errors import ModelError, ServerError, ShardError
+from slicer.serve_settings import environment
 from slicer.wire import Answer, Refusal, Reply, Request, ServedModel
 
-#: The environment of every device actor. One thread for torch's pools, since a node holds many devices; Serve's router
-#: runs on the actor's own event loop, which saves each request two hops between threads.
-DEVICE_ENV: dict[str, str] = {
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-}
+#: The environment of every device actor. One thread for torch's pools, since a node holds many devices; the others are
+#: of `slicer.serve_settings`.
+DEVICE_ENV: dict[str, str] = {**environment("device"), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 #: How long describe() and shard() may take. infer() has no limit here: a queue may be long; the device has its budget.
 CONTROL_TIMEOUT_S = 30.0
@@ -46,6 +44,11 @@ class ServeTransport:
         """See `Server`."""
         answer = await self._call("infer", request)
         return answer if isinstance(answer, Refusal) else self._expect(answer, Reply, "infer")
+
+    async def infer_many(self, requests: list[Request]) -> list[Answer]:
+        """A parcel: several requests in one call, each answered for itself, in order. Raises as `infer`."""
+        answers: list[Answer] = self._expect(await self._call("infer_parcel", requests), list, "infer_parcel")
+        return answers
 
     async def shard(self, sha256: str, offset: int, length: int) -> bytes:
         """See `Server`."""

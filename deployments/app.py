@@ -7,7 +7,6 @@ hanging.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,13 +19,10 @@ from deployments import placement
 from deployments.config import ServerConfig, load_config, parse_config
 from deployments.tail import TailServer
 from slicer.errors import ConfigError, PlacementError, ServerError
+from slicer.serve_settings import environment
 
 #: Name of the deployment inside every application of ours.
 DEPLOYMENT = "TailServer"
-
-#: Environment of the replica. Read at import by Serve, so it must be there before the process starts.
-#: The limit of a gRPC message: Serve's 4 MiB would refuse a parcel of activations, or one of a large model.
-REPLICA_ENV: dict[str, str] = {"RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 << 20)}
 
 
 def build(args: dict[str, Any] | ServerConfig | None = None) -> Application:
@@ -43,11 +39,14 @@ def build(args: dict[str, Any] | ServerConfig | None = None) -> Application:
     nodes = placement.living(ray.nodes()) if ray.is_initialized() else []
     decision = placement.decide(config, nodes)
     deployment = serve.deployment(
-        TailServer,
+        serve.ingress()(TailServer) if config.http.enabled else TailServer,
         name=DEPLOYMENT,
         num_replicas=config.num_replicas,
         max_ongoing_requests=config.ongoing,
-        ray_actor_options={**decision.actor_options, "runtime_env": {"env_vars": _replica_env()}},
+        ray_actor_options={
+            **decision.actor_options,
+            "runtime_env": {"env_vars": environment("replica", http=config.http.enabled)},
+        },
         graceful_shutdown_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.2,  # how often it looks whether requests still run; 2 s by default
     )
@@ -79,11 +78,6 @@ def _from_args(args: Mapping[str, Any] | ServerConfig | None) -> ServerConfig:
     return parse_config(values)
 
 
-def _replica_env() -> dict[str, str]:
-    """The replica's environment; what the operator set in this process wins."""
-    return {name: os.environ.get(name, value) for name, value in REPLICA_ENV.items()}
-
-
 def run(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail", http: bool = False) -> None:
     """Start the application and return when it is RUNNING. Ray must be initialised.
 
@@ -103,7 +97,8 @@ def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail", 
     Not thread-safe, since Serve's own building of a deployment is not.
     """
     parsed = _from_args(config if isinstance(config, ServerConfig) else dict(config))
-    serve.start(proxy_location="EveryNode" if http else "Disabled")
+    http = http or parsed.http.enabled
+    _start_serve(parsed, http)
     application = build(parsed)
     serve.run_many(
         [serve.RunTarget(target=application, name=name, route_prefix=f"/{name}" if http else None)],
@@ -111,6 +106,30 @@ def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail", 
         wait_for_ingress_deployment_creation=False,
     )
     return parsed
+
+
+def _start_serve(config: ServerConfig, http: bool) -> None:
+    """Start Serve, or see that the one that runs has what this application needs; its way in is fixed at its start.
+
+    Raises:
+        ServerError: it runs without the HTTP port that is asked for.
+    """
+    if not config.http.enabled:
+        serve.start(proxy_location="EveryNode" if http else "Disabled")
+        return
+    wanted = {"host": config.http.host, "port": config.http.port}
+    serve.start(
+        proxy_location="EveryNode",
+        http_options=wanted,
+        controller_options={"runtime_env": {"env_vars": environment("controller", http=True)}},
+    )
+    controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    options, location = ray.get([controller.get_http_config.remote(), controller.get_proxy_location.remote()])
+    if (options.host, options.port) != (config.http.host, config.http.port) or str(location).endswith("Disabled"):
+        raise ServerError(
+            f"Serve already runs with HTTP at {options.host}:{options.port} ({location}), not at {config.http.host}:"
+            f"{config.http.port}; its ports are fixed at its start: end it with `serve shutdown`, or leave http out"
+        )
 
 
 def wait_running(name: str, config: ServerConfig) -> None:

@@ -62,8 +62,8 @@ SETTINGS: tuple[Setting, ...] = (
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD",
         "0",
         ("replica",),
-        "The ASGI messages of a request need no hop between threads: echo of 151 kB 800 to 1,147/s, p50 1.3 ms -> 1,169 "
-        "to 1,415/s, p50 0.85 ms (busy machine, same minutes).",
+        "The ASGI messages of a request need no hop between threads: echo of 151 kB 800 to 1,147/s, p50 1.3 ms -> "
+        "1,169 to 1,415/s, p50 0.85 ms (busy machine, same minutes).",
         http=True,
     ),
     Setting(

@@ -1,0 +1,165 @@
+"""How requests reach the server by HTTP: packets over kept-alive connections, from inside Ray or from outside.
+
+A device that is a Ray actor learns the address from the server (`ServedModel.url`); one outside Ray is told it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+from typing import Any, Literal
+
+import aiohttp
+
+from actors.transport import CONTROL_TIMEOUT_S, ServeTransport
+from slicer import packet
+from slicer.errors import CodecError, ConfigError, ModelError, ServerError, ShardError
+from slicer.wire import Answer, Request, ServedModel
+
+Way = Literal["auto", "handle", "http"]
+
+#: aiohttp warns of bytes objects above this size, which it writes in one go; a file object it writes in parts.
+_LARGE_BYTES = 1 << 20
+
+
+class HttpTransport:
+    """`Server` (see actors.links) over HTTP; one session. Made anywhere, used on one event loop.
+
+    Args:
+        url: of the application, such as ``http://10.0.0.7:8000/headtail``.
+        token: what the server wants as bearer token; default: HEADTAIL_TOKEN of this process.
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"url {url!r} is no address; write http://host:port/application")
+        self._url = url.rstrip("/")
+        self._token = os.environ.get("HEADTAIL_TOKEN", "") if token is None else token
+        self._session: aiohttp.ClientSession | None = None
+
+    async def describe(self, model: str) -> ServedModel:
+        """See `Server`."""
+        status, body = await self._control("/describe", {"model": model})
+        if status == 404:
+            raise ModelError(f"{self._url} serves no such model: {_error(body)}")
+        self._check(status, body)
+        try:
+            return packet.decode_model(json.loads(body))
+        except ValueError as error:
+            raise ServerError(f"{self._url} is no HeadTail server of this release: {error}") from error
+
+    async def infer(self, request: Request) -> Answer:
+        """See `Server`."""
+        return (await self.infer_many([request]))[0]
+
+    async def infer_many(self, requests: list[Request]) -> list[Answer]:
+        """A parcel: several requests in one call, each answered for itself, in order.
+
+        Raises:
+            ServerError: the server vanished, wants another token, or refused the parcel as a whole.
+        """
+        body = packet.encode_requests(requests)
+        data = io.BytesIO(body) if len(body) > _LARGE_BYTES else body
+        status, answered = await self._send("POST", "/infer", data=data, headers={"Content-Type": packet.CONTENT_TYPE})
+        self._check(status, answered)
+        try:
+            answers = packet.decode_answers(answered)
+        except CodecError as error:
+            raise ServerError(f"{self._url} is no HeadTail server of this release: {error}") from error
+        if len(answers) != len(requests):
+            raise ServerError(
+                f"{self._url} answered {len(answers)} of {len(requests)} requests; it is of another release"
+            )
+        return answers
+
+    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
+        """See `Server`."""
+        status, body = await self._control(f"/shard/{sha256}", {"offset": str(offset), "length": str(length)})
+        if status == 404:
+            raise ShardError(f"{self._url} gave no shard {sha256[:12]}: {_error(body)}")
+        self._check(status, body)
+        return body
+
+    async def close(self) -> None:
+        """Close all connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _control(self, path: str, params: dict[str, str]) -> tuple[int, bytes]:
+        try:
+            return await asyncio.wait_for(self._send("GET", path, params=params), CONTROL_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            raise ServerError(f"{self._url}{path} did not answer within {CONTROL_TIMEOUT_S:g} s; is it up?") from None
+
+    async def _send(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
+        if self._session is None:
+            headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+            # No limit of connections, and no time-out: a request that waits in the server holds its connection.
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None), headers=headers
+            )
+        try:
+            async with self._session.request(method, self._url + path, **options) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise ServerError(f"{self._url} cannot be reached: {type(error).__name__}: {error}") from error
+
+    def _check(self, status: int, body: bytes) -> None:
+        if status != 200:
+            raise ServerError(f"{self._url} answered {status}: {_error(body)}")
+
+
+class AutoTransport:
+    """The faster way that the server offers: HTTP where it tells an address, else the handle.
+
+    The handle is asked for the description each time, so a server that is restarted elsewhere is found again.
+    """
+
+    def __init__(self, app: str) -> None:
+        self._handle = ServeTransport(app)
+        self._http: HttpTransport | None = None
+        self._url = ""
+
+    async def describe(self, model: str) -> ServedModel:
+        """See `Server`."""
+        served = await self._handle.describe(model)
+        if served.url != self._url:
+            if self._http is not None:
+                await self._http.close()
+            self._url, self._http = served.url, HttpTransport(served.url) if served.url else None
+        return served
+
+    async def infer(self, request: Request) -> Answer:
+        """See `Server`."""
+        return await (self._http or self._handle).infer(request)
+
+    async def infer_many(self, requests: list[Request]) -> list[Answer]:
+        """See `HttpTransport`."""
+        return await (self._http or self._handle).infer_many(requests)
+
+    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
+        """See `Server`."""
+        return await (self._http or self._handle).shard(sha256, offset, length)
+
+    async def close(self) -> None:
+        """See `Server`."""
+        if self._http is not None:
+            await self._http.close()
+        await self._handle.close()
+
+
+def make_transport(way: Way, app: str, url: str = "") -> ServeTransport | HttpTransport | AutoTransport:
+    """What a device sends through. `url` is for `http` only. Raises ConfigError."""
+    if way == "http":
+        return HttpTransport(url)
+    return AutoTransport(app) if way == "auto" else ServeTransport(app)
+
+
+def _error(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, TypeError, KeyError):  # HAProxy and Serve answer in plain text
+        return body[:200].decode("utf-8", "replace")

@@ -1,0 +1,165 @@
+"""The HTTP transport against a server on the loopback interface: what it sends, and what becomes of every failure."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+from aiohttp import web
+
+from actors.fleet_config import GroupConfig
+from actors.http_transport import AutoTransport, HttpTransport, make_transport
+from actors.transport import ServeTransport
+from slicer import packet
+from slicer.errors import ConfigError, ModelError, ServerError, ShardError
+from slicer.wire import Refusal, Reply, Request, ServedModel, Timings
+
+MODEL = ServedModel("m", "d", "{}", 4, (0, 1), "per_slice", ("fp32",))
+Use = Callable[[HttpTransport], Awaitable[object]]
+
+
+def request(name: str, size: int = 8) -> Request:
+    return Request(name, "m", "d", 1, "fp32", (2,), b"x" * size)
+
+
+async def infer(http: web.Request) -> web.Response:
+    requests = packet.decode_requests(await http.read())
+    if requests[0].id == "short":
+        requests = requests[:1]
+    if requests[0].id == "text":
+        return web.Response(body=b"hello")
+    answers = [
+        Refusal(r.id, "bad_cut", "no", "s")
+        if r.id == "bad"
+        else Reply(r.id, Timings(1.0, 1.0, 1.0, 3.0, (1,)), ((len(r.payload), 1.5),), server="s")
+        for r in requests
+    ]
+    return web.Response(body=packet.encode_answers(answers), content_type=packet.CONTENT_TYPE)
+
+
+async def describe(http: web.Request) -> web.Response:
+    if http.query["model"] != "m":
+        return web.json_response({"error": "there is m"}, status=404)
+    return web.json_response(packet.encode_model(MODEL))
+
+
+async def shard(http: web.Request) -> web.Response:
+    if http.match_info["sha256"] != "abc":
+        return web.json_response({"error": "no such shard"}, status=404)
+    start, length = int(http.query["offset"]), int(http.query["length"])
+    return web.Response(body=bytes(range(100))[start : start + length])
+
+
+@web.middleware
+async def token(
+    http: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    if http.headers.get("Authorization") != "Bearer secret":
+        return web.json_response({"error": "a missing or wrong token"}, status=401)
+    return await handler(http)
+
+
+def against(use: Use, given: str = "secret") -> object:
+    """`use` with a transport to a server that runs meanwhile."""
+
+    async def run() -> object:
+        app = web.Application(middlewares=[token], client_max_size=64 << 20)
+        app.router.add_post("/headtail/infer", infer)
+        app.router.add_get("/headtail/describe", describe)
+        app.router.add_get("/headtail/shard/{sha256}", shard)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        transport = HttpTransport(f"http://127.0.0.1:{runner.addresses[0][1]}/headtail/", given)
+        try:
+            return await use(transport)
+        finally:
+            await transport.close()
+            await runner.cleanup()
+
+    return asyncio.run(run())
+
+
+def test_one_request_and_a_parcel_are_answered_in_order() -> None:
+    async def use(transport: HttpTransport) -> None:
+        one = await transport.infer(request("a"))
+        assert isinstance(one, Reply) and (one.id, one.top_k) == ("a", ((8, 1.5),))
+        many = await transport.infer_many([request("a"), request("bad"), request("c", 2 << 20)])
+        assert [answer.id for answer in many] == ["a", "bad", "c"]
+        assert isinstance(many[1], Refusal) and isinstance(many[2], Reply) and many[2].top_k[0][0] == 2 << 20
+
+    against(use)
+
+
+def test_describe_and_shard() -> None:
+    async def use(transport: HttpTransport) -> None:
+        assert await transport.describe("m") == MODEL
+        assert await transport.shard("abc", 3, 2) == b"\x03\x04"
+        with pytest.raises(ModelError, match="there is m"):
+            await transport.describe("x")
+        with pytest.raises(ShardError, match="no such shard"):
+            await transport.shard("xyz", 0, 1)
+
+    against(use)
+
+
+@pytest.mark.parametrize(("first", "says"), [("short", "answered 1 of 2"), ("text", "no HeadTail server")])
+def test_a_foreign_answer_is_a_server_error(first: str, says: str) -> None:
+    async def use(transport: HttpTransport) -> None:
+        with pytest.raises(ServerError, match=says):
+            await transport.infer_many([request(first), request("b")])
+
+    against(use)
+
+
+def test_a_wrong_token_and_a_server_that_is_not_there() -> None:
+    async def use(transport: HttpTransport) -> None:
+        with pytest.raises(ServerError, match="401: a missing or wrong token"):
+            await transport.infer(request("a"))
+
+    against(use, "wrong")
+
+    async def nowhere() -> None:
+        transport = HttpTransport("http://127.0.0.1:1/headtail", "")
+        with pytest.raises(ServerError, match="cannot be reached"):
+            await transport.infer(request("a"))
+        await transport.close()
+
+    asyncio.run(nowhere())
+
+
+class Handle(ServeTransport):
+    """A handle whose server tells `url`."""
+
+    url = ""
+
+    async def describe(self, model: str) -> ServedModel:
+        return packet.decode_model({**json.loads(json.dumps(packet.encode_model(MODEL))), "url": self.url})
+
+
+def test_auto_takes_http_where_the_server_offers_it() -> None:
+    async def run() -> list[bool]:
+        transport, handle = AutoTransport("app"), Handle("app")
+        transport._handle = handle
+        seen = []
+        for url in ("", "http://127.0.0.1:1/app", ""):
+            handle.url = url
+            await transport.describe("m")
+            seen.append(transport._http is not None)
+        await transport.close()
+        return seen
+
+    assert asyncio.run(run()) == [False, True, False]
+
+
+def test_the_fleet_file_chooses() -> None:
+    assert isinstance(make_transport("handle", "app"), ServeTransport)
+    assert isinstance(make_transport("auto", "app"), AutoTransport)
+    assert isinstance(make_transport("http", "app", "http://h:1/a"), HttpTransport)
+    with pytest.raises(ConfigError, match="no address"):
+        HttpTransport("h:1")
+    with pytest.raises(ValueError, match="transport http with url ''"):
+        GroupConfig(name="a", cut=1, transport="http")
