@@ -122,8 +122,8 @@ class Admission:
                 continue
             # Nothing is awaited between submit and the registration of the futures, so no outcome can be missed.
             arrived_s = [arrivals[index].arrived_s for index in good]
+            admitted_s = time.monotonic()  # before submit, from where the engine counts the row's waiting
             keys = self._engine.submit(model, cut, rows, arrived_s, [arrivals[index].deadline_s for index in good])
-            admitted_s = time.monotonic()
             for index, key in zip(good, keys, strict=True):
                 self._pending[key] = future = self._loop.create_future()
                 results[index] = Admitted(key, admitted_s, future)
