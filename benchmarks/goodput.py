@@ -264,7 +264,7 @@ class Bench:
             "total_ms": figures([one.total_ms for one in counted if one.total_ms is not None]),
             "client_ms": figures(client_ms),
             "generator_lag_p99_ms": figures(lag_ms).get("p99"),
-            "valid": bool(client_ms) and np.percentile(lag_ms, 99) <= 0.05 * np.percentile(client_ms, 50),
+            "valid": bool(client_ms and np.percentile(lag_ms, 99) <= 0.05 * np.percentile(client_ms, 50)),
             "steps": len(steps),
             "rows_per_step": round(statistics.fmean(step[5] for step in steps), 3) if steps else None,
             "overruns": sum(taken - planned > max(0.05 * planned, 1e-4) for _, planned, taken, *_ in steps),
