@@ -1,9 +1,9 @@
 """What serving costs beside the work itself: our server against an echo, by both ways in, in the same run.
 
-Four deployments, one after another, on a Ray of their own, with an accelerator that takes no time: `bare` is an echo;
+Three deployments, one after another, on a Ray of their own, with an accelerator that takes no time: `bare` is an echo;
 `echo` answers from behind the same ``@serve.batch`` and a hop to another thread and back; `tail` is the TailServer with
-all it does (check, admission, engine, reply). Requests are 151 kB (50 x 192 float32... as raw RGB at 224 px), alone and
-in parcels of 8. Ports, settings and transports are those of the project. The last line is one JSON document.
+all it does (check, admission, engine, reply). Requests are 151 kB, alone and in parcels
+of 8. Ports, settings and transports are those of the project. The last line is one JSON document.
 
     python benchmarks/serving_overhead.py [--seconds 5] [--clients 32] [--repeats 3]
 """
@@ -82,7 +82,7 @@ class Toy(torch.nn.Sequential):
     """A model whose input is 151 kB, with four slices' worth of layers that nobody runs."""
 
     def __init__(self) -> None:
-        super().__init__(torch.nn.Flatten(), *(torch.nn.Linear(3 * 112 * 112, 4) for _ in range(1)))
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(3 * 112 * 112, 4))
         for _ in range(4):
             self.append(torch.nn.Linear(4, 4))
 
@@ -128,8 +128,8 @@ def _reply(request: Request) -> Answer:
     return Reply(request.id, Timings(0.0, 0.0, 0.0, 0.0, (1,)), ((len(request.payload), 0.0),))
 
 
-def start(name: str) -> str:
-    """Start one of the four; the manifest that its requests must carry."""
+def start(name: str) -> None:
+    """Start one of the three."""
     if name == "tail":
         model = {"name": "toy", "model": "benchmarks.serving_overhead:Toy", "num_slices": 4, "entries": [0]}
         config = {
@@ -144,8 +144,6 @@ def start(name: str) -> str:
         options = {"num_cpus": 1, "runtime_env": {"env_vars": environment("replica", http=True)}}
         deployment = serve.deployment(serve.ingress()(kind), name=name, max_ongoing_requests=4096)
         serve.run(deployment.options(ray_actor_options=options).bind(), name=name, route_prefix=f"/{name}")
-    described = serve.get_app_handle(name).describe.remote("toy").result(timeout_s=60)
-    return str(described.manifest)
 
 
 async def measure(transport: Any, manifest: str, seconds: float, clients: int, repeats: int) -> dict[str, float]:
@@ -213,6 +211,29 @@ def engine_us(rows: int, steps_of: int = 12) -> float:
     return (time.perf_counter() - began) / requests * 1e6
 
 
+async def run(args: argparse.Namespace, ways: dict[str, dict[str, float]]) -> None:
+    """All measurements, on one event loop: the handle's router lives on the loop that it was made on."""
+    loop = asyncio.get_running_loop()
+    handles = []
+    for name in ("bare", "echo", "tail"):
+        await loop.run_in_executor(None, start, name)
+        handle = ServeTransport(name)
+        handles.append(handle)
+        manifest = (await handle.describe("toy")).manifest
+        http = HttpTransport(f"http://127.0.0.1:{PORT}/{name}")
+        for way, transport in (("handle", handle), ("http", http)):
+            got = await measure(transport, manifest, args.seconds, args.clients, args.repeats)
+            prefix = "bare_echo" if name == "bare" else name
+            ways[way][f"{prefix}_rps"] = got["rps"]
+            ways[way][f"{prefix}_rps_parcels_of_8"] = got["rps_parcels"]
+            ways[way][f"{prefix}_p50_ms_alone"] = got["p50_ms"]
+            print(f"{name:5} {way:7} {got['rps']:8.0f}/s  parcels {got['rps_parcels']:8.0f}/s  {got['p50_ms']:.2f} ms")
+        await http.close()
+        await loop.run_in_executor(None, serve.delete, name)
+    for handle in handles:
+        await handle.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0)
@@ -221,7 +242,7 @@ def main() -> None:
     parser.add_argument("--engine-rows", type=int, default=4, help="rows per step for engine_us_per_request")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
     ways: dict[str, dict[str, float]] = {"handle": {}, "http": {}}
     try:
         serve.start(
@@ -229,27 +250,7 @@ def main() -> None:
             http_options={"host": HTTP["host"], "port": PORT},
             controller_options={"runtime_env": {"env_vars": environment("controller", http=True)}},
         )
-        for name in ("bare", "echo", "tail"):
-            manifest = start(name)
-            for way in ways:
-
-                async def use(way: str = way, name: str = name, manifest: str = manifest) -> dict[str, float]:
-                    url = f"http://127.0.0.1:{PORT}/{name}"
-                    transport = HttpTransport(url) if way == "http" else ServeTransport(name)
-                    try:
-                        return await measure(transport, manifest, args.seconds, args.clients, args.repeats)
-                    finally:
-                        await transport.close()
-
-                got = asyncio.run(use())
-                prefix = "bare_echo" if name == "bare" else name
-                ways[way][f"{prefix}_rps"] = got["rps"]
-                ways[way][f"{prefix}_rps_parcels_of_8"] = got["rps_parcels"]
-                ways[way][f"{prefix}_p50_ms_alone"] = got["p50_ms"]
-                print(
-                    f"{name:5} {way:7} {got['rps']:8.0f}/s  parcels {got['rps_parcels']:8.0f}/s  {got['p50_ms']:.2f} ms"
-                )
-            serve.delete(name)
+        asyncio.run(run(args, ways))
     finally:
         serve.shutdown()
         ray.shutdown()
