@@ -1,4 +1,4 @@
-"""The goodput benchmark runs end to end, in a process and a Ray of its own; its figures are too small to mean anything."""
+"""The goodput benchmark runs end to end, in a process and a Ray of its own; its figures mean nothing at this size."""
 
 from __future__ import annotations
 
