@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import yaml
@@ -18,7 +20,9 @@ from ray.serve import context
 from ray.serve.schema import ServeDeploySchema
 
 from deployments import app
+from slicer import codec
 from slicer.errors import PlacementError, ServerError
+from slicer.wire import Reply, Request
 
 
 @pytest.fixture
@@ -111,3 +115,25 @@ def test_the_shipped_serve_config_deploys_as_serve_deploy_does_it(
     status = handle().status.remote().result(timeout_s=60)
     assert status["node"] == node_ids["server"]
     assert status["models"]["digits_vit"]["strategy"] == "per_tail_shared"
+
+
+def test_prometheus_finds_the_servers_metrics_on_its_node(cluster: Cluster, config: dict[str, Any]) -> None:
+    app.run(config)
+    served = handle().describe.remote("digits_vit").result(timeout_s=30)
+    payload = codec.encode("fp32", np.zeros((3, 32, 32), np.float32))
+    request = Request("r", "digits_vit", served.manifest, 0, "fp32", (3, 32, 32), payload, top_k=1)
+    answers = [handle().infer.remote(request).result(timeout_s=30) for _ in range(3)]
+    assert all(isinstance(answer, Reply) for answer in answers)
+    port = next(node["MetricsExportPort"] for node in ray.nodes() if "server" in node["Resources"])
+    deadline_s = time.monotonic() + 60
+    wanted = "headtail_requests_total{"
+    lines: list[str] = []
+    while not lines and time.monotonic() < deadline_s:  # Ray exports every few seconds
+        time.sleep(0.5)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+            text = page.read().decode()
+        lines = [line for line in text.splitlines() if wanted in line]
+    (line,) = lines
+    assert 'model="digits_vit"' in line and 'entry="0"' in line and 'outcome="answered"' in line
+    assert float(line.rsplit(" ", 1)[1]) == 3.0
+    assert "headtail_queue_ms_bucket" in text and "headtail_rows_per_step_bucket" in text

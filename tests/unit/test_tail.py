@@ -240,3 +240,22 @@ def test_a_declared_gpu_without_cuda_is_told_and_the_cpu_used(shard_dir: Path) -
     status = run(server.status, server)
     assert status["accelerator"] == "cpu"
     assert status["notes"] == ["this node declares a GPU but torch finds no CUDA there, so the server uses the CPU"]
+
+
+def test_an_own_executor_from_outside_the_packages_runs_the_steps(
+    sliced: SlicedModel, shard_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    config = {
+        "models": [{"name": MODEL, "strategy": "per_slice"}],
+        "executor": "own_executor:LoggingExecutor",
+        "executor_options": {"log": str(tmp_path / "steps.csv")},
+        "shard_dir": str(shard_dir),
+    }
+    server = TailServer(config, "cpu")
+    (tmp_path / "steps.csv").write_text("")  # forget the warm-up
+    request = request_at(sliced, server, 2, images(sliced, 1)[0])
+    assert isinstance(run(lambda: server.infer(request), server), Reply)
+    steps = [line.split(",")[:4] for line in (tmp_path / "steps.csv").read_text().splitlines()]
+    # One row that entered at cut 2 of 4: slice 2:3, then 3:4, alone.
+    assert steps == [[MODEL, "2", "3", "1"], [MODEL, "3", "4", "1"]]
