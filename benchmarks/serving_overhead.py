@@ -83,6 +83,7 @@ class Toy(torch.nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(torch.nn.Flatten(), torch.nn.Linear(3 * 112 * 112, 4))
+        self.pretrained_cfg = {"input_size": SHAPE}
         for _ in range(4):
             self.append(torch.nn.Linear(4, 4))
 
