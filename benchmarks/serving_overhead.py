@@ -81,9 +81,8 @@ class NoCompute:
 class Toy(torch.nn.Sequential):
     """A model whose input is 151 kB, with four slices' worth of layers that nobody runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, pretrained_cfg_overlay: object = None) -> None:
         super().__init__(torch.nn.Flatten(), torch.nn.Linear(3 * 112 * 112, 4))
-        self.pretrained_cfg = {"input_size": SHAPE}
         for _ in range(4):
             self.append(torch.nn.Linear(4, 4))
 
@@ -134,7 +133,13 @@ def start(name: str) -> None:
     if name == "tail":
         model = {"name": "toy", "model": "benchmarks.serving_overhead:Toy", "num_slices": 4, "entries": [0]}
         config = {
-            "models": [{**model, "kwargs": {}, "strategy": "per_tail_shared"}],
+            "models": [
+                {
+                    **model,
+                    "kwargs": {"pretrained_cfg_overlay": {"input_size": list(SHAPE)}},
+                    "strategy": "per_tail_shared",
+                }
+            ],
             "executor": "benchmarks.serving_overhead:NoCompute",
             "torch_threads": 1,
             "http": HTTP,
