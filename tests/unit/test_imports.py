@@ -31,6 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "lazy": {"costs", "queues", "scheduler"},
     "policies": {"continuous", "costs", "lazy", "queues", "scheduler"},
     "simulator": {"costs", "policies", "scheduler"},
+    "workloads": {"costs", "simulator"},
     "calibrate": {"costs", "executors", "scheduler"},
     "ledger": {"scheduler"},
     "models": set(),
@@ -64,7 +65,17 @@ ARROWS: dict[str, set[str]] = {
 #: Pure state and arithmetic: the simulator runs them in virtual time, on hosts that have neither library.
 PURE = tuple(
     f"deployments.{name}"
-    for name in ("scheduler", "queues", "policies", "costs", "cost_profiles", "continuous", "lazy", "simulator")
+    for name in (
+        "scheduler",
+        "queues",
+        "policies",
+        "costs",
+        "cost_profiles",
+        "continuous",
+        "lazy",
+        "simulator",
+        "workloads",
+    )
 )
 
 
