@@ -125,14 +125,12 @@ class Lazy(QueuePolicy):
         while at and self._stack[at - 1][0].boundary < boundary:
             at -= 1
         self.waiting += len(batch)
-        if at and self._stack[at - 1][0].boundary == boundary:
+        # Several batches may be equally far when one is full. The older rows go first, so they lie above.
+        while at and batch and self._stack[at - 1][0].boundary == boundary:
             both = sorted(self._stack[at - 1] + batch, key=by_age)
-            self._stack[at - 1] = both[: self.max_batch]
-            batch = both[self.max_batch :]
-            if batch:
-                # The older half goes first, so it lies above.
-                self._stack.insert(at - 1, batch)
-        else:
+            self._stack[at - 1], batch = both[: self.max_batch], both[self.max_batch :]
+            at -= 1
+        if batch:
             self._stack.insert(at, batch)
 
     def _due_s(self, row: Row) -> float:
