@@ -22,7 +22,7 @@ DEMO: dict[str, Any] = {
     "fleet": "emulated",
     "device_rate": 4.0,
     "arrivals": "poisson",
-    "duration": 4.0,
+    "duration": 3.0,
     "warmup": 0.5,
     "drain": 15.0,
     "resident": "all",

@@ -116,7 +116,8 @@ class Job:
                 remote_images.write_where_missing(self._images, fleet.devices)
             yield
         finally:
-            self._stop(*self._up)
+            if self._config.address != "local":  # a Ray of its own takes its applications with it, and sooner
+                self._stop(*self._up)
 
     def compute_reference(self, fleet: Fleet) -> None:
         """What the unsliced model says of every image that will be asked; agreement is measured against it."""
