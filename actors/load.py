@@ -42,7 +42,8 @@ def measure(config: LoadConfig) -> Result:
         HeadTailError: wrong input, no server, or the cluster lacks something. Nothing is left running then, either.
     """
     job = Job(config)
-    with server.ray_session(config.address), job.devices() as fleet, job.servers(fleet):
+    needs_one = config.server is not None
+    with server.ray_session(config.address, running=needs_one), job.devices() as fleet, job.servers(fleet):
         job.compute_reference(fleet)
         for seed, strategy in job.order():
             job.run_one(fleet, seed, strategy)

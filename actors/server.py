@@ -173,10 +173,13 @@ def stop(*names: str) -> None:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, quiet: bool = True) -> Iterator[None]:
+def ray_session(address: str | None, quiet: bool = True, *, running: bool = False) -> Iterator[None]:
     """Ray for one job: a cluster that runs (RAY_ADDRESS, or one started here by `ray start`), else one of its own.
 
     An own one is shut down at the end, whatever happens, and leaves no process behind.
+
+    Args:
+        running: only one that runs will do, also that of a headtail-serve here, which Ray finds only when it is asked.
 
     Raises:
         ServerError: the cluster at `address` cannot be reached.
@@ -190,6 +193,8 @@ def ray_session(address: str | None, quiet: bool = True) -> Iterator[None]:
     os.environ.setdefault("RAY_worker_niceness", "0")
     # It warns that a token protects the cluster, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    if running and address is None:
+        address = os.environ.get("RAY_ADDRESS", "auto")
     try:
         ray.init(
             address=address,

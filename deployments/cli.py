@@ -75,17 +75,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     embedded = False
     try:
         try:
-            ray.init(address=args.address or "auto", log_to_driver=False)
-        except ConnectionError:
-            if args.address or args.detach:
-                where = args.address or "this machine"
-                print(f"headtail-serve: no Ray cluster at {where}; start one: ray start --head", file=sys.stderr)
-                return 2
-            ray.init(include_dashboard=False, log_to_driver=False)
-            embedded = True
+            # Without an address: RAY_ADDRESS, or what `ray start` started here, else a Ray of our own. Never "auto",
+            # which would also find the Ray of somebody's script on this machine.
+            ray.init(address=args.address, include_dashboard=False, log_to_driver=False)
+        except (ConnectionError, ValueError):
+            print(f"headtail-serve: no Ray cluster at {args.address}; start one: ray start --head", file=sys.stderr)
+            return 2
+        node = ray._private.worker._global_node
+        embedded = node is not None and node.is_head()
+        if embedded and args.detach:
+            print(
+                "headtail-serve: --detach needs a Ray cluster that goes on; start one: ray start --head",
+                file=sys.stderr,
+            )
+            return 2
         app.run(config, name=args.name, http=args.http)
         names = ", ".join(f"{model.name} ({model.strategy})" for model in config.models)
-        print(f"application {args.name!r} is running: {names}", flush=True)
+        address = ray.get_runtime_context().gcs_address
+        print(f"application {args.name!r} is running on the Ray cluster {address}: {names}", flush=True)
         if args.detach:
             return 0
         stop = threading.Event()
