@@ -10,8 +10,11 @@ the real thing. Every result of it carries the word, through `Executor.emulated`
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +35,8 @@ from slicer.errors import ConfigError
 OVERRUN_SHARE = 0.05
 OVERRUN_MS = 0.1
 
+_PR_SET_TIMERSLACK = 29  # linux/prctl.h
+
 
 @dataclass(frozen=True)
 class Punctuality:
@@ -44,8 +49,21 @@ class Punctuality:
     worst_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A launched step, and when the emulated accelerator works on it."""
+
+    step: Step
+    began_s: float
+    planned_s: float
+    ended_s: float
+
+
 class EmulatedExecutor:
     """Runs a step for as long as the profile's t_j(b) says, on this host's clock.
+
+    Like a GPU it takes a step while another one runs (`launch`, `wait`), and then what the host does late delays no
+    step that is enqueued already.
 
     The time is slept, but for the last stretch, which is spun so that the step ends when it should; a step is never
     shorter than planned. Steps that took too long, because the host was busy, are counted (`punctuality`).
@@ -97,6 +115,7 @@ class EmulatedExecutor:
         self._clock, self._sleep = clock, sleep
         self._costs: dict[str, CostModel] = {}
         self._rows: dict[int, tuple[float, int]] = {}  # key -> (first value, slices passed)
+        self._free_s = 0.0  # when the emulated accelerator has done all that was launched
         self.punctuality = Punctuality()
         self.name = "emulated"
         kind = "hypothetical" if self._profile.source.hypothetical else "measured"
@@ -128,26 +147,51 @@ class EmulatedExecutor:
             self._record.flush()
 
     def run(self, step: Step) -> float:
-        """Take the step's time; returns the seconds that it took, which are those planned but for overruns.
+        """Take the step's time, host and accelerator one after the other; returns the seconds that it took.
 
         Raises:
             RuntimeError: a row is not at the step's start: a mistake of the strategy.
         """
+        began_s = self._clock()
+        planned_s = self._host_part(step, began_s)
+        self._wait_until(began_s + planned_s)
+        taken_s = self._clock() - began_s
+        self._note(step, began_s, planned_s, taken_s)
+        return taken_s
+
+    def launch(self, step: Step) -> _Running:
+        """Enqueue a step: it begins when those before it have ended, whatever the host does meanwhile.
+
+        Raises:
+            RuntimeError: a row is not at the step's start: a mistake of the strategy.
+        """
+        now_s = self._clock()
+        planned_s = self._host_part(step, now_s)
+        began_s = max(now_s, self._free_s)
+        # What the host still did when the accelerator could have ended is an overrun: true answers that took too long.
+        self._free_s = max(began_s + planned_s, self._clock())
+        return _Running(step, began_s, planned_s, self._free_s)
+
+    def wait(self, ticket: _Running) -> float:
+        """Sleep until a launched step has ended; returns how long the accelerator worked on it."""
+        self._wait_until(ticket.ended_s)
+        taken_s = ticket.ended_s - ticket.began_s
+        self._note(ticket.step, ticket.began_s, ticket.planned_s, taken_s)
+        return taken_s
+
+    def _host_part(self, step: Step, began_s: float) -> float:
+        """What the host does for a step; returns how long the accelerator works on it."""
         astray = next((row for row in step.rows if self._rows[row.key][1] != step.start), None)
         if astray is not None:
             passed = self._rows[astray.key][1]
             raise RuntimeError(f"row {astray.key} has passed {passed} slices and cannot run {step.start}:{step.end}")
-        began_s = self._clock()
         planned_s = self._planned_s(step)
         if self._torch is not None:
             self._torch.run(step)
         blocks = (step.end - step.start) * self._profile.num_slices // self._costs[step.model].num_slices
         self._burn(min(began_s + self._burn_launch_s * blocks, began_s + planned_s))
-        self._wait(began_s + planned_s)
-        taken_s = self._clock() - began_s
         self._rows.update((row.key, (self._rows[row.key][0], step.end)) for row in step.rows)
-        self._note(step, began_s, planned_s, taken_s)
-        return taken_s
+        return planned_s
 
     def take(self, rows: Sequence[Row]) -> Floats:
         """The rows' answers; the rows are forgotten."""
@@ -184,7 +228,8 @@ class EmulatedExecutor:
         while self._burn_launch_s and self._clock() < until_s:
             pass
 
-    def _wait(self, until_s: float) -> None:
+    def _wait_until(self, until_s: float) -> None:
+        _sleep_exactly()
         left_s = until_s - self._clock() - self._spin_s
         if left_s > 0:
             self._sleep(left_s)
@@ -203,6 +248,17 @@ class EmulatedExecutor:
         if self._record is not None:
             self._record.write(f"step {began_s!r} {planned_s!r} {taken_s!r} {step.start} {step.end} {len(step.rows)}\n")
             self._record.flush()
+
+
+_THREAD = threading.local()
+
+
+def _sleep_exactly() -> None:
+    """Linux lets a thread oversleep by 50 us unless it asks for less, once."""
+    if not getattr(_THREAD, "asked", False):
+        _THREAD.asked = True
+        with contextlib.suppress(OSError, AttributeError, TypeError):  # another system than Linux
+            ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
 
 
 class Chain(nn.Module):

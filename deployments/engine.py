@@ -32,9 +32,6 @@ __all__ = ["Engine", "EngineStats", "Outcome"]
 
 logger = logging.getLogger(__name__)
 
-#: How soon an own policy is asked again that lets rows wait although the accelerator is free.
-_ASK_AGAIN_S = 0.001
-
 
 class Engine:
     """Drives one accelerator.
@@ -50,6 +47,9 @@ class Engine:
     Raises:
         ValueError: `max_rows` is below 1.
     """
+
+    #: How soon an own policy is asked again that lets rows wait although the accelerator is free.
+    ASK_AGAIN_S = 0.001
 
     def __init__(
         self,
@@ -167,16 +167,12 @@ class Engine:
 
         Returns the step that ran; None: there was nothing to run.
         """
-        ended: list[Outcome] = []
-        try:
-            self._admit(ended)
-        finally:  # also when the engine is about to end: a closed row has no other outcome than this one
-            self._deliver(ended)
+        self._admit_now()
         asked_s = self._clock()
         step = self._scheduler.next(asked_s)
         if step is None:
             return None
-        ended = []
+        ended: list[Outcome] = []
         try:
             began_s = self._clock()
             execution_s = self._execute(step, ended)
@@ -194,24 +190,37 @@ class Engine:
 
     def _run_loop(self) -> None:
         try:
-            while self._wait_for_work():
-                if self.step_once() is None and self._scheduler.waiting:
-                    with self._wake:  # an own policy that waits for something
-                        self._wake.wait(_ASK_AGAIN_S)
+            self._work()
         except BaseException as error:
             logger.exception("the engine ends; every row in it is refused")
             with self._wake:
                 self._ended_because = f"the server's engine failed ({type(error).__name__}: {error}); try again"
         self._refuse_all()
 
+    def _work(self) -> None:
+        while self._wait_for_work():
+            if self.step_once() is None and self._scheduler.waiting:
+                with self._wake:  # an own policy that waits for something
+                    self._wake.wait(self.ASK_AGAIN_S)
+
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False: stop."""
         with self._wake:
             while self._ended_because is None:
-                if self._inbox or self._cancelled or self._scheduler.waiting:
+                if self._busy():
                     return True
                 self._wake.wait()
             return False
+
+    def _busy(self) -> bool:
+        return bool(self._inbox or self._cancelled or self._scheduler.waiting)
+
+    def _admit_now(self) -> None:
+        ended: list[Outcome] = []
+        try:
+            self._admit(ended)
+        finally:  # also when the engine is about to end: a closed row has no other outcome than this one
+            self._deliver(ended)
 
     def _admit(self, ended: list[Outcome]) -> None:
         """Take new rows in; then let go what was cancelled or is too late, be it new or between two slices."""

@@ -101,6 +101,48 @@ class FakeExecutor:
         return [(step.start, step.end, len(step.rows)) for step in self.steps]
 
 
+class FakePipeline(FakeExecutor):
+    """A `FakeExecutor` that takes steps while one runs: each begins when those before it have ended.
+
+    What a step does to its rows is done when it ends, so a row that is fetched or run too early is found out.
+    """
+
+    def __init__(
+        self,
+        clock: FakeClock,
+        seconds: Callable[[Step], float] = lambda step: 1.0,
+        before: Callable[[Step], None] = lambda step: None,
+    ) -> None:
+        super().__init__(None, seconds, lambda step: None)
+        self._now, self._check = clock, before
+        self._enqueued: list[tuple[Step, float, float]] = []
+        self._free_s = 0.0
+        self.idle_s = 0.0  # between a launch and the end of what ran before it, as long as anything was launched
+
+    def launch(self, step: Step) -> int:
+        """Enqueue the step; returns its number."""
+        self.tried.append(step)
+        self._check(step)
+        began_s = max(self._now.now_s, self._free_s)
+        self.idle_s += began_s - self._free_s
+        self._free_s = began_s + self._seconds(step)
+        self._enqueued.append((step, began_s, self._free_s))
+        return len(self._enqueued) - 1
+
+    def wait(self, ticket: int) -> float:
+        """Move the clock to the step's end, if it is earlier, and do what the step does."""
+        step, began_s, ended_s = self._enqueued[ticket]
+        self._now.now_s = max(self._now.now_s, ended_s)
+        for row in step.rows:
+            if row.key in self.activations:  # else it was dropped meanwhile
+                name, trace = self.activations[row.key]
+                for index in range(step.start, step.end):
+                    trace = trace * 8 + index + 1
+                self.activations[row.key] = np.array([name, trace], np.float32)
+        self.steps.append(step)
+        return ended_s - began_s
+
+
 def rows_at(*names: float) -> Floats:
     """A batch of rows as they enter, one per name (integers up to 2**24 are exact)."""
     return np.array([[name, 0.0] for name in names], np.float32).reshape(len(names), 2)

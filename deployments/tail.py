@@ -7,8 +7,10 @@ reply.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -30,6 +32,7 @@ from deployments.executors import Executor, make_executor
 from deployments.ingress import Ingress
 from deployments.models import HostedModel
 from deployments.naive import Naive
+from deployments.pipelined import Enqueuing, PipelinedEngine
 from deployments.policies import make_policy, needs_costs
 from deployments.scheduler import Scheduler
 from deployments.telemetry import Nvml, Telemetry
@@ -44,6 +47,10 @@ MAX_SHARD_READ_BYTES = 4 << 20
 #: How long a stop waits for the running step; below Serve's graceful_shutdown_timeout_s, which ends the process.
 STOP_TIMEOUT_S = 5.0
 
+#: A thread that wakes waits so long for the interpreter while another one computes; Python's 5 ms are longer than a
+#: step, and the accelerator would idle meanwhile (measured: docs/log.md, 2026-11-23).
+SWITCH_INTERVAL_S = 1e-4
+
 
 class TailServer:
     """Hosts the models of one application on one accelerator. All methods run on the replica's event loop.
@@ -56,6 +63,7 @@ class TailServer:
 
     def __init__(self, config: dict[str, Any], device: str, note: str = "") -> None:
         self._config: ServerConfig = parse_config(config)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._started_s = time.monotonic()
         self._notes = [note] if note else []
         self._device = self._usable(device)
@@ -84,6 +92,8 @@ class TailServer:
             )
         else:
             self._start_engine()
+        gc.collect()
+        gc.freeze()  # weights and modules stay: a full collection would walk all of them in the middle of a step
 
     def _usable(self, device: str) -> str:
         if device == "cuda" and not torch.cuda.is_available():
@@ -114,7 +124,8 @@ class TailServer:
         for name, table in costs.items():
             first = self._models[name].entries[0]
             measure(table, self._executor, model=name, entry=first, shape=self._models[name].shapes[first])
-        self._engine = Engine(Scheduler(policies), self._executor, self._deliver, max_rows=config.max_queue_rows)
+        engine_class = PipelinedEngine if isinstance(self._executor, Enqueuing) else Engine
+        self._engine = engine_class(Scheduler(policies), self._executor, self._deliver, max_rows=config.max_queue_rows)
         self._admission = Admission(
             self._engine, max_batch=config.admission_batch, concurrency=config.admission_concurrency
         )

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from deployments.engine import Engine, Outcome
 from deployments.executors import OutOfMemory
-from deployments.fakes import FakeClock, FakeExecutor, answer_of, rows_at
+from deployments.fakes import FakeClock, FakeExecutor, FakePipeline, answer_of, rows_at
+from deployments.pipelined import PipelinedEngine
 from deployments.policies import ORDERS, POLICIES, make_policy
 from deployments.scheduler import Row, Scheduler, Step
 
@@ -57,16 +58,26 @@ def choices() -> st.SearchStrategy[tuple[str, dict[str, str]]]:
 class Play:
     """Plays one history and keeps what was promised."""
 
-    def __init__(self, strategy: str, options: dict[str, str], max_batch: int, fits: int, max_rows: int) -> None:
+    def __init__(
+        self,
+        strategy: str,
+        options: dict[str, str],
+        max_batch: int,
+        fits: int,
+        max_rows: int,
+        pipelined: bool = False,
+    ) -> None:
         self.strategy, self.max_batch, self.fits = strategy, max_batch, fits
         self.clock = FakeClock()
-        self.executor = FakeExecutor(self.clock, lambda step: float(step.end - step.start), self.before)
+        executor_class = FakePipeline if pipelined else FakeExecutor
+        self.executor = executor_class(self.clock, lambda step: float(step.end - step.start), self.before)
         self.policies = {
             model: make_policy(strategy, model=model, num_slices=slices, max_batch=max_batch, options=options)
             for model, slices in NUM_SLICES.items()
         }
         self.outcomes: list[Outcome] = []
-        self.engine = Engine(
+        engine_class = PipelinedEngine if pipelined else Engine
+        self.engine = engine_class(
             Scheduler(self.policies), self.executor, self.outcomes.extend, clock=self.clock, max_rows=max_rows
         )
         self.promised: dict[int, list[float]] = {}
@@ -101,26 +112,40 @@ class Play:
     def play(self, history: list[Arrivals]) -> None:
         for event in history:
             for _ in range(event.wait):
-                self.engine.step_once()
+                self.turn()
             self.arrive(event)
             for key in self.cancelled:
                 self.engine.cancel(key)
-        while self.engine.step_once():
+        while self.turn():
             pass
 
+    def turn(self) -> bool:
+        """Let the engine do something; False: there is nothing to do."""
+        if not isinstance(self.engine, PipelinedEngine):
+            return self.engine.step_once() is not None
+        sleep_s = self.engine.turn()
+        self.clock.now_s += sleep_s or 0.0
+        return sleep_s is not None
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+
+@settings(max_examples=400, deadline=None, derandomize=True)
 @given(
     choice=choices(),
     history=st.lists(arrivals(), max_size=12),
     max_batch=st.integers(1, 6),
     fits=st.integers(1, 6),
     max_rows=st.integers(1, 40),
+    pipelined=st.booleans(),
 )
 def test_every_row_has_one_outcome_and_it_is_its_own(
-    choice: tuple[str, dict[str, str]], history: list[Arrivals], max_batch: int, fits: int, max_rows: int
+    choice: tuple[str, dict[str, str]],
+    history: list[Arrivals],
+    max_batch: int,
+    fits: int,
+    max_rows: int,
+    pipelined: bool,
 ) -> None:
-    play = Play(*choice, max_batch=max_batch, fits=fits, max_rows=max_rows)
+    play = Play(*choice, max_batch=max_batch, fits=fits, max_rows=max_rows, pipelined=pipelined)
     play.play(history)
 
     keys = [outcome.key for outcome in play.outcomes]

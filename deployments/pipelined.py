@@ -1,0 +1,191 @@
+"""The engine for accelerators that take a step while another one runs: they never wait for Python.
+
+The next step is enqueued behind the running one, a moment before that is expected to end: so late that rows which
+arrive meanwhile can still join, so early that the decision and the launch are done in time. ::
+
+    choose at  expected end of the running step - (time of a decision and a launch, measured)
+
+Steps run in the order of their launches, so the scheduler takes a step's rows back when it is launched: whatever it
+chooses for them next runs behind it. Rows at the model's end are delivered when their step has really ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar, runtime_checkable
+
+from deployments.engine import Engine
+from deployments.executors import AcceleratorLost, Executor, OutOfMemory
+from deployments.ledger import Outcome
+from deployments.scheduler import Row, Scheduler, Step
+
+logger = logging.getLogger(__name__)
+
+Ticket = TypeVar("Ticket")
+
+#: How much earlier than the measured lead the next step is chosen: what a thread may wake late.
+_MARGIN_S = 5e-4
+
+#: The lead never exceeds this share of the running step, so that binding stays late.
+_MOST = 0.5
+
+#: A new measurement of a span's time, or of the lead, weighs so much against the earlier ones.
+_WEIGHT = 0.1
+
+
+@runtime_checkable
+class Enqueuing(Protocol[Ticket]):
+    """What an executor offers beside `Executor` when it takes steps while one runs."""
+
+    def launch(self, step: Step) -> Ticket:
+        """Enqueue a step behind those launched before, and return at once.
+
+        All that can be wrong with a step is found here; if it raises, the rows' activations are as before.
+
+        Raises:
+            OutOfMemory: a smaller batch may do.
+            AcceleratorLost: nothing will run any more.
+        """
+
+    def wait(self, ticket: Ticket) -> float:
+        """Wait until the step has ended; returns the seconds that the accelerator worked on it.
+
+        Raises:
+            AcceleratorLost: it will not end; nothing else may be raised.
+        """
+
+
+@dataclass(slots=True)
+class _Launched:
+    """A step that runs or is enqueued."""
+
+    step: Step
+    ticket: object
+    began_s: float  # when it began, or its launch as long as another one runs
+    done: list[Row]  # its rows at the model's end
+    overhead_s: float
+
+
+class PipelinedEngine(Engine):
+    """`Engine` with at most one step enqueued behind the running one. See `Engine` for arguments and guarantees."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        deliver: Callable[[list[Outcome]], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        max_rows: int = 1024,
+    ) -> None:
+        super().__init__(scheduler, executor, deliver, clock=clock, max_rows=max_rows)
+        if not isinstance(executor, Enqueuing):
+            raise TypeError(f"executor {executor.name!r} has no launch and wait; use Engine")
+        self._queue: Enqueuing[object] = executor
+        self._launched: deque[_Launched] = deque()
+        self._seen_s: dict[tuple[str, int, int, int], float] = {}  # seconds of a span at a batch size
+        self._lead_s = _MARGIN_S
+
+    def turn(self) -> float | None:
+        """Do what can be done now, on the engine's thread; never sleeps, but may wait for a step that is to end now.
+
+        Returns after how many seconds there is more to do unless rows arrive; 0.0: at once; None: only if rows arrive.
+        """
+        self._admit_now()
+        if not self._launched:
+            return 0.0 if self._launch_next() else None
+        choose_at_s = self._choose_at_s(self._launched[0])
+        if len(self._launched) == 1 and choose_at_s is not None:
+            left_s = choose_at_s - self._clock()
+            if left_s > 0:
+                return left_s
+            self._launch_next()
+        self._end(self._launched.popleft())
+        return 0.0
+
+    def _work(self) -> None:
+        while self._wait_for_work():
+            sleep_s = self.turn()
+            if sleep_s == 0.0:
+                continue
+            with self._wake:
+                if sleep_s is None and self._scheduler.waiting:
+                    sleep_s = self.ASK_AGAIN_S  # an own policy that waits for something
+                if sleep_s is not None and not (self._inbox or self._cancelled or self._ended_because):
+                    self._wake.wait(sleep_s)
+        # A step that runs ends, and its rows are answered; one behind it does, too.
+        while self._launched:
+            self._end(self._launched.popleft())
+
+    def _busy(self) -> bool:
+        return bool(self._launched) or super()._busy()
+
+    def _choose_at_s(self, running: _Launched) -> float | None:
+        """When to choose what follows; None, after the step's end, where nobody has seen how long such a step takes."""
+        step = running.step
+        seen_s = self._seen_s.get((step.model, step.start, step.end, len(step.rows)))
+        if seen_s is None:
+            return None
+        return running.began_s + seen_s - min(self._lead_s + _MARGIN_S, _MOST * seen_s)
+
+    def _launch_next(self) -> bool:
+        asked_s = self._clock()
+        step = self._scheduler.next(asked_s)
+        if step is None:
+            return False
+        ended: list[Outcome] = []
+        try:
+            count = len(self._launched)
+            self._launch(step, ended)
+            now_s = self._clock()
+            done = {row.key: row for row in self._scheduler.finish(step, now_s)}
+            overhead_s = self._clock() - asked_s
+            for launched in list(self._launched)[count:]:
+                launched.done = [done[row.key] for row in launched.step.rows if row.key in done]
+                launched.overhead_s = overhead_s
+            self._lead_s += _WEIGHT * (overhead_s - self._lead_s)
+        finally:
+            self._deliver(ended)
+        return True
+
+    def _launch(self, step: Step, ended: list[Outcome]) -> None:
+        """Enqueue a step; if it raises, its parts, so that only a row that fails alone is refused."""
+        try:
+            ticket = self._queue.launch(step)
+        except AcceleratorLost:
+            raise
+        except Exception as error:
+            count = len(step.rows)
+            if count == 1:
+                self._refuse_for(error, step.rows[0], ended)
+                return
+            self._note_retry(error)
+            size = (count + 1) // 2 if isinstance(error, OutOfMemory) else 1
+            for start in range(0, count, size):
+                self._launch(replace(step, rows=step.rows[start : start + size]), ended)
+            return
+        self._launched.append(_Launched(step, ticket, self._clock(), [], 0.0))
+
+    def _end(self, launched: _Launched) -> None:
+        """Wait for a step, book it, deliver its rows at the end."""
+        step, ended = launched.step, list[Outcome]()
+        execution_s = self._queue.wait(launched.ticket)
+        now_s = self._clock()
+        if self._launched:  # what stands behind it begins now
+            self._launched[0].began_s = max(self._launched[0].began_s, now_s)
+        key = step.model, step.start, step.end, len(step.rows)
+        before_s = self._seen_s.get(key, execution_s)
+        self._seen_s[key] = before_s + _WEIGHT * (execution_s - before_s)
+        self._ledger.book_step(step.rows, execution_s)
+        self._scheduler.observe(step, execution_s, launched.overhead_s)
+        try:
+            # A row that was let go while its step ran is closed, and forgotten by the executor.
+            done = [row for row in launched.done if self._ledger.find(row.key) is not None]
+            if done:
+                self._collect(done, ended)
+        finally:
+            self._deliver(ended)
