@@ -92,8 +92,9 @@ class TailServer:
             )
         else:
             self._start_engine()
-        gc.collect()
-        gc.freeze()  # weights and modules stay: a full collection would walk all of them in the middle of a step
+        if ray.is_initialized():  # in a replica, not in a test's process
+            gc.collect()
+            gc.freeze()  # what is here stays; a full collection would walk all of it in the middle of a step
 
     def _usable(self, device: str) -> str:
         if device == "cuda" and not torch.cuda.is_available():
