@@ -208,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--half", type=int, default=3, help="seeds that are also offered half of the bound")
     p.add_argument("--together", type=float, default=0.0, help="predicted requests/s measured at the same time")
     p.add_argument("--max-batch", type=int, default=32)
-    p.add_argument("--senders", type=int, default=2, help="actors that send to a server")
+    p.add_argument("--senders", type=int, default=1, help="actors that send to a server")
     p.add_argument("--deadlines", action="store_true", help="requests carry the SLO as their deadline")
     p.add_argument("--decision-us", type=float, default=0.0, help="of the simulator: time per step beside execution")
     p.add_argument("--burn-launch-ms", type=float, default=0.0, help="per block, burnt on the host as launches are")
@@ -289,14 +289,13 @@ def main(argv: list[str] | None = None) -> int:
         )
         order = [(strategy, x) for strategy in args.strategies.split(",") for x in slo_xs]
         random.Random(0).shuffle(order)
-        with server.ray_session("local"), ThreadPoolExecutor(len(order) if args.together else 1) as pool:
-            jobs = [
-                pool.submit(
-                    measure, f"goodput-{strategy}-{x:g}x".replace("_", "-").replace(".", "p"), case, strategy, x, args
-                )
-                for strategy, x in order
-            ]
-            rows = sorted((job.result() for job in jobs), key=lambda row: (row["slo_x"], row["strategy"]))
+        pool = ThreadPoolExecutor(len(order) if args.together else 1)
+        try:
+            with server.ray_session("local"):
+                jobs = [pool.submit(measure, f"goodput-{n}", case, *what, args) for n, what in enumerate(order)]
+                rows = sorted((job.result() for job in jobs), key=lambda row: (row["slo_x"], row["strategy"]))
+        finally:  # if one fails, or on Ctrl-C, the others end with their Ray
+            pool.shutdown(wait=False, cancel_futures=True)
     except HeadTailError as error:
         print(error, file=sys.stderr)
         return 2

@@ -29,7 +29,7 @@ class Case:
     boundaries: int = 4
     entry_blocks: tuple[int, ...] = (0, 3, 6, 9)
     max_batch: int = 32
-    senders: int = 2
+    senders: int = 1
     deadlines: bool = False
     decision_us: float = 0.0
     burn_launch_ms: float = 0.0
