@@ -1,17 +1,19 @@
 """The way into the engine: an ``@serve.batch`` handler that admits, and never waits for the engine.
 
-Requests that arrive together are decoded into one array and handed over in one call. The handler returns the rows'
-futures at once and the caller awaits its own (``await (await admit(request))``), so rows finish, fail and are cancelled
-alone; awaiting the engine inside the handler would chain every row to the slowest of its admission batch.
+A call brings a request or a parcel of them. What arrives together is decoded into one array and handed over in one
+call. The handler returns the rows' futures at once and the caller awaits its own (``await (await admit(parcel))``), so
+rows finish, fail and are cancelled alone; awaiting the engine inside the handler would chain every row to the slowest
+of its admission batch.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +25,8 @@ from slicer import codec
 from slicer.errors import CodecError
 from slicer.wire import Refusal, Request
 
-#: Up to this much is decoded on the event loop (about 0.5 ms); more goes to a thread, so that the loop is never held.
-INLINE_BYTES = 1 << 20
+#: Up to this much is decoded on the event loop (well below 1 ms); more goes to a thread, so that it is never held.
+INLINE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,19 @@ class Admitted:
     key: int
     admitted_s: float
     outcome: asyncio.Future[Outcome]
+
+
+@dataclass(slots=True)
+class _Parcel:
+    """The requests of one call; `keys`: their rows, once they are admitted; `left`: the caller is gone."""
+
+    arrivals: Sequence[Arrival]
+    keys: list[int] = field(default_factory=list)
+    left: bool = False
+
+
+#: What becomes of one request: its outcome and when it was admitted, or why it was not.
+Result = tuple[Outcome, float] | Refusal
 
 
 def decode_rows(requests: Sequence[Request]) -> tuple[npt.NDArray[np.float32], list[Refusal | None]]:
@@ -79,29 +94,42 @@ class Admission:
         self._pending: dict[int, asyncio.Future[Outcome]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
-        async def admit(arrivals: list[Arrival]) -> list[Admitted | Refusal]:
-            return await self._admit(arrivals)
+        async def admit(parcels: list[_Parcel]) -> list[list[Admitted | Refusal]]:
+            return await self._admit(parcels)
 
         # Zero wait: the batch is what came in while the last one was admitted. The engine binds late, not this.
         self._batched = serve.batch(
             max_batch_size=max_batch, batch_wait_timeout_s=0.0, max_concurrent_batches=concurrency
         )(admit)
 
-    async def infer(self, arrival: Arrival) -> tuple[Outcome, float] | Refusal:
-        """One request through the engine: its outcome and when it was admitted (engine clock).
+    async def infer(self, arrivals: Sequence[Arrival]) -> list[Result]:
+        """Requests of one call through the engine, in order: outcome and moment of admission (engine clock) of each.
 
-        A caller that is cancelled takes its row with it: it leaves at the next boundary.
+        It returns when the last one has ended. A caller that is cancelled takes its rows with it: they leave at the
+        next boundary.
         """
-        admitted: Admitted | Refusal = await self._batched(arrival)
-        if isinstance(admitted, Refusal):
-            return admitted
+        parcel = _Parcel(arrivals)
         try:
-            return await admitted.outcome, admitted.admitted_s
+            admitted: list[Admitted | Refusal] = await self._batched(parcel)
+            return [one if isinstance(one, Refusal) else (await one.outcome, one.admitted_s) for one in admitted]
         except asyncio.CancelledError:
-            self._engine.cancel(admitted.key)
+            parcel.left = True  # it may not have been admitted yet
+            for key in parcel.keys:
+                self._engine.cancel(key)  # harmless for one that has ended
             raise
 
-    async def _admit(self, arrivals: list[Arrival]) -> list[Admitted | Refusal]:
+    async def _admit(self, parcels: Sequence[_Parcel]) -> list[list[Admitted | Refusal]]:
+        parts = [[] if parcel.left else parcel.arrivals for parcel in parcels]
+        admitted = iter(await self._admit_all([arrival for part in parts for arrival in part]))
+        results = [list(itertools.islice(admitted, len(part))) for part in parts]
+        for parcel, result in zip(parcels, results, strict=True):
+            parcel.keys = [one.key for one in result if isinstance(one, Admitted)]
+            if parcel.left:  # while it was decoded on a thread
+                for key in parcel.keys:
+                    self._engine.cancel(key)
+        return results
+
+    async def _admit_all(self, arrivals: Sequence[Arrival]) -> list[Admitted | Refusal]:
         self._loop = asyncio.get_running_loop()
         groups: dict[tuple[str, int], list[int]] = defaultdict(list)
         for index, arrival in enumerate(arrivals):

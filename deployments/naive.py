@@ -18,14 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from ray import serve
 
-from deployments.admission import Arrival, decode_rows
+from deployments.admission import Arrival, Result, decode_rows
 from deployments.engine import Outcome
 from deployments.executors import Executor, Floats
 from deployments.models import HostedModel
 from deployments.scheduler import SHARED, Resident, Row, Step
 from slicer.wire import Refusal
 
-Tail = Callable[[Arrival], Awaitable["tuple[Outcome, float] | Refusal"]]
+Tail = Callable[[Arrival], Awaitable[Result]]
 
 
 class Naive:
@@ -68,10 +68,8 @@ class Naive:
             model.release()
         self.steps, self.rows, self.busy_s, self.rows_per_step = 0, 0, 0.0, {}
 
-    def _handler(
-        self, model: HostedModel, entry: int
-    ) -> Callable[[list[Arrival]], Awaitable[list[tuple[Outcome, float] | Refusal]]]:
-        async def run_tail(arrivals: list[Arrival]) -> list[tuple[Outcome, float] | Refusal]:
+    def _handler(self, model: HostedModel, entry: int) -> Callable[[list[Arrival]], Awaitable[list[Result]]]:
+        async def run_tail(arrivals: list[Arrival]) -> list[Result]:
             batch, refusals = decode_rows([arrival.request for arrival in arrivals])
             good = [arrival for arrival, refusal in zip(arrivals, refusals, strict=True) if refusal is None]
             rows = [Row(next(self._keys), model.name, entry, arrival.arrived_s) for arrival in good]
@@ -80,7 +78,7 @@ class Naive:
                 loop = asyncio.get_running_loop()
                 logits, seconds = await loop.run_in_executor(self._accelerator, self._run, model, rows, batch)
             ended_s = time.monotonic()
-            answers: list[tuple[Outcome, float] | Refusal] = []
+            answers: list[Result] = []
             made = iter(logits)
             for arrival, refusal in zip(arrivals, refusals, strict=True):
                 if refusal is not None:
@@ -114,8 +112,12 @@ class Naive:
         self.rows_per_step[len(rows)] = self.rows_per_step.get(len(rows), 0) + 1
         return logits, seconds
 
-    async def infer(self, arrival: Arrival) -> tuple[Outcome, float] | Refusal:
-        """One request through its tail's batch; an exception of the batch is every row's failure."""
+    async def infer(self, parcel: Sequence[Arrival]) -> list[Result]:
+        """Requests of one call, each through its tail's batch."""
+        return list(await asyncio.gather(*(self._one(arrival) for arrival in parcel)))
+
+    async def _one(self, arrival: Arrival) -> Result:
+        """An exception of the batch is every row's failure."""
         name = arrival.model.name
         self.waiting[name] += 1
         try:

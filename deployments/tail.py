@@ -137,18 +137,31 @@ class TailServer:
 
     async def infer(self, request: Request) -> Answer:
         """One request to its answer. Never raises for a bad request: a refusal says what is wrong with it."""
+        return (await self.infer_parcel([request]))[0]
+
+    async def infer_parcel(self, requests: list[Request]) -> list[Answer]:
+        """Several requests in one call, in order; each is answered for itself, all when the last one is."""
         arrived_s = time.monotonic()
         self._ensure_watch()
-        model = self._models.get(request.model)
-        if model is None:
-            return self._unknown(request.id, request.model)
-        answer: Answer | None = model.check(request)
-        if answer is None:
-            arrival = Arrival(model, request, arrived_s)
-            result = await (self._naive or self._admission).infer(arrival)
-            answer = result if isinstance(result, Refusal) else self._answer(arrival, *result)
-        self._telemetry.count(model.name, request.cut, answer)
-        return answer
+        answers: dict[int, Answer] = {}
+        arrivals: dict[int, Arrival] = {}
+        for index, request in enumerate(requests):
+            model = self._models.get(request.model)
+            if model is None:
+                answers[index] = self._unknown(request.id, request.model)
+            elif (refusal := model.check(request)) is not None:
+                answers[index] = refusal
+            else:
+                arrivals[index] = Arrival(model, request, arrived_s)
+        if arrivals:
+            parcel = list(arrivals.values())
+            results = await (self._naive or self._admission).infer(parcel)
+            for index, arrival, result in zip(arrivals, parcel, results, strict=True):
+                answers[index] = result if isinstance(result, Refusal) else self._answer(arrival, *result)
+        for index, request in enumerate(requests):
+            if request.model in self._models:
+                self._telemetry.count(request.model, request.cut, answers[index])
+        return [answers[index] for index in range(len(requests))]
 
     def _answer(self, arrival: Arrival, outcome: Outcome, admitted_s: float) -> Answer:
         request = arrival.request
@@ -171,12 +184,6 @@ class TailServer:
     def _unknown(self, request_id: str, model: str) -> Refusal:
         known = ", ".join(self._models)
         return Refusal(request_id, "unknown_model", f"model {model!r} is not served here; there is {known}", self._name)
-
-    async def infer_parcel(self, requests: list[Request]) -> list[Answer]:
-        """Several requests in one call, in order; each is answered for itself, all when the last one is."""
-        if len(requests) == 1:
-            return [await self.infer(requests[0])]
-        return list(await asyncio.gather(*(self.infer(request) for request in requests)))
 
     def __serve_build_asgi_app__(self) -> Ingress:
         """The HTTP way in; Serve asks for it where `app.build` put `serve.ingress` around this class."""

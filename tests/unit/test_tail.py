@@ -128,6 +128,57 @@ def test_a_bad_request_answers_for_itself_and_its_neighbours_are_served(sliced: 
     np.testing.assert_allclose(logits_of(first), logits_of(second), atol=1e-4)
 
 
+@pytest.mark.parametrize("strategy", ["continuous", "naive"])
+def test_a_parcel_is_answered_request_by_request_in_order_and_admitted_in_one_call(
+    strategy: str, sliced: SlicedModel, shard_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = server_of(shard_dir, strategy=strategy)
+    batch = images(sliced, 6)
+    good = [request_at(sliced, server, i % 2 * 3, batch[i], f"r{i}") for i in range(6)]
+    holes = np.full(good[0].shape, np.nan, "<f4").tobytes()
+    parcel = [*good[:3], replace(good[0], id="nan", payload=holes), replace(good[0], id="no", model="none"), *good[3:]]
+    admitted: list[int] = []
+    if strategy == "continuous":
+        submit = server._engine.submit
+
+        def counting(model: str, entry: int, rows: Any, *args: Any) -> list[int]:
+            admitted.append(len(rows))
+            return submit(model, entry, rows, *args)
+
+        monkeypatch.setattr(server._engine, "submit", counting)
+    answers = run(lambda: server.infer_parcel(parcel), server)
+    assert [answer.id for answer in answers] == [request.id for request in parcel]
+    assert [getattr(answer, "code", None) for answer in answers] == [
+        *[None] * 3, "not_finite", "unknown_model", *[None] * 3
+    ]  # fmt: skip
+    with torch.inference_mode():
+        expected = sliced.module(batch).numpy()
+    got = np.stack([logits_of(answer) for answer in answers if isinstance(answer, Reply)])
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    assert admitted == ([3, 3] if strategy == "continuous" else []), "one hand-over per cut, not one per request"
+
+
+def test_a_cancelled_parcel_takes_all_its_rows_with_it(sliced: SlicedModel, shard_dir: Path) -> None:
+    server = server_of(shard_dir)
+    request = request_at(sliced, server, 0, images(sliced, 1)[0])
+
+    async def work() -> Any:
+        parcel = asyncio.ensure_future(server.infer_parcel([replace(request, id=str(i)) for i in range(40)]))
+        while not server._admission._pending:
+            await asyncio.sleep(0)
+        parcel.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await parcel
+        after = await server.infer(request)
+        return after, server._engine.stats()
+
+    after, stats = run(work, server)
+    assert isinstance(after, Reply)
+    assert stats.waiting == {}
+    assert stats.outcomes["cancelled"] >= 1
+    assert sum(stats.outcomes.values()) == 41
+
+
 def test_top_k_is_returned_instead_of_logits_when_asked_for(sliced: SlicedModel, shard_dir: Path) -> None:
     server = server_of(shard_dir)
     request = request_at(sliced, server, 1, images(sliced, 1)[0])
