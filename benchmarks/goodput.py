@@ -201,6 +201,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--curve", action="store_true", help=f"goodput at {', '.join(map(str, CURVE))} x, and a plot")
     p.add_argument("--seconds", type=float, default=5.0, help="least length of a point")
     p.add_argument("--requests", type=int, default=2000, help="least number of counted requests of a point")
+    p.add_argument("--most-seconds", type=float, default=math.inf, help="a point is cut to it: fewer requests a seed")
     p.add_argument("--entries", default="0,3,6,9", help="blocks of the profile at which requests enter")
     p.add_argument("--boundaries", type=int, default=4, help="into how many equal slices the profile is cut")
     p.add_argument("--seeds", default="0,1,2,3,4")
@@ -286,6 +287,7 @@ def main(argv: list[str] | None = None) -> int:
             args.decision_us,
             args.burn_launch_ms,
             args.raw,
+            args.most_seconds,
         )
         order = [(strategy, x) for strategy in args.strategies.split(",") for x in slo_xs]
         random.Random(0).shuffle(order)

@@ -34,6 +34,7 @@ class Case:
     decision_us: float = 0.0
     burn_launch_ms: float = 0.0
     raw: Path | None = None
+    most_seconds: float = math.inf
 
     def __post_init__(self) -> None:
         blocks = self.profile.num_slices
@@ -77,8 +78,13 @@ class Case:
         return {"slo_s": slo_s / 2} if strategy == "lazy" else {}
 
     def workload(self, rate_rps: float, seed: int, requests: int, seconds: float) -> Workload:
-        """So many counted requests, or as many as the rate brings in so many seconds, and the warm-up before them."""
+        """So many counted requests, or as many as the rate brings in so many seconds, and the warm-up before them.
+
+        Fewer where they would take longer than `most_seconds`; a rate of 0 has no such limit.
+        """
         counted = max(requests, math.ceil(rate_rps * seconds))
+        if rate_rps and math.isfinite(self.most_seconds):
+            counted = min(counted, math.ceil(rate_rps * self.most_seconds))
         return Workload(self.entries, math.ceil(counted / (1 - WARM_UP)), seed=seed)
 
     def simulate(self, strategy: str, arrivals: list[Arrival], slo_s: float) -> Run | None:

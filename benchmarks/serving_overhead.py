@@ -1,11 +1,12 @@
 """What serving costs beside the work itself: our server against an echo, by both ways in, in the same run.
 
-Three deployments, one after another, on a Ray of their own, with an accelerator that takes no time: `bare` is an echo;
-`echo` answers from behind the same ``@serve.batch`` and a hop to another thread and back; `tail` is the TailServer with
-all it does (check, admission, engine, reply). Requests are 151 kB, alone and in parcels
-of 8. Ports, settings and transports are those of the project. The last line is one JSON document.
+Three deployments side by side on a Ray of their own, with an accelerator that takes no time: `bare_echo` answers on the
+spot; `echo` from behind the same ``@serve.batch`` and a hop to another thread and back, a parcel as one item; `tail` is
+the TailServer with all it does (check, admission, engine, reply). Requests are 151 kB, alone and in parcels of 8. Then
+vit_tiny's tail on the CPU behind the whole stack, against a bare torch loop over batches of the same sizes, and the
+engine by itself. Ports, settings and transports are those of the project. The last line is one JSON document.
 
-    python benchmarks/serving_overhead.py [--seconds 5] [--clients 32] [--repeats 3]
+    python benchmarks/serving_overhead.py [--seconds 4] [--clients 32] [--repeats 5] [--out FILE]
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import statistics
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -35,157 +36,26 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 from ray import serve  # noqa: E402
 
+from actors import provenance  # noqa: E402
 from actors.http_transport import HttpTransport  # noqa: E402
 from actors.transport import ServeTransport  # noqa: E402
+from benchmarks.figures import paired_ratio  # noqa: E402
+from benchmarks.serving_servers import NAMES, SHAPE, NoCompute, start  # noqa: E402
 from deployments import app  # noqa: E402
+from deployments.cost_profiles import load_profile  # noqa: E402
 from deployments.engine import Engine  # noqa: E402
-from deployments.ingress import Ingress  # noqa: E402
+from deployments.fakes import FakeClock  # noqa: E402
 from deployments.policies import make_policy  # noqa: E402
-from deployments.scheduler import Resident, Row, Scheduler, Step  # noqa: E402
-from slicer.wire import Answer, Reply, Request, ServedModel, Timings  # noqa: E402
+from deployments.scheduler import Scheduler  # noqa: E402
+from deployments.workloads import Workload, bound_rps  # noqa: E402
+from slicer import slice_model  # noqa: E402
+from slicer.wire import Reply, Request  # noqa: E402
 
 PORT = int(os.environ.get("HEADTAIL_BENCH_PORT", "8145"))
-SHAPE = (3, 112, 112)  # 150,528 bytes of float32
 PARCEL = 8
-CLASSES = 10
+VIT = "vit_tiny_patch16_224"
+WHAT = ("rps", "rps_parcels_of_8", "p50_ms_alone")
 HTTP = {"enabled": True, "host": "127.0.0.1", "port": PORT}
-
-
-class NoCompute:
-    """An executor whose steps take no time; it keeps nothing of a row but its key."""
-
-    emulated = "no compute"
-
-    def __init__(self, device: str = "cpu", threads: int | None = None) -> None:
-        self._logits = np.zeros(CLASSES, np.float32)
-
-    def load(self, model: str, sliced: object, residents: dict[object, Resident]) -> None:
-        del model, sliced, residents
-
-    def put(self, model: str, rows: object, batch: object) -> None:
-        del model, rows, batch
-
-    def run(self, step: Step) -> float:
-        del step
-        return 0.0
-
-    def take(self, rows: list[Row]) -> Any:
-        return np.broadcast_to(self._logits, (len(rows), CLASSES))
-
-    def drop(self, row: Row) -> None:
-        del row
-
-    def memory(self) -> dict[str, int]:
-        return {"weights": 0}
-
-
-class Toy(torch.nn.Sequential):
-    """A model whose input is 151 kB, with four slices' worth of layers that nobody runs."""
-
-    def __init__(self, pretrained_cfg_overlay: object = None) -> None:
-        super().__init__(torch.nn.Flatten(), torch.nn.Linear(3 * 112 * 112, 4))
-        for _ in range(4):
-            self.append(torch.nn.Linear(4, 4))
-
-
-class Bare:
-    """An echo: the answer of a request is made on the spot."""
-
-    async def infer(self, request: Request) -> Answer:
-        return Reply(request.id, Timings(0.0, 0.0, 0.0, 0.0, (1,)), ((len(request.payload), 0.0),))
-
-    async def infer_parcel(self, requests: list[Request]) -> list[Answer]:
-        return list(await asyncio.gather(*(self.infer(request) for request in requests)))
-
-    async def describe(self, model: str) -> ServedModel:
-        return ServedModel(model, "echo", "{}", 1, (0,), "echo", ("fp32",))
-
-    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        raise KeyError(sha256)
-
-    async def check_health(self) -> None: ...
-
-    def __serve_build_asgi_app__(self) -> Ingress:
-        return Ingress(self)
-
-
-class Echo(Bare):
-    """The echo behind the same ``@serve.batch`` and a hop to a thread and back."""
-
-    def __init__(self) -> None:
-        thread = ThreadPoolExecutor(1)
-
-        async def batched(requests: list[Request]) -> list[Answer]:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(thread, lambda: [_reply(request) for request in requests])
-
-        self._batched = serve.batch(max_batch_size=32, batch_wait_timeout_s=0.0, max_concurrent_batches=2)(batched)
-
-    async def infer(self, request: Request) -> Answer:
-        return await self._batched(request)
-
-
-def _reply(request: Request) -> Answer:
-    return Reply(request.id, Timings(0.0, 0.0, 0.0, 0.0, (1,)), ((len(request.payload), 0.0),))
-
-
-def start(name: str) -> None:
-    """Start one of the three."""
-    if name == "tail":
-        model = {"name": "toy", "model": "benchmarks.serving_overhead:Toy", "num_slices": 4, "entries": [0]}
-        config = {
-            "models": [
-                {
-                    **model,
-                    "kwargs": {"pretrained_cfg_overlay": {"input_size": list(SHAPE)}},
-                    "strategy": "per_tail_shared",
-                }
-            ],
-            "executor": "benchmarks.serving_overhead:NoCompute",
-            "torch_threads": 1,
-            "http": HTTP,
-        }
-        app.run(config, name=name)
-    else:
-        kind = {"bare": Bare, "echo": Echo}[name]
-        options = {"num_cpus": 1, "runtime_env": {"env_vars": environment("replica", http=True)}}
-        deployment = serve.deployment(serve.ingress()(kind), name=name, max_ongoing_requests=4096)
-        serve.run(deployment.options(ray_actor_options=options).bind(), name=name, route_prefix=f"/{name}")
-
-
-async def measure(transport: Any, manifest: str, seconds: float, clients: int, repeats: int) -> dict[str, float]:
-    """Requests/s alone and in parcels of 8 (median of repeats), and the latency of one client alone."""
-    payload = np.random.default_rng(0).random(SHAPE, np.float32).tobytes()
-    request = Request("r", "toy", manifest, 0, "fp32", SHAPE, payload, top_k=1)
-
-    async def alone() -> None:
-        assert isinstance(await transport.infer(request), Reply)
-
-    async def parcel() -> None:
-        answers = await transport.infer_many([request] * PARCEL)
-        assert all(isinstance(answer, Reply) for answer in answers)
-
-    until_s = time.monotonic() + 30
-    while True:  # HAProxy learns of a new application a moment after Serve says that it runs
-        try:
-            await alone()
-            break
-        except Exception:
-            if time.monotonic() > until_s:
-                raise
-            await asyncio.sleep(0.1)
-    await rate(alone, 1.0, clients)
-    latencies = []
-    for _ in range(200):
-        began = time.perf_counter()
-        await alone()
-        latencies.append((time.perf_counter() - began) * 1e3)
-    return {
-        "rps": statistics.median([await rate(alone, seconds, clients) for _ in range(repeats)]),
-        "rps_parcels": PARCEL
-        * statistics.median([await rate(parcel, seconds, max(clients // PARCEL, 2)) for _ in range(repeats)]),
-        "p50_ms": statistics.median(latencies),
-    }
 
 
 async def rate(call: Any, seconds: float, clients: int) -> float:
@@ -203,74 +73,217 @@ async def rate(call: Any, seconds: float, clients: int) -> float:
     return done / (time.perf_counter() - began)
 
 
-def engine_us(rows: int, steps_of: int = 12) -> float:
-    """Microseconds of scheduler, ledger and hand-over per request, `steps_of` boundaries, batches of `rows`."""
-    policy = make_policy("per_slice", model="toy", num_slices=steps_of, max_batch=rows)
-    engine = Engine(Scheduler({"toy": policy}), NoCompute(), lambda outcomes: None, max_rows=1 << 20)  # type: ignore[arg-type]
-    batch, requests = np.zeros((rows, 1), np.float32), 0
+def engine_us(strategy: str, requests: int = 4000) -> dict[str, float]:
+    """Microseconds of engine, scheduler and ledger per request at half of the bound, and the mean rows per step there.
+
+    The server's own engine in virtual time: launch-bound's table at its 12 boundaries, Poisson arrivals at entries
+    0, 3, 6 and 9. Its executor computes nothing and moves the clock, so what passes on the wall is the engine.
+    """
+    costs = load_profile("launch-bound")
+    entries, clock = (0, 3, 6, 9), FakeClock()
+    policy = make_policy(strategy, model="toy", num_slices=costs.num_slices, max_batch=32, costs=costs)
+    executor = NoCompute()
+    executor.run = lambda step: _advance(clock, costs.span_s(step.start, step.end, len(step.rows)))  # type: ignore[method-assign]
+    ended: list[Any] = []
+    engine = Engine(Scheduler({"toy": policy}), executor, ended.extend, clock=clock, max_rows=1 << 20)  # type: ignore[arg-type]
+    arrivals = Workload(entries, requests, seed=0).arrivals(bound_rps(costs, entries, 32) / 2)
+    row = np.zeros((1, 1), np.float32)
     began = time.perf_counter()
-    while time.perf_counter() - began < 2.0:
-        now = time.monotonic()
-        engine.submit("toy", 0, batch, [now] * rows, [None] * rows)
-        while engine.step_once() is not None:
+    for arrival in arrivals:
+        while clock.now_s < arrival.arrival_s and engine.step_once() is not None:
             pass
-        requests += rows
-    return (time.perf_counter() - began) / requests * 1e6
+        clock.now_s = max(clock.now_s, arrival.arrival_s)
+        engine.submit("toy", arrival.entry, row, [arrival.arrival_s], [None])
+    while engine.step_once() is not None:
+        pass
+    wall_s = time.perf_counter() - began
+    assert len(ended) == requests
+    stats = engine.stats()
+    return {"us_per_request": wall_s / requests * 1e6, "rows_per_step": stats.rows / stats.steps}
 
 
-async def run(args: argparse.Namespace, ways: dict[str, dict[str, float]]) -> None:
-    """All measurements, on one event loop: the handle's router lives on the loop that it was made on."""
+def _advance(clock: FakeClock, seconds: float) -> float:
+    clock.now_s += seconds
+    return seconds
+
+
+async def served_vs_bare(way: str, seconds: float, clients: int) -> dict[str, Any]:
+    """vit_tiny's tail behind the whole stack, saturated, over a bare torch loop on batches of the same sizes."""
     loop = asyncio.get_running_loop()
-    handles = []
-    for name in ("bare", "echo", "tail"):
-        await loop.run_in_executor(None, start, name)
+    model = {"name": VIT, "num_slices": 4, "entries": [1], "strategy": "per_tail_shared", "max_batch": 32}
+    config = {"models": [model], "accelerator": "cpu", "torch_threads": 1, "http": HTTP}
+    await loop.run_in_executor(None, lambda: app.run(config, name="vit"))
+    handle = ServeTransport("vit")
+    transport: Any = HttpTransport(f"http://127.0.0.1:{PORT}/vit") if way == "http" else handle
+    manifest = (await handle.describe(VIT)).manifest
+    sliced = slice_model(VIT, 4)
+    shape = tuple(sliced.head(1)(torch.zeros(1, 3, 224, 224)).shape[1:])
+    payload = np.random.default_rng(0).standard_normal(shape, np.float32).tobytes()
+    request = Request("r", VIT, manifest, 1, "fp32", shape, payload, top_k=1)
+
+    async def alone() -> None:
+        assert isinstance(await transport.infer(request), Reply)
+
+    await _reachable(alone)
+    await rate(alone, 2.0, clients)
+    status = serve.get_app_handle("vit").status
+    before = await status.remote()
+    served_rps = await rate(alone, seconds, clients)
+    after = await status.remote()
+    sizes = [
+        size
+        for size, steps in after["rows_per_step"].items()
+        for _ in range(steps - before["rows_per_step"].get(size, 0))
+    ]
+    np.random.default_rng(0).shuffle(sizes)
+    tail = sliced.tail(1)
+    batches = {size: torch.randn(size, *shape) for size in set(sizes)}
+
+    def bare() -> float:
+        began = time.perf_counter()
+        with torch.inference_mode():
+            for size in sizes:
+                tail(batches[size])
+        return sum(sizes) / (time.perf_counter() - began)
+
+    bare_rps = await loop.run_in_executor(None, bare)
+    await transport.close()
+    await loop.run_in_executor(None, serve.delete, "vit")
+    return {
+        "served_rps": served_rps,
+        "bare_rps": bare_rps,
+        "ratio": served_rps / bare_rps,
+        "rows_per_step": sum(sizes) / max(len(sizes), 1),
+    }
+
+
+async def _reachable(call: Any) -> None:
+    """HAProxy learns of a new application a moment after Serve says that it runs."""
+    until_s = time.monotonic() + 30
+    while True:
+        try:
+            return await call()
+        except Exception:
+            if time.monotonic() > until_s:
+                raise
+            await asyncio.sleep(0.1)
+
+
+async def run(args: argparse.Namespace) -> dict[str, Any]:
+    """All measurements, on one event loop: the handle's router lives on the loop that it was made on.
+
+    The three servers stand side by side and take turns in every round, so that the machine's moods hit all alike.
+    """
+    loop = asyncio.get_running_loop()
+    payload = np.random.default_rng(0).random(SHAPE, np.float32).tobytes()
+    calls: dict[tuple[str, str], tuple[Any, Any]] = {}
+    transports: list[Any] = []
+    for name in NAMES:
+        await loop.run_in_executor(None, start, name, HTTP)
         handle = ServeTransport(name)
-        handles.append(handle)
         manifest = (await handle.describe("toy")).manifest
+        request = Request("r", "toy", manifest, 0, "fp32", SHAPE, payload, top_k=1)
         http = HttpTransport(f"http://127.0.0.1:{PORT}/{name}")
         for way, transport in (("handle", handle), ("http", http)):
-            got = await measure(transport, manifest, args.seconds, args.clients, args.repeats)
-            prefix = "bare_echo" if name == "bare" else name
-            ways[way][f"{prefix}_rps"] = got["rps"]
-            ways[way][f"{prefix}_rps_parcels_of_8"] = got["rps_parcels"]
-            ways[way][f"{prefix}_p50_ms_alone"] = got["p50_ms"]
-            print(f"{name:5} {way:7} {got['rps']:8.0f}/s  parcels {got['rps_parcels']:8.0f}/s  {got['p50_ms']:.2f} ms")
-        await http.close()
+            calls[way, name] = _calls(transport, request)
+            await _reachable(calls[way, name][0])
+            await rate(calls[way, name][0], 1.0, args.clients)
+            transports.append(transport)
+    rounds: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for _ in range(args.repeats):
+        for (way, name), (alone, parcel) in calls.items():
+            rps = await rate(alone, args.seconds, args.clients)
+            parcels = PARCEL * await rate(parcel, args.seconds, max(args.clients // PARCEL, 2))
+            p50_ms = await median_ms(alone)
+            for what, value in (("rps", rps), ("rps_parcels_of_8", parcels), ("p50_ms_alone", p50_ms)):
+                rounds[way, name, what].append(value)
+            print(f"{name:9} {way:7} {rps:8.0f}/s  parcels {parcels:8.0f}/s  {p50_ms:.2f} ms alone", flush=True)
+    for transport in transports:
+        await transport.close()
+    for name in NAMES:
         await loop.run_in_executor(None, serve.delete, name)
-    for handle in handles:
-        await handle.close()
+    ways = {
+        way: {f"{name}_{what}": statistics.median(rounds[way, name, what]) for name in NAMES for what in WHAT}
+        for way in ("handle", "http")
+    }
+    faster = max(ways, key=lambda way: ways[way]["bare_echo_rps"])
+    bare_handle = rounds["handle", "bare_echo", "rps"]
+    return {
+        **ways[faster],
+        "way": faster,
+        "p50_ms_alone": ways[faster]["tail_p50_ms_alone"],
+        "ways": ways,
+        "ratios": {
+            **{
+                f"{way}: tail over echo{suffix}": paired_ratio(
+                    rounds[way, "tail", f"rps{suffix}"], rounds[way, "echo", f"rps{suffix}"]
+                )
+                for way in ways
+                for suffix in ("", "_parcels_of_8")
+            },
+            f"{faster} tail over bare handle echo": paired_ratio(rounds[faster, "tail", "rps"], bare_handle),
+        },
+        "served_vs_bare_detail": (detail := await served_vs_bare(faster, 3 * args.seconds, args.clients)),
+        "served_vs_bare": detail["ratio"],
+    }
+
+
+def _calls(transport: Any, request: Request) -> tuple[Any, Any]:
+    async def alone() -> None:
+        assert isinstance(await transport.infer(request), Reply)
+
+    async def parcel() -> None:
+        answers = await transport.infer_many([request] * PARCEL)
+        assert all(isinstance(answer, Reply) for answer in answers)
+
+    return alone, parcel
+
+
+async def median_ms(call: Any, count: int = 200) -> float:
+    """The median latency of one client alone."""
+    latencies = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await call()
+        latencies.append((time.perf_counter() - began) * 1e3)
+    return statistics.median(latencies)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--engine-rows", type=int, default=4, help="rows per step for engine_us_per_request")
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of one rate")
+    parser.add_argument("--clients", type=int, default=32, help="requests in flight")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds")
+    parser.add_argument("--out", type=Path, help="a results file")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    engine = {strategy: engine_us(strategy) for strategy in ("per_slice", "continuous")}
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
-    ways: dict[str, dict[str, float]] = {"handle": {}, "http": {}}
     try:
         serve.start(
             proxy_location="EveryNode",
             http_options={"host": HTTP["host"], "port": PORT},
             controller_options={"runtime_env": {"env_vars": environment("controller", http=True)}},
         )
-        asyncio.run(run(args, ways))
+        measured = asyncio.run(run(args))
     finally:
         # Not serve.shutdown(): it calls the handles' routers, whose event loop has ended. This Ray is our own anyway.
         ray.shutdown()
-    faster = max(ways, key=lambda way: ways[way]["bare_echo_rps"])
     document = {
-        **ways[faster],
-        "p50_ms_alone": ways[faster]["tail_p50_ms_alone"],
-        "way": faster,
-        "engine_us_per_request": engine_us(args.engine_rows),
-        "engine_rows_per_step": args.engine_rows,
-        "ways": ways,
-        "emulated": ["executor without compute"],
+        "benchmark": "serving_overhead",
+        **measured,
+        "engine_us_per_request": max(one["us_per_request"] for one in engine.values()),
+        "engine": engine,
+        "emulated": ["executor without compute (bare_echo, echo, tail, engine); none for served_vs_bare"],
+        "manifest": {**provenance.provenance(), "seconds": args.seconds, "clients": args.clients, "seeds": [0]},
     }
+    for what, found in measured["ratios"].items():
+        print(f"{what:45} {found['ratio']:.2f} {found['ci95']}")
+    print(f"served over bare torch {measured['served_vs_bare']:.2f}, engine {document['engine_us_per_request']:.0f} us")
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(document))
 
 
