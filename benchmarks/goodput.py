@@ -41,6 +41,7 @@ from actors import provenance, server  # noqa: E402
 from benchmarks.figures import interval, paired_ratio  # noqa: E402
 from benchmarks.goodput_case import Case  # noqa: E402
 from benchmarks.goodput_stack import SHARE, Stack  # noqa: E402
+from benchmarks.search import highest_rate  # noqa: E402
 from slicer.errors import HeadTailError  # noqa: E402
 
 CURVE = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
@@ -69,28 +70,15 @@ class Share:
 
 
 def search(stack: Stack, seed: int, near_rps: float, args: argparse.Namespace) -> tuple[float, list[dict[str, Any]]]:
-    """The highest rate that holds, to 4 %: steps away from the prediction that grow, then bisection; and all points."""
+    """The highest rate that holds, to 4 %, and all points."""
     points: list[dict[str, Any]] = []
-    bound_rps = stack.case.bound_rps
 
     def holds(rate_rps: float) -> bool:
         points.append(stack.offer(rate_rps, seed, args.requests, args.seconds))
         say(f"{stack.strategy} {stack.slo_s * 1e3:.1f} ms seed {seed}: {rate_rps:.1f}/s: {verdict(points[-1])}")
         return bool(points[-1]["share_within"] >= SHARE)
 
-    rate_rps, factor = min(max(near_rps, 0.02 * bound_rps), bound_rps) * 0.98, 1.04
-    first = holds(rate_rps)
-    low, high = (rate_rps, math.inf) if first else (0.0, rate_rps)
-    while high == math.inf or low == 0.0:
-        rate_rps = rate_rps * factor if first else rate_rps / factor
-        if rate_rps < 0.01 * bound_rps or rate_rps > 1.5 * bound_rps or len(points) >= args.points:
-            break
-        low, high = (rate_rps, high) if holds(rate_rps) else (low, rate_rps)
-        factor **= 1.6
-    while low and high / low > 1.0401 and high < math.inf and len(points) < args.points:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low, points
+    return highest_rate(holds, near_rps, stack.case.bound_rps, args.points), points
 
 
 def verdict(point: dict[str, Any]) -> str:

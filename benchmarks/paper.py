@@ -183,7 +183,7 @@ def show(document: dict[str, Any]) -> None:
                     f"  {strategy:24} {rate_rps:7.1f}/s  mean {mean['mean_ms']:8.1f} ms  p99 {mean['p99_ms']:8.1f} ms"
                     f"  {mean['rows_per_step']:4.1f} rows a step{notes}"
                 )
-        for one in result["reductions"]:
+        for one in result["reductions"] if document["manifest"]["configuration"]["clients"] else ():
             reached = one["67_percent_from_load"] or "no load that unbatched bears"
             clients = one["67_percent_from_clients"]
             print(

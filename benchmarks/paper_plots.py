@@ -28,6 +28,10 @@ def draw(document: dict[str, Any], stem: Path) -> list[Path]:
         for question, plot in questions.items():
             figure, axes = pyplot.subplots(figsize=(7, 4.5))
             plot(axes, result)
+            if not axes.has_data():  # nothing was asked that it could show
+                pyplot.close(figure)
+                continue
+            axes.legend()
             axes.set_title(named, fontsize=10)
             path = stem.with_name(f"{stem.name}_{result['model']}_{question}.png")
             figure.savefig(path, dpi=130, bbox_inches="tight")
@@ -53,7 +57,6 @@ def _inference_time(axes: Any, result: dict[str, Any]) -> None:
             axes.plot(*zip(*points, strict=True), marker="o", label=strategy)
     axes.set(xlabel="offered requests/s (open loop, Poisson)", ylabel="mean inference time in the server (ms)")
     axes.set_yscale("log")
-    axes.legend()
 
 
 def _utilisation(axes: Any, result: dict[str, Any]) -> None:
@@ -61,7 +64,6 @@ def _utilisation(axes: Any, result: dict[str, Any]) -> None:
         if points := _by_rate(one, "rows_per_step"):
             axes.plot(*zip(*points, strict=True), marker="o", label=strategy)
     axes.set(xlabel="offered requests/s (open loop, Poisson)", ylabel="rows per step (mean over requests)")
-    axes.legend()
 
 
 def _reduction(axes: Any, result: dict[str, Any]) -> None:
@@ -70,21 +72,24 @@ def _reduction(axes: Any, result: dict[str, Any]) -> None:
         if points:
             xs, ys = zip(*points, strict=True)
             axes.plot(xs, [100 * y for y in ys], marker="o", label=f"{one['strategy']}, closed loop")
-    axes.axhline(67, color="grey", linestyle="--", label="67 %, the paper's claim")
-    axes.set_xscale("log", base=2)
+    if axes.has_data():
+        axes.axhline(67, color="grey", linestyle="--", label="67 %, the paper's claim")
+        axes.set_xscale("log", base=2)
     axes.set(xlabel="clients without think time", ylabel="less inference time than unbatched (%)")
-    axes.legend()
 
 
 def _memory(axes: Any, result: dict[str, Any]) -> None:
     named = [(s, one["memory"]) for s, one in result["strategies"].items() if one["memory"]["process_peak"]]
     bottom = [0.0] * len(named)
-    for part in ("weights", "activations_peak"):
+    for part, label in (
+        ("before", "before a model"),
+        ("weights", "weights"),
+        ("activations_peak", "activations, peak"),
+    ):
         heights = [memory[part] / 1e6 for _, memory in named]
-        axes.bar([strategy for strategy, _ in named], heights, bottom=bottom, label=part.replace("_", " "))
+        axes.bar([strategy for strategy, _ in named], heights, bottom=bottom, label=label)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     totals = [memory["process_peak"] / 1e6 for _, memory in named]
     axes.plot([strategy for strategy, _ in named], totals, "k_", markersize=24, label="whole process, peak")
     axes.set(ylabel="MB")
     axes.tick_params(axis="x", rotation=20)
-    axes.legend()
