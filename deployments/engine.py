@@ -24,6 +24,7 @@ from dataclasses import replace
 import numpy as np
 
 from deployments.executors import AcceleratorLost, Executor, Floats, OutOfMemory
+from deployments.fitting import Fitting
 from deployments.ledger import EngineStats, Ledger, Outcome
 from deployments.scheduler import Row, Scheduler, Step
 from slicer.wire import RefusalCode
@@ -68,6 +69,7 @@ class Engine:
         self._clock = clock
         self._max_rows = max_rows
         self._ledger = Ledger(clock, max_rows)
+        self._fitting = Fitting()
         self._thread: threading.Thread | None = None
         self._wake = threading.Condition()  # guards the three below
         self._inbox: list[tuple[list[Row], Floats]] = []
@@ -256,25 +258,35 @@ class Engine:
     def _execute(self, step: Step, ended: list[Outcome]) -> float | None:
         """Run a step; if it raises, its parts, so that only a row that fails alone is refused.
 
-        Returns the seconds of execution; None if it raised.
+        Returns the seconds of execution; None if it ran in parts or not at all.
         """
+        if self._fitting and (size := self._fitting.part(step, self._clock())) < len(step.rows):
+            for part in parts_of(step, size):
+                self._execute(part, ended)
+            return None
         try:
             execution_s = self._executor.run(step)
         except AcceleratorLost:
             raise
         except Exception as error:
-            count = len(step.rows)
-            if count == 1:
-                self._refuse_for(error, step.rows[0], ended)
-                return None
-            self._note_retry(error)
-            # Too big: two halves. Anything else: each row alone.
-            size = (count + 1) // 2 if isinstance(error, OutOfMemory) else 1
-            for start in range(0, count, size):
-                self._execute(replace(step, rows=step.rows[start : start + size]), ended)
+            for part in self._parts_after(error, step, ended):
+                self._execute(part, ended)
             return None
         self._ledger.book_step(step.rows, execution_s)
         return execution_s
+
+    def _parts_after(self, error: Exception, step: Step, ended: list[Outcome]) -> list[Step]:
+        """What to try after a step raised; a row that was alone is refused instead."""
+        count = len(step.rows)
+        if count == 1:
+            self._refuse_for(error, step.rows[0], ended)
+            return []
+        self._note_retry(error)
+        # Too big: two halves. Anything else: each row alone.
+        if not isinstance(error, OutOfMemory):
+            return parts_of(step, 1)
+        self._fitting.failed(step, self._clock())
+        return parts_of(step, (count + 1) // 2)
 
     def _collect(self, done: Sequence[Row], ended: list[Outcome]) -> None:
         """Fetch the logits of rows at the end; NaN or infinity in them is a failure of that row."""
@@ -334,3 +346,8 @@ class Engine:
     def _note_retry(self, error: Exception) -> None:
         logger.warning("an execution failed and is tried again in parts: %s: %s", type(error).__name__, error)
         self._ledger.book_retry()
+
+
+def parts_of(step: Step, size: int) -> list[Step]:
+    """The step in steps of at most `size` rows, in order."""
+    return [replace(step, rows=step.rows[start : start + size]) for start in range(0, len(step.rows), size)]

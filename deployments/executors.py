@@ -13,7 +13,7 @@ import copy
 import inspect
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -34,6 +34,12 @@ EXECUTORS: Mapping[str, str] = {
     "torch": "deployments.executors:TorchExecutor",
     "emulated": "deployments.emulated:EmulatedExecutor",
 }
+
+#: What ``torch`` is on a CUDA device; `TorchExecutor` runs there, too, without graphs and without a step behind.
+CUDA_EXECUTOR = "deployments.cuda:CudaExecutor"
+
+#: What a configuration may say of the weights and activations.
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class OutOfMemory(RuntimeError):
@@ -104,7 +110,7 @@ class _Place(NamedTuple):
 
 
 class TorchExecutor:
-    """Torch on ``cpu`` or ``cuda``: eager, in inference mode, in the dtype of the model's weights.
+    """Torch on ``cpu`` or ``cuda``: eager, in inference mode.
 
     A step whose rows lie side by side in an earlier batch runs on that memory; other rows are gathered by one copy. A
     batch's memory is held until its last row has moved on.
@@ -112,24 +118,17 @@ class TorchExecutor:
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: torch's intra-op threads, for the whole process; None leaves them as they are.
+        dtype: ``fp32``, ``bf16`` or ``fp16`` for weights and activations; None: what the model has. Logits are float32.
 
     Raises:
-        ConfigError: CUDA is asked for and not there, or `threads` is below 1.
+        ConfigError: CUDA is asked for and not there, `threads` is below 1, or the dtype is unknown.
     """
 
     emulated: str | None = None
 
-    def __init__(self, device: str = "cpu", threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads {threads}: torch needs at least one; leave it out for torch's own choice")
-        self._device = torch.device(device)
-        if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                f"device {device!r}: this process sees no CUDA device (torch {torch.__version__}); check the driver, "
-                "torch's CUDA build and the replica's num_gpus, or use device cpu"
-            )
-        if threads is not None:
-            torch.set_num_threads(threads)
+    def __init__(self, device: str = "cpu", threads: int | None = None, dtype: str | None = None) -> None:
+        self._device = usable_device(device, threads)
+        self._dtype = dtype_named(dtype)
         self.name = device
         self._slices: dict[tuple[str, str], tuple[int, nn.ModuleList]] = {}
         self._dtypes: dict[str, torch.dtype] = {}
@@ -146,18 +145,10 @@ class TorchExecutor:
             ConfigError: a resident lies outside the model.
         """
         for weights, resident in residents.items():
-            if not 0 <= resident.start < resident.end <= sliced.num_slices:
-                raise ConfigError(
-                    f"weights {weights!r} of {model}: slices {resident.start}:{resident.end} of {sliced.num_slices}; "
-                    "the strategy was made for another number of slices"
-                )
-            parts = nn.ModuleList([sliced.span(i, i + 1) for i in range(resident.start, resident.end)])
-            if resident.own_copy or self._device.type != "cpu":
-                parts = copy.deepcopy(parts).to(self._device)
-            parts.eval()
+            parts = parts_on(model, weights, resident, sliced, self._device, self._dtype)
             with self._lock:
                 self._slices[model, weights] = (resident.start, parts)
-                self._dtypes[model] = _dtype_of(parts)
+                self._dtypes[model] = dtype_of(parts)
 
     def put(self, model: str, rows: Sequence[Row], batch: Floats) -> None:
         """Move new rows to the device, in one transfer, as the model's dtype. `batch` must not be written afterwards.
@@ -210,9 +201,9 @@ class TorchExecutor:
             batches = {id(place.batch): place.batch for place in self._places.values()}
         weights = [tensor for parts in modules for tensor in (*parts.parameters(), *parts.buffers())]
         sizes = {
-            "weights": _storage_bytes(weights),
-            "activations": _storage_bytes(batches.values()),
-            "process": _resident_set_bytes(),
+            "weights": storage_bytes(weights),
+            "activations": storage_bytes(batches.values()),
+            "process": resident_set_bytes(),
         }
         if self._device.type == "cuda":
             sizes["device_reserved"] = torch.cuda.memory_reserved(self._device)
@@ -233,22 +224,34 @@ class TorchExecutor:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Inference mode, and torch's errors in the engine's words: does a smaller batch help, does nothing help?"""
+        on_cuda = self._device.type == "cuda"
+        with in_our_words(self.name, self._lost if on_cuda else lambda: False), torch.inference_mode():
+            yield
+
+    def _lost(self) -> bool:
         try:
-            with torch.inference_mode():
-                yield
-        except RuntimeError as error:
-            first_line = (str(error).splitlines() or [""])[0]
-            if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in first_line:
-                if self._device.type == "cuda":
-                    torch.cuda.empty_cache()
-                raise OutOfMemory(f"{self.name}: {first_line}") from error
-            if self._device.type == "cuda":
-                try:
-                    torch.cuda.synchronize(self._device)
-                except RuntimeError:
-                    raise AcceleratorLost(f"{self.name}: {first_line}; restart the replica") from error
+            torch.cuda.synchronize(self._device)
+        except RuntimeError:
+            return True
+        return False
+
+
+@contextmanager
+def in_our_words(name: str, lost: Callable[[], bool]) -> Iterator[None]:
+    """Torch's errors in the engine's words: does a smaller batch help, does nothing help (`lost`)?"""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, (OutOfMemory, AcceleratorLost)):
             raise
+        first_line = (str(error).splitlines() or [""])[0]
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in first_line:
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                torch.cuda.empty_cache()
+            raise OutOfMemory(f"{name}: {first_line}") from error
+        if lost():
+            raise AcceleratorLost(f"{name}: {first_line}; restart the replica") from error
+        raise
 
 
 def make_executor(
@@ -259,7 +262,8 @@ def make_executor(
     Args:
         name: ``torch``, ``emulated`` (see `deployments.emulated`), or ``package.module:Class`` for an own one, called
             with device, threads and the options.
-        options: further arguments of the executor; ``torch`` has none.
+        options: further arguments of the executor: ``dtype`` for ``torch``, and on CUDA those of
+            `deployments.cuda.CudaExecutor`.
 
     Raises:
         ConfigError: the executor or an option is unknown, or the device is not there.
@@ -267,7 +271,8 @@ def make_executor(
     if name not in EXECUTORS and ":" not in name:
         known = ", ".join(EXECUTORS)
         raise ConfigError(f"executor {name!r}: known are {known}; an own one is written package.module:Class")
-    executor_class: Any = load_object(EXECUTORS.get(name, name), "executor")
+    path = CUDA_EXECUTOR if name == "torch" and torch.device(device).type == "cuda" else EXECUTORS.get(name, name)
+    executor_class: Any = load_object(path, "executor")
     arguments: dict[str, Any] = {"device": device, "threads": threads}
     try:
         inspect.signature(executor_class).bind(**arguments, **dict(options or {}))
@@ -276,18 +281,69 @@ def make_executor(
     return cast(Executor, executor_class(**arguments, **dict(options or {})))
 
 
-def _dtype_of(module: nn.Module) -> torch.dtype:
+def usable_device(device: str, threads: int | None) -> torch.device:
+    """The device, with torch's threads set as they should be.
+
+    Raises:
+        ConfigError: CUDA is asked for and not there, or `threads` is below 1.
+    """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads {threads}: torch needs at least one; leave it out for torch's own choice")
+    found = torch.device(device)
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device {device!r}: this process sees no CUDA device (torch {torch.__version__}); check the driver, "
+            "torch's CUDA build and the replica's num_gpus, or use device cpu"
+        )
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return found
+
+
+def dtype_named(name: str | None) -> torch.dtype | None:
+    """torch's dtype of this name; None for None.
+
+    Raises:
+        ConfigError: it is unknown.
+    """
+    if name is not None and name not in DTYPES:
+        raise ConfigError(f"dtype {name!r} of executor torch: known are {', '.join(DTYPES)}")
+    return None if name is None else DTYPES[name]
+
+
+def parts_on(
+    model: str, weights: str, resident: Resident, sliced: Sliced, device: torch.device, dtype: torch.dtype | None
+) -> nn.ModuleList:
+    """The resident slices as modules in eval mode; those of `sliced` itself where neither device nor dtype differ.
+
+    Raises:
+        ConfigError: the resident lies outside the model.
+    """
+    if not 0 <= resident.start < resident.end <= sliced.num_slices:
+        raise ConfigError(
+            f"weights {weights!r} of {model}: slices {resident.start}:{resident.end} of {sliced.num_slices}; "
+            "the strategy was made for another number of slices"
+        )
+    parts = nn.ModuleList([sliced.span(i, i + 1) for i in range(resident.start, resident.end)])
+    if resident.own_copy or device.type != "cpu" or (dtype is not None and dtype_of(parts) != dtype):
+        parts = copy.deepcopy(parts).to(device, dtype)
+    return parts.eval()
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """That of the module's first floating-point tensor."""
+    """The dtype of a module's weights, and of the activations that it takes."""
     floats = (tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point())
     return next(floats, torch.float32)
 
 
-def _storage_bytes(tensors: Any) -> int:
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of the tensors' storages, each counted once: views and shared weights cost nothing more."""
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
 
-def _resident_set_bytes() -> int:
+def resident_set_bytes() -> int:
     """This process's resident set; 0 where /proc is missing (other systems than Linux)."""
     try:
         status = Path("/proc/self/status").read_text()

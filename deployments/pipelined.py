@@ -15,11 +15,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
-from deployments.engine import Engine
-from deployments.executors import AcceleratorLost, Executor, OutOfMemory
+from deployments.engine import Engine, parts_of
+from deployments.executors import AcceleratorLost, Executor
 from deployments.ledger import Outcome
 from deployments.scheduler import Row, Scheduler, Step
 
@@ -154,19 +154,17 @@ class PipelinedEngine(Engine):
 
     def _launch(self, step: Step, ended: list[Outcome]) -> None:
         """Enqueue a step; if it raises, its parts, so that only a row that fails alone is refused."""
+        if self._fitting and (size := self._fitting.part(step, self._clock())) < len(step.rows):
+            for part in parts_of(step, size):
+                self._launch(part, ended)
+            return
         try:
             ticket = self._queue.launch(step)
         except AcceleratorLost:
             raise
         except Exception as error:
-            count = len(step.rows)
-            if count == 1:
-                self._refuse_for(error, step.rows[0], ended)
-                return
-            self._note_retry(error)
-            size = (count + 1) // 2 if isinstance(error, OutOfMemory) else 1
-            for start in range(0, count, size):
-                self._launch(replace(step, rows=step.rows[start : start + size]), ended)
+            for part in self._parts_after(error, step, ended):
+                self._launch(part, ended)
             return
         self._launched.append(_Launched(step, ticket, self._clock(), [], 0.0))
 

@@ -1,0 +1,295 @@
+"""Torch on a CUDA device: activations in memory that was set aside, CUDA graphs, steps enqueued behind one another.
+
+New rows are copied once, over page-locked memory and beside the computation, into a *slab* per model and shape; where
+that is full they wait on the host and are copied when their step begins. For every boundary there is a *stage*: memory
+for one batch, from which the graph of the slice behind it reads and to which that of the slice before it writes. So a
+batch that goes on lies already where it is read; a row that joins it is copied to a free place beside it, and only rows
+of another batch that still wait in a stage are moved out of the way, when it is about to be written. Eager steps leave
+their result where torch put it.
+
+Everything that touches activations is enqueued on one stream, in the order of the launches. So a row's place may change
+hands as soon as its step is enqueued; only the copy streams wait for events.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deployments.activations import Activations, Memory, Place, distinct
+from deployments.costs import buckets_to
+from deployments.executors import (
+    AcceleratorLost,
+    Floats,
+    Sliced,
+    dtype_named,
+    dtype_of,
+    in_our_words,
+    parts_on,
+    resident_set_bytes,
+    storage_bytes,
+    usable_device,
+)
+from deployments.graphs import Compiled, Graphs, Mode
+from deployments.scheduler import Resident, Row, Step
+from deployments.slab import bucket_for
+from deployments.streams import CudaGpu, Gpu
+from slicer.errors import ConfigError
+
+
+class Ticket(NamedTuple):
+    """A launched step: events before and after it."""
+
+    began: object
+    ended: object
+
+
+class CudaExecutor:
+    """`Executor`, and `Enqueuing` for the pipelined engine, on a CUDA device.
+
+    Args:
+        device: ``cuda`` or ``cuda:N``.
+        threads: torch's intra-op threads on the host.
+        dtype: ``fp32``, ``bf16``, ``fp16``; None: the model's own. Logits are float32 in any case.
+        graphs: ``auto`` takes a CUDA graph or eager execution per slice and batch size, whichever measured faster;
+            ``on``: graphs wherever they can be captured; ``off``: none. A batch that a graph runs is padded to the next
+            size of 1, 2, 4, ... `max_batch`; what stands in the padding is never read.
+        compile: let torch.compile make each slice faster; takes minutes at the start.
+        max_batch: batches up to it run as graphs, larger ones eager. Set it to the largest max_batch of the models.
+        slab_rows: rows of one shape that wait on the device; None: four batches.
+        gpu: the seam to the device; for tests.
+
+    Attributes:
+        padded: whether steps may cost as much as the next larger batch size does.
+        notes: what runs slower than it was meant to, and why.
+
+    Raises:
+        ConfigError: there is no CUDA device, or an option is out of range.
+    """
+
+    emulated: str | None = None
+
+    def __init__(
+        self,
+        device: str = "cuda",
+        threads: int | None = None,
+        *,
+        dtype: str | None = None,
+        graphs: Mode | bool = "auto",
+        compile: bool = False,
+        max_batch: int = 32,
+        slab_rows: int | None = None,
+        gpu: Gpu | None = None,
+    ) -> None:
+        # YAML reads on and off as booleans.
+        mode: Any = {True: "on", False: "off"}[graphs] if isinstance(graphs, bool) else graphs
+        if mode not in ("auto", "on", "off"):
+            raise ConfigError(f"graphs {graphs!r} of executor torch: known are auto, on and off")
+        slab_rows = 4 * max_batch if slab_rows is None else slab_rows
+        if max_batch < 1 or slab_rows < 1:
+            raise ConfigError(f"max_batch {max_batch}, slab_rows {slab_rows} of executor torch: 1 or more each")
+        self._dtype = dtype_named(dtype)
+        if gpu is None:
+            usable_device(device, threads)
+            gpu = CudaGpu(device)
+        self._gpu, self._compile = gpu, compile
+        self._buckets = buckets_to(max_batch)
+        self._graphs = Graphs(gpu, mode, direct=not compile)
+        self.name = device
+        self.padded = mode != "off"
+        self.notes: list[str] = self._graphs.notes
+        self._parts: dict[tuple[str, str], tuple[int, Sequence[nn.Module]]] = {}
+        self._weights: list[nn.ModuleList] = []
+        self._num_slices: dict[str, int] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+        self._targets: dict[tuple[str, int], Memory] = {}  # the stages that graphs write to
+        self._activations = Activations(gpu, slab_rows, max_batch, self.notes)
+        self._lock = threading.Lock()  # `memory` reads from other threads
+
+    # ---------------------------------------------------------------------------------------------------- the weights
+
+    def load(self, model: str, sliced: Sliced, residents: Mapping[str, Resident]) -> None:
+        """Copy weights to the device, and capture the graphs where the shapes of the activations are known beforehand.
+
+        Raises:
+            ConfigError: a resident lies outside the model.
+        """
+        for weights, resident in residents.items():
+            with self._guarded():
+                modules = parts_on(model, weights, resident, sliced, self._gpu.device, self._dtype)
+                parts = [Compiled(part, self.notes) for part in modules] if self._compile else list(modules)
+                self._gpu.settle()
+            with self._lock:
+                self._weights.append(modules)
+                self._parts[model, weights] = (resident.start, parts)
+                self._dtypes[model] = dtype_of(modules)
+            self._num_slices[model] = sliced.num_slices
+            shape_at = getattr(sliced, "shape_at", None)
+            if shape_at is not None:
+                self._warm_up(model, weights, resident, tuple(shape_at(resident.start)))
+
+    def _warm_up(self, model: str, weights: str, resident: Resident, shape: tuple[int, ...]) -> None:
+        """Rows of zeros through all slices, the largest batch first, so that smaller graphs find its memory there."""
+        for size in reversed(self._buckets):
+            rows = tuple(Row(-1 - i, model, resident.start, 0.0) for i in range(size))
+            try:
+                self.put(model, rows, np.zeros((size, *shape), np.float32))
+                self.run(Step(model, weights, resident.start, resident.end, rows))
+            except AcceleratorLost:
+                raise
+            except Exception as error:  # too large, or a model that fails: its first request will tell
+                self.notes.append(f"{model} ({weights}) was not warmed up with {size} rows: {error}")
+            finally:
+                for row in rows:
+                    self.drop(row)
+
+    # ------------------------------------------------------------------------------------------------------- the rows
+
+    def put(self, model: str, rows: Sequence[Row], batch: Floats) -> None:
+        """Begin to copy new rows to the device; they wait on the host where the slab is full."""
+        with self._guarded():
+            self._activations.put(model, rows, batch, self._dtypes[model])
+
+    def take(self, rows: Sequence[Row]) -> Floats:
+        """The rows' activations, float32; waits for the copy to the host that `launch` began, not for later steps."""
+        with self._guarded():
+            places = self._activations.places(rows)
+            if any(place.memory.source is None for place in places):
+                places = self._fetch(places)
+            for event in distinct(places):
+                self._gpu.synchronize(event)
+            answers: Floats = np.stack([place.memory.tensor[place.position].numpy() for place in places])
+        for row in rows:
+            self.drop(row)
+        return answers
+
+    def drop(self, row: Row) -> None:
+        """Forget a row's activation."""
+        self._activations.drop(row.key)
+
+    def run(self, step: Step) -> float:
+        """One step, waited for."""
+        return self.wait(self.launch(step))
+
+    def launch(self, step: Step) -> Ticket:
+        """Enqueue a step; see `deployments.pipelined.Enqueuing`."""
+        with self._guarded(), self._gpu.compute():
+            began = self._gpu.record()
+            memory, positions = self._enqueue(step, self._activations.places(step.rows))
+            if step.end < self._num_slices[step.model]:
+                ended, ready = self._gpu.record(), None
+            else:
+                logits = memory.tensor.to(torch.float32, copy=True)  # the next step may write to where they lie
+                ended = self._gpu.record()
+                host, ready = self._gpu.download(logits, ended)
+                memory = Memory(host, on_host=True, source=logits)
+            self._activations.move(step.rows, memory, positions, ended, ready)
+        return Ticket(began, ended)
+
+    def wait(self, ticket: Ticket) -> float:
+        """Wait until a step has ended; returns its seconds on the device."""
+        try:
+            self._gpu.synchronize(ticket.ended)
+            return self._gpu.seconds(ticket.began, ticket.ended)
+        except RuntimeError as error:  # nothing that was enqueued can fail but for good
+            first_line = (str(error).splitlines() or [""])[0]
+            raise AcceleratorLost(f"{self.name}: {first_line}; restart the replica") from error
+
+    # ------------------------------------------------------------------------------------------------------- one step
+
+    def _enqueue(self, step: Step, places: Sequence[Place]) -> tuple[Memory, list[int]]:
+        """The slices of a step, one after the other: where the result lies, and at which positions the rows do.
+
+        If it raises, the rows are where they were, or where `Activations.evacuate` moved them.
+        """
+        size, rows = bucket_for(self._buckets, len(places)), self._activations
+        first, parts = self._parts[step.model, step.weights]
+        x = places[0].memory.tensor  # until the rows are brought together it only shows what they look like
+        here: Memory | None = None  # the stage that x is the beginning of
+        positions: list[int] | None = None
+        for index in range(step.start, step.end):
+            part = parts[index - first]
+            found = self._graph(step, index, part, x, size) if size is not None else None
+            if found is not None and size is not None:
+                stage, target, replay = found
+                if positions is None:
+                    positions = rows.gather_into(stage, step.rows, places, size)
+                elif here is not stage:
+                    rows.evacuate(stage, size)
+                    stage.tensor[: len(x)].copy_(x)
+                rows.evacuate(target, size)
+                replay()
+                x, here = target.tensor[:size], target
+            else:
+                if positions is None:
+                    x, positions = rows.gather(places)
+                x, here = _eager(index, part, x), None
+        assert positions is not None, "a step has a slice"
+        return (Memory(x) if here is None else here), positions
+
+    def _graph(
+        self, step: Step, index: int, part: nn.Module, like: Tensor, size: int
+    ) -> tuple[Memory, Memory, Callable[[], None]] | None:
+        """The stages before and behind a slice, and what runs it on a batch of `size`; captured at first use.
+
+        None: run it eager.
+        """
+        key = (step.model, step.weights, index)
+        if self._graphs.hopeless(key):
+            return None
+        stage = self._activations.stage(step.model, index, like)
+        if stage is None:
+            return None
+        if not self._graphs.known(key, size):
+            source = stage.tensor[:size]
+            target = self._activations.stage(step.model, index + 1, part(source[:1]))
+            if target is None:
+                self._graphs.give_up(key, f"rows that enter at {index + 1} have another shape or dtype")
+                return None
+            self._targets[step.model, index + 1] = target
+            self._activations.evacuate(target, size)
+            self._graphs.capture(key, size, part, source, target.tensor[:size])
+        replay = self._graphs.replay(key, size, len(step.rows))
+        return None if replay is None else (stage, self._targets[step.model, index + 1], replay)
+
+    # ---------------------------------------------------------------------------------------------------------- other
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: ``weights``, ``activations`` (slabs, stages, batches), ``pinned`` and ``process`` on the host.
+
+        On the device also those of `deployments.streams.CudaGpu.memory`.
+        """
+        with self._lock:
+            weights = [t for parts in self._weights for t in (*parts.parameters(), *parts.buffers())]
+        sizes = {"weights": storage_bytes(weights), **self._activations.sizes(), "process": resident_set_bytes()}
+        return sizes | self._gpu.memory()
+
+    def _fetch(self, places: Sequence[Place]) -> list[Place]:
+        """Copies on the host of rows that are not at the model's end."""
+        with self._gpu.compute():
+            batch, positions = self._activations.gather(places)
+            source = batch.to(torch.float32, copy=True)
+            host, ready = self._gpu.download(source, self._gpu.record())
+            self._gpu.synchronize(ready)
+        memory = Memory(host, on_host=True)
+        return [Place(memory, position) for position in positions]
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        with in_our_words(self.name, self._gpu.lost), torch.inference_mode():
+            yield
+
+
+def _eager(index: int, part: nn.Module, x: Tensor) -> Tensor:
+    """One slice as torch runs it."""
+    y: Tensor = part(x)
+    if y.shape[0] != x.shape[0]:
+        raise RuntimeError(f"slice {index} made {y.shape[0]} rows out of {x.shape[0]}")
+    # A view of what it got would change with the memory that the next rows get.
+    return y.clone() if y.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else y
