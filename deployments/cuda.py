@@ -121,7 +121,7 @@ class CudaExecutor:
             ConfigError: a resident lies outside the model.
         """
         for weights, resident in residents.items():
-            with self._guarded():
+            with in_our_words(self.name, self._gpu.lost):  # not in inference mode: the weights are ordinary tensors
                 modules = parts_on(model, weights, resident, sliced, self._gpu.device, self._dtype)
                 parts = [Compiled(part, self.notes) for part in modules] if self._compile else list(modules)
                 self._gpu.settle()

@@ -87,6 +87,7 @@ class Graphs:
         accelerator.
         """
         try:
+            part(source)  # kernels are chosen, and compiled, at the first time
             with self._gpu.forbid_syncs():
                 part(source)
             body = self._body(part, source, target)

@@ -87,7 +87,7 @@ class PipelinedEngine(Engine):
             raise TypeError(f"executor {executor.name!r} has no launch and wait; use Engine")
         self._queue: Enqueuing[object] = executor
         self._launched: deque[_Launched] = deque()
-        self._seen_s: dict[tuple[str, int, int, int], float] = {}  # seconds of a span at a batch size
+        self._seen_s: dict[tuple[str, int, int], dict[int, float]] = {}  # seconds by span and rows
         self._lead_s = _MARGIN_S
 
     def turn(self) -> float | None:
@@ -126,11 +126,21 @@ class PipelinedEngine(Engine):
 
     def _choose_at_s(self, running: _Launched) -> float | None:
         """When to choose what follows; None, after the step's end, where nobody has seen how long such a step takes."""
-        step = running.step
-        seen_s = self._seen_s.get((step.model, step.start, step.end, len(step.rows)))
-        if seen_s is None:
+        expected_s = self._expected_s(running.step)
+        if expected_s is None:
             return None
-        return running.began_s + seen_s - min(self._lead_s + _MARGIN_S, _MOST * seen_s)
+        return running.began_s + expected_s - min(self._lead_s + _MARGIN_S, _MOST * expected_s)
+
+    def _expected_s(self, step: Step) -> float | None:
+        """How long such a step takes, or rather less, so that the accelerator does not idle; None: nobody knows."""
+        seen, rows = self._seen_s.get((step.model, step.start, step.end)), len(step.rows)
+        if not seen or rows in seen:
+            return seen[rows] if seen else None
+        fewer = max((count for count in seen if count < rows), default=None)
+        if fewer is not None:
+            return seen[fewer]
+        more = min(seen)
+        return seen[more] * rows / more
 
     def _launch_next(self) -> bool:
         asked_s = self._clock()
@@ -175,9 +185,9 @@ class PipelinedEngine(Engine):
         now_s = self._clock()
         if self._launched:  # what stands behind it begins now
             self._launched[0].began_s = max(self._launched[0].began_s, now_s)
-        key = step.model, step.start, step.end, len(step.rows)
-        before_s = self._seen_s.get(key, execution_s)
-        self._seen_s[key] = before_s + _WEIGHT * (execution_s - before_s)
+        seen = self._seen_s.setdefault((step.model, step.start, step.end), {})
+        before_s = seen.get(len(step.rows), execution_s)
+        seen[len(step.rows)] = before_s + _WEIGHT * (execution_s - before_s)
         self._ledger.book_step(step.rows, execution_s)
         self._scheduler.observe(step, execution_s, launched.overhead_s)
         try:

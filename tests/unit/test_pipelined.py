@@ -81,6 +81,15 @@ def test_a_step_of_unknown_length_is_waited_for() -> None:
     assert len(bench.executor.tried) - len(bench.executor.steps) <= 1, "nothing was enqueued behind it"
 
 
+def test_a_batch_size_that_nobody_has_seen_takes_at_least_as_long_as_a_smaller_one() -> None:
+    bench = Bench()
+    bench.learn()  # one and two rows
+    bench.arrive(0, 7.0, 8.0, 9.0, 10.0)
+    bench.run_until_idle()
+    assert bench.executor.batches == [(0, 1, 4), (1, 2, 4), (2, 3, 4), (3, 4, 4)]
+    assert bench.executor.idle_s == 0.0
+
+
 def test_rows_at_the_end_are_answered_when_their_step_has_ended_not_when_it_is_launched() -> None:
     bench = Bench("per_tail_shared")
     bench.learn()
