@@ -316,6 +316,19 @@ def test_a_slice_that_cannot_be_captured_runs_eager_with_a_note() -> None:
     check(executor, sliced, late, 2, batch_of(1, seed=1))
 
 
+def test_a_batch_that_comes_from_an_eager_slice_moves_the_rows_away_that_wait_in_its_stage() -> None:
+    executor, sliced, _ = loaded()
+    executor._graphs._captured[("m", "shared", 1), 2] = None  # two rows run eager there, three as a graph
+    waiting, passing = rows_of(3), rows_of(2, first=3)
+    executor.put("m", waiting, batch_of(3))
+    executor.put("m", passing, batch_of(2, seed=1))
+    executor.run(step_of(waiting, 0, 2))
+    executor.run(step_of(passing, 0, 4))
+    executor.run(step_of(waiting, 2, 4))
+    check(executor, sliced, waiting, 0, batch_of(3))
+    check(executor, sliced, passing, 0, batch_of(2, seed=1))
+
+
 def test_a_graph_that_finds_no_memory_leaves_its_size_to_eager_execution() -> None:
     executor, sliced, gpu = loaded(gpu=HostGpu(fits_graphs=4))
     assert len(executor.notes) == 8 and "no memory for a graph at batch size 2" in executor.notes[0]

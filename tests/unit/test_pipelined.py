@@ -85,9 +85,19 @@ def test_a_batch_size_that_nobody_has_seen_takes_at_least_as_long_as_a_smaller_o
     bench = Bench()
     bench.learn()  # one and two rows
     bench.arrive(0, 7.0, 8.0, 9.0, 10.0)
+    assert bench.engine.turn() == 0.0
+    sleep_s = bench.engine.turn()
+    assert sleep_s is not None and 0.99 < sleep_s < 1.0, "as long as with two rows, less the lead"
+
+
+def test_a_batch_size_below_all_seen_takes_in_proportion() -> None:
+    bench = Bench()
+    bench.arrive(0, 7.0, 8.0)
     bench.run_until_idle()
-    assert bench.executor.batches == [(0, 1, 4), (1, 2, 4), (2, 3, 4), (3, 4, 4)]
-    assert bench.executor.idle_s == 0.0
+    bench.arrive(0, 9.0)
+    assert bench.engine.turn() == 0.0
+    sleep_s = bench.engine.turn()
+    assert sleep_s is not None and 0.49 < sleep_s < 0.5
 
 
 def test_rows_at_the_end_are_answered_when_their_step_has_ended_not_when_it_is_launched() -> None:
