@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import random
 import re
 import statistics
@@ -284,8 +285,9 @@ def main(argv: list[str] | None = None) -> int:
             with server.ray_session("local"):
                 jobs = [pool.submit(measure, f"goodput-{n}", case, *what, args) for n, what in enumerate(order)]
                 rows = sorted((job.result() for job in jobs), key=lambda row: (row["slo_x"], row["strategy"]))
-        finally:  # if one fails, or on Ctrl-C, the others end with their Ray
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException as error:  # one failed, or Ctrl-C: the other threads would start a new Ray and go on
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(2 if isinstance(error, HeadTailError) else 1)
     except HeadTailError as error:
         print(error, file=sys.stderr)
         return 2

@@ -38,6 +38,7 @@ class ModelConfig(_Strict):
         strategy: how rows are batched; `options` are the strategy's own.
         max_batch: most rows in one step.
         entries: cuts at which requests may enter; default: every cut but n.
+        profile: what its steps cost, a file that `profile_dir` or headtail-slice wrote; default: measured at the start.
     """
 
     name: str = Field(min_length=1)
@@ -54,6 +55,7 @@ class ModelConfig(_Strict):
     options: dict[str, Any] = Field(default_factory=dict)
     max_batch: int = Field(default=32, ge=1)
     entries: tuple[int, ...] | None = None
+    profile: str | None = None
 
     @field_validator("strategy")
     @classmethod
@@ -121,6 +123,8 @@ class ServerConfig(_Strict):
         naive_batch_wait_timeout_s, naive_concurrency: of the ``@serve.batch`` handlers of strategy `naive`.
         start_timeout_s: how long a start may take before it is given up with the name of what is missing.
         shard_dir: where replicas keep the shards that devices fetch.
+        profile_dir: where a replica writes the cost tables of its models (``MODEL.yaml``): as measured, once it is up,
+            and as kept up to date, when it stops. Only strategies that decide by costs have them.
         http: the HTTP way in; the Serve handle is always there.
         token: what HTTP requests must bring; default: HEADTAIL_TOKEN of the process that starts the application.
     """
@@ -141,6 +145,7 @@ class ServerConfig(_Strict):
     naive_concurrency: int = Field(default=1, ge=1)
     start_timeout_s: float = Field(default=300.0, gt=0)
     shard_dir: str = "~/.cache/headtail/served"
+    profile_dir: str | None = None
     http: HttpConfig = HttpConfig()
     token: str = Field(default_factory=lambda: os.environ.get("HEADTAIL_TOKEN", ""), repr=False)
 

@@ -7,6 +7,7 @@ reply.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -26,6 +27,7 @@ from ray import serve
 from deployments.admission import Admission, Arrival
 from deployments.calibrate import measure
 from deployments.config import ServerConfig, parse_config
+from deployments.cost_profiles import load_profile, save_profile
 from deployments.costs import CostModel
 from deployments.engine import Engine, Outcome
 from deployments.executors import Executor, make_executor
@@ -36,7 +38,7 @@ from deployments.pipelined import Enqueuing, PipelinedEngine
 from deployments.policies import make_policy, needs_costs
 from deployments.scheduler import Scheduler
 from deployments.telemetry import Nvml, Telemetry
-from slicer.errors import ServerError
+from slicer.errors import ConfigError, ServerError
 from slicer.wire import Answer, Refusal, Reply, Request, ServedModel, Timings
 
 logger = logging.getLogger("ray.serve")
@@ -109,7 +111,7 @@ class TailServer:
         costs: dict[str, CostModel] = {}
         for model in self._models.values():
             if needs_costs(model.config.strategy):
-                costs[model.name] = CostModel.unknown(model.num_slices, model.config.max_batch)
+                costs[model.name] = self._table_of(model)
             policy = make_policy(
                 model.config.strategy,
                 model=model.name,
@@ -122,7 +124,10 @@ class TailServer:
             model.release()
             policies[model.name] = policy
         warm_up(Scheduler(policies), self._executor, self._models.values())
+        self._costs = costs
         for name, table in costs.items():
+            if self._models[name].config.profile:
+                continue  # known already
             first = self._models[name].entries[0]
             measure(table, self._executor, model=name, entry=first, shape=self._models[name].shapes[first])
         engine_class = PipelinedEngine if isinstance(self._executor, Enqueuing) else Engine
@@ -130,7 +135,30 @@ class TailServer:
         self._admission = Admission(
             self._engine, max_batch=config.admission_batch, concurrency=config.admission_concurrency
         )
+        self._save_tables()
         self._engine.start()
+
+    def _table_of(self, model: HostedModel) -> CostModel:
+        """The saved table that the configuration names, or an empty one."""
+        path = model.config.profile
+        if path is None:
+            return CostModel.unknown(model.num_slices, model.config.max_batch)
+        table = load_profile(path)
+        if table.num_slices != model.num_slices:
+            raise ConfigError(
+                f"profile {path!r} of {model.name!r} has {table.num_slices} slices, the model {model.num_slices}; "
+                "measure it again (leave profile out), or cut the model as it was then"
+            )
+        return table
+
+    def _save_tables(self) -> None:
+        if self._config.profile_dir is None:
+            return
+        folder = Path(self._config.profile_dir).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, table in self._costs.items():
+            table.name = table.name or name
+            save_profile(table, folder / f"{name}.yaml")
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         self._admission.deliver(outcomes)
@@ -276,6 +304,8 @@ class TailServer:
             self._watch = None
         if self._naive is None:
             self._engine.stop(STOP_TIMEOUT_S)
+            with contextlib.suppress(OSError, ConfigError):  # a stop is not held up by a full disk
+                self._save_tables()
         else:
             self._naive.close()
 

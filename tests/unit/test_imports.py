@@ -52,6 +52,7 @@ ARROWS: dict[str, set[str]] = {
     "tail": {
         "admission",
         "calibrate",
+        "cost_profiles",
         "costs",
         "engine",
         "executors",

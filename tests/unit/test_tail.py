@@ -17,8 +17,10 @@ from ray.serve._private.config import DeploymentConfig
 from ray.serve.schema import ReplicaRank
 
 from deployments.config import STRATEGIES
+from deployments.cost_profiles import load_profile
 from deployments.tail import TailServer, top_k
 from slicer import codec, zoo
+from slicer.errors import ConfigError
 from slicer.model import SlicedModel, slice_spec
 from slicer.wire import Refusal, Reply, Request
 
@@ -177,6 +179,29 @@ def test_a_cancelled_parcel_takes_all_its_rows_with_it(sliced: SlicedModel, shar
     assert stats.waiting == {}
     assert stats.outcomes["cancelled"] >= 1
     assert sum(stats.outcomes.values()) == 41
+
+
+def test_a_measured_profile_is_saved_and_can_be_started_from(
+    sliced: SlicedModel, shard_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def server(**config: Any) -> TailServer:
+        model = {"name": MODEL, "strategy": "continuous", "max_batch": 4, **config.pop("model", {})}
+        return TailServer({"models": [model], "torch_threads": 1, "shard_dir": str(shard_dir), **config}, "cpu")
+
+    measured = server(profile_dir=str(tmp_path))
+    saved = load_profile(tmp_path / f"{MODEL}.yaml")
+    assert saved.num_slices == 4 and saved.known_from == 0
+    assert not saved.source.hypothetical and saved.source.where == "cpu"
+    request = request_at(sliced, measured, 0, images(sliced, 1)[0])
+    assert isinstance(run(lambda: measured.infer(request), measured), Reply)
+    kept = load_profile(tmp_path / f"{MODEL}.yaml")
+    assert kept.table[0][0].count > saved.table[0][0].count, "what was seen while serving is in it"
+
+    monkeypatch.setattr("deployments.tail.measure", lambda *_, **__: pytest.fail("measured although it is known"))
+    again = server(model={"profile": str(tmp_path / f"{MODEL}.yaml")})
+    assert isinstance(run(lambda: again.infer(request), again), Reply)
+    with pytest.raises(ConfigError, match="has 4 slices, the model 2; measure it again"):
+        server(model={"profile": str(tmp_path / f"{MODEL}.yaml"), "num_slices": 2})
 
 
 def test_top_k_is_returned_instead_of_logits_when_asked_for(sliced: SlicedModel, shard_dir: Path) -> None:
