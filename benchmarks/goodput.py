@@ -30,7 +30,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -103,38 +103,36 @@ def best_of_grid(
     return rps, setting, tried
 
 
-def measure(name: str, case: Case, strategy: str, slo_x: float, args: argparse.Namespace) -> dict[str, Any]:
-    """All seeds of one strategy at one SLO; naive first finds the best of its grid, on the first seed."""
-    slo_s, seeds = slo_x * case.whole_s, args.seeds
-    predicted = [case.predict(strategy, seed, slo_s, args.requests) for seed in seeds]
-    row: dict[str, Any] = {"strategy": strategy, "slo_x": slo_x, "slo_ms": round(slo_s * 1e3, 3)}
-    near, setting = predicted, None
-    if strategy == "naive":
-        with args.share.hold(predicted[0]):
-            best_rps, setting, row["grid"] = best_of_grid(name, case, slo_s, predicted[0], args)
-        near = [best_rps] * len(seeds)
-    found: list[float] = []
+def measure(stack: Stack, slo_x: float, near: list[float], args: argparse.Namespace) -> dict[str, Any]:
+    """All seeds of one strategy at one SLO, and half of the bound.
+
+    Args:
+        near: where the search of each seed begins: the simulator's prediction, but for naive.
+    """
+    case, strategy, found = stack.case, stack.strategy, list[float]()
     points: list[dict[str, Any]] = []
     half: list[dict[str, Any]] = []
-    with args.share.hold(max(near)), Stack(name, case, strategy, slo_s, setting) as stack:
-        for seed, near_rps in zip(seeds, near, strict=True):
+    with args.share.hold(max(near)):
+        for seed, near_rps in zip(args.seeds, near, strict=True):
             rps, tried = search(stack, seed, near_rps, args)
             found.append(rps)
             points += tried
-    if args.half:
-        with args.share.hold(case.bound_rps / 2), Stack(name, case, strategy, slo_s, setting) as stack:
-            for seed in seeds[: args.half]:
-                half.append(stack.offer(case.bound_rps / 2, seed, args.requests, args.seconds, whole=True))
-                say(f"{strategy} seed {seed}: half of the bound: {half[-1]['slo_clock_ms']}")
+    for seed in args.seeds[: args.half]:
+        with args.share.hold(case.bound_rps / 2):
+            half.append(stack.offer(case.bound_rps / 2, seed, args.requests, args.seconds, whole=True))
+        say(f"{strategy} seed {seed}: half of the bound: {half[-1]['slo_clock_ms']}")
+    predicted = None if strategy == "naive" else near
     means = [point["slo_clock_ms"].get("mean") for point in half]
     return {
-        **row,
+        "strategy": strategy,
+        "slo_x": slo_x,
+        "slo_ms": round(stack.slo_s * 1e3, 3),
         "emulated": list(stack.emulated),
         "goodput_rps": round(statistics.median(found), 2),
         "ci95": interval(found),
         "by_seed_rps": [round(rps, 2) for rps in found],
-        "simulated_rps": None if strategy == "naive" else round(statistics.median(predicted), 2),
-        "simulated_by_seed_rps": None if strategy == "naive" else [round(rps, 2) for rps in predicted],
+        "simulated_rps": predicted and round(statistics.median(predicted), 2),
+        "simulated_by_seed_rps": predicted and [round(rps, 2) for rps in predicted],
         "mean_ms_at_half_bound": round(statistics.fmean(means), 3) if means and None not in means else None,
         "stable_at_half_bound": all(point["stable"] for point in half),
         "real_over_simulated": over_simulated([*points, *half]),
@@ -142,6 +140,37 @@ def measure(name: str, case: Case, strategy: str, slo_x: float, args: argparse.N
         "points": points,
         "at_half_bound": half,
     }
+
+
+def measure_all(case: Case, order: list[tuple[str, float]], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One after another, or together; then all servers are up before any is measured, since a start takes a core."""
+    rows = []
+    pool = ThreadPoolExecutor(len(order))
+    with ExitStack() as up:
+        jobs = []
+        for number, (strategy, slo_x) in enumerate(order):
+            name, slo_s = f"goodput-{number}", slo_x * case.whole_s
+            near = [case.predict(strategy, seed, slo_s, args.requests) for seed in args.seeds]
+            setting, grid = None, {}
+            if strategy == "naive":
+                best_rps, setting, tried = best_of_grid(name, case, slo_s, near[0], args)
+                near, grid = [best_rps] * len(args.seeds), {"grid": tried}
+            stack = Stack(name, case, strategy, slo_s, setting)
+            if args.together:
+                jobs.append((up.enter_context(stack), slo_x, near, grid))
+            else:
+                with stack:
+                    rows.append({**measure(stack, slo_x, near, args), **grid})
+        futures = [(pool.submit(measure, stack, slo_x, near, args), grid) for stack, slo_x, near, grid in jobs]
+        rows += [{**future.result(), **grid} for future, grid in futures]
+    return sorted(rows, key=lambda row: (row["slo_x"], row["strategy"]))
+
+
+def ray_shutdown() -> None:
+    """Ends the Ray of this process."""
+    import ray
+
+    ray.shutdown()
 
 
 def over_simulated(points: list[dict[str, Any]]) -> dict[str, Any]:
@@ -280,14 +309,13 @@ def main(argv: list[str] | None = None) -> int:
         )
         order = [(strategy, x) for strategy in args.strategies.split(",") for x in slo_xs]
         random.Random(0).shuffle(order)
-        pool = ThreadPoolExecutor(len(order) if args.together else 1)
-        try:
-            with server.ray_session("local"):
-                jobs = [pool.submit(measure, f"goodput-{n}", case, *what, args) for n, what in enumerate(order)]
-                rows = sorted((job.result() for job in jobs), key=lambda row: (row["slo_x"], row["strategy"]))
-        except BaseException as error:  # one failed, or Ctrl-C: the other threads would start a new Ray and go on
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            os._exit(2 if isinstance(error, HeadTailError) else 1)
+        with server.ray_session("local"):
+            try:
+                rows = measure_all(case, order, args)
+            except BaseException as error:  # one failed, or Ctrl-C: other threads would start a new Ray and go on
+                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                ray_shutdown()
+                os._exit(2 if isinstance(error, HeadTailError) else 1)
     except HeadTailError as error:
         print(error, file=sys.stderr)
         return 2
