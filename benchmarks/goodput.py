@@ -150,7 +150,7 @@ def measure_all(case: Case, order: list[tuple[str, float]], args: argparse.Names
         jobs = []
         for number, (strategy, slo_x) in enumerate(order):
             name, slo_s = f"goodput-{number}", slo_x * case.whole_s
-            near = [case.predict(strategy, seed, slo_s, args.requests) for seed in args.seeds]
+            near = [case.predict(strategy, seed, slo_s, args.requests, args.seconds) for seed in args.seeds]
             setting, grid = None, {}
             if strategy == "naive":
                 best_rps, setting, tried = best_of_grid(name, case, slo_s, near[0], args)

@@ -100,13 +100,15 @@ class Case:
         )
         return Simulation(setup).run(arrivals)
 
-    def predict(self, strategy: str, seed: int, slo_s: float, requests: int) -> float:
+    def predict(self, strategy: str, seed: int, slo_s: float, requests: int, seconds: float = 0.0) -> float:
         """Simulated goodput on the arrivals that the seed offers; for naive half of what per_tail_shared has."""
         asked = "per_tail_shared" if strategy == "naive" else strategy
-        workload = self.workload(0.0, seed, max(requests, 2000), 0.0)
 
         def share(rate_rps: float) -> float:
-            run = self.simulate(asked, workload.arrivals(rate_rps, slo_s if self.deadlines else None), slo_s)
+            arrivals = self.workload(rate_rps, seed, requests, seconds).arrivals(
+                rate_rps, slo_s if self.deadlines else None
+            )
+            run = self.simulate(asked, arrivals, slo_s)
             return float(run.share_within(slo_s, WARM_UP)) if run else 0.0
 
         found = goodput_rps(share, self.bound_rps)
