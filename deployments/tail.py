@@ -82,7 +82,7 @@ class TailServer:
             self._config.executor,
             device=self._device,
             threads=self._config.torch_threads,
-            options=self._config.executor_options,
+            options=self._executor_options(),
         )
         self._emulated: tuple[str, ...] = (self._executor.emulated,) if self._executor.emulated else ()
         if self._config.models[0].strategy == "naive":
@@ -104,6 +104,13 @@ class TailServer:
             logger.warning(self._notes[-1])
             return "cpu"
         return device
+
+    def _executor_options(self) -> dict[str, Any]:
+        """Those of the configuration; a CUDA executor captures graphs up to the models' largest batch."""
+        options = dict(self._config.executor_options)
+        if self._config.executor == "torch" and self._device == "cuda":
+            options.setdefault("max_batch", max(model.max_batch for model in self._config.models))
+        return options
 
     def _start_engine(self) -> None:
         config = self._config
@@ -142,7 +149,9 @@ class TailServer:
         """The saved table that the configuration names, or an empty one."""
         path = model.config.profile
         if path is None:
-            return CostModel.unknown(model.num_slices, model.config.max_batch)
+            table = CostModel.unknown(model.num_slices, model.config.max_batch)
+            table.padded = bool(getattr(self._executor, "padded", False))  # graphs run the next larger batch size
+            return table
         table = load_profile(path)
         if table.num_slices != model.num_slices:
             raise ConfigError(
@@ -269,7 +278,7 @@ class TailServer:
             "accelerator": self._device,
             "url": self._url,
             "emulated": list(self._emulated),
-            "notes": list(self._notes),
+            "notes": [*self._notes, *getattr(self._executor, "notes", ())],
             "models": {
                 model.name: {
                     "strategy": model.config.strategy,
