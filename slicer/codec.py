@@ -1,7 +1,21 @@
-"""Codecs: an activation to bytes and back. fp32 is exact; fp16 halves the bytes and rounds.
+"""Codecs: an activation to bytes and back.
 
-Encoding refuses NaN and infinity (of the input, or made by the narrower type), because on the server they would be an
-answer that looks like one. Rows are encoded one by one on a device and decoded many at a time on the server.
+| codec | bytes of n values, C channels | bound of the error of a value x                                           |
+|-------|-------------------------------|---------------------------------------------------------------------------|
+| fp32  | 4 n                           | 0                                                                         |
+| fp16  | 2 n                           | max(2^-11 abs(x), 2^-25); refuses 65,520 and more                         |
+| bf16  | 2 n                           | max(2^-8 abs(x), 2^-134); refuses 3.3962e38 and more                      |
+| int8  | n + 2 C                       | 0.5001 s, s <= max(peak of the channel / 127 * (1 + 2^-7), 2^-126)        |
+| int4  | n / 2 + 2 C, rounded up       | 0.5001 s, s <= max(peak of the channel / 7 * (1 + 2^-7), 2^-126)          |
+
+int8 and int4 refuse more than 2^126. Values are little-endian and row-major; `slicer.codec_int` says where int8 and
+int4 keep their scales and what a channel is. A vector has no channels and goes as bf16 under these two names. Images at
+cut 0: `slicer.codec_images`.
+
+Encoding refuses NaN and infinity (of the input, or made by the narrower type), and so does decoding, because on the
+server they would be an answer that looks like one. Rows are encoded one by one on a device and decoded many at a time
+on the server; straight on an accelerator by `slicer.codec_torch`. There is no lossless stage: see benchmarks/codecs.py.
+All functions may be called from several threads at once.
 """
 
 from __future__ import annotations
@@ -12,41 +26,65 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from slicer import codec_int
 from slicer.errors import CodecError
 
 Array = npt.NDArray[np.float32]
 
-_DTYPES: dict[str, np.dtype[np.generic]] = {"fp32": np.dtype("<f4"), "fp16": np.dtype("<f2")}
-
 #: Names of the codecs, the exact one first.
-CODECS: tuple[str, ...] = tuple(_DTYPES)
+CODECS: tuple[str, ...] = ("fp32", "fp16", "bf16", *codec_int.BITS)
 
+_DTYPES: dict[str, np.dtype[np.generic]] = {
+    "fp32": np.dtype("<f4"),
+    "fp16": np.dtype("<f2"),
+    "bf16": np.dtype("<u2"),  # the upper half of a float32: numpy has no bf16
+}
 
-def dtype_of(codec: str) -> np.dtype[np.generic]:
-    """The little-endian dtype that `codec` puts on the wire."""
-    try:
-        return _DTYPES[codec]
-    except KeyError:
-        raise CodecError(f"unknown codec {codec!r}; this build has {', '.join(CODECS)}") from None
+#: Payloads from this size on are decoded one by one, so that what is read and written stays in the cache; for smaller
+#: ones a call costs more than the copy that joins them.
+JOINED_BELOW_BYTES = 32 << 10
+
+_NOT_FINITE = "the activation holds NaN or infinity; check the image and the head's weights"
 
 
 def encoded_bytes(codec: str, shape: Sequence[int]) -> int:
-    """Exact payload size of one activation of `shape`, in bytes."""
-    return math.prod(shape) * dtype_of(codec).itemsize
+    """Exact payload size of one activation of `shape`, in bytes.
+
+    Raises:
+        CodecError: the codec is unknown, or a dimension is no whole number above 0.
+    """
+    if not all(isinstance(size, int) and size > 0 for size in shape):
+        raise CodecError(f"shape {tuple(shape)!r}: every dimension must be a whole number above 0")
+    stored = _stored_as(codec, shape)
+    if stored in codec_int.BITS:
+        return codec_int.encoded_bytes(stored, shape)
+    return math.prod(shape) * _DTYPES[stored].itemsize
 
 
 def encode(codec: str, activation: npt.NDArray[np.floating]) -> bytes:
-    """One activation (no batch dimension) to bytes, row-major. Refuses what is not finite."""
-    dtype = dtype_of(codec)
-    with np.errstate(over="ignore"):
-        encoded = np.ascontiguousarray(activation, dtype=dtype)
-    if not np.isfinite(encoded).all():
-        peak = float(np.abs(activation).max()) if np.isfinite(activation).all() else math.nan
-        raise CodecError(
-            "the activation holds NaN or infinity; check the image and the head's weights"
-            if math.isnan(peak)
-            else f"the activation reaches {peak:.3g}, more than {codec} can hold; use fp32 for this model"
-        )
+    """One activation (no batch dimension) to bytes, row-major.
+
+    Raises:
+        CodecError: it is not finite, or beyond what the codec holds; it is empty; the codec is unknown.
+    """
+    encoded_bytes(codec, activation.shape)  # refuses what has no size
+    stored = _stored_as(codec, activation.shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if stored == "fp16":
+            encoded: npt.NDArray[np.generic] = np.ascontiguousarray(activation, dtype="<f2")
+            # By its bits: numpy's isfinite of half floats takes three times as long.
+            finite = not bool(((encoded.view("<u2") & 0x7C00) == 0x7C00).any())
+        else:
+            x = np.ascontiguousarray(activation, dtype=np.float32)
+            if stored in codec_int.BITS:
+                return codec_int.encode(stored, x)
+            encoded = x.astype("<f4", copy=False) if stored == "fp32" else _to_bf16(x)
+            finite = bool(np.isfinite(x if stored == "fp32" else _from_bf16(encoded)).all())
+    if not finite:
+        if not np.isfinite(activation).all():
+            raise CodecError(_NOT_FINITE)
+        peak = float(np.abs(activation).max())
+        raise CodecError(f"the activation reaches {peak:.3g}, more than {codec} can hold; use fp32 for this model")
     return encoded.tobytes()
 
 
@@ -58,12 +96,82 @@ def check_payload(codec: str, shape: Sequence[int], payload: bytes | memoryview)
 
 
 def decode_into(codec: str, payload: bytes | memoryview, out: Array) -> None:
-    """Decode one payload into `out` (float32, the activation's shape): one copy.
+    """Decode one payload into `out` (float32, the activation's shape).
 
     Raises:
-        CodecError: the payload has the wrong size, or holds NaN or infinity.
+        CodecError: the payload has the wrong size, holds NaN or infinity, or scales that `encode` never writes.
     """
     check_payload(codec, out.shape, payload)
-    np.copyto(out, np.frombuffer(payload, dtype=dtype_of(codec)).reshape(out.shape), casting="same_kind")
+    _decode(codec, np.frombuffer(payload, dtype=np.uint8)[np.newaxis], out[np.newaxis])
+
+
+def decode_batch(codec: str, payloads: Sequence[bytes | memoryview], shape: Sequence[int]) -> Array:
+    """Payloads of one codec and shape to one float32 [B, *shape] array, in order; B may be 0.
+
+    Raises:
+        CodecError: as `decode_into`, if any of them is bad. To learn which, decode one by one: it is the rare case.
+    """
+    for payload in payloads:
+        check_payload(codec, shape, payload)
+    out = np.empty((len(payloads), *shape), dtype=np.float32)
+    if payloads and len(payloads[0]) < JOINED_BELOW_BYTES:
+        _decode(codec, np.frombuffer(b"".join(payloads), dtype=np.uint8).reshape(len(payloads), -1), out)
+        return out
+    for row, payload in zip(out, payloads, strict=True):
+        _decode(codec, np.frombuffer(payload, dtype=np.uint8)[np.newaxis], row[np.newaxis])
+    return out
+
+
+def joined(codec: str, payloads: Sequence[bytes | memoryview], shape: Sequence[int]) -> bytes:
+    """The payloads one after another, each of the right length or CodecError."""
+    for payload in payloads:
+        check_payload(codec, shape, payload)
+    return b"".join(payloads)
+
+
+def error_bound(codec: str, activation: Array) -> npt.NDArray[np.float64]:
+    """Of each value: how far the decoded one can be from it. Raises CodecError as `encode`."""
+    stored, magnitude = _stored_as(codec, activation.shape), np.abs(activation.astype(np.float64))
+    if stored in codec_int.BITS:
+        scales = codec_int.scales_of(stored, np.ascontiguousarray(activation, dtype=np.float32))
+        return np.broadcast_to(0.5001 * scales.astype(np.float64), activation.shape)
+    if stored == "fp32":
+        return np.zeros_like(magnitude)
+    relative, absolute = (2.0**-11, 2.0**-25) if stored == "fp16" else (2.0**-8, 2.0**-134)
+    return np.maximum(relative * magnitude, absolute)
+
+
+def _stored_as(codec: str, shape: Sequence[int]) -> str:
+    if codec not in CODECS:
+        raise CodecError(f"unknown codec {codec!r}; this build has {', '.join(CODECS)}")
+    return "bf16" if codec in codec_int.BITS and not codec_int.has_channels(shape) else codec
+
+
+def _decode(codec: str, raw: npt.NDArray[np.uint8], out: Array) -> None:
+    """Payloads of the right length, [B, bytes], into `out` [B, *shape]."""
+    stored = _stored_as(codec, out.shape[1:])
+    if stored in codec_int.BITS:
+        target = out if out.flags.c_contiguous else np.empty(out.shape, dtype=np.float32)
+        codec_int.decode(stored, raw, target)
+        if target is not out:
+            np.copyto(out, target)
+        return
+    values = raw.view(_DTYPES[stored]).reshape(out.shape)
+    np.copyto(out, _from_bf16(values) if stored == "bf16" else values, casting="same_kind")
     if not np.isfinite(out).all():  # 4 us for 151 kB; a sum in float64, without a temporary, takes 14
-        raise CodecError("the activation holds NaN or infinity; check the image and the head's weights")
+        raise CodecError(_NOT_FINITE)
+
+
+def _to_bf16(x: Array) -> npt.NDArray[np.uint16]:
+    """Round to nearest, ties to even; NaN may become anything that is not finite."""
+    bits = x.view(np.uint32)
+    rounded = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16
+    if np.isnan(x).any():
+        rounded[np.isnan(x)] = 0x7FC0
+    halves: npt.NDArray[np.uint16] = rounded.astype("<u2")
+    return halves
+
+
+def _from_bf16(values: npt.NDArray[np.generic]) -> Array:
+    floats: Array = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return floats

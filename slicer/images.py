@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image, UnidentifiedImageError
 from torch import nn
 
@@ -53,6 +54,7 @@ class Preprocess:
 
     Attributes:
         shape: (channels, height, width) of every result.
+        mode: PIL's, of the image that the transform is given: RGB or L.
 
     Thread-safe after construction; picklable. Raises ImageError for a model of neither three channels nor one.
     """
@@ -64,7 +66,7 @@ class Preprocess:
         self.shape: tuple[int, int, int] = tuple(config["input_size"])
         if self.shape[0] not in (1, 3):
             raise ImageError(f"the model takes {self.shape[0]} channels; images become 3 (RGB) or 1 (in_chans=1)")
-        self._mode = "L" if self.shape[0] == 1 else "RGB"
+        self.mode = "L" if self.shape[0] == 1 else "RGB"
         self._transform: Any = create_transform(**config, is_training=False)
 
     def __call__(self, image: str | Path | Image.Image) -> npt.NDArray[np.float32]:
@@ -74,10 +76,41 @@ class Preprocess:
             ImageError: the file cannot be read as an image.
         """
         opened = image if isinstance(image, Image.Image) else read_image(image)
-        array = np.ascontiguousarray(self._transform(opened.convert(self._mode)).numpy(), dtype=np.float32)
+        array = np.ascontiguousarray(self._transform(opened.convert(self.mode)).numpy(), dtype=np.float32)
         if array.shape != self.shape:
             raise ImageError(f"the image became {array.shape}, the model takes {self.shape}; check its data_config")
         return array
+
+    def crop(self, image: Image.Image) -> Image.Image:
+        """The first part of timm's transform, resize and crop: an image in `mode` of the model's size, still uint8.
+
+        Raises:
+            ImageError: the transform does not end in to-tensor and normalise, or leaves another size.
+        """
+        resized: Image.Image = image.convert(self.mode)
+        for step in self._split()[0]:
+            resized = step(resized)
+        if (resized.height, resized.width) != self.shape[1:]:
+            raise ImageError(f"the image became {resized.height}x{resized.width}, the model takes {self.shape[1:]}")
+        return resized
+
+    def normalise(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """The rest of it, a batch at once: uint8 [B, H, W, C] to float32 [B, C, H, W].
+
+        ``normalise(crop(image))`` has the bits of ``self(image)``: the same operations in the same order.
+        """
+        scale = self._split()[1]
+        batch = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)).div_(255)
+        mean, std = (torch.as_tensor(value, dtype=torch.float32).view(-1, 1, 1) for value in (scale.mean, scale.std))
+        normalised: npt.NDArray[np.float32] = batch.sub_(mean).div_(std).numpy()
+        return normalised
+
+    def _split(self) -> tuple[list[Any], Any]:
+        """(steps on the image, the Normalize that follows to-tensor)."""
+        *steps, to_tensor, scale = self._transform.transforms
+        if not type(to_tensor).__name__.endswith("ToTensor") or type(scale).__name__ != "Normalize":
+            raise ImageError(f"the model's transform {self._transform} does not end in ToTensor and Normalize")
+        return steps, scale
 
 
 def read_image(path: str | Path) -> Image.Image:

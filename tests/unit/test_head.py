@@ -188,7 +188,7 @@ def test_a_head_that_does_not_fit_is_refused_before_anything_is_fetched(exported
     [
         ({"cut": 5}, CutError, "cuts are 0 to 4"),
         ({"cut": 3}, CutError, "no entry"),
-        ({"codec": "int8"}, ConfigError, "int8"),
+        ({"codec": "int2"}, ConfigError, "int2"),
         ({"profile": emulated(slices_ms=[{"mean": 1, "std": 0}])}, ConfigError, "1 slices"),
         ({"profile": emulated(model="other")}, ConfigError, "other"),
         ({"accelerator": "cuda"}, ConfigError, "cuda"),
