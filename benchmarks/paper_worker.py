@@ -76,7 +76,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             )
             records, stats = harness.open_loop(workload.arrivals(rate_rps), job["patience_s"])
             wall_s = max(record.ended_s for record in records) - records[0].due_s
-            said = {"rate_rps": rate_rps, "seed": seed, **summary(records)}
+            # The offered rate names the point; what came out of it is another figure.
+            said = {**summary(records), "rate_rps": rate_rps, "seed": seed}
             found["open"].append({**said, **useful(records, flops, wall_s, stats.busy_s)})
     watch = MemoryWatch(harness)
     harness.closed_loop(job["memory_clients"], job["memory_seconds"])

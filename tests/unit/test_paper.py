@@ -79,6 +79,8 @@ def test_it_runs_end_to_end_and_says_that_the_accelerator_is_emulated(
     (result,) = document["results"]
     assert result["unbatched_capacity_rps"] == pytest.approx(111, rel=0.15), "1 / (0.9 ms x 10), the mean of four tails"
     assert {run["answered"] for one in result["strategies"].values() for run in one["open"]} == {57}
+    offered = {run["rate_rps"] for one in result["strategies"].values() for run in one["open"]}
+    assert offered == set(result["rates_rps"]), "a point is named by the rate that was offered"
     assert result["strategies"]["continuous"]["memory"]["process_peak"] > 0
     names = sorted(path.name for path in tmp_path.glob("*.png"))
     assert names == [
