@@ -1,4 +1,4 @@
-"""The arithmetic of comparisons: means over seeds and paired ratios, with Student's 95 % confidence intervals."""
+"""The arithmetic of comparisons: means over seeds, paired ratios with Student's 95 % intervals, and what is valid."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Values = Sequence[float] | npt.NDArray[np.float64]
 
 #: Two-sided 95 % quantiles of Student's t by degrees of freedom; above, that of the normal distribution.
 _T95 = (
@@ -60,3 +65,14 @@ def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, An
         "ci95": [round(math.exp(mean - half), 4), round(math.exp(mean + half), 4)] if len(logs) > 1 else None,
         "by_seed": [round(math.exp(one), 4) for one in logs],
     }
+
+
+def in_time(lags: Values, latencies: Values) -> bool:
+    """Whether the load generator was: the 99th percentile of its lag is at most 5 % of the median latency."""
+    return len(latencies) > 0 and bool(np.percentile(lags, 99) <= 0.05 * np.percentile(latencies, 50))
+
+
+def stable(latencies: Values) -> bool:
+    """A queue that grows shows as a later half that waits much longer than the earlier one."""
+    half = len(latencies) // 2
+    return half > 0 and bool(np.median(latencies[half:]) < 2 * np.median(latencies[:half]))

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from actors import server
+from benchmarks.figures import in_time, stable
 from benchmarks.goodput_case import WARM_UP, Case
 from deployments.simulator import Arrival
 from slicer.errors import ServerError
@@ -242,7 +243,7 @@ class Stack:
             "total_ms": figures([one.total_ms for one in counted if one.total_ms is not None]),
             "client_ms": figures(client_ms),
             "generator_lag_p99_ms": figures(lag_ms).get("p99"),
-            "valid": bool(client_ms and np.percentile(lag_ms, 99) <= 0.05 * np.percentile(client_ms, 50)),
+            "valid": in_time(lag_ms, client_ms),
             "stable": stable(slo_ms),
         }
 
@@ -266,9 +267,3 @@ def figures(values_ms: list[float]) -> dict[str, float]:
         return {}
     p50, p99 = np.percentile(values_ms, [50, 99])
     return {"mean": round(statistics.fmean(values_ms), 3), "p50": round(float(p50), 3), "p99": round(float(p99), 3)}
-
-
-def stable(values_ms: list[float]) -> bool:
-    """A queue that grows shows as a later half that waits much longer than the earlier one."""
-    half = len(values_ms) // 2
-    return half > 0 and statistics.median(values_ms[half:]) < 2 * statistics.median(values_ms[:half])

@@ -47,6 +47,7 @@ from slicer.errors import HeadTailError  # noqa: E402
 #: Dense TFLOP/s at bf16/fp16 and at fp32 without tensor cores, by what the device's name holds (NVIDIA's data sheets).
 PEAKS = {
     "H200": (989.0, 67.0),
+    "H100 PCIe": (756.0, 51.0),
     "H100": (989.0, 67.0),
     "A100": (312.0, 19.5),
     "L40S": (362.0, 91.6),

@@ -7,29 +7,28 @@ clients, each with one request in the engine, and no think time. A warm-up is no
 
 from __future__ import annotations
 
-import ctypes
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.figures import in_time, stable
 from deployments.calibrate import measure
 from deployments.costs import CostModel
-from deployments.engine import Engine
+from deployments.emulated import sleep_exactly
 from deployments.executors import Executor, make_executor
 from deployments.ledger import EngineStats, Outcome
-from deployments.pipelined import Enqueuing, PipelinedEngine
+from deployments.pipelined import engine_class
 from deployments.policies import make_policy, needs_costs
 from deployments.scheduler import Scheduler
 from deployments.simulator import Arrival
-from slicer.errors import ServerError
+from deployments.warm_up import warm_up
 from slicer.model import SlicedModel
 
 MODEL = "model"
@@ -92,16 +91,16 @@ class Harness:
         )
         self.executor.load(MODEL, sliced, policy.residents(setup.entries))
         random = np.random.default_rng(0)
-        self._rows = {
-            entry: random.standard_normal((_ROWS, *sliced.shape_at(entry)), np.float32) for entry in setup.entries
-        }
-        self._warm_up(Scheduler({MODEL: policy}))
+        shapes = {entry: sliced.shape_at(entry) for entry in setup.entries}
+        self._rows = {entry: random.standard_normal((_ROWS, *shape), np.float32) for entry, shape in shapes.items()}
+        warm_up(Scheduler({MODEL: policy}), self.executor, {MODEL: shapes})
         if table is not None and costs is None:
             first = min(setup.entries)
-            measure(table, self.executor, model=MODEL, entry=first, shape=sliced.shape_at(first))
+            measure(table, self.executor, model=MODEL, entry=first, shape=shapes[first])
         self.costs = table
-        engine_class = PipelinedEngine if isinstance(self.executor, Enqueuing) else Engine
-        self.engine = engine_class(Scheduler({MODEL: policy}), self.executor, self._deliver, max_rows=1 << 20)
+        self.engine = engine_class(self.executor)(
+            Scheduler({MODEL: policy}), self.executor, self._deliver, max_rows=1 << 20
+        )
         self._open: dict[int, Record] = {}
         self._early: dict[int, Outcome] = {}  # delivered before `submit` had returned the key
         self._lock = threading.Lock()
@@ -109,23 +108,13 @@ class Harness:
         self._next: Callable[[Record], None] | None = None
         self.engine.start()
 
-    def _warm_up(self, scheduler: Scheduler) -> None:
-        outcomes: list[Outcome] = []
-        engine = Engine(scheduler, self.executor, outcomes.extend)
-        for entry, rows in self._rows.items():
-            engine.submit(MODEL, entry, rows[:1], [time.monotonic()], [None])
-            while engine.step_once() is not None:
-                pass
-            if outcomes[-1].logits is None:
-                raise ServerError(f"the model cannot run from entry {entry}: {outcomes[-1].message}")
-
     def open_loop(self, arrivals: Sequence[Arrival], patience_s: float = 60.0) -> tuple[list[Record], EngineStats]:
         """Offer these arrivals; every request's record, in order, once all have ended, and the engine's counters.
 
         A request that has not ended `patience_s` after the last was due stays `lost` (published policies that wait for
         a full batch never run the last rows).
         """
-        _sleep_exactly()
+        sleep_exactly()
         self.engine.reset_stats()
         began_s = time.monotonic() + 0.02
         records = [Record(began_s + arrival.arrival_s, arrival.entry) for arrival in arrivals]
@@ -222,7 +211,6 @@ def summary(records: Sequence[Record], wall_s: float | None = None, warm_up: flo
         return {"requests": len(counted), "answered": 0, "valid": False, "stable": False}
     times_ms = np.array([(record.ended_s - record.due_s) * 1e3 for record in answered])
     lag_ms = np.array([(record.submitted_s - record.due_s) * 1e3 for record in counted])
-    first, second = np.array_split(times_ms, 2)
     wall_s = wall_s or max(record.ended_s for record in answered) - counted[0].due_s
     return {
         "requests": len(counted),
@@ -233,9 +221,8 @@ def summary(records: Sequence[Record], wall_s: float | None = None, warm_up: flo
         "p99_ms": float(np.percentile(times_ms, 99)),
         "rows_per_step": statistics.fmean(statistics.fmean(record.rows_per_step) for record in answered),
         "generator_lag_p99_ms": float(np.percentile(lag_ms, 99)),
-        "valid": bool(np.percentile(lag_ms, 99) <= 0.05 * np.percentile(times_ms, 50)),
-        # A queue that grows shows as a later half that waits much longer than the earlier one.
-        "stable": bool(np.median(second) < 2 * np.median(first)),
+        "valid": in_time(lag_ms, times_ms),
+        "stable": stable(times_ms),
     }
 
 
@@ -249,9 +236,3 @@ def replayed(records: Sequence[Record]) -> list[Arrival]:
 def latencies_ms(records: Sequence[Record]) -> npt.NDArray[np.float64]:
     """From submission to the end, of those answered; what the simulator's latency is."""
     return np.array([(r.ended_s - r.submitted_s) * 1e3 for r in records if r.outcome == "answered"])
-
-
-def _sleep_exactly() -> None:
-    """Linux lets a thread oversleep by 50 us unless it asks for less (PR_SET_TIMERSLACK)."""
-    with suppress(OSError, AttributeError, TypeError):  # another system than Linux
-        ctypes.CDLL(None).prctl(29, 1, 0, 0, 0)

@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.harness import Harness, Setup, summary  # noqa: E402
+from deployments.executors import resident_set_bytes, storage_bytes  # noqa: E402
 from deployments.workloads import Workload  # noqa: E402
 from slicer import slice_model  # noqa: E402
-from slicer.model import SlicedModel  # noqa: E402
 
 
 class MemoryWatch:
@@ -35,28 +35,19 @@ class MemoryWatch:
         while not self._done.wait(0.005):
             memory = self._harness.executor.memory()
             self.activations = max(self.activations, memory["activations"])
-            self.process = max(self.process, resident_bytes())
+            self.process = max(self.process, resident_set_bytes())
 
     def stop(self) -> None:
         self._done.set()
         self._thread.join()
 
 
-def resident_bytes() -> int:
-    """This process's resident set; 0 where /proc is missing."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return 0
-    return pages * 4096
-
-
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """See paper.py for the job."""
-    before = resident_bytes()
+    before = resident_set_bytes()
     sliced = slice_model(job["model"], 4, seed=0, verify=False, **job["kwargs"])
     flops = [one.flops for one in sliced.slices]
-    model_bytes = weight_bytes(sliced)
+    model_bytes = storage_bytes([*sliced.module.parameters(), *sliced.module.buffers()])
     setup = Setup(**{**job["setup"], "entries": tuple(job["setup"]["entries"])})
     harness = Harness(sliced, setup)
     del sliced  # the harness holds what it needs, as the server does
@@ -94,13 +85,6 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     found["emulated"] = harness.executor.emulated
     harness.close()
     return found
-
-
-def weight_bytes(sliced: SlicedModel) -> int:
-    """Of the unsliced model's parameters and buffers, each storage once."""
-    tensors = [*sliced.module.parameters(), *sliced.module.buffers()]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
 
 
 def useful(records: list[Any], flops: list[float], wall_s: float, busy_s: float) -> dict[str, float]:

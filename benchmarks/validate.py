@@ -129,6 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.part:
         {"calibrate": calibrate, "drive": drive}[args.part](args)
         return 0
+    asked = {key: value for key, value in vars(args).items() if key not in ("part", "runs")}
     with tempfile.TemporaryDirectory() as folder:
         args.profile = args.profile or Path(folder) / "profile.yaml"
         args.runs = Path(folder) / "runs.json"
@@ -154,7 +155,8 @@ def main(argv: list[str] | None = None) -> int:
         "stable_runs": len(counted),
         "manifest": {
             **provenance.provenance(),
-            "configuration": {key: str(value) for key, value in vars(args).items()},
+            # Without its own temporary files, which nobody finds again.
+            "configuration": {key: str(value) for key, value in asked.items()},
             "seeds": [args.seed],
         },
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -34,6 +35,29 @@ def load_profile(name_or_path: str | Path) -> CostModel:
         return from_dict(data)
     except ConfigError as error:
         raise ConfigError(f"cost profile {path}: {error}") from None
+
+
+def load_profile_of(model: str, num_slices: int, name_or_path: str | Path) -> CostModel:
+    """Read the profile of a model that is cut into so many slices.
+
+    Raises:
+        ConfigError: as `load_profile`, or it was made for another number of slices.
+    """
+    table = load_profile(name_or_path)
+    if table.num_slices != num_slices:
+        raise ConfigError(
+            f"profile {str(name_or_path)!r} of {model!r} has {table.num_slices} slices, the model {num_slices}; "
+            "measure it again (leave profile out), or cut the model as it was then"
+        )
+    return table
+
+
+def save_profiles(tables: Mapping[str, CostModel], folder: Path) -> None:
+    """Write the table of each model to ``folder/MODEL.yaml``; the folder is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for model, table in tables.items():
+        table.name = table.name or model
+        save_profile(table, folder / f"{model}.yaml")
 
 
 def save_profile(costs: CostModel, path: str | Path) -> None:

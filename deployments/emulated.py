@@ -229,7 +229,7 @@ class EmulatedExecutor:
             pass
 
     def _wait_until(self, until_s: float) -> None:
-        _sleep_exactly()
+        sleep_exactly()
         left_s = until_s - self._clock() - self._spin_s
         if left_s > 0:
             self._sleep(left_s)
@@ -253,8 +253,8 @@ class EmulatedExecutor:
 _THREAD = threading.local()
 
 
-def _sleep_exactly() -> None:
-    """Linux lets a thread oversleep by 50 us unless it asks for less, once."""
+def sleep_exactly() -> None:
+    """Linux lets this thread oversleep by 50 us unless it asks for less, once (PR_SET_TIMERSLACK)."""
     if not getattr(_THREAD, "asked", False):
         _THREAD.asked = True
         with contextlib.suppress(OSError, AttributeError, TypeError):  # another system than Linux

@@ -18,8 +18,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from slicer.wire import RefusalCode
 __all__ = ["Engine", "EngineStats", "Outcome"]
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Engine:
@@ -256,24 +259,33 @@ class Engine:
             self._scheduler.add(row)
 
     def _execute(self, step: Step, ended: list[Outcome]) -> float | None:
-        """Run a step; if it raises, its parts, so that only a row that fails alone is refused.
+        """Run a step, or its parts. Returns the seconds of execution; None if it ran in parts or not at all."""
+        whole_s = None
+        for part, execution_s in self._attempt(step, self._executor.run, ended):
+            self._ledger.book_step(part.rows, execution_s)
+            if part is step:
+                whole_s = execution_s
+        return whole_s
 
-        Returns the seconds of execution; None if it ran in parts or not at all.
+    def _attempt(self, step: Step, do: Callable[[Step], T], ended: list[Outcome]) -> Iterator[tuple[Step, T]]:
+        """Do something with a step; where it raises, or is known not to fit, with its parts.
+
+        So only a row that fails alone is refused. Yields what succeeded, and with what result.
         """
         if self._fitting and (size := self._fitting.part(step, self._clock())) < len(step.rows):
-            for part in parts_of(step, size):
-                self._execute(part, ended)
-            return None
-        try:
-            execution_s = self._executor.run(step)
-        except AcceleratorLost:
-            raise
-        except Exception as error:
-            for part in self._parts_after(error, step, ended):
-                self._execute(part, ended)
-            return None
-        self._ledger.book_step(step.rows, execution_s)
-        return execution_s
+            parts = parts_of(step, size)
+        else:
+            try:
+                done = do(step)
+            except AcceleratorLost:
+                raise
+            except Exception as error:
+                parts = self._parts_after(error, step, ended)
+            else:
+                yield step, done
+                return
+        for part in parts:
+            yield from self._attempt(part, do, ended)
 
     def _parts_after(self, error: Exception, step: Step, ended: list[Outcome]) -> list[Step]:
         """What to try after a step raised; a row that was alone is refused instead."""

@@ -225,15 +225,17 @@ class TorchExecutor:
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         on_cuda = self._device.type == "cuda"
-        with in_our_words(self.name, self._lost if on_cuda else lambda: False), torch.inference_mode():
+        with in_our_words(self.name, lambda: on_cuda and device_lost(self._device)), torch.inference_mode():
             yield
 
-    def _lost(self) -> bool:
-        try:
-            torch.cuda.synchronize(self._device)
-        except RuntimeError:
-            return True
-        return False
+
+def device_lost(device: torch.device) -> bool:
+    """Whether a CUDA device answers no more. Waits for all that was enqueued there."""
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
 
 
 @contextmanager
@@ -331,7 +333,6 @@ def parts_on(
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """That of the module's first floating-point tensor."""
     """The dtype of a module's weights, and of the activations that it takes."""
     floats = (tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point())
     return next(floats, torch.float32)

@@ -3,7 +3,7 @@
 The next step is enqueued behind the running one, a moment before that is expected to end: so late that rows which
 arrive meanwhile can still join, so early that the decision and the launch are done in time. ::
 
-    choose at  expected end of the running step - (time of a decision and a launch, measured)
+    choose at  expected end of the running step - (time of a decision and a launch, measured) - margin
 
 Steps run in the order of their launches, so the scheduler takes a step's rows back when it is launched: whatever it
 chooses for them next runs behind it. Rows at the model's end are delivered when their step has really ended.
@@ -15,11 +15,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, runtime_checkable
 
-from deployments.engine import Engine, parts_of
-from deployments.executors import AcceleratorLost, Executor
+from deployments.engine import Engine
+from deployments.executors import Executor
 from deployments.ledger import Outcome
 from deployments.scheduler import Row, Scheduler, Step
 
@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 Ticket = TypeVar("Ticket")
 
-#: How much earlier than the measured lead the next step is chosen: what a thread may wake late.
+#: How much earlier than the measured lead the next step is chosen: what a thread may wake late (0.2 and 0.8 ms were
+#: worse, docs/log.md 2026-11-23).
 _MARGIN_S = 5e-4
 
 #: The lead never exceeds this share of the running step, so that binding stays late.
@@ -66,8 +67,8 @@ class _Launched:
     step: Step
     ticket: object
     began_s: float  # when it began, or its launch as long as another one runs
-    done: list[Row]  # its rows at the model's end
-    overhead_s: float
+    done: list[Row] = field(default_factory=list)  # its rows at the model's end
+    overhead_s: float = 0.0
 
 
 class PipelinedEngine(Engine):
@@ -149,34 +150,20 @@ class PipelinedEngine(Engine):
             return False
         ended: list[Outcome] = []
         try:
-            count = len(self._launched)
-            self._launch(step, ended)
-            now_s = self._clock()
-            done = {row.key: row for row in self._scheduler.finish(step, now_s)}
+            launched = [
+                _Launched(part, ticket, self._clock())
+                for part, ticket in self._attempt(step, self._queue.launch, ended)
+            ]
+            self._launched.extend(launched)
+            done = {row.key: row for row in self._scheduler.finish(step, self._clock())}
             overhead_s = self._clock() - asked_s
-            for launched in list(self._launched)[count:]:
-                launched.done = [done[row.key] for row in launched.step.rows if row.key in done]
-                launched.overhead_s = overhead_s
+            for one in launched:
+                one.done = [done[row.key] for row in one.step.rows if row.key in done]
+                one.overhead_s = overhead_s
             self._lead_s += _WEIGHT * (overhead_s - self._lead_s)
         finally:
             self._deliver(ended)
         return True
-
-    def _launch(self, step: Step, ended: list[Outcome]) -> None:
-        """Enqueue a step; if it raises, its parts, so that only a row that fails alone is refused."""
-        if self._fitting and (size := self._fitting.part(step, self._clock())) < len(step.rows):
-            for part in parts_of(step, size):
-                self._launch(part, ended)
-            return
-        try:
-            ticket = self._queue.launch(step)
-        except AcceleratorLost:
-            raise
-        except Exception as error:
-            for part in self._parts_after(error, step, ended):
-                self._launch(part, ended)
-            return
-        self._launched.append(_Launched(step, ticket, self._clock(), [], 0.0))
 
     def _end(self, launched: _Launched) -> None:
         """Wait for a step, book it, deliver its rows at the end."""
@@ -197,3 +184,8 @@ class PipelinedEngine(Engine):
                 self._collect(done, ended)
         finally:
             self._deliver(ended)
+
+
+def engine_class(executor: Executor) -> type[Engine]:
+    """The engine that goes with an executor."""
+    return PipelinedEngine if isinstance(executor, Enqueuing) else Engine

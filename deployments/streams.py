@@ -16,6 +16,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
+from deployments.executors import device_lost
+
 
 class Gpu(Protocol):
     """The seam between the executor and the device. An event is opaque: it is made and understood here only."""
@@ -155,11 +157,7 @@ class CudaGpu:
 
     def lost(self) -> bool:
         """See `Gpu.lost`."""
-        try:
-            torch.cuda.synchronize(self.device)
-        except RuntimeError:
-            return True
-        return False
+        return device_lost(self.device)
 
     def memory(self) -> dict[str, int]:
         """See `Gpu.memory`.

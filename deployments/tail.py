@@ -1,7 +1,7 @@
 """The Serve deployment that runs tails: one replica, one accelerator, one engine for all its models.
 
-A request's way through it reads top to bottom in `TailServer.infer`: check, admit, wait for the row's own outcome,
-reply.
+A request's way through it reads top to bottom in `TailServer.infer_parcel`: check, admit, wait for the row's own
+outcome, reply. One request is a parcel of one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,23 +21,24 @@ import numpy as np
 import numpy.typing as npt
 import ray
 import torch
-from ray import serve
 
 from deployments.admission import Admission, Arrival
 from deployments.calibrate import measure
 from deployments.config import ServerConfig, parse_config
-from deployments.cost_profiles import load_profile, save_profile
+from deployments.cost_profiles import load_profile_of, save_profiles
 from deployments.costs import CostModel
-from deployments.engine import Engine, Outcome
-from deployments.executors import Executor, make_executor
+from deployments.engine import Outcome
+from deployments.executors import make_executor, resident_set_bytes
 from deployments.ingress import Ingress
 from deployments.models import HostedModel
 from deployments.naive import Naive
-from deployments.pipelined import Enqueuing, PipelinedEngine
+from deployments.pipelined import engine_class
 from deployments.policies import make_policy, needs_costs
+from deployments.replica import http_notes, http_url, node_id, replica_name
 from deployments.scheduler import Scheduler
 from deployments.telemetry import Nvml, Telemetry
-from slicer.errors import ConfigError, ServerError
+from deployments.warm_up import warm_up
+from slicer.errors import ConfigError
 from slicer.wire import Answer, Refusal, Reply, Request, ServedModel, Timings
 
 logger = logging.getLogger("ray.serve")
@@ -69,9 +69,9 @@ class TailServer:
         self._started_s = time.monotonic()
         self._notes = [note] if note else []
         self._device = self._usable(device)
-        self._name = _replica_name()
-        self._url = _http_url(self._config)
-        self._notes += _http_notes(self._config, self._url)
+        self._name = replica_name()
+        self._url = http_url(self._config)
+        self._notes += http_notes(self._config, self._url)
         shard_dir = Path(self._config.shard_dir).expanduser()
         self._models = {model.name: HostedModel(model, shard_dir) for model in self._config.models}
         self._nvml = Nvml()
@@ -130,15 +130,17 @@ class TailServer:
             self._executor.load(model.name, model.sliced, policy.residents(model.entries))
             model.release()
             policies[model.name] = policy
-        warm_up(Scheduler(policies), self._executor, self._models.values())
+        shapes = {name: {entry: model.shapes[entry] for entry in model.entries} for name, model in self._models.items()}
+        warm_up(Scheduler(policies), self._executor, shapes)
         self._costs = costs
         for name, table in costs.items():
             if self._models[name].config.profile:
                 continue  # known already
             first = self._models[name].entries[0]
-            measure(table, self._executor, model=name, entry=first, shape=self._models[name].shapes[first])
-        engine_class = PipelinedEngine if isinstance(self._executor, Enqueuing) else Engine
-        self._engine = engine_class(Scheduler(policies), self._executor, self._deliver, max_rows=config.max_queue_rows)
+            measure(table, self._executor, model=name, entry=first, shape=shapes[name][first])
+        self._engine = engine_class(self._executor)(
+            Scheduler(policies), self._executor, self._deliver, max_rows=config.max_queue_rows
+        )
         self._admission = Admission(
             self._engine, max_batch=config.admission_batch, concurrency=config.admission_concurrency
         )
@@ -147,27 +149,15 @@ class TailServer:
 
     def _table_of(self, model: HostedModel) -> CostModel:
         """The saved table that the configuration names, or an empty one."""
-        path = model.config.profile
-        if path is None:
-            table = CostModel.unknown(model.num_slices, model.config.max_batch)
-            table.padded = bool(getattr(self._executor, "padded", False))  # graphs run the next larger batch size
-            return table
-        table = load_profile(path)
-        if table.num_slices != model.num_slices:
-            raise ConfigError(
-                f"profile {path!r} of {model.name!r} has {table.num_slices} slices, the model {model.num_slices}; "
-                "measure it again (leave profile out), or cut the model as it was then"
-            )
+        if model.config.profile is not None:
+            return load_profile_of(model.name, model.num_slices, model.config.profile)
+        table = CostModel.unknown(model.num_slices, model.config.max_batch)
+        table.padded = bool(getattr(self._executor, "padded", False))  # graphs run the next larger batch size
         return table
 
     def _save_tables(self) -> None:
-        if self._config.profile_dir is None:
-            return
-        folder = Path(self._config.profile_dir).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, table in self._costs.items():
-            table.name = table.name or name
-            save_profile(table, folder / f"{name}.yaml")
+        if self._config.profile_dir is not None:
+            save_profiles(self._costs, Path(self._config.profile_dir).expanduser())
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         self._admission.deliver(outcomes)
@@ -267,13 +257,12 @@ class TailServer:
                 "rows_per_step": dict(stats.rows_per_step),
             }
         memory = dict(self._executor.memory())
-        resident = _resident_bytes()
-        if resident is not None:
+        if resident := resident_set_bytes():  # of any executor, also one that does not say
             memory["process"] = resident
         return {
             "headtail": "0.1.0",
             "replica": self._name,
-            "node": _node_id(),
+            "node": node_id(),
             "pid": os.getpid(),
             "accelerator": self._device,
             "url": self._url,
@@ -324,74 +313,8 @@ class TailServer:
             self.close()
 
 
-def warm_up(scheduler: Scheduler, executor: Executor, models: Iterable[HostedModel]) -> None:
-    """Every entry once, alone, before the first request: kernels are chosen and memory is touched.
-
-    Raises:
-        ServerError: a row of zeros does not get through; better at the start than at the first request.
-    """
-    outcomes: list[Outcome] = []
-    engine = Engine(scheduler, executor, outcomes.extend)
-    for model in models:
-        for entry in model.entries:
-            row = np.zeros((1, *model.shapes[entry]), np.float32)
-            engine.submit(model.name, entry, row, [time.monotonic()], [None])
-            while engine.step_once() is not None:
-                pass
-            if outcomes[-1].logits is None:
-                raise ServerError(f"model {model.name!r} cannot run from entry {entry}: {outcomes[-1].message}")
-
-
 def top_k(logits: npt.NDArray[np.float32], k: int) -> tuple[tuple[int, float], ...]:
     """The `k` largest (class, logit) pairs, best first, the lower class first on ties; all, where there are fewer."""
     flat = logits.reshape(-1)
     order = np.argsort(-flat, kind="stable")[:k]
     return tuple((int(index), float(flat[index])) for index in order)
-
-
-def _http_url(config: ServerConfig) -> str:
-    """Where devices reach this application by HTTP; empty where it is not enabled, or outside Serve."""
-    http = config.http
-    if not http.enabled:
-        return ""
-    if http.url:
-        return http.url.rstrip("/")
-    host = ray.util.get_node_ip_address() if http.host in ("0.0.0.0", "::") else http.host
-    try:
-        name = serve.get_replica_context().app_name
-    except Exception:  # outside a replica, in a unit test
-        return ""
-    return f"http://{f'[{host}]' if ':' in host else host}:{http.port}/{name}"
-
-
-def _http_notes(config: ServerConfig, url: str) -> list[str]:
-    if not url:
-        return []
-    notes = [f"HTTP at {url}, bound to {config.http.host}; HAProxy's ports 8404 and 9101 listen on all interfaces"]
-    if not config.token and config.http.host not in ("127.0.0.1", "::1", "localhost"):
-        notes.append(
-            "HTTP is open to everyone who reaches it: set token, or HEADTAIL_TOKEN where the server is started"
-        )
-    return notes
-
-
-def _resident_bytes() -> int | None:
-    """Resident set of this process; None where the system has no /proc."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _node_id() -> str:
-    """Ray's id of this node; empty outside Ray."""
-    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
-
-
-def _replica_name() -> str:
-    """The replica's own id within Serve, for the record."""
-    try:
-        return str(serve.get_replica_context().replica_id.unique_id)
-    except Exception:  # outside a replica, in a unit test
-        return "local"

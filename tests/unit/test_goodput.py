@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from benchmarks import goodput
+from benchmarks.figures import stable
 from benchmarks.goodput_case import Case
-from benchmarks.goodput_stack import figures, stable
+from benchmarks.goodput_stack import figures
 from slicer.errors import ConfigError
 
 CASE = Case("launch-bound")
