@@ -75,11 +75,18 @@ def search(stack: Stack, seed: int, near_rps: float, args: argparse.Namespace) -
     points: list[dict[str, Any]] = []
 
     def holds(rate_rps: float) -> bool:
+        wait_while(args.hold)
         points.append(stack.offer(rate_rps, seed, args.requests, args.seconds))
         say(f"{stack.strategy} {stack.slo_s * 1e3:.1f} ms seed {seed}: {rate_rps:.1f}/s: {verdict(points[-1])}")
         return bool(points[-1]["share_within"] >= SHARE)
 
     return highest_rate(holds, near_rps, stack.case.bound_rps, args.points), points
+
+
+def wait_while(file: Path | None) -> None:
+    """Between points: a person needs the machine as long as the file exists."""
+    while file is not None and file.exists():
+        time.sleep(0.5)
 
 
 def verdict(point: dict[str, Any]) -> str:
@@ -107,17 +114,21 @@ def measure(stack: Stack, slo_x: float, near: list[float], args: argparse.Namesp
     """All seeds of one strategy at one SLO, and half of the bound.
 
     Args:
-        near: where the search of each seed begins: the simulator's prediction, but for naive.
+        near: the simulator's prediction for each seed (naive: the grid's best): where the search of the first begins;
+            those after it begin at what the earlier ones reached of theirs.
     """
     case, strategy, found = stack.case, stack.strategy, list[float]()
     points: list[dict[str, Any]] = []
     half: list[dict[str, Any]] = []
     with args.share.hold(max(near)):
         for seed, near_rps in zip(args.seeds, near, strict=True):
-            rps, tried = search(stack, seed, near_rps, args)
+            # Where the seeds before it were found, of their own predictions: fewer points until the search is there.
+            met = statistics.median([rps / guess for rps, guess in zip(found, near, strict=False) if rps] or [1.0])
+            rps, tried = search(stack, seed, near_rps * met, args)
             found.append(rps)
             points += tried
     for seed in args.seeds[: args.half]:
+        wait_while(args.hold)
         with args.share.hold(case.bound_rps / 2):
             half.append(stack.offer(case.bound_rps / 2, seed, args.requests, args.seconds, whole=True))
         say(f"{strategy} seed {seed}: half of the bound: {half[-1]['slo_clock_ms']}")
@@ -233,6 +244,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--burn-launch-ms", type=float, default=0.0, help="per block, burnt on the host as launches are")
     p.add_argument("--quick", action="store_true", help="a smoke test: few requests, one seed, few points; no figures")
     p.add_argument("--out", type=Path, help="default: benchmarks/results/goodput_PROFILE_HARDWARE_DATE.json")
+    p.add_argument("--hold", type=Path, help="no point begins while this file exists: the machine is free then")
     p.add_argument("--raw", type=Path, help="a folder for the timestamps of every request")
     return p
 

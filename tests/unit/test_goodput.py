@@ -34,7 +34,7 @@ class FakeStack:
 
 def search(limit_rps: float, near_rps: float, points: int = 20) -> tuple[float, list[float]]:
     stack = FakeStack(limit_rps)
-    args = argparse.Namespace(requests=2000, seconds=1.0, points=points)
+    args = argparse.Namespace(requests=2000, seconds=1.0, points=points, hold=None)
     return goodput.search(stack, 0, near_rps, args)[0], stack.offered  # type: ignore[arg-type]
 
 
