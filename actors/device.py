@@ -1,4 +1,4 @@
-"""One client device: image -> head -> encode -> server -> answer, with everything that can go wrong on the way.
+"""One client device: its head, its cut, its server. A request's own way is in `actors.asking`.
 
 No Ray here; `actors.actor` wraps it. One head runs at a time, on the device's own thread, in the order of arrival;
 sending overlaps with the next heads. A request never raises: whatever happens ends in its record.
@@ -7,36 +7,40 @@ sending overlaps with the next heads. A request never raises: whatever happens e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
+from torch import nn
 
+from actors.adaptive import Adaptive
+from actors.asking import Ask, Asking, TopK, best
+from actors.away import Away
 from actors.clock import Clock
-from actors.fleet_config import DeviceConfig
-from actors.head import Computed, GetShard, Head, check_cut, load_head
+from actors.fleet_config import TAIL, DeviceConfig
+from actors.head import Computed, Head
 from actors.links import Server
-from actors.records import Outcome, Record
+from actors.loading import GetShard, check_cut, load_head, load_more
+from actors.records import Record
 from slicer.errors import CodecError, HeadTailError, ImageError, ServerError
-from slicer.wire import RETRYABLE, Refusal, Reply, Request, ServedModel
+from slicer.planner import Choice, Facts
+from slicer.wire import ServedModel
+
+__all__ = ["Ask", "Device", "TopK", "best"]
 
 logger = logging.getLogger(__name__)
 
-TopK = tuple[tuple[int, float], ...]
+T = TypeVar("T")
+
 HeadLoader = Callable[[ServedModel, DeviceConfig, GetShard], Head]
+MoreLoader = Callable[[ServedModel, DeviceConfig, GetShard, int, int], "list[nn.Module]"]
 
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """How one request is to be treated; times are the plan's."""
-
-    top_k: int = 5
-    max_age_ms: float | None = None
-    deadline_ms: float | None = None
+#: What a description weighs upwards, and how often joining asks for it, to learn the link's round trip.
+_JOIN_PINGS = 2
 
 
 class Device:
@@ -47,9 +51,14 @@ class Device:
     Args:
         config: what the fleet file says of this device.
         server: where its requests go, link included.
-        load: makes the head from what the server describes.
+        load: makes the head from what the server describes; `more`: further slices of it.
         on_closed: told every record once it is closed.
         clock: what records and waits go by.
+
+    Attributes:
+        choice: the cut and codec of the next image; `planner` changes it, where the fleet file has a ``plan``.
+        away: what is known of the server, for a device that can go on alone.
+        notes: what a person should know of this device.
     """
 
     def __init__(
@@ -58,20 +67,37 @@ class Device:
         server: Server,
         *,
         load: HeadLoader = load_head,
+        more: MoreLoader = load_more,
         on_closed: Callable[[Record], None] = lambda record: None,
         clock: Clock | None = None,
     ) -> None:
         self.config = config
         self.clock = clock or Clock()
         self.served: ServedModel | None = None
+        self.choice = Choice(config.cut, config.codec)
+        self.planner: Adaptive | None = None
+        self.notes: list[str] = []
+        self.token = uuid.uuid4().hex[:12]  # makes the ids of requests this device's own
+        self.turn = asyncio.Lock()  # FIFO: the device's queue
         self._server = server
-        self._load = load
+        self._load, self._more = load, more
         self._on_closed = on_closed
         self._head: Head | None = None
-        self._turn = asyncio.Lock()  # FIFO: the device's queue
+        self._small: Head | None = None  # another model, to go on alone with
+        self._alone_ms: dict[int, float] = {}
+        self._rehearsed_ms: list[float] = []
+        self._finishing = 0  # images that wait to be finished here, or are
+        self._served_ms = 0.0
         self._reloading = asyncio.Lock()
+        self._moving: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"head-{config.name}")
         self._jitter = random.Random(f"{config.seed}/{config.name}/retry")
+        self.away = Away(0.25, config.retry.max_pause_s, self._jitter)
+
+    @property
+    def server(self) -> Server:
+        """Where its requests go."""
+        return self._server
 
     async def start(self) -> None:
         """Ask the server for the model and load the head, unless the one that is loaded is still served.
@@ -84,13 +110,40 @@ class Device:
             check_cut(served, self.config)  # the same weights, but perhaps other entries
             self.served = served
             return
+        self._head = await self.in_thread(self._load, served, self.config, self._get())
+        self.served = served
+        self.choice = Choice(self.config.cut, self.config.codec)
+        await self._prepare_to_go_on_alone(self._head)
+        if self.config.plan is not None:
+            await self._begin_planning(served)
+
+    async def _begin_planning(self, served: ServedModel) -> None:
+        assert self.config.plan is not None
+        seed = f"{self.config.seed}/{self.config.name}"
+        self.planner = Adaptive(self.config.plan, Facts.of(served), self.config.profile, self.choice, seed)
+        for _ in range(_JOIN_PINGS):
+            began_s = self.clock.now_s()
+            await self._server.describe(self.config.model)
+            self.planner.link.small(self.clock.now_s() - began_s)
+
+    async def _prepare_to_go_on_alone(self, head: Head) -> None:
+        alone, config = self.config.alone, self.config
+        if alone == TAIL and head.loaded < head.num_slices:
+            self.notes.append(f"{config.name} cannot go on alone: {config.model} does not fit its memory budget")
+        elif alone and alone != TAIL:
+            small = await self._server.describe(alone)
+            config = config.model_copy(update={"model": alone, "cut": small.num_slices, "plan": None, "alone": ""})
+            self._small = await self.in_thread(self._load, small, config, self._get())
+        if self.alone and config.profile.kind == "native":  # an emulated device's profile says it
+            self._rehearsed_ms = await self.in_thread((self._small or head).rehearse)
+
+    def _get(self) -> GetShard:
         loop = asyncio.get_running_loop()
 
         def get(sha256: str, offset: int, length: int) -> bytes:
             return asyncio.run_coroutine_threadsafe(self._server.shard(sha256, offset, length), loop).result()
 
-        self._head = await loop.run_in_executor(self._thread, self._load, served, self.config, get)
-        self.served = served
+        return get
 
     def begin(self, run_id: str) -> None:
         """Draw everything random as in every other run of this id, so that strategies meet the same device."""
@@ -98,27 +151,60 @@ class Device:
         self._jitter.seed(seed)
         if self._head is not None:
             self._head.reseed(seed)
+        if (begin := getattr(self._server, "begin", None)) is not None:
+            begin(seed)
 
     async def turn_to(self, server: Server) -> None:
         """Leave the present server for another one; no request may be open. Raises as `start`."""
         await self._server.close()
         self._server = server
+        self.away.answered()
         await self.start()
 
     async def close(self) -> None:
         """Let the thread and the transport go; open requests must have ended."""
+        if self._moving is not None:
+            self._moving.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await self._moving
         self._thread.shutdown(wait=False, cancel_futures=True)
         await self._server.close()
 
     @property
     def head_bytes(self) -> int:
-        """Bytes of the shards of the head that is loaded."""
-        return self._head.size_bytes if self._head is not None else 0
+        """Bytes of the shards of what is loaded."""
+        return sum(head.size_bytes for head in (self._head, self._small) if head is not None)
 
-    async def compute(self, image: str) -> Computed:
+    @property
+    def alone(self) -> str:
+        """The model that this device can finish a request with by itself; empty if none."""
+        if self._small is not None:
+            return self.config.alone
+        head = self._head
+        return self.config.model if self.config.alone and head is not None and head.loaded == head.num_slices else ""
+
+    async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Call it on the device's own thread, after what was called there before."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+    async def beside(self, function: Callable[..., T], *args: Any) -> T:
+        """Call it on another thread, while the device's own goes on."""
+        return await asyncio.get_running_loop().run_in_executor(None, function, *args)
+
+    async def compute(self, image: str, choice: Choice) -> Computed:
         """Run the head over one image, off the event loop. Called for one image at a time."""
         assert self._head is not None, "start() before the first request"
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._head.compute, image)
+        return await self.in_thread(self._head.compute, image, choice)
+
+    async def finish(self, computed: Computed, image: str) -> Computed:
+        """The rest of a request, here, on a device that can go on `alone`. Called for one image at a time."""
+        small, head = self._small, self._head
+        if small is not None:
+            return await self.in_thread(small.compute, image, Choice(small.num_slices, "fp32"))
+        assert head is not None and self.alone, "ask `alone` first"
+        if computed.manifest != head.manifest:  # the head was reloaded since
+            return await self.in_thread(head.compute, image, Choice(head.num_slices, "fp32"))
+        return await self.in_thread(head.finish, computed, image)
 
     async def answer(self, image: str, record: Record, began_s: float, ask: Ask) -> TopK:
         """Answer one image and close its record; the (class, logit) pairs, best first, empty without an answer.
@@ -128,7 +214,7 @@ class Device:
             record: open, with `scheduled_s` set; every other field of the device's is filled here.
             began_s: the device's clock at the start of the run, to which the record's times relate.
         """
-        request = _Open(self, image, record, began_s, ask)
+        request = Asking(self, image, record, began_s, ask)
         try:
             return await request.run()
         except ImageError as error:
@@ -144,144 +230,80 @@ class Device:
             request.close("refused", "device", f"{type(error).__name__}: {error}")
         return ()
 
+    def alone_ms(self, cut: int) -> float:
+        """What finishing alone takes after so many slices: as it took lately; before that, as the profile or a
+        rehearsal says."""
+        known_ms = [spread.mean_ms for spread in self.config.profile.slices_ms] or self._rehearsed_ms
+        first = 0 if self._small is not None else cut
+        return self._alone_ms.get(cut, sum(known_ms[first:])) * (1 + self._finishing)
+
+    @contextlib.contextmanager
+    def finishing(self) -> Iterator[None]:
+        """An image is finished here; those after it wait for it."""
+        self._finishing += 1
+        try:
+            yield
+        finally:
+            self._finishing -= 1
+
+    def took_alone(self, cut: int, took_ms: float) -> None:
+        """Finishing alone took so long."""
+        self._alone_ms[cut] = took_ms + 0.8 * (self._alone_ms.get(cut, took_ms) - took_ms)
+
+    @property
+    def served_ms(self) -> float:
+        """What answers of the server took lately, from sending on."""
+        return self._served_ms
+
+    def took_served(self, took_ms: float) -> None:
+        """An answer of the server took so long."""
+        self._served_ms += 0.1 * (took_ms - self._served_ms) if self._served_ms else took_ms
+
+    def closed(self, record: Record) -> None:
+        """A record has its outcome."""
+        self._on_closed(record)
+
     def lose(self, record: Record, message: str) -> None:
         """Close a record whose request was ended from outside."""
         record.outcome, record.code, record.message = "lost", "ended", message
         self._on_closed(record)
 
-    async def _reload(self, stale: str) -> None:
+    def pause_s(self, attempt: int) -> float:
+        """Before the sending after this one, jitter included."""
+        return self.config.retry.pause_s(attempt) * self._jitter.uniform(0.5, 1.5)
+
+    async def reload(self, stale: str) -> None:
         """Replace the head of manifest `stale`; once for all requests that were refused for it."""
         async with self._reloading:
             if self._head is not None and self._head.manifest == stale:
                 await self.start()
 
+    def reconsider(self, deadline_ms: float | None) -> None:
+        """Let the planner decide, if it is time; a move happens beside the requests, which go on meanwhile."""
+        planner, now_s = self.planner, self.clock.now_s()
+        if planner is None or not planner.due(now_s) or (self._moving is not None and not self._moving.done()):
+            return
+        choice = planner.reconsider(now_s, deadline_ms)
+        if choice is not None:
+            self._moving = asyncio.create_task(self.move(choice))
 
-class _Open:
-    """One request on its way; made by `Device.answer`."""
-
-    def __init__(self, device: Device, image: str, record: Record, began_s: float, ask: Ask) -> None:
-        self._device = device
-        self._config = device.config
-        self._image = image
-        self._record = record
-        self._ask = ask
-        self._time = device.clock.now_s
-        self._began_s = began_s
-
-    def now_s(self) -> float:
-        return self._time() - self._began_s
-
-    def age_ms(self) -> float:
-        return (self.now_s() - self._record.scheduled_s) * 1e3
-
-    def close(self, outcome: Outcome, code: str = "", message: str = "") -> None:
-        record = self._record
-        record.outcome, record.code, record.message = outcome, code, message
-        record.finished_s = self.now_s()
-        if outcome == "answered":
-            record.inference_ms = (record.finished_s - record.scheduled_s) * 1e3
-        self._device._on_closed(record)
-
-    async def run(self) -> TopK:
-        may_reload = True
-        while True:
-            computed = await self._compute()
-            if computed is None:
-                return ()
-            if computed.logits is not None:
-                return self._finish(best(computed.logits, self._ask.top_k))
-            answer = await self._exchange(computed)
-            if isinstance(answer, Reply):
-                return self._accept(answer)
-            if answer.code != "stale" or not may_reload:
-                self.close("refused", answer.code, answer.message)
-                return ()
-            # The activation is of the old weights, so it is made again, with the head that the server wants.
-            await self._device._reload(computed.manifest)
-            may_reload = False
-
-    async def _compute(self) -> Computed | None:
-        record, limit_ms = self._record, self._ask.max_age_ms
-        async with self._device._turn:
-            first = record.started_s is None
-            if first:
-                record.started_s = self.now_s()
-                record.wait_ms = self.age_ms()
-                if limit_ms is not None and record.wait_ms > limit_ms:
-                    self.close("dropped", "stale_image", f"{record.wait_ms:.0f} ms old, limit {limit_ms:g} ms")
-                    return None
-            computed = await self._device.compute(self._image)
-        record.head_ms = (record.head_ms or 0.0) + computed.head_ms
-        record.encode_ms = (record.encode_ms or 0.0) + computed.encode_ms
-        record.overrun = record.overrun or computed.overrun
-        record.payload_bytes = len(computed.payload)
-        return computed
-
-    async def _exchange(self, computed: Computed) -> Reply | Refusal:
-        """Send until there is an answer that another attempt would not change, within the budget.
-
-        Raises:
-            ServerError: no answer within the budget, or the server vanished and stayed away.
-        """
-        retry = self._config.retry
-        until_s = self._time() + retry.budget_s
-        for attempt in range(1, retry.attempts + 1):
-            self._record.attempts += 1
-            failure: Refusal | ServerError
-            sent_s = self._time()
-            try:
-                answer = await asyncio.wait_for(self._device._server.infer(self._request(computed)), until_s - sent_s)
-            except asyncio.TimeoutError:
-                raise ServerError(
-                    f"no answer within {retry.budget_s:g} s (retry.budget_s); the server is overloaded or gone"
-                ) from None
-            except ServerError as error:
-                failure = error
-            else:
-                if isinstance(answer, Reply):
-                    total_ms = answer.timings.total_ms
-                    self._record.network_ms = max((self._time() - sent_s) * 1e3 - total_ms, 0.0)
-                    return answer
-                if answer.code not in RETRYABLE:
-                    return answer
-                failure = answer
-            pause_s = retry.pause_s(attempt) * self._device._jitter.uniform(0.5, 1.5)
-            if attempt == retry.attempts or self._time() + pause_s >= until_s:
-                break
-            await asyncio.sleep(pause_s)
-        if isinstance(failure, ServerError):
-            raise ServerError(f"{failure} (gave up after {attempt} attempts)")
-        return failure
-
-    def _request(self, computed: Computed) -> Request:
-        deadline_ms = self._ask.deadline_ms
-        return Request(
-            id=self._record.id,
-            model=self._config.model,
-            manifest=computed.manifest,
-            cut=self._config.cut,
-            codec=self._config.codec,
-            shape=tuple(computed.shape),
-            payload=computed.payload,
-            top_k=self._ask.top_k,
-            deadline_ms=None if deadline_ms is None else deadline_ms - self.age_ms(),
-        )
-
-    def _accept(self, reply: Reply) -> TopK:
-        timings = reply.timings
-        self._record.admission_ms = timings.admission_ms
-        self._record.queue_ms = timings.queue_ms
-        self._record.execution_ms = timings.execution_ms
-        self._record.rows_per_step = tuple(timings.rows_per_step)
-        return self._finish(reply.top_k)
-
-    def _finish(self, top_k: TopK) -> TopK:
-        self._record.top1 = top_k[0][0] if top_k else None
-        self.close("answered")
-        return top_k
-
-
-def best(logits: npt.NDArray[np.float32], count: int) -> TopK:
-    """The `count` highest (class, logit) pairs, best first, equal ones by class."""
-    order = np.argsort(-logits.reshape(-1), kind="stable")[:count]
-    return tuple((int(index), float(logits.reshape(-1)[index])) for index in order)
+    async def move(self, choice: Choice) -> None:
+        """Change cut and codec: missing slices are loaded while requests go on with the present ones, and slices that
+        are needed no more leave when the last image that began with them has ended."""
+        head, served = self._head, self.served
+        assert head is not None and served is not None, "start() before move()"
+        try:
+            if choice.cut > head.loaded:
+                more = await self.beside(self._more, served, self.config, self._get(), head.loaded, choice.cut)
+                if self._head is not head:
+                    return  # other weights are served by now
+                head.extend(more)
+        except HeadTailError as error:
+            logger.warning("device %s stays at cut %d: %s", self.config.name, self.choice.cut, error)
+            return
+        self.choice = choice
+        if self.planner is not None:
+            self.planner.present = choice
+        if self.config.alone != TAIL and choice.cut < head.loaded:
+            async with self.turn:  # after the image that is at work with the old cut
+                await self.in_thread(head.trim, choice.cut)

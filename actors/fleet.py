@@ -58,7 +58,8 @@ class Fleet:
         self._run_name = run
         self._groups: list[PlacementGroup] = []
         self._configs: dict[str, DeviceConfig] = {}
-        self._actors: dict[str, Any] = {}
+        self._actors: dict[str, Any] = {}  # by the name of the (first) device in them
+        self._home: dict[str, str] = {}  # device -> its actor's name in _actors
 
     def __enter__(self) -> Fleet:
         """Start it."""
@@ -79,7 +80,7 @@ class Fleet:
         try:
             if not self._actors:
                 self.place()
-            self.devices = list(self._each("start", self._fleet.start_timeout_s).values())
+            self.devices = self._all("start", self._fleet.start_timeout_s)
         except BaseException:
             self.stop()
             raise
@@ -92,8 +93,11 @@ class Fleet:
             HeadTailError: a device refused; the message begins with its name. The fleet still runs.
         """
         self._app = app
-        self.devices = list(self._each("connect", self._fleet.start_timeout_s, app).values())
+        self.devices = self._all("connect", self._fleet.start_timeout_s, app)
         return self.devices
+
+    def _all(self, method: str, timeout_s: float, *args: Any) -> list[DeviceInfo]:
+        return [info for infos in self._each(method, timeout_s, *args).values() for info in infos]
 
     def place(self) -> None:
         """Make the actors, which begin to import; needs no server yet, so it may go before the server's own start.
@@ -102,21 +106,26 @@ class Fleet:
             PlacementError: they do not fit the cluster; nothing is left running.
         """
         fleet, prefix = self._fleet, f"headtail:{self._run_name}"
-        configs = [fleet.devices(group) for group in fleet.groups]
-        demands = [Demand(g.name, g.count, g.cpus, g.gpus, g.placement) for g in fleet.groups]
+        processes = [fleet.processes(group) for group in fleet.groups]
+        demands = [
+            Demand(g.name, len(mine), g.cpus, g.gpus, g.placement)
+            for g, mine in zip(fleet.groups, processes, strict=True)
+        ]
         self._groups = place(demands, name=prefix, resource=fleet.resource, timeout_s=fleet.place_timeout_s)
-        for group, placed, members in zip(fleet.groups, self._groups, configs, strict=True):
-            for index, config in enumerate(members):
-                self._configs[config.name] = config
-                self._actors[config.name] = self._make(group, placed, index, config)
+        for group, placed, mine in zip(fleet.groups, self._groups, processes, strict=True):
+            for index, configs in enumerate(mine):
+                first = configs[0].name
+                self._configs.update((config.name, config) for config in configs)
+                self._home.update((config.name, first) for config in configs)
+                self._actors[first] = self._make(group, placed, index, configs)
 
-    def _make(self, group: GroupConfig, placed: PlacementGroup, index: int, config: DeviceConfig) -> Any:
-        threads = str(config.torch_threads)
+    def _make(self, group: GroupConfig, placed: PlacementGroup, index: int, configs: list[DeviceConfig]) -> Any:
+        threads = str(group.torch_threads)
         marked = fleet_resource(placed, self._fleet.resource)
         return (
             ray.remote(DeviceActor)
             .options(
-                name=f"headtail:{self._run_name}:{config.name}",
+                name=f"headtail:{self._run_name}:{configs[0].name}",
                 num_cpus=group.cpus,
                 num_gpus=group.gpus,
                 resources={self._fleet.resource: MARK} if marked else {},
@@ -126,7 +135,7 @@ class Fleet:
                 },
                 max_concurrency=10_000,
             )
-            .remote(config, self._app)
+            .remote(configs, self._app)
         )
 
     def _each(self, method: str, timeout_s: float, *args: Any) -> dict[str, Any]:
@@ -154,7 +163,7 @@ class Fleet:
     def classify(self, device: str, image: str, top_k: int = 5) -> tuple[TopK, Record]:
         """One image on one device, now: (class, logit) pairs and the record with its timings."""
         self._known(device)
-        answer = self._actors[device].classify.remote(image, top_k)
+        answer = self._actors[self._home[device]].classify.remote(device, image, top_k)
         result: tuple[TopK, Record] = self._get(device, answer, "classify", self._fleet.retry.budget_s + GRACE_S)
         return result
 
@@ -180,39 +189,39 @@ class Fleet:
         for name in plans:
             self._known(name)
         records: dict[str, list[Record]] = {}
-        warm = {name: self._actors[name].prepare.remote(plan) for name, plan in plans.items()}
-        limit_s = GRACE_S + max((len(plan.warmup) for plan in plans.values()), default=0) * self._fleet.retry.budget_s
-        for name, call in warm.items():
-            self._collect(name, plans[name], call, limit_s, records)
-        ready = [name for name in plans if name not in records]
-        calls = {self._actors[name].run.remote(start_in_s): name for name in ready}
+        homes: dict[str, dict[str, Plan]] = {}
+        for name, plan in plans.items():
+            homes.setdefault(self._home[name], {})[name] = plan
+        warm = {home: self._actors[home].prepare.remote(mine) for home, mine in homes.items()}
+        most = max((sum(len(plan.warmup) for plan in mine.values()) for mine in homes.values()), default=0)
+        for home, call in warm.items():
+            self._collect(homes[home], call, GRACE_S + most * self._fleet.retry.budget_s, records)
+        ready = [home for home, mine in homes.items() if not mine.keys() & records.keys()]
+        calls = {self._actors[home].run.remote(start_in_s): home for home in ready}
         pending = list(calls)
-        until_s = (
-            time.monotonic() + start_in_s + GRACE_S + max((_length_s(plans[n], self._fleet) for n in ready), default=0)
-        )
+        lengths_s = (_length_s(plan, self._fleet) for home in ready for plan in homes[home].values())
+        until_s = time.monotonic() + start_in_s + GRACE_S + max(lengths_s, default=0)
         while pending and time.monotonic() < until_s:
             _, pending = ray.wait(pending, num_returns=len(pending), timeout=every_s, fetch_local=False)
             if on_progress is not None:
                 on_progress(self.progress())
-        for call, name in calls.items():
-            records.pop(name, None)
-            done = self._collect(name, plans[name], call, 0.1 if call in pending else GRACE_S, records)
-            if done is not None:
-                records[name] = done
+        for call, home in calls.items():
+            records.update(self._collect(homes[home], call, 0.1 if call in pending else GRACE_S, records) or {})
         return {name: records[name] for name in plans}
 
     def _collect(
-        self, name: str, plan: Plan, call: Any, timeout_s: float, lost: dict[str, list[Record]]
-    ) -> list[Record] | None:
-        """The call's result; or None, with the plan's requests as lost, when the device did not give it."""
+        self, plans: Mapping[str, Plan], call: Any, timeout_s: float, lost: dict[str, list[Record]]
+    ) -> dict[str, list[Record]] | None:
+        """The call's result; or None, with the plans' requests as lost, when the actor did not give it."""
         try:
-            result: list[Record] = ray.get(call, timeout=timeout_s)
+            result: dict[str, list[Record]] = ray.get(call, timeout=timeout_s)
             return result
         except (RayError, TimeoutError) as error:
-            message = f"device {name} did not come back from its run: {_reason(error)}"
-            logger.warning(message)
-            self.failures.append(message)
-            lost[name] = lost_run(self._configs[name], plan, message)
+            for name, plan in plans.items():
+                message = f"device {name} did not come back from its run: {_reason(error)}"
+                logger.warning(message)
+                self.failures.append(message)
+                lost[name] = lost_run(self._configs[name], plan, message)
             return None
 
     def progress(self) -> Counter[str]:
@@ -227,7 +236,7 @@ class Fleet:
 
     def stop(self) -> None:
         """End all actors and remove the placement groups. May be called twice, and after a failed start."""
-        actors, self._actors = self._actors, {}
+        actors, self._actors, self._home = self._actors, {}, {}
         calls = [actor.stop.remote() for actor in actors.values()]
         if calls:
             ray.wait(calls, num_returns=len(calls), timeout=5.0)
@@ -237,8 +246,8 @@ class Fleet:
         release(groups)
 
     def _known(self, device: str) -> None:
-        if device not in self._actors:
-            names = ", ".join(self._actors) or "none: the fleet is not started"
+        if device not in self._home:
+            names = ", ".join(self._home) or "none: the fleet is not started"
             raise ConfigError(f"no device {device!r} in this fleet; there are {names}")
 
 

@@ -15,9 +15,15 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from actors.profiles import Profile, Strict, explain, load_profile, read_yaml
-from slicer.codec import CODECS
+from actors.adaptive import PlanConfig
+from actors.emulated_link import resolve
+from slicer.codec import CODECS, IMAGE_CODECS
 from slicer.errors import ConfigError
+from slicer.link_presets import PRESETS
+from slicer.profiles import Profile, Strict, explain, load_profile, read_yaml
+
+#: Of `alone`: the same model's own tail.
+TAIL = "tail"
 
 _SHIPPED = Path(__file__).parent / "fleets"
 
@@ -61,10 +67,18 @@ class GroupConfig(Strict):
         cpus: CPU that Ray reserves per device: a share for placement, not a limit.
         gpus: GPU that Ray reserves per device; `accelerator` cuda needs some.
         torch_threads: threads of the head; an emulated device has one, since its times are those of its profile.
-        link, link_options: ``direct`` or ``package.module:Class`` and its keyword arguments.
+        link, link_options: ``direct``; a preset such as ``lte``, or ``emulated``, with the options of
+            `actors.emulated_link`; or ``package.module:Class`` and its keyword arguments.
+        plan: the devices choose cut and codec themselves, beginning with those given here; see
+            `actors.adaptive.PlanConfig`. Without it they keep them.
+        alone: what a device answers with when the server does not: ``tail``: the rest of the same model, whose slices
+            it then holds as well, if its memory allows; or the name of another model that the server serves.
         transport: ``handle``: the Serve handle; ``http``: HTTP at `url`; ``auto``: HTTP where the server offers it,
             which is faster, else the handle.
         device: ``native`` for `actors.device.Device`, or ``package.module:Class``, a class derived from it.
+        virtual: the devices live together, up to `per_actor` of them in one process (`actors.crowd`); `cpus` is then
+            what each process reserves. Needs an emulated profile.
+        parcel_ms: requests of one process that begin within so many ms go in one call; 0: each goes by itself.
         placement: SPREAD over the edge nodes as far as possible; STRICT_SPREAD: one per node; PACK: on few nodes.
     """
 
@@ -82,13 +96,21 @@ class GroupConfig(Strict):
     link_options: dict[str, Any] = Field(default_factory=dict)
     transport: Literal["auto", "handle", "http"] = "auto"
     url: str = ""
+    plan: PlanConfig | None = None
+    alone: str = ""
+    virtual: bool = False
+    per_actor: int = Field(default=250, ge=1)
+    parcel_ms: float = Field(default=0.0, ge=0)
     device: str = "native"
     placement: Literal["SPREAD", "STRICT_SPREAD", "PACK"] = "SPREAD"
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> GroupConfig:
-        if self.codec not in CODECS:
-            raise ValueError(f"group {self.name!r}: unknown codec {self.codec!r}; this build has {', '.join(CODECS)}")
+        known = CODECS + IMAGE_CODECS
+        if self.codec not in known:
+            raise ValueError(f"group {self.name!r}: unknown codec {self.codec!r}; this build has {', '.join(known)}")
+        if self.codec in IMAGE_CODECS and self.cut:
+            raise ValueError(f"group {self.name!r}: codec {self.codec} carries images, so it goes with cut 0 only")
         if self.accelerator == "cuda" and not self.gpus:
             raise ValueError(f"group {self.name!r}: accelerator cuda without a GPU; set gpus, 0.1 for a share of one")
         if self.gpus and self.accelerator == "cpu":
@@ -100,8 +122,11 @@ class GroupConfig(Strict):
                 f"group {self.name!r}: transport {self.transport} with url {self.url!r}; transport http needs the url, "
                 "http://host:port/application, and the others none"
             )
-        if self.link != "direct" and ":" not in self.link:
-            raise ValueError(f"group {self.name!r}: unknown link {self.link!r}; direct, or package.module:Class")
+        if self.link not in ("direct", "emulated", *PRESETS) and ":" not in self.link:
+            raise ValueError(
+                f"group {self.name!r}: unknown link {self.link!r}; direct, emulated, {', '.join(PRESETS)}, or "
+                "package.module:Class"
+            )
         return self
 
 
@@ -120,6 +145,10 @@ class DeviceConfig(Strict):
     link_options: dict[str, Any] = Field(default_factory=dict)
     transport: Literal["auto", "handle", "http"] = "auto"
     url: str = ""
+    plan: PlanConfig | None = None
+    alone: str = ""
+    virtual: bool = False
+    parcel_ms: float = 0.0
     device: str = "native"
     cache_directory: str
     cache_max_bytes: int
@@ -158,6 +187,11 @@ class FleetConfig(Strict):
             raise ValueError(f"two groups are named {doubled[0]!r}; give each a name of its own")
         return self
 
+    def processes(self, group: GroupConfig) -> list[list[DeviceConfig]]:
+        """The devices of one group by the process that they live in. Raises as `devices`."""
+        devices, size = self.devices(group), group.per_actor if group.virtual else 1
+        return [devices[at : at + size] for at in range(0, len(devices), size)]
+
     def devices(self, group: GroupConfig) -> list[DeviceConfig]:
         """The devices of one group, profile loaded.
 
@@ -170,11 +204,19 @@ class FleetConfig(Strict):
                 f"group {group.name!r}: torch_threads {group.torch_threads} on the emulated device {profile.name!r}, "
                 "whose times are its profile's; leave torch_threads out"
             )
+        if group.virtual and (profile.kind != "emulated" or group.device != "native"):
+            raise ConfigError(
+                f"group {group.name!r}: virtual devices have no time and no class of their own; give an emulated "
+                "profile and leave device out"
+            )
+        if group.alone not in ("", TAIL) and group.virtual:
+            raise ConfigError(f"group {group.name!r}: virtual devices go on alone with their own tail; set alone: tail")
         if profile.kind == "emulated" and group.accelerator != "cpu":
             raise ConfigError(
                 f"group {group.name!r}: accelerator {group.accelerator} on the emulated device {profile.name!r}, "
                 "whose times are its profile's; leave accelerator and gpus out"
             )
+        link, link_options = resolve(group.link, group.link_options, self.directory)
         return [
             DeviceConfig(
                 name=name,
@@ -185,10 +227,14 @@ class FleetConfig(Strict):
                 codec=group.codec,
                 accelerator=group.accelerator,
                 torch_threads=group.torch_threads,
-                link=group.link,
-                link_options=group.link_options,
+                link=link,
+                link_options={"seed": f"{self.seed}/{name}", **link_options} if link == "emulated" else link_options,
                 transport=group.transport,
                 url=group.url,
+                plan=group.plan,
+                alone=group.alone,
+                virtual=group.virtual,
+                parcel_ms=group.parcel_ms,
                 device=group.device,
                 cache_directory=self.cache.directory,
                 cache_max_bytes=self.cache.max_bytes,

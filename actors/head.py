@@ -1,14 +1,17 @@
 """The device's part of a model: preprocessing, slices 0:cut and encoding, as one blocking computation per image.
 
+Slices are held one by one, so that the cut can change: those that are missing are loaded while the others run on.
+
 An emulated head computes the same, then sleeps until the time of its profile has passed; the device is busy meanwhile.
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
+import ctypes
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,24 +20,15 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from actors.fleet_config import DeviceConfig
-from actors.profiles import NATIVE, Profile
 from slicer import codec
-from slicer.cache import ShardCache
-from slicer.errors import ConfigError, CutError, ShardError
-from slicer.images import Preprocess
-from slicer.manifest import Manifest
-from slicer.shards import load_span
-from slicer.wire import ServedModel, ShardInfo
-
-#: (sha256, offset, length) -> up to so many bytes of that shard; blocking.
-GetShard = Callable[[str, int, int], bytes]
+from slicer.codec_images import encode_image
+from slicer.errors import ImageError
+from slicer.images import Preprocess, read_image
+from slicer.planner import Choice
+from slicer.profiles import NATIVE, Profile
 
 #: What an image becomes, (channels, height, width), float32.
 Prepare = Callable[[str], npt.NDArray[np.float32]]
-
-#: Under Serve's message limit of 4 MiB, with room for other traffic in between.
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +36,14 @@ class Computed:
     """What the device made of one image.
 
     Attributes:
-        manifest: digest of the manifest that the head was loaded from.
+        manifest: digest of the manifest that the slices were loaded from.
+        cut: slices that have run; codec: of the payload.
         shape: of the activation, without batch; `payload`: the activation, encoded; empty for cut n.
         logits: cut n only: the answer itself; else None.
         head_ms: preprocessing and slices, the emulated wait included; `encode_ms`: encoding.
         overrun: this host needed longer than the emulated device would have.
+        prepare_ms, slices_ms: what head_ms consists of, slice by slice.
+        activation: what was encoded, to go on from here on the device; None where an image was sent as it is.
     """
 
     manifest: str
@@ -56,16 +53,21 @@ class Computed:
     head_ms: float
     encode_ms: float
     overrun: bool = False
+    cut: int = 0
+    codec: str = "fp32"
+    prepare_ms: float = 0.0
+    slices_ms: tuple[float, ...] = ()
+    activation: npt.NDArray[np.float32] | None = None
 
 
 class Head:
-    """Slices 0:cut of one manifest, ready to run. Not thread-safe: one thread, the device's own, makes and runs it.
+    """The first slices of one manifest, ready to run: at least those of the cut, all of them on a device that can go
+    on alone. `compute`, `finish` and `trim` run on one thread, the device's own; `extend` may be called beside them.
 
     Args:
-        prepare: preprocessing of an image file.
-        module: slices 0:cut; None for cut 0. `dtype` and `accelerator` are where it runs and in what.
-        manifest, cut, num_slices, codec: what the computed activation is, for the request.
-        size_bytes: of the shards it was loaded from.
+        prepare: preprocessing of an image file; a `Preprocess`, if images are sent as they are.
+        slices: slices 0, 1, ..., as many as are loaded. `dtype` and `accelerator` are where they run and in what.
+        manifest, num_slices: what they are the beginning of; `slice_bytes`: of the shards of all slices.
         profile: how long slices and preprocessing take, if they are emulated; `seed`: of the times drawn from it.
         sleep: waits so many seconds.
     """
@@ -73,155 +75,179 @@ class Head:
     def __init__(
         self,
         prepare: Prepare,
-        module: nn.Module | None,
+        slices: Sequence[nn.Module],
         *,
         manifest: str,
-        cut: int,
         num_slices: int,
-        codec: str,
+        slice_bytes: Sequence[int] = (),
         dtype: torch.dtype = torch.float32,
         accelerator: str = "cpu",
-        size_bytes: int = 0,
         profile: Profile = NATIVE,
         seed: str = "",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.manifest = manifest
-        self.size_bytes = size_bytes
-        self._cut = cut
-        self._whole = cut == num_slices
+        self.num_slices = num_slices
+        self._slice_bytes = tuple(slice_bytes)
         self._prepare = prepare
-        self._module = module
-        self._codec = codec
+        self._slices = list(slices)
         self._dtype = dtype
         self._accelerator = accelerator
         self._profile = profile
         self._rng = random.Random(seed)
         self._sleep = sleep
 
+    @property
+    def loaded(self) -> int:
+        """How many slices there are, from the first on."""
+        return len(self._slices)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the shards of the slices that are loaded."""
+        return sum(self._slice_bytes[: self.loaded])
+
+    def extend(self, slices: Sequence[nn.Module]) -> None:
+        """The slices after those that are loaded."""
+        self._slices.extend(slices)
+
+    def trim(self, count: int) -> None:
+        """Keep the first `count` slices only, and give the memory of the others back to the system."""
+        if count < len(self._slices):
+            del self._slices[count:]
+            give_back_memory()
+
     def reseed(self, seed: str) -> None:
         """Draw emulated times from here on as another head with this seed does."""
         self._rng.seed(seed)
 
-    def compute(self, image: str) -> Computed:
+    def compute(self, image: str, choice: Choice) -> Computed:
         """One image file to an encoded activation, or to logits at cut n. Blocks for as long as the device would.
 
         Raises:
             ImageError: the file cannot be read. CodecError: the activation holds NaN or infinity.
         """
+        cut, whole = choice.cut, choice.cut == self.num_slices
+        if cut == 0 and choice.codec in codec.IMAGE_CODECS:
+            return self._as_image(image, choice.codec)
         began = time.perf_counter()
         pixels = self._prepare(image)
-        prepared = time.perf_counter()
-        activation = self._run(pixels)
-        ended = time.perf_counter()
-        overrun = False
-        profile = self._profile
-        if profile.kind == "emulated":
-            prepare_ms = profile.preprocess_ms
-            prepare_s = prepared - began if prepare_ms is None else prepare_ms.draw_ms(self._rng) / 1e3
-            left_s = prepare_s + profile.draw_ms(self._cut, self._rng) / 1e3 - (ended - began)
-            overrun = left_s < 0
-            if left_s > 0:
-                self._sleep(left_s)
+        prepare_s = time.perf_counter() - began
+        activation, slices_ms = self._run(pixels, 0, cut)
+        prepare_ms, overrun = self._keep_time(began, self._prepare_ms(prepare_s * 1e3), slices_ms)
         head_done = time.perf_counter()
         head_ms = (head_done - began) * 1e3
-        if self._whole:
-            if not np.isfinite(activation).all():
-                codec.encode("fp32", activation)  # says what is wrong, in the same words as for an activation
-            return Computed(self.manifest, activation.shape, b"", activation, head_ms, 0.0, overrun)
-        payload = codec.encode(self._codec, activation)
-        encode_ms = (time.perf_counter() - head_done) * 1e3
-        return Computed(self.manifest, activation.shape, payload, None, head_ms, encode_ms, overrun)
+        if whole:
+            codec.check_finite(activation)
+            payload, encode_ms = b"", 0.0
+        else:
+            payload = codec.encode(choice.codec, activation)
+            encode_ms = (time.perf_counter() - head_done) * 1e3
+        return Computed(
+            self.manifest,
+            activation.shape,
+            payload,
+            activation if whole else None,
+            head_ms,
+            encode_ms,
+            overrun,
+            cut,
+            choice.codec,
+            prepare_ms,
+            tuple(slices_ms),
+            activation,
+        )
 
-    def _run(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        if self._module is None:
-            return pixels
+    def finish(self, computed: Computed, image: str) -> Computed:
+        """The slices that are left, here: the logits of a request that the server did not answer. All are loaded.
+
+        `head_ms` and the slices' times are those of this part alone. Raises as `compute`.
+        """
+        began = time.perf_counter()
+        activation, prepare_ms = computed.activation, 0.0
+        if activation is None:
+            activation = self._prepare(image)
+            prepare_ms = self._prepare_ms((time.perf_counter() - began) * 1e3)
+        logits, slices_ms = self._run(activation, computed.cut, self.num_slices)
+        _, overrun = self._keep_time(began, prepare_ms, slices_ms, computed.cut)
+        codec.check_finite(logits)
+        head_ms = (time.perf_counter() - began) * 1e3
+        return Computed(self.manifest, logits.shape, b"", logits, head_ms, 0.0, overrun, self.num_slices)
+
+    def rehearse(self) -> list[float]:
+        """The ms that each loaded slice takes for a black image, after a warm-up; empty where its size is not known."""
+        shape = getattr(self._prepare, "shape", None)
+        if shape is None:
+            return []
+        black = np.zeros(shape, np.float32)
+        self._run(black, 0, self.loaded)
+        return self._run(black, 0, self.loaded)[1]
+
+    def _as_image(self, image: str, name: str) -> Computed:
+        began = time.perf_counter()
+        prepare = self._prepare
+        assert isinstance(prepare, Preprocess), "images are sent by devices with timm's preprocessing"
+        payload = image_payload(name, image, prepare)
+        spent_ms = (time.perf_counter() - began) * 1e3
+        # The device resizes for rgb8 only; a camera's own file costs it nothing.
+        planned_ms = self._prepare_ms(spent_ms) if name == "rgb8" else spent_ms
+        prepare_ms, overrun = self._keep_time(began, planned_ms, [])
+        head_ms = (time.perf_counter() - began) * 1e3
+        return Computed(self.manifest, prepare.shape, payload, None, head_ms, 0.0, overrun, 0, name, prepare_ms)
+
+    def _prepare_ms(self, spent_ms: float) -> float:
+        """What preprocessing takes on the device: what it took here, or what is drawn."""
+        spread = self._profile.preprocess_ms
+        return spent_ms if spread is None else spread.draw_ms(self._rng)
+
+    def _keep_time(self, began: float, prepare_ms: float, slices_ms: list[float], start: int = 0) -> tuple[float, bool]:
+        """Sleep until the emulated times have passed, which then stand in `slices_ms`; whether this host was late."""
+        if self._profile.kind != "emulated":
+            return prepare_ms, False
+        drawn = [spread.draw_ms(self._rng) for spread in self._profile.slices_ms[start : start + len(slices_ms)]]
+        slices_ms[:] = drawn
+        left_s = (prepare_ms + sum(drawn)) / 1e3 - (time.perf_counter() - began)
+        if left_s > 0:
+            self._sleep(left_s)
+        return prepare_ms, left_s < 0
+
+    def _run(self, x: npt.NDArray[np.float32], start: int, end: int) -> tuple[npt.NDArray[np.float32], list[float]]:
+        """Slices start:end of one image, and the ms that each took."""
+        if start == end:
+            return x, []
+        slices, times_ms = self._slices[start:end], []
+        assert len(slices) == end - start, f"slices {start}:{end} with {len(self._slices)} loaded"
         with torch.inference_mode():
             # A copy in torch's own memory, whose alignment decides in which order kernels sum.
-            x_1CHW = torch.tensor(pixels).unsqueeze(0).to(self._accelerator, self._dtype)
-            out: torch.Tensor = self._module(x_1CHW)[0]
-            activation: npt.NDArray[np.float32] = out.to("cpu", torch.float32).numpy()
-        return activation
+            now: torch.Tensor = torch.tensor(x).unsqueeze(0).to(self._accelerator, self._dtype)
+            for one in slices:
+                began = time.perf_counter()
+                now = one(now)
+                times_ms.append((time.perf_counter() - began) * 1e3)
+            activation: npt.NDArray[np.float32] = now[0].to("cpu", torch.float32).numpy()
+        return activation, times_ms
 
 
-def load_head(served: ServedModel, config: DeviceConfig, get: GetShard) -> Head:
-    """Fetch what the cache lacks and load slices 0:cut from it. Blocking: the device's own thread calls it.
+#: Files that are in a codec's form already.
+_SUFFIXES = {"jpeg": (".jpg", ".jpeg"), "png": (".png",)}
+
+
+def image_payload(name: str, image: str, prepare: Preprocess) -> bytes:
+    """An image file in a codec's form; a file that is in that form already is sent as it is.
 
     Raises:
-        CutError: the model has no such cut, or the server takes no requests there.
-        ConfigError: codec, profile or memory budget do not go with this model.
-        ShardError: a shard or the manifest is not what it should be.
+        ImageError: the file cannot be read.
     """
-    manifest = Manifest.from_json(served.manifest_json)
-    if manifest.digest != served.manifest:
-        raise ShardError(
-            f"the server announces manifest {served.manifest[:12]} of {served.name!r} but sent {manifest.digest[:12]}; "
-            "restart the server"
-        )
-    check_cut(served, config)
-    config.profile.check_model(served.name, served.num_slices)
-    head_bytes, activation_bytes = head_memory(manifest, config.cut)
-    budget = config.profile.memory_budget_bytes
-    if budget is not None and head_bytes + activation_bytes > budget:
-        raise ConfigError(
-            f"head({config.cut}) of {served.name!r} does not fit device profile {config.profile.name!r}: shards "
-            f"{head_bytes} bytes + largest activation {activation_bytes} bytes > budget {budget} bytes; choose a "
-            "lower cut or a profile with more memory"
-        )
-    if config.accelerator == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"device {config.name!r} asks for accelerator cuda, but torch sees none on this node; use accelerator: cpu"
-        )
-    torch.set_num_threads(config.torch_threads)
-    module = None
-    if config.cut:
-        cache = ShardCache(Path(config.cache_directory).expanduser(), config.cache_max_bytes)
+    path = Path(image)
+    if path.suffix.lower() in _SUFFIXES.get(name, ()):
         try:
-            directory = cache.fetch(manifest, 0, config.cut, lambda shard: _pieces(shard, get))
-            module = load_span(directory, 0, config.cut).to(config.accelerator)
-        finally:
-            cache.close()
-    return Head(
-        Preprocess(manifest.spec),
-        module,
-        manifest=manifest.digest,
-        cut=config.cut,
-        num_slices=served.num_slices,
-        codec=config.codec,
-        dtype=next(module.parameters()).dtype if module is not None else torch.float32,
-        accelerator=config.accelerator,
-        size_bytes=head_bytes,
-        profile=config.profile,
-        seed=f"{config.seed}/{config.name}",
-    )
+            return path.read_bytes()
+        except OSError as error:
+            raise ImageError(f"image {image}: cannot be read ({error.strerror})") from error
+    return encode_image(name, read_image(image), prepare)
 
 
-def _pieces(shard: ShardInfo, get: GetShard) -> Iterator[bytes]:
-    """A shard's bytes, in chunks; ends early when the server's file does, which the cache then notices."""
-    for offset in range(0, shard.size_bytes, CHUNK_BYTES):
-        yield get(shard.sha256, offset, min(CHUNK_BYTES, shard.size_bytes - offset))
-
-
-def check_cut(served: ServedModel, config: DeviceConfig) -> None:
-    """Raise CutError or ConfigError unless the server takes this device's requests."""
-    n = served.num_slices
-    if not 0 <= config.cut <= n:
-        raise CutError(f"cut {config.cut} of {served.name!r}: it has {n} slices, so cuts are 0 to {n}")
-    if config.cut == n:
-        return
-    if config.cut not in served.entries:
-        raise CutError(
-            f"cut {config.cut} of {served.name!r} is no entry of this server; it takes {_listed(served.entries)}"
-        )
-    if config.codec not in served.codecs:
-        raise ConfigError(f"codec {config.codec!r}: the server takes {_listed(served.codecs)} for {served.name!r}")
-
-
-def head_memory(manifest: Manifest, cut: int) -> tuple[int, int]:
-    """(bytes of the shards 0:cut, bytes of the largest activation at their boundaries, as fp32)."""
-    shards = sum(shard.size_bytes for shard in manifest.shards[:cut])
-    return shards, max(4 * math.prod(shape) for shape in manifest.shapes[: cut + 1])
-
-
-def _listed(items: tuple[object, ...]) -> str:
-    return ", ".join(str(item) for item in items)
+def give_back_memory() -> None:
+    """glibc keeps freed memory for itself; ask it to return what is whole pages. Nothing elsewhere."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,7 +1,7 @@
 """The link between a device and the server: what it costs a payload to cross it.
 
-`DirectLink` adds nothing: the network under the transport is the link. Another link (an emulated rate, delay and loss,
-or an own class, ``link: package.module:Class`` in the fleet file) is asked on every crossing and returns when the bytes
+`DirectLink` adds nothing: the network under the transport is the link. Another link (`actors.emulated_link`, or an own
+class, ``link: package.module:Class`` in the fleet file) is asked on every crossing and returns when the bytes
 would have arrived, so that its time falls into a record's `network_ms`. An own link that emulates something says so in
 `emulated`; the word then stands beside every figure that it had a part in.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from actors.emulated_link import EmulatedLink
 from slicer.errors import ConfigError
 from slicer.plugins import load_object
 from slicer.wire import Answer, Request, ServedModel
@@ -25,6 +26,7 @@ class Link(Protocol):
 
     Each device has a link object of its own; all calls come from the device's event loop, and may overlap. A link that
     loses a request raises `slicer.errors.ServerError`, which the device treats like a vanished server: it tries again.
+    One that has a method ``begin(seed)`` is told of the beginning of every run.
     """
 
     @property
@@ -70,12 +72,30 @@ class Server(Protocol):
         """Give back what the transport holds. No call may follow."""
 
 
+class Kept:
+    """A server that several devices share: none of them closes it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.describe = server.describe
+        self.infer = server.infer
+        self.shard = server.shard
+
+    async def close(self) -> None:
+        """Nothing: who made the server closes it."""
+
+
 class LinkedServer:
     """A server behind a link: every payload crosses the link on its way there and back."""
 
     def __init__(self, server: Server, link: Link) -> None:
         self._server = server
         self._link = link
+
+    def begin(self, seed: str) -> None:
+        """A run begins; a link that changes over time does so from here on."""
+        if (begin := getattr(self._link, "begin", None)) is not None:
+            begin(seed)
 
     async def describe(self, model: str) -> ServedModel:
         """See `Server`."""
@@ -104,14 +124,18 @@ class LinkedServer:
 
 
 def make_link(name: str, options: Mapping[str, Any]) -> Link:
-    """``direct``, or an own class ``package.module:Class``, called with `options` as keyword arguments.
+    """``direct``, ``emulated``, or an own class ``package.module:Class``; `options` are its keyword arguments.
 
     Raises:
         ConfigError: the name is unknown, the class cannot be imported or made, or what it makes is no link.
     """
     if ":" not in name:
+        if name == "emulated":
+            return EmulatedLink(**options)
         if name != "direct":
-            raise ConfigError(f"unknown link {name!r}; this build has: direct; an own link is package.module:Class")
+            raise ConfigError(
+                f"unknown link {name!r}; this build has: direct, emulated; an own link is package.module:Class"
+            )
         if options:
             raise ConfigError(f"the direct link takes no options, but got {', '.join(sorted(options))}; remove them")
         return DirectLink()

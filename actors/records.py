@@ -25,7 +25,9 @@ class Record:
     Attributes:
         id: unique in the run.
         device: name of the device actor; `group`: its group in the fleet.
-        cut: the cut it was sent at; num_slices means that the device computed all of it.
+        cut: the cut it was sent at; num_slices: the device computed all of it, as planned.
+        codec: of what was sent, or would have been.
+        alone: the model with which the device finished by itself, since the server did not; `message` says why.
         image: index into the job's list of images; `label`: its class, None where unknown.
         scheduled_s: intended capture time, seconds since the start of the run on the device's clock.
         started_s: when the device began to work on it, same clock; `finished_s`: when the answer was there.
@@ -63,6 +65,8 @@ class Record:
     top1: int | None = None
     reference_top1: int | None = None
     overrun: bool = False
+    codec: str = ""
+    alone: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The record as one JSON object, for records.jsonl."""

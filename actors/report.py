@@ -116,6 +116,7 @@ def _figures(summary: Summary, unstable: bool) -> dict[str, Any]:
         "accuracy_top1": summary.accuracy_top1,
         "agreement_top1": summary.agreement_top1,
         "overruns": summary.overruns,
+        "alone": summary.alone,
     }
     if unstable:
         figures.update(dict.fromkeys(("mean_ms", "p50_ms", "p95_ms", "p99_ms", "phases_ms", "rest_ms")))
@@ -269,6 +270,11 @@ def remarks(result: Result) -> list[str]:
             lines.append(f"UNSTABLE: {run.strategy}, seed {run.seed}: its queue grew all through the run.")
     for name in result.strategies:
         summary = stats.summarise_runs(result.of(name))
+        if summary.alone:
+            lines.append(
+                f"ALONE: {name}: {summary.alone} of {summary.answered} answers the devices gave by themselves, since "
+                "the server was away, too late or refused."
+            )
         if summary.overruns:
             lines.append(
                 f"OVERRUN: {name}: {summary.overruns} of {summary.requests} emulated heads took longer on this host "

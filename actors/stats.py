@@ -78,6 +78,7 @@ class Summary:
     accuracy_top1: float | None
     agreement_top1: float | None
     overruns: int
+    alone: int
 
 
 def percentile(values: Sequence[float], q: float) -> float | None:
@@ -116,6 +117,7 @@ def summarise(records: Sequence[Record], elapsed_s: float | None = None) -> Summ
         accuracy_top1=mean([record.top1 == record.label for record in labelled]),
         agreement_top1=mean([record.top1 == record.reference_top1 for record in compared]),
         overruns=sum(record.overrun for record in records),
+        alone=sum(bool(record.alone) for record in answered),
     )
 
 

@@ -15,17 +15,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 from ray import serve
 
+from deployments.decoding import decode_rows
 from deployments.engine import Engine, Outcome
 from deployments.models import HostedModel
-from slicer import codec
-from slicer.errors import CodecError
+from slicer.codec import IMAGE_CODECS
 from slicer.wire import Refusal, Request
 
-#: Up to this much is decoded on the event loop (well below 1 ms); more goes to a thread, so that it is never held.
+#: Up to this much is decoded on the event loop (well below 1 ms); more, and any image, goes to a thread, so that the
+#: loop is never held.
 INLINE_BYTES = 4 << 20
 
 
@@ -64,26 +63,6 @@ class _Parcel:
 
 #: What becomes of one request: its outcome and when it was admitted, or why it was not.
 Result = tuple[Outcome, float] | Refusal
-
-
-def decode_rows(requests: Sequence[Request]) -> tuple[npt.NDArray[np.float32], list[Refusal | None]]:
-    """Decode requests of one model and cut into one [B, ...] float32 array.
-
-    Returns the array of the good rows, in order, and per request its refusal or None: one bad payload does not touch
-    its neighbours.
-    """
-    rows = np.empty((len(requests), *requests[0].shape), dtype=np.float32)
-    refusals: list[Refusal | None] = []
-    good = 0
-    for request in requests:
-        try:
-            codec.decode_into(request.codec, request.payload, rows[good])
-        except CodecError as error:
-            refusals.append(Refusal(request.id, "not_finite", str(error)))
-        else:
-            refusals.append(None)
-            good += 1
-    return rows[:good], refusals
 
 
 class Admission:
@@ -131,16 +110,16 @@ class Admission:
 
     async def _admit_all(self, arrivals: Sequence[Arrival]) -> list[Admitted | Refusal]:
         self._loop = asyncio.get_running_loop()
-        groups: dict[tuple[str, int], list[int]] = defaultdict(list)
+        groups: dict[tuple[str, int, str], list[int]] = defaultdict(list)
         for index, arrival in enumerate(arrivals):
-            groups[arrival.model.name, arrival.request.cut].append(index)
+            groups[arrival.model.name, arrival.request.cut, arrival.request.codec].append(index)
         results: list[Admitted | Refusal | None] = [None] * len(arrivals)
-        for (model, cut), members in groups.items():
-            requests = [arrivals[index].request for index in members]
-            if sum(len(request.payload) for request in requests) > INLINE_BYTES:
-                rows, refusals = await self._loop.run_in_executor(None, decode_rows, requests)
+        for (model, cut, codec), members in groups.items():
+            hosted, requests = arrivals[members[0]].model, [arrivals[index].request for index in members]
+            if codec in IMAGE_CODECS or sum(len(request.payload) for request in requests) > INLINE_BYTES:
+                rows, refusals = await self._loop.run_in_executor(None, decode_rows, hosted, requests)
             else:
-                rows, refusals = decode_rows(requests)
+                rows, refusals = decode_rows(hosted, requests)
             good = []
             for index, refusal in zip(members, refusals, strict=True):
                 results[index] = refusal

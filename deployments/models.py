@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from deployments.config import ModelConfig
 from slicer import codec, shards, zoo
+from slicer.codec_images import decode_images
 from slicer.errors import CodecError, ConfigError
+from slicer.images import Preprocess
 from slicer.model import SlicedModel, slice_spec
 from slicer.wire import Refusal, Request, ServedModel
 
@@ -41,6 +47,8 @@ class HostedModel:
         self.num_slices = self.sliced.num_slices
         self.shapes = tuple(self.sliced.shape_at(cut) for cut in range(self.num_slices + 1))
         self.entries = self._entries()
+        self._takes_images = 0 in self.entries and self.shapes[0][0] in (1, 3) and len(self.shapes[0]) == 3
+        self._preprocess = Preprocess(self.manifest.spec) if self._takes_images else None
         self._files = {shard.sha256: self.directory / shard.file for shard in self.manifest.shards}
 
     def _entries(self) -> tuple[int, ...]:
@@ -65,7 +73,7 @@ class HostedModel:
             num_slices=self.num_slices,
             entries=self.entries,
             strategy=self.config.strategy,
-            codecs=codec.CODECS,
+            codecs=codec.CODECS + (codec.IMAGE_CODECS if self._takes_images else ()),
             emulated=emulated,
         )
 
@@ -93,11 +101,34 @@ class HostedModel:
             )
         if request.top_k is not None and request.top_k < 1:
             return Refusal(request.id, "bad_shape", f"top_k is {request.top_k}; it must be at least 1, or None")
+        if request.codec in codec.IMAGE_CODECS:
+            return self._check_image(request)
         try:
             codec.check_payload(request.codec, request.shape, request.payload)
         except CodecError as error:
             return Refusal(request.id, "bad_codec", str(error))
         return None
+
+    def _check_image(self, request: Request) -> Refusal | None:
+        exact = codec.image_bytes(request.codec, self.shapes[0])
+        size, message = len(request.payload), ""
+        if request.cut != 0 or not self._takes_images:
+            message = f"codec {request.codec} at cut {request.cut} of model {self.name!r}; images enter at cut 0"
+            message += "" if self._takes_images else ", of models of one or three channels"
+        elif size != exact if exact is not None else not size:
+            message = f"the payload has {size} bytes; {request.codec} of {self.shapes[0]} has {exact or 'more'}"
+        return Refusal(request.id, "bad_codec", message) if message else None
+
+    def decode(self, name: str, payloads: Sequence[bytes | memoryview], cut: int) -> npt.NDArray[np.float32]:
+        """Payloads of one codec to rows [B, *shape at the cut], images preprocessed as timm would. Any thread.
+
+        Raises:
+            CodecError: one of them is bad.
+        """
+        if name in codec.IMAGE_CODECS:
+            assert self._preprocess is not None, "checked before"
+            return decode_images(name, payloads, self._preprocess)
+        return codec.decode_batch(name, payloads, self.shapes[cut])
 
     def release(self) -> None:
         """Forget the weights on the host; whoever runs the model holds what it needs."""

@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from ray import serve
 
-from deployments.admission import Arrival, Result, decode_rows
+from deployments.admission import Arrival, Result
+from deployments.decoding import decode_rows
 from deployments.engine import Outcome
 from deployments.executors import Executor, Floats
 from deployments.models import HostedModel
@@ -70,7 +71,7 @@ class Naive:
 
     def _handler(self, model: HostedModel, entry: int) -> Callable[[list[Arrival]], Awaitable[list[Result]]]:
         async def run_tail(arrivals: list[Arrival]) -> list[Result]:
-            batch, refusals = decode_rows([arrival.request for arrival in arrivals])
+            batch, refusals = decode_rows(model, [arrival.request for arrival in arrivals])
             good = [arrival for arrival, refusal in zip(arrivals, refusals, strict=True) if refusal is None]
             rows = [Row(next(self._keys), model.name, entry, arrival.arrived_s) for arrival in good]
             logits, seconds = batch, 0.0

@@ -23,6 +23,7 @@ import ray
 import torch
 
 from deployments.admission import Admission, Arrival
+from deployments.answered import Answered
 from deployments.calibrate import measure
 from deployments.config import ServerConfig, parse_config
 from deployments.cost_profiles import load_profile_of, save_profiles
@@ -30,6 +31,7 @@ from deployments.costs import CostModel
 from deployments.engine import Outcome
 from deployments.executors import make_executor, resident_set_bytes
 from deployments.ingress import Ingress
+from deployments.load_report import LoadReport
 from deployments.models import HostedModel
 from deployments.naive import Naive
 from deployments.pipelined import engine_class
@@ -74,6 +76,8 @@ class TailServer:
         self._notes += http_notes(self._config, self._url)
         shard_dir = Path(self._config.shard_dir).expanduser()
         self._models = {model.name: HostedModel(model, shard_dir) for model in self._config.models}
+        self._loads = {name: LoadReport(m.entries, m.num_slices) for name, m in self._models.items()}
+        self._answered = Answered()
         self._nvml = Nvml()
         self._telemetry = Telemetry()
         self._watch: asyncio.Task[None] | None = None
@@ -171,8 +175,12 @@ class TailServer:
         arrived_s = time.monotonic()
         self._ensure_watch()
         answers: dict[int, Answer] = {}
+        if any(request.again for request in requests):
+            answers = await self._answered_before(requests)
         arrivals: dict[int, Arrival] = {}
         for index, request in enumerate(requests):
+            if index in answers:
+                continue
             model = self._models.get(request.model)
             if model is None:
                 answers[index] = self._unknown(request.id, request.model)
@@ -181,14 +189,32 @@ class TailServer:
             else:
                 arrivals[index] = Arrival(model, request, arrived_s)
         if arrivals:
-            parcel = list(arrivals.values())
-            results = await (self._naive or self._admission).infer(parcel)
-            for index, arrival, result in zip(arrivals, parcel, results, strict=True):
-                answers[index] = result if isinstance(result, Refusal) else self._answer(arrival, *result)
+            answers.update(await self._run(arrivals))
         for index, request in enumerate(requests):
             if request.model in self._models:
                 self._telemetry.count(request.model, request.cut, answers[index])
         return [answers[index] for index in range(len(requests))]
+
+    async def _run(self, arrivals: dict[int, Arrival]) -> dict[int, Answer]:
+        """Checked requests through the engine."""
+        answers: dict[int, Answer] = {}
+        parcel = list(arrivals.values())
+        for arrival in parcel:
+            self._answered.begin(arrival.request)
+        try:
+            results = await (self._naive or self._admission).infer(parcel)
+            for index, arrival, result in zip(arrivals, parcel, results, strict=True):
+                answers[index] = result if isinstance(result, Refusal) else self._answer(arrival, *result)
+        finally:
+            for index, arrival in arrivals.items():
+                self._answered.end(arrival.request, answers.get(index))
+        return answers
+
+    async def _answered_before(self, requests: list[Request]) -> dict[int, Answer]:
+        """Those that were sent before and are answered, or at work."""
+        again = {index: self._answered.earlier(request) for index, request in enumerate(requests) if request.again}
+        found = zip(again, await asyncio.gather(*again.values()), strict=True)
+        return {index: answer for index, answer in found if isinstance(answer, Reply)}
 
     def _answer(self, arrival: Arrival, outcome: Outcome, admitted_s: float) -> Answer:
         request = arrival.request
@@ -203,10 +229,13 @@ class TailServer:
             total_ms=(time.monotonic() - arrival.arrived_s) * 1e3,
             rows_per_step=outcome.rows_per_step,
         )
+        load = self._loads[request.model]
+        load.observe(request.cut, timings.admission_ms + timings.queue_ms, timings.execution_ms)
+        said = load.report() if request.wants_load else ()
         if request.top_k is None:
             logits = np.ascontiguousarray(outcome.logits, dtype="<f4")
-            return Reply(request.id, timings, (), logits.tobytes(), logits.shape, self._name)
-        return Reply(request.id, timings, top_k(outcome.logits, request.top_k), b"", (), self._name)
+            return Reply(request.id, timings, (), logits.tobytes(), logits.shape, self._name, said)
+        return Reply(request.id, timings, top_k(outcome.logits, request.top_k), b"", (), self._name, said)
 
     def _unknown(self, request_id: str, model: str) -> Refusal:
         known = ", ".join(self._models)

@@ -12,12 +12,13 @@ import asyncio
 
 from actors.device import Device
 from actors.head import Computed
+from slicer.planner import Choice
 
 
 class FanlessDevice(Device):
     """Half of the time it cools. The next image waits meanwhile, and that is in its `wait_ms`."""
 
-    async def compute(self, image: str) -> Computed:
-        computed = await super().compute(image)
+    async def compute(self, image: str, choice: Choice) -> Computed:
+        computed = await super().compute(image, choice)
         await asyncio.sleep(computed.head_ms / 1e3)
         return computed

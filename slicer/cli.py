@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from slicer.errors import HeadTailError
+from slicer import plan_table
+from slicer.errors import ConfigError, HeadTailError
 
 if TYPE_CHECKING:
     from slicer.manifest import Manifest
@@ -41,6 +42,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="of weights and activations (default fp32)")
     p.add_argument("--seed", type=int, help="of random weights, where none are given (default 0)")
     p.add_argument("--export", metavar="DIR", help="write one safetensors file per slice and a manifest")
+    p.add_argument("--profile", metavar="FILE", help="time every slice on this machine and write a device profile")
+    p.add_argument("--batches", type=_batches, default=[1], metavar="1,2,..", help="of --profile (default 1)")
+    p.add_argument("--threads", type=int, metavar="N", help="of torch, for --profile (default: torch's own)")
+    plan_table.add_arguments(p)
     p.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     return p
 
@@ -75,10 +80,47 @@ def _run(args: argparse.Namespace) -> str:
     sliced = slice_spec(spec, args.slices, at=args.at)
     if args.boundaries:
         return json.dumps(_boundaries(sliced)) if args.json else _boundary_table(args.model, sliced)
+    if args.profile:
+        return _profile(args, sliced)
+    if args.plan:
+        return _plan(args, sliced)
     manifest = shards.export(sliced, args.export) if args.export else None
     if args.json:
         return json.dumps(describe(args.model, sliced, manifest, args.export))
     return _report(args.model, sliced, manifest, args.export)
+
+
+def _profile(args: argparse.Namespace, sliced: SlicedModel) -> str:
+    import torch
+
+    from slicer import profiling
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    path = Path(args.profile)
+    profile = profiling.measure(sliced, name=path.stem, model=args.model, batches=args.batches)
+    text = profiling.to_yaml(profile)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--profile {path}: cannot be written ({error.strerror})") from error
+    if args.json:
+        return json.dumps(profile.model_dump(mode="json"))
+    return f"{text}\nwritten to {path}; a fleet's group takes it as `profile: {path}`"
+
+
+def _plan(args: argparse.Namespace, sliced: SlicedModel) -> str:
+    from slicer.profiles import load_profile
+
+    profile = load_profile(args.plan)
+    estimates, chosen = plan_table.plan(args, sliced, profile)
+    if args.json:
+        return json.dumps(plan_table.document(estimates, chosen))
+    lines = [f"{args.model} on device {profile.name!r} ({', '.join(profile.emulated)})", ""]
+    lines += _table(plan_table.rows(estimates, chosen))
+    if args.execution_ms is None:
+        lines += ["", "No --execution-ms was given, so the server takes no time in this table."]
+    return "\n".join(lines)
 
 
 def describe(name: str, sliced: SlicedModel, manifest: Manifest | None, directory: str | None) -> dict[str, Any]:
@@ -224,6 +266,13 @@ def _slices(text: str) -> int | Literal["all"]:
 
 def _places(text: str) -> list[str | int]:
     return [int(place) if place.isdecimal() else place for place in (part.strip() for part in text.split(","))]
+
+
+def _batches(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of batch sizes such as 1,2,4") from None
 
 
 def _kwargs(text: str) -> dict[str, Any]:

@@ -27,12 +27,15 @@ import numpy as np
 import numpy.typing as npt
 
 from slicer import codec_int
-from slicer.errors import CodecError
+from slicer.errors import CodecError, NotFiniteError
 
 Array = npt.NDArray[np.float32]
 
 #: Names of the codecs, the exact one first.
 CODECS: tuple[str, ...] = ("fp32", "fp16", "bf16", *codec_int.BITS)
+
+#: Names of the codecs that carry an image, at cut 0 only (`slicer.codec_images`).
+IMAGE_CODECS: tuple[str, ...] = ("rgb8", "png", "jpeg")
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {
     "fp32": np.dtype("<f4"),
@@ -61,6 +64,13 @@ def encoded_bytes(codec: str, shape: Sequence[int]) -> int:
     return math.prod(shape) * _DTYPES[stored].itemsize
 
 
+def image_bytes(codec: str, shape: Sequence[int]) -> int | None:
+    """Exact payload size of an image codec for a model input of `shape`; None where it depends on the image."""
+    if codec not in IMAGE_CODECS:
+        raise CodecError(f"unknown image codec {codec!r}; this build has {', '.join(IMAGE_CODECS)}")
+    return math.prod(shape) if codec == "rgb8" else None
+
+
 def encode(codec: str, activation: npt.NDArray[np.floating]) -> bytes:
     """One activation (no batch dimension) to bytes, row-major.
 
@@ -82,10 +92,16 @@ def encode(codec: str, activation: npt.NDArray[np.floating]) -> bytes:
             finite = bool(np.isfinite(x if stored == "fp32" else _from_bf16(encoded)).all())
     if not finite:
         if not np.isfinite(activation).all():
-            raise CodecError(_NOT_FINITE)
+            raise NotFiniteError(_NOT_FINITE)
         peak = float(np.abs(activation).max())
         raise CodecError(f"the activation reaches {peak:.3g}, more than {codec} can hold; use fp32 for this model")
     return encoded.tobytes()
+
+
+def check_finite(activation: npt.NDArray[np.floating]) -> None:
+    """Raise CodecError if it holds NaN or infinity."""
+    if not np.isfinite(activation).all():
+        raise NotFiniteError(_NOT_FINITE)
 
 
 def check_payload(codec: str, shape: Sequence[int], payload: bytes | memoryview) -> None:
@@ -159,7 +175,7 @@ def _decode(codec: str, raw: npt.NDArray[np.uint8], out: Array) -> None:
     values = raw.view(_DTYPES[stored]).reshape(out.shape)
     np.copyto(out, _from_bf16(values) if stored == "bf16" else values, casting="same_kind")
     if not np.isfinite(out).all():  # 4 us for 151 kB; a sum in float64, without a temporary, takes 14
-        raise CodecError(_NOT_FINITE)
+        raise NotFiniteError(_NOT_FINITE)
 
 
 def _to_bf16(x: Array) -> npt.NDArray[np.uint16]:

@@ -20,13 +20,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from slicer.codec import IMAGE_CODECS
 from slicer.errors import CodecError
 from slicer.images import Preprocess
 
 Array = npt.NDArray[np.float32]
-
-#: Names of the codecs that carry an image.
-IMAGE_CODECS: tuple[str, ...] = ("rgb8", "png", "jpeg")
 
 #: No PNG or JPEG of more pixels is decoded: a file of some kB can claim gigabytes.
 MAX_PIXELS = 50_000_000
@@ -54,12 +52,6 @@ def encode_image(codec: str, image: Image.Image, preprocess: Preprocess, *, qual
     else:
         plain.save(file, "PNG", compress_level=1)
     return file.getvalue()
-
-
-def image_bytes(codec: str, shape: Sequence[int]) -> int | None:
-    """Exact payload size for a model input of `shape`; None where it depends on the image."""
-    _known(codec)
-    return math.prod(shape) if codec == "rgb8" else None
 
 
 def decode_images(codec: str, payloads: Sequence[bytes | memoryview], preprocess: Preprocess) -> Array:

@@ -43,6 +43,10 @@ class CodecError(HeadTailError):
     """An activation cannot be encoded, or a payload cannot be decoded."""
 
 
+class NotFiniteError(CodecError):
+    """An activation, decoded or to be encoded, holds NaN or infinity."""
+
+
 class ImageError(HeadTailError):
     """An image or a label file cannot be read."""
 

@@ -56,6 +56,8 @@ def encode_requests(requests: Sequence[Request]) -> bytes:
             "top_k": request.top_k,
             "deadline_ms": request.deadline_ms,
             "size": len(request.payload),
+            **({"again": True} if request.again else {}),
+            **({"wants_load": True} if request.wants_load else {}),
         }
         for request in requests
     ]
@@ -83,6 +85,8 @@ def decode_requests(body: Buffer) -> list[Request]:
                 payload=_piece(rest, start, size),
                 top_k=None if entry.get("top_k") is None else _integer(entry, "top_k", -_MAX_DIM),
                 deadline_ms=None if entry.get("deadline_ms") is None else _number(entry, "deadline_ms"),
+                again=_flag(entry, "again"),
+                wants_load=_flag(entry, "wants_load"),
             )
         )
         start += size
@@ -109,6 +113,7 @@ def encode_answers(answers: Sequence[Answer]) -> bytes:
                 "top_k": answer.top_k,
                 "shape": answer.logits_shape,
                 "size": len(answer.logits),
+                **({"load": answer.load} if answer.load else {}),
             }
         )
         payloads.append(answer.logits)
@@ -140,6 +145,7 @@ def decode_answers(body: Buffer) -> list[Answer]:
                 logits=bytes(_piece(rest, start, size)),
                 logits_shape=_shape(entry, "shape"),
                 server=_text(entry, "server"),
+                load=_load(entry) if "load" in entry else (),
             )
         )
         start += size
@@ -243,6 +249,13 @@ def _number(entry: Mapping[str, Any], key: str) -> float:
     return float(value)
 
 
+def _flag(entry: Mapping[str, Any], key: str) -> bool:
+    value = entry.get(key, False)
+    if not isinstance(value, bool):
+        raise _wrong(key, value, "true or false")
+    return value
+
+
 def _list(entry: Mapping[str, Any], key: str) -> list[Any]:
     value = entry.get(key)
     if not isinstance(value, list):
@@ -285,6 +298,16 @@ def _pairs(entry: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:
         if not (isinstance(pair, list) and len(pair) == 2 and _is_integer(pair[0], 0) and type(pair[1]) is float):
             raise _wrong("top_k", pair, "a pair of class and score")
     return tuple((index, score) for index, score in pairs)
+
+
+def _load(entry: Mapping[str, Any]) -> tuple[tuple[int, float, float], ...]:
+    rows = _list(entry, "load")
+    for row in rows:
+        if not (isinstance(row, list) and len(row) == 3 and _is_integer(row[0], 0)):
+            raise _wrong("load", row, "an entry and two durations")
+        if not all(type(value) in (int, float) and 0 <= value < 1e15 for value in row[1:]):
+            raise _wrong("load", row, "an entry and two durations")
+    return tuple((row[0], float(row[1]), float(row[2])) for row in rows)
 
 
 def _piece(rest: memoryview, start: int, size: int) -> memoryview:

@@ -92,6 +92,27 @@ def load_span(directory: str | Path, start: int, end: int) -> nn.Module:
     return span
 
 
+def load_slices(directory: str | Path, start: int, end: int) -> list[nn.Module]:
+    """Slices ``start:end`` one by one: run in order they are ``load_span(directory, start, end)``, bit for bit.
+
+    For who adds or drops slices later. Memory, threads and errors as `load_span`; an empty span is no slice.
+    """
+    manifest = load_manifest(directory)
+    if start == end and 0 <= start <= manifest.num_slices:
+        return []
+    shards = manifest.span_shards(start, end)
+    with torch.inference_mode(False):
+        structure = _structure(manifest, str(directory))
+        slices = []
+        for index, shard in enumerate(shards, start):
+            tensors = _read(directory, [shard])
+            one = structure.span(index, index + 1)
+            _check(named_tensors(one), tensors, manifest, str(directory))
+            _fill(one, tensors)
+            slices.append(one)
+    return slices
+
+
 def load_sliced(directory: str | Path) -> SlicedModel:
     """The whole model of an export, sliced, from the files alone; for the server. Its spec names no checkpoint.
 

@@ -45,6 +45,9 @@ class Request:
         payload: the encoded activation; a memoryview where it came in a larger body (`slicer.packet`).
         top_k: return so many (class, score) pairs; None returns all logits.
         deadline_ms: what is left until the answer is worthless, at the moment of sending; None: no deadline.
+        again: this id was sent before and its answer did not come: the server gives the answer that it has, or that is
+            on its way, instead of running the row twice. Whoever sets it makes ids that nobody else makes.
+        wants_load: the reply shall say how busy the server is (`Reply.load`).
     """
 
     id: str
@@ -56,6 +59,8 @@ class Request:
     payload: bytes | memoryview
     top_k: int | None = None
     deadline_ms: float | None = None
+    again: bool = False
+    wants_load: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,8 @@ class Reply:
         top_k: (class, logit) pairs, best first; empty when all logits were asked for.
         logits: float32, little-endian, `logits_shape`; empty when top_k was asked for.
         server: name of the replica, for the record.
+        load: (entry, ms in queues, ms of execution) of this model's entries, smoothed; where it was asked for and the
+            server has seen requests lately.
     """
 
     id: str
@@ -93,6 +100,7 @@ class Reply:
     logits: bytes = b""
     logits_shape: tuple[int, ...] = ()
     server: str = ""
+    load: tuple[tuple[int, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from slicer import codec_images, zoo
-from slicer.codec_images import decode_images, encode_image, image_bytes
+from slicer import zoo
+from slicer.codec import IMAGE_CODECS, image_bytes
+from slicer.codec_images import decode_images, encode_image
 from slicer.errors import CodecError
 from slicer.images import Preprocess
 
@@ -71,11 +72,11 @@ def test_the_size_of_rgb8_is_exact_and_none_is_known_of_the_others(preprocess: P
 
 
 def test_no_payload_is_a_batch_of_none(preprocess: Preprocess) -> None:
-    for codec in codec_images.IMAGE_CODECS:
+    for codec in IMAGE_CODECS:
         assert decode_images(codec, [], preprocess).shape == (0, 3, 224, 224)
 
 
-@pytest.mark.parametrize("codec", codec_images.IMAGE_CODECS)
+@pytest.mark.parametrize("codec", IMAGE_CODECS)
 def test_a_truncated_or_foreign_payload_is_refused(preprocess: Preprocess, codec: str) -> None:
     good = encode_image(codec, photograph(64, 64), preprocess)
     other = encode_image("png" if codec == "jpeg" else "jpeg", photograph(64, 64), preprocess)

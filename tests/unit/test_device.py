@@ -19,15 +19,17 @@ from actors.fleet_config import DeviceConfig, Retry
 from actors.head import Computed
 from actors.links import LinkedServer
 from actors.plan import Arrival, Closed, Plan
-from actors.profiles import NATIVE
 from actors.records import Record
 from actors.runner import Run, lost_run
 from slicer.errors import CodecError, ConfigError, CutError, ImageError, ShardError
+from slicer.planner import Choice
+from slicer.profiles import NATIVE
 from slicer.wire import ServedModel
 from tests.unit import virtual_time
 
 HEAD_S = 0.010
 SERVER_S = 0.030
+LOAD_S = 0.200
 SERVED = ServedModel("m", "digest-1", "{}", 4, (0, 1, 2, 3), "per_tail", ("fp32", "fp16"))
 RETRY = Retry(attempts=3, first_pause_s=0.1, max_pause_s=1.0, budget_s=5.0)
 
@@ -37,21 +39,37 @@ class FakeHead:
 
     def __init__(self, served: ServedModel, config: DeviceConfig) -> None:
         self.manifest = served.manifest
+        self.num_slices = served.num_slices
+        self.loaded = served.num_slices if config.alone else config.cut
         self.size_bytes = 77
-        self._whole = config.cut == served.num_slices
 
     def reseed(self, seed: str) -> None:
         self.seed = seed
 
-    def compute(self, image: str) -> Computed:
+    def extend(self, slices: list[Any]) -> None:
+        self.loaded += len(slices)
+
+    def rehearse(self) -> list[float]:
+        return [HEAD_S * 1e3 / 2] * self.num_slices
+
+    def trim(self, count: int) -> None:
+        self.loaded = min(self.loaded, count)
+
+    def compute(self, image: str, choice: Choice) -> Computed:
+        assert choice.cut <= self.loaded, "slices that are not there cannot run"
         if image == "damaged.png":
             raise ImageError("image damaged.png cannot be read")
         if image == "nan.png":
             raise CodecError("the activation holds NaN or infinity")
         if image == "bug.png":
             raise RuntimeError("a bug")
-        logits = np.array([0.1, 0.9, 0.5], np.float32) if self._whole else None
-        return Computed(self.manifest, (3,), b"" if self._whole else self.manifest.encode(), logits, HEAD_S * 1e3, 0.5)
+        whole = choice.cut == self.num_slices
+        logits = np.array([0.1, 0.9, 0.5], np.float32) if whole else None
+        payload = b"" if whole else self.manifest.encode()
+        return Computed(self.manifest, (3,), payload, logits, HEAD_S * 1e3, 0.5, cut=choice.cut, codec=choice.codec)
+
+    def finish(self, computed: Computed, image: str) -> Computed:
+        return self.compute(image, Choice(self.num_slices, "fp32"))
 
 
 class VirtualDevice(Device):
@@ -61,17 +79,27 @@ class VirtualDevice(Device):
     starts = 0
 
     async def start(self) -> None:
-        self.served = await self._server.describe(self.config.model)
-        self._head = self._load(self.served, self.config, lambda *_: b"")
         self.starts += 1
+        await super().start()
 
-    async def compute(self, image: str) -> Computed:
+    async def in_thread(self, function: Any, *args: Any) -> Any:
+        return function(*args)
+
+    async def beside(self, function: Any, *args: Any) -> Any:
+        await asyncio.sleep(LOAD_S)
+        return function(*args)
+
+    async def finish(self, computed: Computed, image: str) -> Computed:
+        await asyncio.sleep(HEAD_S)
+        return await super().finish(computed, image)
+
+    async def compute(self, image: str, choice: Choice) -> Computed:
         self.heads_at_once += 1
         assert self.heads_at_once == 1, "two heads ran at once on one device"
         await asyncio.sleep(HEAD_S)
         self.heads_at_once -= 1
         assert self._head is not None
-        return self._head.compute(image)
+        return self._head.compute(image, choice)
 
 
 def config(**changes: Any) -> DeviceConfig:
@@ -92,7 +120,13 @@ def make(server: FakeServer, **changes: Any) -> VirtualDevice:
     def load(served: ServedModel, config: DeviceConfig, get: object) -> Any:
         return FakeHead(served, config)
 
-    return VirtualDevice(config(**changes), server, load=load, clock=virtual_time.VirtualClock())
+    return VirtualDevice(
+        config(**changes),
+        server,
+        load=load,
+        more=lambda served, config, get, start, end: [None] * (end - start),  # type: ignore[misc]
+        clock=virtual_time.VirtualClock(),
+    )
 
 
 def fake_server(**changes: Any) -> FakeServer:
@@ -437,9 +471,9 @@ def test_a_real_device_runs_its_head_off_the_event_loop() -> None:
     ran_in: list[str] = []
 
     class ThreadHead(FakeHead):
-        def compute(self, image: str) -> Computed:
+        def compute(self, image: str, choice: Choice) -> Computed:
             ran_in.append(threading.current_thread().name)
-            return super().compute(image)
+            return super().compute(image, choice)
 
     async def scenario() -> Record:
         device = Device(config(), fake_server(), load=lambda served, config, get: ThreadHead(served, config))  # type: ignore[arg-type, return-value]

@@ -69,7 +69,7 @@ def test_a_file_finds_profiles_beside_itself(tmp_path: Path) -> None:
         ({"accelerator": "cuda"}, "set gpus"),
         ({"gpus": 1}, "set accelerator: cuda"),
         ({"device": "fast"}, r"package\.module:Class"),
-        ({"link": "wifi"}, r"package\.module:Class"),
+        ({"link": "pigeon"}, r"package\.module:Class"),
         ({"profile": "slow-board", "torch_threads": 2}, "leave torch_threads out"),
         ({"profile": "slow-board", "accelerator": "cuda", "gpus": 1}, "leave accelerator and gpus out"),
     ],

@@ -16,13 +16,15 @@ import torch
 from actors.device import Ask, Device
 from actors.fake import FakeServer
 from actors.fleet_config import DeviceConfig, Retry
-from actors.head import Head, head_memory, load_head
-from actors.profiles import NATIVE, Profile, Spread
+from actors.head import Head
+from actors.loading import head_memory, load_head
 from actors.records import Record
 from slicer import codec, slice_model
 from slicer.errors import ConfigError, CutError, HeadTailError, ImageError, ShardError
 from slicer.images import Preprocess, write_digits
 from slicer.model import SlicedModel
+from slicer.planner import Choice
+from slicer.profiles import NATIVE, Profile, Spread
 from slicer.shards import Manifest, export, load_span
 from slicer.wire import Request, ServedModel
 
@@ -91,7 +93,7 @@ def test_head_and_tail_give_the_unsliced_models_logits_at_every_cut(
 ) -> None:
     head = load_head(exported.served, config(tmp_path, cut=cut), exported.get)
     for image in exported.images:
-        computed = head.compute(image)
+        computed = head.compute(image, Choice(cut, "fp32"))
         if computed.logits is not None:
             assert cut == N
             logits = torch.from_numpy(computed.logits)
@@ -107,7 +109,9 @@ def test_head_and_tail_give_the_unsliced_models_logits_at_every_cut(
 
 
 def test_what_crosses_is_the_heads_activation_bit_for_bit(exported: Exported, tmp_path: Path) -> None:
-    computed = load_head(exported.served, config(tmp_path, cut=3), exported.get).compute(exported.images[0])
+    computed = load_head(exported.served, config(tmp_path, cut=3), exported.get).compute(
+        exported.images[0], Choice(3, "fp32")
+    )
     pixels = torch.from_numpy(Preprocess(exported.manifest.spec)(exported.images[0])).unsqueeze(0)
     with torch.inference_mode():
         expected = exported.sliced.head(3)(pixels)
@@ -165,7 +169,7 @@ def test_an_unreadable_image_is_named(exported: Exported, tmp_path: Path) -> Non
     damaged.write_bytes(b"no image")
     head = load_head(exported.served, config(tmp_path), exported.get)
     with pytest.raises(ImageError, match=r"damaged\.png"):
-        head.compute(str(damaged))
+        head.compute(str(damaged), Choice(2, "fp32"))
 
 
 def emulated(**changes: Any) -> Profile:
@@ -233,11 +237,9 @@ def emulated_head(draw_ms: float, draw_prepare_ms: float | None, spent_s: float 
     )
     head = Head(
         prepare,
-        torch.nn.Identity(),
+        [torch.nn.Identity()],
         manifest="d",
-        cut=1,
         num_slices=N,
-        codec="fp32",
         profile=profile,
         sleep=waits,
     )
@@ -246,7 +248,7 @@ def emulated_head(draw_ms: float, draw_prepare_ms: float | None, spent_s: float 
 
 def test_an_emulated_head_waits_for_what_is_left_of_its_drawn_time() -> None:
     head, waits = emulated_head(draw_ms=5000.0, draw_prepare_ms=1000.0)
-    computed = head.compute("any")
+    computed = head.compute("any", Choice(1, "fp32"))
     assert not computed.overrun
     assert len(waits) == 1
     assert 5.5 < waits[0] < 6.0  # six seconds less what this host really needed
@@ -254,13 +256,13 @@ def test_an_emulated_head_waits_for_what_is_left_of_its_drawn_time() -> None:
 
 def test_without_a_drawn_time_preprocessing_takes_what_it_takes() -> None:
     head, waits = emulated_head(draw_ms=1000.0, draw_prepare_ms=None, spent_s=0.05)
-    assert not head.compute("any").overrun
+    assert not head.compute("any", Choice(1, "fp32")).overrun
     assert 0.9 < waits[0] <= 1.0  # the 50 ms of preprocessing are not taken off the slices' second
 
 
 def test_a_host_that_is_slower_than_the_device_is_an_overrun() -> None:
     head, waits = emulated_head(draw_ms=1.0, draw_prepare_ms=1.0, spent_s=0.05)
-    assert head.compute("any").overrun
+    assert head.compute("any", Choice(1, "fp32")).overrun
     assert waits == []
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from ray.serve import context
 from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve._private.config import DeploymentConfig
@@ -20,7 +21,9 @@ from deployments.config import STRATEGIES
 from deployments.cost_profiles import load_profile
 from deployments.tail import TailServer, top_k
 from slicer import codec, zoo
+from slicer.codec_images import encode_image
 from slicer.errors import ConfigError
+from slicer.images import Preprocess
 from slicer.model import SlicedModel, slice_spec
 from slicer.wire import Refusal, Reply, Request
 
@@ -335,3 +338,82 @@ def test_an_own_executor_from_outside_the_packages_runs_the_steps(
     steps = [line.split(",")[:4] for line in (tmp_path / "steps.csv").read_text().splitlines()]
     # One row that entered at cut 2 of 4: slice 2:3, then 3:4, alone.
     assert steps == [[MODEL, "2", "3", "1"], [MODEL, "3", "4", "1"]]
+
+
+def test_images_at_cut_0_are_preprocessed_as_timm_would_and_bad_ones_answer_for_themselves(
+    sliced: SlicedModel, shard_dir: Path
+) -> None:
+    server = server_of(shard_dir)
+    digest, shape = server._models[MODEL].manifest.digest, tuple(sliced.shape_at(0))
+    prepare = Preprocess(server._models[MODEL].manifest.spec)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    picture = Image.fromarray(pixels).convert(prepare.mode)
+    good = {name: encode_image(name, picture, prepare) for name in ("rgb8", "png")}
+    bad = [("png", good["png"][:40]), ("rgb8", b"short"), ("jpeg", b""), ("png", b"no image")]
+    requests = [Request(name, MODEL, digest, 0, name, shape, payload) for name, payload in good.items()]
+    requests += [Request("bad", MODEL, digest, 0, name, shape, payload) for name, payload in bad]
+    requests.append(Request("late", MODEL, digest, 1, "png", tuple(sliced.shape_at(1)), good["png"]))
+    answers = run(lambda: server.infer_parcel(requests), server)
+    with torch.inference_mode():
+        want = sliced.module(torch.from_numpy(prepare(picture))[None])[0].numpy()
+    for answer in answers[:2]:
+        assert isinstance(answer, Reply), answer
+        assert np.abs(logits_of(answer) - want).max() < 1e-5
+    assert [answer.code for answer in answers[2:]] == ["bad_codec"] * 5
+
+
+def test_rows_of_one_codec_are_decoded_in_one_go(
+    sliced: SlicedModel, shard_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = server_of(shard_dir)
+    calls: list[tuple[str, int]] = []
+    decode = codec.decode_batch
+
+    def counted(name: str, payloads: Any, shape: Any) -> Any:
+        calls.append((name, len(payloads)))
+        return decode(name, payloads, shape)
+
+    monkeypatch.setattr(codec, "decode_batch", counted)
+    first = [request_at(sliced, server, 1, image, str(i)) for i, image in enumerate(images(sliced, 5))]
+    small = [replace(r, id=f"h{r.id}", codec="int8", payload=codec.encode("int8", decoded(r))) for r in first[:2]]
+    answers = run(lambda: server.infer_parcel([*first, *small]), server)
+    assert all(isinstance(answer, Reply) for answer in answers)
+    assert [answer.id for answer in answers] == ["0", "1", "2", "3", "4", "h0", "h1"]
+    assert sorted(calls) == [("fp32", 5), ("int8", 2)]
+
+
+def decoded(request: Request) -> np.ndarray[Any, Any]:
+    row = np.empty(request.shape, np.float32)
+    codec.decode_into(request.codec, request.payload, row)
+    return row
+
+
+def test_a_request_that_comes_again_runs_once(sliced: SlicedModel, shard_dir: Path) -> None:
+    server = server_of(shard_dir)
+    image = images(sliced, 1)[0]
+
+    async def work() -> tuple[list[Any], int]:
+        first = request_at(sliced, server, 1, image, "r@device")
+        again = replace(first, again=True)
+        together = await asyncio.gather(server.infer(first), server.infer(again), server.infer(again))
+        later = await server.infer(again)
+        return [*together, later], server._engine.stats().steps
+
+    answers, steps = run(work, server)
+    assert all(answer == answers[0] for answer in answers)
+    assert steps == 3  # three slices, once
+
+
+def test_a_reply_says_how_busy_the_server_is_when_asked(sliced: SlicedModel, shard_dir: Path) -> None:
+    server = server_of(shard_dir)
+
+    async def work() -> tuple[Reply, Reply]:
+        request = request_at(sliced, server, 1, images(sliced, 1)[0])
+        quiet = await server.infer(request)
+        return quiet, await server.infer(replace(request, id="r2", wants_load=True))
+
+    quiet, told = run(work, server)
+    assert quiet.load == ()
+    assert [entry for entry, _, _ in told.load] == list(server._models[MODEL].entries)
+    assert all(execution_ms > 0 for _, _, execution_ms in told.load)
+    assert told.load[0][2] > told.load[-1][2]  # more slices, more time

@@ -14,6 +14,10 @@ A profile file::
     slices_ms:                                    # one entry per slice of the model, batch 1
       - {mean: 12.0, std: 0.8}
       - {quantiles: {0.05: 11.0, 0.5: 12.0, 0.95: 15.5}}
+    watts: 6.5                                    # optional: while it computes
+    joules_per_mb: 1.2                            # optional: of what it sends
+
+`headtail-slice MODEL --profile FILE` measures one on the machine it runs on (`slicer.profiling`).
 """
 
 from __future__ import annotations
@@ -66,6 +70,16 @@ class Spread(Strict):
             raise ValueError(f"quantiles {self.quantiles}: a higher quantile cannot be a shorter time")
         return self
 
+    @property
+    def mean_ms(self) -> float:
+        """Its expected value."""
+        if self.mean is not None:
+            return self.mean
+        assert self.quantiles is not None, "checked on construction"
+        inner = sorted(self.quantiles.items())
+        points = [(0.0, inner[0][1]), *inner, (1.0, inner[-1][1])]
+        return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(points))
+
     def draw_ms(self, rng: random.Random) -> float:
         """One duration; one or two numbers are taken from `rng`."""
         if self.quantiles is not None:
@@ -98,6 +112,10 @@ class Profile(Strict):
         memory_budget_bytes: what head and largest activation may take together; None: no limit. May be native, too.
         preprocess_ms: time for decoding and preprocessing an image; None: what it takes on this host.
         slices_ms: per slice, batch 1; as many as the model has slices.
+        batches_ms: the same for other batch sizes, where they were measured.
+        slice_bytes, activation_bytes: weights of each slice; activations (fp32) at the cuts 0 to n. As measured.
+        peak_memory_bytes: of the process that measured the times, the whole model loaded.
+        watts: drawn while it computes, above idling; `joules_per_mb`: to send 10^6 bytes. None: not known.
     """
 
     name: str = Field(min_length=1)
@@ -108,6 +126,12 @@ class Profile(Strict):
     memory_budget_bytes: int | None = Field(default=None, gt=0)
     preprocess_ms: Spread | None = None
     slices_ms: tuple[Spread, ...] = ()
+    batches_ms: dict[int, tuple[Spread, ...]] = Field(default_factory=dict)
+    slice_bytes: tuple[int, ...] = ()
+    activation_bytes: tuple[int, ...] = ()
+    peak_memory_bytes: int | None = Field(default=None, gt=0)
+    watts: float | None = Field(default=None, gt=0)
+    joules_per_mb: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Profile:
@@ -119,6 +143,9 @@ class Profile(Strict):
             return self
         if not self.slices_ms:
             raise ValueError(f"profile {self.name!r} is emulated, but has no slices_ms; give one time per slice")
+        wrong = next((batch for batch, times in self.batches_ms.items() if len(times) != len(self.slices_ms)), None)
+        if wrong is not None:
+            raise ValueError(f"profile {self.name!r}: batches_ms {wrong} has another number of slices than slices_ms")
         if bool(self.source) == self.hypothetical:
             raise ValueError(f"profile {self.name!r}: say where the times come from (source), or `hypothetical: true`")
         return self

@@ -1,0 +1,218 @@
+"""The planner online: what a device learns of itself, its link and the server, and when it changes its cut and codec.
+
+`slicer.planner` decides by arithmetic; this keeps its inputs up to date and its decisions calm:
+
+* it reconsiders every `every_s`, each time drawn anew between half and one and a half of it, so that devices which plan
+  alone do not all move at the same moment to the cut that was free for all of them (herding);
+* a new choice must be better by `gain` (a share) and by `least_ms`, in two decisions running, and of those who would
+  move each time only one in `movers` does; what the server reports is then already the answer to those who moved;
+* where the present choice is not possible any more (memory, entry, a link or device that cannot keep up), it moves at
+  once.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections import deque
+from dataclasses import replace
+
+from pydantic import Field
+
+from actors.link_estimate import LinkEstimate
+from slicer.codec import IMAGE_CODECS
+from slicer.planner import Choice, DeviceView, Estimate, Facts, Goal, ServerView, choose, estimate, estimate_all
+from slicer.profiles import Profile, Strict
+
+#: Remembered values of each time, of which the median counts.
+_REMEMBERED = 9
+
+#: Weight of a new value of the device's own rate of images.
+_WEIGHT = 0.1
+
+
+class PlanConfig(Strict):
+    """How a group's devices plan: in a fleet file under ``plan``; ``plan: {}`` for the defaults.
+
+    Attributes:
+        joule_ms, server_ms, agreement, margin: see `slicer.planner.Goal`; `deadline`: meet the requests' deadline at
+            the least execution on the server, instead of the least time.
+        measured: agreement of codecs with fp32 for this model, where it was measured.
+        codecs: what may be used; default: all that the server takes.
+        every_s, gain, least_ms, movers: see `actors.adaptive`.
+    """
+
+    joule_ms: float = Field(default=0.0, ge=0)
+    server_ms: float = Field(default=0.0, ge=0)
+    agreement: float = Field(default=0.99, ge=0, le=1)
+    margin: float = Field(default=0.2, ge=0, lt=1)
+    deadline: bool = False
+    measured: dict[str, float] = Field(default_factory=dict)
+    codecs: tuple[str, ...] | None = None
+    every_s: float = Field(default=1.0, gt=0)
+    gain: float = Field(default=0.08, ge=0)
+    least_ms: float = Field(default=0.5, ge=0)
+    movers: float = Field(default=2.0, ge=1)
+
+    def goal(self, deadline_ms: float | None) -> Goal:
+        """What is minimised, for requests of this deadline."""
+        return Goal(
+            self.joule_ms,
+            self.server_ms,
+            deadline_ms if self.deadline else None,
+            self.margin,
+            self.agreement,
+            self.measured,
+        )
+
+
+class Adaptive:
+    """One device's planner. Not thread-safe: its event loop calls it; nothing here waits.
+
+    Args:
+        facts: of the model that is served.
+        profile: the device's; its times are where learning begins.
+        present: what the device does now.
+        seed: of the moments and of who moves.
+    """
+
+    def __init__(self, config: PlanConfig, facts: Facts, profile: Profile, present: Choice, seed: str) -> None:
+        self.present = present
+        self.link = LinkEstimate()
+        self._config = config
+        self._facts = facts if config.codecs is None else _only(facts, config.codecs)
+        self._profile = profile
+        self._random = random.Random(f"{seed}/plan")
+        self._slices: list[deque[float]] = [deque(maxlen=_REMEMBERED) for _ in facts.slice_bytes]
+        self._prepare: deque[float] = deque(maxlen=_REMEMBERED)
+        self._encode: dict[str, deque[float]] = {}
+        self._image_bytes: dict[str, float] = {}
+        self._server: ServerView | None = ServerView({}, {})
+        self._own: dict[int, tuple[float, float]] = {}
+        self._gap_s: float | None = None
+        self._last_s: float | None = None
+        self._next_s = 0.0
+        self._wanted: Choice | None = None
+
+    # ---------------------------------------------------------------------------------------------------- learning
+
+    def arrived(self, now_s: float) -> None:
+        """The device takes an image."""
+        if self._last_s is not None:
+            gap_s = max(now_s - self._last_s, 1e-6)
+            self._gap_s = gap_s if self._gap_s is None else self._gap_s + _WEIGHT * (gap_s - self._gap_s)
+        self._last_s = now_s
+
+    def computed(self, prepare_ms: float, slices_ms: tuple[float, ...]) -> None:
+        """Preprocessing and slices 0, 1, ... of an image took so long."""
+        self._prepare.append(prepare_ms)
+        for found, value in zip(self._slices, slices_ms, strict=False):
+            found.append(value)
+
+    def encoded(self, choice: Choice, encode_ms: float, size_bytes: int) -> None:
+        """An activation was encoded, or an image put into the wire's form."""
+        if choice.codec in IMAGE_CODECS and choice.codec != "rgb8":
+            before = self._image_bytes.get(choice.codec, float(size_bytes))
+            self._image_bytes[choice.codec] = before + _WEIGHT * (size_bytes - before)
+            return
+        values = 1
+        for size in self._facts.shapes[choice.cut]:
+            values *= size
+        self._encode.setdefault(choice.codec, deque(maxlen=_REMEMBERED)).append(encode_ms * 1e6 / values)
+
+    def served(
+        self, entry: int, wait_ms: float, execution_ms: float, load: tuple[tuple[int, float, float], ...]
+    ) -> None:
+        """What a reply says: of its own entry, and of all of them where the server reported."""
+        if load:
+            self._server = ServerView({e: wait for e, wait, _ in load}, {e: execution for e, _, execution in load})
+            self._own.clear()
+            return
+        before = self._own.get(entry, (wait_ms, execution_ms))
+        self._own[entry] = (
+            before[0] + _WEIGHT * (wait_ms - before[0]),
+            before[1] + _WEIGHT * (execution_ms - before[1]),
+        )
+
+    # ---------------------------------------------------------------------------------------------------- deciding
+
+    def due(self, now_s: float) -> bool:
+        """Whether it is time to reconsider."""
+        return now_s >= self._next_s
+
+    def reconsider(self, now_s: float, deadline_ms: float | None = None) -> Choice | None:
+        """Another choice, if there is a reason to move to it; the caller sets `present` once it has moved."""
+        self._next_s = now_s + self._config.every_s * self._random.uniform(0.5, 1.5)
+        if not self.link.known and self.present.cut < self._facts.num_slices:
+            return None  # nothing was sent yet
+        goal = self._config.goal(deadline_ms)
+        best = choose(self.estimates(deadline_ms), goal)
+        if best is None or best.choice == self.present:
+            self._wanted = None
+            return None
+        now = estimate(self._facts, self.present, self.device, self.link.view, self.server, goal)
+        if not now.refused:
+            better = now.cost - best.cost
+            in_time = goal.deadline_ms is not None and best.total_ms < goal.deadline_ms * (1 - goal.margin)
+            if not (in_time and now.total_ms > (goal.deadline_ms or 0.0)):  # a missed deadline is reason enough
+                if better < max(self._config.gain * now.cost, self._config.least_ms) and not _cheaper(best, now, goal):
+                    self._wanted = None
+                    return None
+                if self._wanted != best.choice:
+                    self._wanted = best.choice
+                    return None
+            if self._random.random() * self._config.movers > 1:
+                return None
+        self._wanted = None
+        return best.choice
+
+    def estimates(self, deadline_ms: float | None = None) -> list[Estimate]:
+        """All choices as they look now."""
+        return estimate_all(self._facts, self.device, self.link.view, self.server, self._config.goal(deadline_ms))
+
+    @property
+    def device(self) -> DeviceView:
+        """What was learnt of the device; a slice that never ran takes what the profile says, or the others."""
+        profile = self._profile
+        known = [statistics.median(found) for found in self._slices if found]
+        other = statistics.fmean(known) if known else 0.0
+        slices = tuple(
+            statistics.median(found)
+            if found
+            else profile.slices_ms[index].mean_ms
+            if index < len(profile.slices_ms)
+            else other
+            for index, found in enumerate(self._slices)
+        )
+        prepare = statistics.median(self._prepare) if self._prepare else 0.0
+        if not self._prepare and profile.preprocess_ms is not None:
+            prepare = profile.preprocess_ms.mean_ms
+        return DeviceView(
+            slices,
+            prepare,
+            {codec: statistics.median(found) for codec, found in self._encode.items()},
+            profile.memory_budget_bytes,
+            1 / self._gap_s if self._gap_s else 0.0,
+            profile.watts,
+            profile.joules_per_mb,
+            self._image_bytes,
+        )
+
+    @property
+    def server(self) -> ServerView | None:
+        """What the server reported; what replies said of single entries, where it did not."""
+        if self._server is None or not self._own:
+            return self._server
+        return ServerView(
+            {**self._server.wait_ms, **{entry: wait for entry, (wait, _) in self._own.items()}},
+            {**self._server.execution_ms, **{entry: execution for entry, (_, execution) in self._own.items()}},
+        )
+
+
+def _cheaper(best: Estimate, now: Estimate, goal: Goal) -> bool:
+    """With a deadline that both meet: clearly less of the server."""
+    return goal.deadline_ms is not None and best.execution_ms < 0.9 * now.execution_ms
+
+
+def _only(facts: Facts, codecs: tuple[str, ...]) -> Facts:
+    return replace(facts, codecs=tuple(codec for codec in facts.codecs if codec in codecs))

@@ -1,0 +1,195 @@
+"""A device goes on without its server, says so, and comes back; a device moves its cut under load. Virtual time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from actors.adaptive import PlanConfig
+from actors.fake import FakeServer
+from actors.plan import Arrival
+from actors.records import Record
+from actors.runner import Run
+from slicer.errors import ModelError
+from slicer.manifest import Manifest
+from slicer.planner import Choice
+from slicer.spec import ModelSpec
+from slicer.wire import ServedModel, ShardInfo
+from tests.unit import virtual_time
+from tests.unit.test_device import HEAD_S, LOAD_S, SERVED, SERVER_S, VirtualDevice, fake_server, go, make, plan
+
+MANIFEST = Manifest(
+    ModelSpec("m"),
+    "torch",
+    "timm",
+    ("a", "b", "c"),
+    ((3, 32, 32), (16, 24), (16, 24), (16, 24), (10,)),
+    ("float32",) * 5,
+    tuple(ShardInfo(f"slice_{i}.safetensors", f"{i:064x}", 1000) for i in range(1, 5)),
+)
+PLANNED = ServedModel("m", MANIFEST.digest, MANIFEST.to_json(), 4, (0, 1, 2, 3), "per_tail", ("fp32", "int8"))
+
+
+def ask(count: int, every_s: float = 0.1) -> tuple[Arrival, ...]:
+    return tuple(Arrival(every_s * index, 0) for index in range(count))
+
+
+@pytest.mark.parametrize("upset", ["vanish", "overloaded", "stopped", "too_late", "failed"])
+def test_what_the_server_does_not_answer_the_device_finishes_and_says_so(upset: str) -> None:
+    (record,) = go(fake_server(), plan(arrivals=ask(1)), (upset,), alone="tail")
+    assert (record.outcome, record.alone, record.attempts) == ("answered", "m", 1)
+    assert record.top1 == 1  # the head's own answer
+    assert record.message
+    assert record.inference_ms == pytest.approx(2 * HEAD_S * 1e3, abs=SERVER_S * 1e3)
+
+
+@pytest.mark.parametrize("upset", ["bad_cut", "not_finite", "bad_shape"])
+def test_what_is_wrong_with_the_request_itself_stays_refused(upset: str) -> None:
+    (record,) = go(fake_server(), plan(arrivals=ask(1)), (upset,), alone="tail")
+    assert (record.outcome, record.code, record.alone) == ("refused", upset, "")
+
+
+def test_a_server_that_is_too_slow_for_the_deadline_is_not_waited_for() -> None:
+    records = go(fake_server(), plan(arrivals=ask(3, 1.0), deadline_ms=100.0), ("hang", "hang", "hang"), alone="tail")
+    assert [record.outcome for record in records] == ["answered"] * 3
+    assert all(record.alone == "m" for record in records)
+    assert all(record.inference_ms is not None and record.inference_ms <= 100.0 for record in records)
+
+
+def test_a_deadline_too_short_for_any_server_is_met_without_asking() -> None:
+    server = fake_server()
+    records = go(server, plan(arrivals=ask(2, 1.0), deadline_ms=16.0), alone="tail")
+    assert [record.outcome for record in records] == ["answered", "answered"]
+    assert server.requests == []
+
+
+def test_without_a_deadline_a_silent_server_costs_its_patience_and_no_more() -> None:
+    (record,) = go(fake_server(), plan(arrivals=ask(1)), ("hang",), alone="tail")
+    assert record.alone == "m"
+    assert record.inference_ms == pytest.approx(250 + 2 * HEAD_S * 1e3)
+
+
+def outage(count: int, **changes: Any) -> tuple[list[Record], FakeServer]:
+    """Ten requests a second; the server is gone from 2 s to 22 s."""
+
+    class Gone(FakeServer):
+        async def infer(self, request: Any) -> Any:
+            now_s = virtual_time.VirtualClock().now_s()
+            if 2.0 <= now_s < 22.0:
+                self.script.append("vanish")
+            return await super().infer(request)
+
+    server = Gone({"m": SERVED}, delay_s=SERVER_S)
+    return go(server, plan(arrivals=ask(count), **changes), alone="tail"), server
+
+
+def test_an_outage_costs_no_request_no_deadline_and_ends_soon_after_it() -> None:
+    records, server = outage(300, deadline_ms=100.0)
+    assert all(record.outcome == "answered" for record in records)
+    assert sum(record.inference_ms is not None and record.inference_ms <= 100.0 for record in records) >= 297
+    by_device = [record.scheduled_s for record in records if record.alone]
+    assert 1.9 <= min(by_device) <= 2.1
+    assert max(by_device) <= 27.0  # back within 5 s
+    away = [request for request in server.requests if "@" in request.id]
+    assert len(away) < len(records) - 150  # it was left alone for most of the 20 s
+
+
+def test_another_model_can_stand_in() -> None:
+    small = ServedModel("small", "digest-s", "{}", 2, (0, 1), "per_tail", ("fp32",))
+    server = FakeServer({"m": SERVED, "small": small}, delay_s=SERVER_S)
+    (record,) = go(server, plan(arrivals=ask(1)), ("vanish",), alone="small")
+    assert (record.outcome, record.alone) == ("answered", "small")
+    with pytest.raises(ModelError, match="none"):
+        go(fake_server(), plan(arrivals=ask(1)), alone="none")
+
+
+def test_a_device_whose_memory_does_not_hold_the_tail_says_so_and_asks_again_as_ever() -> None:
+    async def scenario() -> tuple[list[str], str, list[Record]]:
+        server = fake_server()
+        device = make(server, alone="tail")
+        load = device._load
+
+        def short(*args: Any) -> Any:
+            head = load(*args)
+            head.loaded = 2
+            return head
+
+        device._load = short
+        await device.start()
+        server.script.extend(("vanish", "overloaded"))
+        return device.notes, device.alone, await Run(device, plan(arrivals=ask(1))).run()
+
+    notes, alone, (record,) = virtual_time.run(scenario())
+    assert "does not fit" in notes[0]
+    assert (alone, record.outcome, record.attempts, record.alone) == ("", "answered", 3, "")
+
+
+def test_a_retried_request_says_so_under_an_id_that_is_this_devices_own() -> None:
+    server = fake_server()
+    go(server, plan(arrivals=ask(1)), ("vanish", "vanish"))
+    assert [request.again for request in server.requests] == [False, True, True]
+    assert len({request.id for request in server.requests}) == 1
+    other = fake_server()
+    go(other, plan(arrivals=ask(1)))
+    assert other.requests[0].id != server.requests[0].id  # the same record of another device
+
+
+# --- moving ----------------------------------------------------------------------------------------------------------
+
+
+def moving(to: Choice, **changes: Any) -> tuple[list[Record], VirtualDevice]:
+    """A device under load that is told to move in the middle of it."""
+
+    async def scenario() -> tuple[list[Record], VirtualDevice]:
+        import asyncio
+
+        device = make(fake_server(), **changes)
+        await device.start()
+        running = asyncio.create_task(Run(device, plan(arrivals=ask(200, 0.011))).run())
+        await asyncio.sleep(0.5)
+        await device.move(to)
+        return await running, device
+
+    return virtual_time.run(scenario())
+
+
+def test_a_head_that_grows_under_load_has_no_gap_and_no_wrong_answer() -> None:
+    records, device = moving(Choice(3, "fp16"))
+    assert all(record.outcome == "answered" and record.top1 == record.cut for record in records)
+    changed = [record.scheduled_s for record in records if record.cut == 3]
+    assert {record.cut for record in records} == {2, 3}
+    assert min(changed) >= 0.5 + LOAD_S - 0.05  # the present slices went on while the others were loaded
+    assert max(r.wait_ms for r in records if r.wait_ms is not None) < 15.0  # nobody waited for the loading
+    assert {record.codec for record in records if record.cut == 3} == {"fp16"}
+    assert device._head.loaded == 3  # type: ignore[union-attr]
+
+
+def test_a_head_that_shrinks_gives_its_slices_back_after_the_last_image_that_needs_them() -> None:
+    records, device = moving(Choice(1, "fp32"))
+    assert all(record.outcome == "answered" and record.top1 == record.cut for record in records)
+    assert {record.cut for record in records} == {1, 2}
+    assert device._head.loaded == 1  # type: ignore[union-attr]
+
+
+def test_a_device_that_can_go_on_alone_keeps_its_slices() -> None:
+    _, device = moving(Choice(1, "fp32"), alone="tail")
+    assert device._head.loaded == 4  # type: ignore[union-attr]
+    assert device.alone == "m"
+
+
+def test_a_device_with_a_plan_moves_by_itself_under_load() -> None:
+    async def scenario() -> tuple[list[Record], VirtualDevice]:
+        server = FakeServer({"m": PLANNED}, delay_s=SERVER_S)
+        device = make(server, plan=PlanConfig(every_s=0.5))
+        await device.start()
+        records = await Run(device, plan(arrivals=ask(300, 0.05))).run()
+        return records, device
+
+    records, device = virtual_time.run(scenario())
+    assert all(record.outcome == "answered" for record in records)
+    assert all(record.top1 == (1 if record.cut == 4 else record.cut) for record in records)
+    # Its slices take 2.5 ms, the server 30 ms for whatever is left: it is faster without.
+    assert device.choice.cut == 4
+    assert device.choice.cut == device.planner.present.cut  # type: ignore[union-attr]
+    assert any(request.wants_load for request in device.server.requests)  # type: ignore[attr-defined]

@@ -1,0 +1,70 @@
+"""A request that comes again is answered once, from what there is."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from deployments import answered
+from deployments.answered import Answered
+from slicer.wire import Refusal, Reply, Request, Timings
+
+FIRST = Request("r1", "m", "digest", 1, "fp32", (1,), b"\0\0\0\0")
+AGAIN = replace(FIRST, again=True)
+REPLY = Reply("r1", Timings(0, 0, 0, 0, ()), ((3, 1.0),))
+
+
+def test_an_answer_that_was_given_is_given_again_and_only_for_the_same_request() -> None:
+    async def scenario() -> None:
+        book = Answered()
+        assert await book.earlier(AGAIN) is None
+        book.begin(FIRST)
+        book.end(FIRST, REPLY)
+        assert await book.earlier(AGAIN) is REPLY
+        for other in (replace(AGAIN, id="r2"), replace(AGAIN, manifest="new"), replace(AGAIN, cut=2)):
+            assert await book.earlier(other) is None
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_is_still_at_work_is_waited_for() -> None:
+    async def scenario() -> None:
+        book = Answered()
+        book.begin(FIRST)
+        waiting = [asyncio.create_task(book.earlier(AGAIN)) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in waiting)
+        book.end(FIRST, REPLY)
+        assert await asyncio.gather(*waiting) == [REPLY] * 3
+
+    asyncio.run(scenario())
+
+
+def test_what_ended_without_an_answer_runs_again() -> None:
+    async def scenario() -> None:
+        book = Answered()
+        for end in (None, Refusal("r1", "overloaded", "full")):
+            book.begin(FIRST)
+            waiting = asyncio.create_task(book.earlier(AGAIN))
+            await asyncio.sleep(0)
+            book.end(FIRST, end)
+            assert await waiting is end
+            assert await book.earlier(AGAIN) is None
+
+    asyncio.run(scenario())
+
+
+def test_what_is_kept_is_bounded_in_number_size_and_time() -> None:
+    async def scenario() -> None:
+        now_s = 0.0
+        book = Answered(lambda: now_s)
+        for number in range(answered.MOST + 10):
+            book.end(replace(FIRST, id=str(number)), REPLY)
+        assert await book.earlier(replace(AGAIN, id="5")) is None
+        assert await book.earlier(replace(AGAIN, id="15")) is REPLY
+        book.end(replace(FIRST, id="large"), replace(REPLY, logits=bytes(answered.MOST_BYTES + 1)))
+        assert await book.earlier(replace(AGAIN, id="large")) is None
+        now_s = answered.KEPT_S + 1
+        assert await book.earlier(replace(AGAIN, id="15")) is None
+
+    asyncio.run(scenario())

@@ -1,0 +1,71 @@
+"""`headtail-slice --profile` and `--plan`: what is measured can be planned with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from slicer import cli
+from slicer.profiles import Spread, load_profile
+
+MODEL = ["vit_tiny_patch16_224", "--kwargs", '{"img_size": 32, "patch_size": 8, "depth": 4, "embed_dim": 24}']
+
+
+def test_a_profile_is_measured_written_and_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "here.yaml"
+    assert cli.main([*MODEL, "--profile", str(file), "--batches", "1,4"]) == 0
+    assert "written to" in capsys.readouterr().out
+    profile = load_profile(str(file))
+    assert (profile.name, len(profile.slices_ms), list(profile.batches_ms)) == ("here", 4, [4])
+    assert all(spread.mean_ms > 0 for spread in profile.slices_ms)
+    assert profile.source.startswith("measured ")
+    assert not profile.hypothetical
+    assert profile.activation_bytes[0] == 4 * 3 * 32 * 32
+    assert len(profile.slice_bytes) == 4
+    assert profile.peak_memory_bytes is not None
+
+
+def test_a_plan_is_a_table_over_all_cuts_and_codecs_with_the_reason_of_each(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = [*MODEL, "--plan", "slow-board", "--execution-ms", "8,6,4,2"]
+    assert cli.main([*plan, "--link", "wired"]) == 0
+    table = capsys.readouterr().out
+    assert table.count("<- chosen") == 1
+    assert "size of the image not known" in table
+    assert "agreement 0.950 is below 0.99" in table
+    assert "hypothetical" in table
+    assert cli.main([*plan, "--mbit-per-s", "0.001", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["chosen"]["cut"] == 4
+    assert cli.main([*plan[:-2], "--link", "lte"]) == 0
+    assert "No --execution-ms" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--plan", "native"], "no times on file"),
+        (["--plan", "slow-board", "--slices", "2"], "--slices 4"),
+        (["--plan", "slow-board", "--execution-ms", "1,2"], "2 values for 4 entries"),
+        (["--plan", "slow-board", "--mbit-per-s", "0"], "above 0"),
+        (["--plan", "slow-board", "--link", "lte", "--mbit-per-s", "3"], "leave"),
+        (["--profile", "/nowhere/x.yaml"], "cannot be written"),
+        (["--profile", "x.yaml", "--batches", "2"], "batch 1 must be among them"),
+    ],
+)
+def test_what_cannot_be_measured_or_planned_is_said(
+    arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*MODEL, *arguments]) == 2
+    assert word in capsys.readouterr().err
+
+
+def test_the_mean_of_quantiles_is_that_of_what_is_drawn() -> None:
+    import random
+
+    spread = Spread(quantiles={0.05: 10.0, 0.5: 12.0, 0.95: 20.0})
+    rng = random.Random(0)
+    drawn = [spread.draw_ms(rng) for _ in range(20_000)]
+    assert spread.mean_ms == pytest.approx(sum(drawn) / len(drawn), rel=0.01)
