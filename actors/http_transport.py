@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import os
 from typing import Any, Literal
 
@@ -15,10 +16,15 @@ import aiohttp
 
 from actors.transport import CONTROL_TIMEOUT_S, ServeTransport
 from slicer import packet
-from slicer.errors import CodecError, ConfigError, ModelError, ServerError, ShardError
+from slicer.errors import CodecError, ConfigError, HeadTailError, ModelError, ServerError, ShardError
 from slicer.wire import Answer, Request, ServedModel
 
+logger = logging.getLogger(__name__)
+
 Way = Literal["auto", "handle", "http"]
+
+#: How long an address that the server tells may take to answer before the handle is used instead.
+_TRY_S = 5.0
 
 #: aiohttp warns of bytes objects above this size, which it writes in one go; a file object it writes in parts.
 _LARGE_BYTES = 1 << 20
@@ -113,32 +119,63 @@ class HttpTransport:
 
 
 class AutoTransport:
-    """The faster way that the server offers: HTTP where it tells an address, else the handle.
+    """The faster way that works: HTTP where the server tells an address that answers from here, else the handle.
 
-    The handle is asked for the description each time, so a server that is restarted elsewhere is found again.
+    The handle is asked for the description each time, so a server that is restarted elsewhere is found again; when a
+    request fails by HTTP it is asked anew, beside the requests.
     """
 
     def __init__(self, app: str) -> None:
         self._handle = ServeTransport(app)
         self._http: HttpTransport | None = None
-        self._url = ""
+        self._tried = ("", "")  # address and token
+        self._model = ""
+        self._looking: asyncio.Task[None] | None = None
 
     async def describe(self, model: str) -> ServedModel:
         """See `Server`."""
         served = await self._handle.describe(model)
-        if served.url != self._url:
-            if self._http is not None:
-                await self._http.close()
-            self._url, self._http = served.url, HttpTransport(served.url) if served.url else None
+        self._model = model
+        if (served.url, served.token) != self._tried:
+            await self._turn_to(served)
         return served
+
+    async def _turn_to(self, served: ServedModel) -> None:
+        """HTTP where it answers from here; a firewall between must not cost a request."""
+        before, http = self._http, None
+        if served.url:
+            http = HttpTransport(served.url, served.token or None)
+            try:
+                await asyncio.wait_for(http.describe(served.name), _TRY_S)
+            except (HeadTailError, asyncio.TimeoutError) as error:
+                await http.close()
+                http = None
+                logger.warning("%s cannot be used from here (%s); requests go by the Serve handle", served.url, error)
+        self._http, self._tried = http, (served.url, served.token)
+        if before is not None:
+            await before.close()
 
     async def infer(self, request: Request) -> Answer:
         """See `Server`."""
-        return await (self._http or self._handle).infer(request)
+        return (await self.infer_many([request]))[0] if self._http else await self._handle.infer(request)
 
     async def infer_many(self, requests: list[Request]) -> list[Answer]:
         """See `HttpTransport`."""
-        return await (self._http or self._handle).infer_many(requests)
+        if self._http is None:
+            return await self._handle.infer_many(requests)
+        try:
+            return await self._http.infer_many(requests)
+        except ServerError:
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look_again())
+            raise
+
+    async def _look_again(self) -> None:
+        """Where the server is now; requests that fail meanwhile are their devices' to repeat."""
+        try:
+            await self._turn_to(await self._handle.describe(self._model))
+        except HeadTailError as error:
+            logger.info("no server to turn to yet: %s", error)
 
     async def shard(self, sha256: str, offset: int, length: int) -> bytes:
         """See `Server`."""
@@ -146,6 +183,9 @@ class AutoTransport:
 
     async def close(self) -> None:
         """See `Server`."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         if self._http is not None:
             await self._http.close()
         await self._handle.close()

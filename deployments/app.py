@@ -7,6 +7,7 @@ hanging.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ import ray
 from ray import serve
 from ray.serve import Application
 
-from deployments import placement
+from deployments import placement, way_in
 from deployments.config import ServerConfig, load_config, parse_config
 from deployments.tail import TailServer
 from slicer.errors import ConfigError, PlacementError, ServerError
@@ -37,6 +38,9 @@ def build(args: dict[str, Any] | ServerConfig | None = None) -> Application:
     """
     config = _from_args(args)
     nodes = placement.living(ray.nodes()) if ray.is_initialized() else []
+    if config.http.enabled == "auto":  # not by `deploy`: whoever starts Serve has decided
+        running = running_serve() if ray.is_initialized() else None
+        config = way_in.settle(config, nodes, running or way_in.Running())
     decision = placement.decide(config, nodes)
     deployment = serve.deployment(
         serve.ingress()(TailServer) if config.http.enabled else TailServer,
@@ -45,7 +49,7 @@ def build(args: dict[str, Any] | ServerConfig | None = None) -> Application:
         max_ongoing_requests=config.ongoing,
         ray_actor_options={
             **decision.actor_options,
-            "runtime_env": {"env_vars": environment("replica", http=config.http.enabled)},
+            "runtime_env": {"env_vars": environment("replica", http=bool(config.http.enabled))},
         },
         logging_config={"enable_access_log": False},  # a line per request was 6 % of a replica's time; metrics count
         graceful_shutdown_timeout_s=10.0,
@@ -79,64 +83,82 @@ def _from_args(args: Mapping[str, Any] | ServerConfig | None) -> ServerConfig:
     return parse_config(values)
 
 
-def run(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail", http: bool = False) -> None:
+def run(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") -> None:
     """Start the application and return when it is RUNNING. Ray must be initialised.
-
-    Args:
-        http: start Serve's HTTP proxies with it, where Serve does not run yet. Devices do not need them.
 
     Raises:
         PlacementError: no node can hold a replica within `start_timeout_s`; names demand, supply and remedy.
         ServerError: a replica failed to start; holds its message. In both cases the application is taken down.
     """
-    wait_running(name, deploy(config, name=name, http=http))
+    wait_running(name, deploy(config, name=name))
 
 
-def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail", http: bool = False) -> ServerConfig:
-    """Ask Serve for the application and return at once; `wait_running` tells when it runs. Several start side by side.
+def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") -> ServerConfig:
+    """Ask Serve for the application and return at once what was settled; `wait_running` tells when it runs.
 
-    Not thread-safe, since Serve's own building of a deployment is not.
+    Several start side by side. Not thread-safe, since Serve's own building of a deployment is not.
+
+    Raises:
+        ServerError: Serve runs without the HTTP port that is asked for.
     """
-    parsed = _from_args(config if isinstance(config, ServerConfig) else dict(config))
-    http = http or parsed.http.enabled
-    _start_serve(parsed, http)
-    application = build(parsed)
+    asked = _from_args(config if isinstance(config, ServerConfig) else dict(config))
+    running = running_serve()
+    settled = way_in.settle(asked, placement.living(ray.nodes()), running)
+    if running is None:
+        _start_serve(settled)
+    application = build(settled)
     serve.run_many(
-        [serve.RunTarget(target=application, name=name, route_prefix=f"/{name}" if http else None)],
+        [serve.RunTarget(target=application, name=name, route_prefix=f"/{name}" if settled.http.enabled else None)],
         wait_for_applications_running=False,
         wait_for_ingress_deployment_creation=False,
     )
-    return parsed
+    return settled
 
 
-def _start_serve(config: ServerConfig, http: bool) -> None:
-    """Start Serve, or see that the one that runs has what this application needs; its way in is fixed at its start.
+def running_serve() -> way_in.Running | None:
+    """The Serve of this cluster; None: none runs."""
+    try:
+        controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return None
+    options, location, proxies = ray.get(
+        [
+            controller.get_http_config.remote(),
+            controller.get_proxy_location.remote(),
+            controller.get_proxies.remote(),
+        ]
+    )
+    if str(location).endswith("Disabled"):
+        return way_in.Running()
+    # Serve does not say which proxy it uses, but the actors' class does.
+    return way_in.Running(
+        options.host, options.port, any("HAProxyManager" in repr(proxy) for proxy in proxies.values())
+    )
 
-    Raises:
-        ServerError: it runs without the HTTP port that is asked for.
-    """
+
+def _start_serve(config: ServerConfig) -> None:
+    """Start Serve; its way in is fixed from then on."""
     if not config.http.enabled:
-        serve.start(proxy_location="EveryNode" if http else "Disabled")
+        serve.start(proxy_location="Disabled")
         return
-    wanted = {"host": config.http.host, "port": config.http.port}
+    variables = {**environment("controller", http=True), **way_in.own_ports(os.environ)}
     serve.start(
         proxy_location="EveryNode",
-        http_options=wanted,
-        controller_options={"runtime_env": {"env_vars": environment("controller", http=True)}},
+        http_options={"host": config.http.host, "port": config.http.port},
+        controller_options={"runtime_env": {"env_vars": variables}},
     )
-    controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-    options, location = ray.get([controller.get_http_config.remote(), controller.get_proxy_location.remote()])
-    if (options.host, options.port) != (config.http.host, config.http.port) or str(location).endswith("Disabled"):
-        raise ServerError(
-            f"Serve already runs with HTTP at {options.host}:{options.port} ({location}), not at {config.http.host}:"
-            f"{config.http.port}; its ports are fixed at its start: end it with `serve shutdown`, or leave http out"
-        )
 
 
 def wait_running(name: str, config: ServerConfig) -> None:
-    """Return when the application runs; raises as `run`, and takes it down then."""
+    """Return when the application runs and, where it offers HTTP, answers it; raises as `run`, and takes it down then.
+
+    Args:
+        config: as `deploy` returned it.
+    """
     try:
         _wait_running(name, config, time.monotonic() + config.start_timeout_s)
+        if config.http.enabled is True:
+            way_in.wait_reachable(config, name, ray.util.get_node_ip_address())
     except BaseException:
         serve.delete(name)
         raise

@@ -30,7 +30,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--start-timeout", type=float, default=300.0, metavar="S", help="give up a start after S seconds")
     p.add_argument("--name", default="headtail", help="name of the application (default headtail)")
     p.add_argument("--address", help="Ray cluster to join, such as auto; default: a running one, else start one here")
-    p.add_argument("--http", action="store_true", help="start Serve's HTTP proxies, too")
+    p.add_argument(
+        "--http",
+        action=argparse.BooleanOptionalAction,
+        help="open an HTTP port or fail, or open none; default: as the file says, which is: where it works by itself",
+    )
     p.add_argument("--detach", action="store_true", help="leave it running on the cluster and return")
     return p
 
@@ -38,8 +42,10 @@ def parser() -> argparse.ArgumentParser:
 def config_of(args: argparse.Namespace) -> ServerConfig:
     """The configuration that the flags mean."""
     if args.config:
-        if args.model or args.shards or args.checkpoint:
-            raise HeadTailError(f"{args.config} is the whole configuration; leave out --model, --shards, --checkpoint")
+        if args.model or args.shards or args.checkpoint or args.http is not None:
+            raise HeadTailError(
+                f"{args.config} is the whole configuration; leave out --model, --shards, --checkpoint, --http"
+            )
         return load_config(args.config)
     model = {
         "name": args.model or "digits_vit",
@@ -55,6 +61,7 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
             "accelerator": args.accelerator,
             "num_replicas": args.replicas,
             "start_timeout_s": args.start_timeout,
+            "http": {} if args.http is None else {"enabled": args.http},
         }
     )
 
@@ -89,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return 2
-        app.run(config, name=args.name, http=args.http)
+        app.run(config, name=args.name)
         names = ", ".join(f"{model.name} ({model.strategy})" for model in config.models)
         address = ray.get_runtime_context().gcs_address
         print(f"application {args.name!r} is running on the Ray cluster {address}: {names}", flush=True)

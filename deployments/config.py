@@ -90,20 +90,34 @@ class HttpConfig(_Strict):
     """The HTTP way in, through HAProxy straight into the replicas. Serve binds its ports when it starts.
 
     Attributes:
-        enabled: off by default, since it opens a port.
-        host: the interface of the port, and of the replicas' own ports (30000 to 31000) behind it. ``127.0.0.1`` goes
-            only where Ray's nodes have that address. HAProxy's statistics (8404) and metrics (9101) ports always listen
-            on all interfaces: Ray has no setting for them, so a firewall has to close them.
-        port: the same on every node with a replica, and on the head node.
+        enabled: ``auto``: wherever it works by itself (`deployments.way_in`), with a token that devices inside Ray are
+            told; true: else the start fails; false: no port is opened.
+        host: the interface of the port, and of the replicas' own ports (30000 to 31000) behind it: ``127.0.0.1`` for
+            devices on the only node, or ``0.0.0.0``; empty: the first where there is one node, else the second. No
+            other address works: Ray lets HAProxy reach a replica on its own node at the loopback address, and binds
+            both to the same one. HAProxy's statistics and metrics ports (8404 and 9101, others where these are taken)
+            always listen on all interfaces: Ray has no setting for that, so a firewall has to close them.
+        port: the same on every node with a replica, and on the head node; 0: 8000, with ``auto`` another one where
+            that is taken.
         max_body_bytes: longer bodies are refused with 413.
         url: what devices are told; empty: the node's address, the port and the application's name as the path.
     """
 
-    enabled: bool = False
-    host: str = "0.0.0.0"
-    port: int = Field(default=8000, ge=1, le=65535)
+    enabled: bool | Literal["auto"] = "auto"
+    host: str = ""
+    port: int = Field(default=0, ge=0, le=65535)
     max_body_bytes: int = Field(default=64 << 20, ge=1024)
     url: str = ""
+
+    @field_validator("host")
+    @classmethod
+    def _reachable(cls, host: str) -> str:
+        if host not in ("", "0.0.0.0", "::", "127.0.0.1", "::1", "localhost"):
+            raise ValueError(
+                f"host {host!r}: Ray's HAProxy could not reach the replicas there; set 0.0.0.0 and close the other "
+                "interfaces by a firewall, or 127.0.0.1 where all devices are on the only node"
+            )
+        return host
 
 
 class ServerConfig(_Strict):
@@ -126,7 +140,8 @@ class ServerConfig(_Strict):
         profile_dir: where a replica writes the cost tables of its models (``MODEL.yaml``): as measured, once it is up,
             and as kept up to date, when it stops. Only strategies that decide by costs have them.
         http: the HTTP way in; the Serve handle is always there.
-        token: what HTTP requests must bring; default: HEADTAIL_TOKEN of the process that starts the application.
+        token: what HTTP requests must bring; default: HEADTAIL_TOKEN of the process that starts the application; where
+            HTTP is on by itself, one that is made at the start.
     """
 
     models: tuple[ModelConfig, ...] = (ModelConfig(name="digits_vit"),)

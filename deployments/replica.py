@@ -15,7 +15,7 @@ def http_url(config: ServerConfig) -> str:
         return ""
     if http.url:
         return http.url.rstrip("/")
-    host = ray.util.get_node_ip_address() if http.host in ("0.0.0.0", "::") else http.host
+    host = ray.util.get_node_ip_address() if http.host in ("", "0.0.0.0", "::") else http.host
     try:
         name = serve.get_replica_context().app_name
     except Exception:  # outside a replica, in a unit test
@@ -27,7 +27,7 @@ def http_notes(config: ServerConfig, url: str) -> list[str]:
     """What a person should know of the way in at `url`; nothing where there is none."""
     if not url:
         return []
-    notes = [f"HTTP at {url}, bound to {config.http.host}; HAProxy's ports 8404 and 9101 listen on all interfaces"]
+    notes = [f"HTTP at {url}, bound to {config.http.host}; HAProxy's statistics and metrics listen on all interfaces"]
     if not config.token and config.http.host not in ("127.0.0.1", "::1", "localhost"):
         notes.append(
             "HTTP is open to everyone who reaches it: set token, or HEADTAIL_TOKEN where the server is started"

@@ -250,7 +250,7 @@ class TailServer:
         hosted = self._models.get(model)
         if hosted is None:
             return self._unknown("", model)
-        return replace(hosted.describe(self._emulated), url=self._url)
+        return replace(hosted.describe(self._emulated), url=self._url, token=self._config.token if self._url else "")
 
     async def shard(self, sha256: str, offset: int, length: int) -> bytes:
         """A piece of a slice's file; raises KeyError for a digest that no model of this application has."""

@@ -154,8 +154,8 @@ def decode_answers(body: Buffer) -> list[Answer]:
 
 
 def encode_model(served: ServedModel) -> dict[str, Any]:
-    """A served model as plain JSON values."""
-    return {name: getattr(served, name) for name in ServedModel.__slots__}
+    """A served model as plain JSON values; without the token, which whoever asks by HTTP has."""
+    return {name: getattr(served, name) for name in ServedModel.__slots__ if name != "token"}
 
 
 def decode_model(data: Any) -> ServedModel:

@@ -91,6 +91,10 @@ SETTINGS: tuple[Setting, ...] = (
     ),
 )
 
+#: HAProxy's statistics and metrics ports by the variable that moves them, at the controller; it binds them on all
+#: interfaces. `deployments.way_in` moves them where they are taken: two Rays on one machine would collide.
+HAPROXY_PORTS: dict[str, int] = {"RAY_SERVE_HAPROXY_STATS_PORT": 8404, "RAY_SERVE_HAPROXY_METRICS_PORT": 9101}
+
 
 def environment(where: Where, *, http: bool = False) -> dict[str, str]:
     """The variables to set in a process of kind `where`; those set in this process's environment keep their value."""

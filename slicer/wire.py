@@ -139,6 +139,7 @@ class ServedModel:
         codecs: the codecs it accepts.
         emulated: names of the emulated parts of the server, empty when all is real.
         url: where the application also answers HTTP (``http://host:port/app``); empty where it does not.
+        token: what HTTP wants; told through the Serve handle only, whose callers Ray trusts anyway.
     """
 
     name: str
@@ -150,3 +151,4 @@ class ServedModel:
     codecs: tuple[str, ...]
     emulated: tuple[str, ...] = field(default=())
     url: str = ""
+    token: str = field(default="", repr=False)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -14,7 +14,7 @@ from actors.http_transport import AutoTransport, HttpTransport, make_transport
 from actors.transport import ServeTransport
 from slicer import packet
 from slicer.errors import ConfigError, ModelError, ServerError, ShardError
-from slicer.wire import Refusal, Reply, Request, ServedModel, Timings
+from slicer.wire import Answer, Refusal, Reply, Request, ServedModel, Timings
 
 MODEL = ServedModel("m", "d", "{}", 4, (0, 1), "per_slice", ("fp32",))
 Use = Callable[[HttpTransport], Awaitable[object]]
@@ -132,27 +132,63 @@ def test_a_wrong_token_and_a_server_that_is_not_there() -> None:
 
 
 class Handle(ServeTransport):
-    """A handle whose server tells `url`."""
+    """A handle whose server tells `url` and `token`, and answers what reaches it."""
 
-    url = ""
+    url, token = "", "secret"
 
     async def describe(self, model: str) -> ServedModel:
-        return packet.decode_model({**json.loads(json.dumps(packet.encode_model(MODEL))), "url": self.url})
+        return replace(MODEL, url=self.url, token=self.token)
+
+    async def infer(self, request: Request) -> Answer:
+        return Refusal(request.id, "bad_cut", "by the handle", "s")
 
 
-def test_auto_takes_http_where_the_server_offers_it() -> None:
-    async def run() -> list[bool]:
-        transport, handle = AutoTransport("app"), Handle("app")
-        transport._handle = handle
-        seen = []
-        for url in ("", "http://127.0.0.1:1/app", ""):
-            handle.url = url
+def auto() -> tuple[AutoTransport, Handle]:
+    transport, handle = AutoTransport("app"), Handle("app")
+    transport._handle = handle
+    return transport, handle
+
+
+def test_auto_takes_http_where_the_server_offers_it_and_it_answers_from_here() -> None:
+    async def use(there: HttpTransport) -> None:
+        transport, handle = auto()
+        ways = []
+        for url, token in (
+            ("", ""),  # no HTTP
+            ("http://127.0.0.1:1/app", "secret"),  # told, but nothing answers
+            (there._url, "wrong"),
+            (there._url, "secret"),
+            ("", ""),
+        ):
+            handle.url, handle.token = url, token
             await transport.describe("m")
-            seen.append(transport._http is not None)
+            ways.append(type(await transport.infer(request("a"))).__name__)
+        assert ways == ["Refusal", "Refusal", "Refusal", "Reply", "Refusal"]  # the handle refuses, HTTP replies
         await transport.close()
-        return seen
 
-    assert asyncio.run(run()) == [False, True, False]
+    against(use)
+
+
+def test_auto_looks_for_the_server_anew_when_http_fails() -> None:
+    async def use(there: HttpTransport) -> None:
+        transport, handle = auto()
+        handle.url = there._url
+        await transport.describe("m")
+        assert transport._http is not None
+        transport._http._token, transport._http._session = "of before its restart", None
+        with pytest.raises(ServerError, match="401"):
+            await transport.infer(request("a"))
+        assert transport._looking is not None
+        await transport._looking
+        assert isinstance(await transport.infer(request("a")), Reply)
+        await transport.close()
+
+    against(use)
+
+
+def test_the_token_is_told_by_the_handle_only() -> None:
+    assert "token" not in packet.encode_model(replace(MODEL, token="secret"))
+    assert "secret" not in repr(replace(MODEL, token="secret"))
 
 
 def test_the_fleet_file_chooses() -> None:

@@ -1,0 +1,92 @@
+"""Whether an application offers HTTP, and where: every case that `settle` tells apart."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from deployments.config import ServerConfig, parse_config
+from deployments.placement import Node
+from deployments.way_in import Running, free_port, own_ports, settle
+from slicer.errors import ConfigError, ServerError
+from slicer.serve_settings import HAPROXY_PORTS
+
+ONE = [Node("a", "10.0.0.1", {})]
+TWO = [*ONE, Node("b", "10.0.0.2", {})]
+SAME_HOST = [*ONE, Node("b", "10.0.0.1", {})]
+
+
+def config(**http: object) -> ServerConfig:
+    return parse_config({"http": http, "token": ""})
+
+
+def taken(port: int) -> int:
+    return 41000
+
+
+def as_asked(port: int) -> int:
+    return port
+
+
+def test_by_default_one_node_offers_it_to_itself_with_a_token_of_its_own() -> None:
+    settled = settle(config(), ONE, None, as_asked)
+    assert (settled.http.enabled, settled.http.host, settled.http.port) == (True, "127.0.0.1", 8000)
+    assert len(settled.token) >= 32
+    assert settle(config(), ONE, None, as_asked).token != settled.token
+
+
+def test_by_default_several_hosts_offer_it_on_all_interfaces_since_haproxy_binds_the_same_everywhere() -> None:
+    assert settle(config(), TWO, None, as_asked).http.host == "0.0.0.0"
+
+
+def test_by_default_a_taken_port_is_left_alone() -> None:
+    assert settle(config(), ONE, None, taken).http.port == 41000
+    assert settle(config(port=9000), ONE, None, taken).http.port == 9000  # this one was asked for
+
+
+def test_by_default_it_is_off_where_it_cannot_work() -> None:
+    assert settle(config(), SAME_HOST, None, as_asked).http.enabled is False  # one port, two nodes
+    assert settle(config(), ONE, Running(), as_asked).http.enabled is False  # Serve runs without
+    assert settle(config(), ONE, Running("0.0.0.0", 8000), as_asked).http.enabled is False  # Serve's own proxy
+    assert settle(config(port=9000), ONE, Running("10.0.0.1", 8000, haproxy=True), as_asked).http.enabled is False
+
+
+def test_an_application_that_comes_later_takes_what_is_there() -> None:
+    for asked in ({}, {"enabled": True}, {"enabled": True, "port": 8123}):
+        settled = settle(config(**asked), TWO, Running("0.0.0.0", 8123, haproxy=True), as_asked)
+        assert (settled.http.enabled, settled.http.host, settled.http.port) == (True, "0.0.0.0", 8123)
+
+
+def test_what_is_asked_for_is_given_or_refused() -> None:
+    settled = settle(config(enabled=True, host="0.0.0.0"), SAME_HOST, None, taken)
+    assert (settled.http.host, settled.http.port, settled.token) == ("0.0.0.0", 8000, "")
+    assert settle(config(enabled=False), ONE, None, as_asked).http.enabled is False
+    with pytest.raises(ServerError, match=r"already runs with HTTP at 10\.0\.0\.1:8123, not at any address:9000"):
+        settle(config(enabled=True, port=9000), ONE, Running("10.0.0.1", 8123, haproxy=True), as_asked)
+    with pytest.raises(ServerError, match="none of this kind"):
+        settle(config(enabled=True), ONE, Running("10.0.0.1", 8000), as_asked)
+
+
+def test_an_address_that_rays_haproxy_cannot_serve_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"host '10\.0\.0\.9': Ray's HAProxy could not reach the replicas there"):
+        config(host="10.0.0.9")
+
+
+def test_a_given_token_is_kept() -> None:
+    assert settle(parse_config({"token": "mine"}), ONE, None, as_asked).token == "mine"
+
+
+def test_haproxys_own_ports_move_where_they_are_taken_and_the_operators_word_counts() -> None:
+    stats, metrics = HAPROXY_PORTS
+    assert own_ports({}, as_asked) == {stats: "8404", metrics: "9101"}
+    assert own_ports({stats: "8500"}, taken) == {stats: "8500", metrics: "41000"}
+
+
+def test_a_port_is_free_until_somebody_listens_there() -> None:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert free_port(port) != port
+    assert free_port(port) == port
