@@ -3,8 +3,8 @@
     python benchmarks/goodput.py --profile launch-bound --strategies per_tail,continuous --slo-x 2,4 --seconds 20
     python benchmarks/goodput.py --profile launch-bound --strategies continuous --quick
 
-Real: Serve, its handle by gRPC, admission, engine, scheduler, policies, cost table (measured at start). Emulated: the
-accelerator's times. Open loop, Poisson; a seed offers the same arrivals to every strategy, stretched to the rate.
+Real: Serve, HTTP through HAProxy as devices use it (``--way handle``: gRPC), admission, engine, scheduler, policies,
+cost table (measured at start). Emulated: the accelerator's times. Open loop, Poisson; a seed offers the same arrivals to every strategy, stretched to the rate.
 
 The SLO clock runs from the request's arrival in the replica to its finished row: ``admission_ms + queue_ms +
 execution_ms`` of `slicer.wire.Timings`. `total_ms`, which adds the hop back to the event loop, and the client's
@@ -239,6 +239,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--together", type=float, default=0.0, help="predicted requests/s measured at the same time")
     p.add_argument("--max-batch", type=int, default=32)
     p.add_argument("--senders", type=int, default=1, help="actors that send to a server")
+    p.add_argument("--way", choices=("auto", "handle"), default="auto", help="in: HTTP, as devices do, or the handle")
     p.add_argument("--deadlines", action="store_true", help="requests carry the SLO as their deadline")
     p.add_argument("--decision-us", type=float, default=0.0, help="of the simulator: time per step beside execution")
     p.add_argument("--burn-launch-ms", type=float, default=0.0, help="per block, burnt on the host as launches are")
@@ -318,6 +319,7 @@ def main(argv: list[str] | None = None) -> int:
             args.burn_launch_ms,
             args.raw,
             args.most_seconds,
+            args.way,
         )
         order = [(strategy, x) for strategy in args.strategies.split(",") for x in slo_xs]
         random.Random(0).shuffle(order)

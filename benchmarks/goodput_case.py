@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from actors.http_transport import Way
 from deployments.cost_profiles import load_profile
 from deployments.costs import CostModel
 from deployments.simulator import Arrival, Run, Setup, Simulation
@@ -35,6 +36,7 @@ class Case:
     burn_launch_ms: float = 0.0
     raw: Path | None = None
     most_seconds: float = math.inf
+    way: Way = "auto"
 
     def __post_init__(self) -> None:
         blocks = self.profile.num_slices

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from actors import server
+from actors.http_transport import Way
 from benchmarks.figures import in_time, stable
 from benchmarks.goodput_case import WARM_UP, Case
 from deployments.simulator import Arrival
@@ -41,20 +42,22 @@ class Answered:
     outcome: str
     slo_ms: float | None
     total_ms: float | None
+    admission_ms: float | None
 
 
 class Sender:
     """A Ray actor that sends its share of the requests, each at its own moment, whatever the server does."""
 
-    def __init__(self) -> None:
+    def __init__(self, way: Way) -> None:
+        self._way = way
         # A generator that waits for a core behind what it measures would send late. Threads inherit it.
         with contextlib.suppress(OSError):  # only root may
             os.setpriority(os.PRIO_PROCESS, 0, -10)
 
     async def connect(self, app: str) -> None:
-        from actors.transport import ServeTransport
+        from actors.http_transport import make_transport
 
-        self._server = ServeTransport(app)
+        self._server = make_transport(self._way, app)
         self._manifest = (await self._server.describe(MODEL)).manifest
         gc.collect()
         gc.freeze()  # a full collection of all that Ray has imported would be a lag of tens of milliseconds
@@ -79,20 +82,21 @@ class Sender:
             sent_s = clock.now_s()
             slo = slo_ms if deadlines else None
             request = Request(str(number), MODEL, self._manifest, entry, "fp32", SHAPE, payload, None, slo)
-            outcome, in_slo_ms, total_ms = "lost", None, None
+            outcome, in_slo_ms, total_ms, admission_ms = "lost", None, None, None
             try:
                 answer = await self._server.infer(request)
                 outcome = "answered" if isinstance(answer, Reply) else answer.code
                 if isinstance(answer, Reply):
                     t = answer.timings
                     in_slo_ms, total_ms = t.admission_ms + t.queue_ms + t.execution_ms, t.total_ms
+                    admission_ms = t.admission_ms
             except Exception as error:
                 outcome = f"lost: {type(error).__name__}"
             if in_slo_ms is None or in_slo_ms > slo_ms:
                 misses[entry] += 1
                 if misses[entry] > allowed[entry]:
                     over.set()
-            return Answered(due_s, sent_s, clock.now_s(), entry, outcome, in_slo_ms, total_ms)
+            return Answered(due_s, sent_s, clock.now_s(), entry, outcome, in_slo_ms, total_ms, admission_ms)
 
         for number, (offset_s, entry) in enumerate(requests):
             await clock.until(begin_s + offset_s)
@@ -138,7 +142,7 @@ class Stack:
                 "record": str(self._record),
                 "burn_launch_ms": case.burn_launch_ms,
             },
-            "http": {"enabled": False},
+            "http": {"enabled": "auto" if case.way == "auto" else False},
             "naive_batch_wait_timeout_s": wait_s,
             "naive_concurrency": concurrency,
         }
@@ -155,7 +159,7 @@ class Stack:
         with _STARTING:
             server.start({self.name: self._config})
             self.emulated = tuple(server.status(self.name)["emulated"])
-            self._senders = [actor.remote() for _ in range(self.case.senders)]
+            self._senders = [actor.remote(self.case.way) for _ in range(self.case.senders)]
             ray.get([sender.connect.remote(self.name) for sender in self._senders])
         return self
 
@@ -241,6 +245,7 @@ class Stack:
             "outcomes": dict(Counter(one.outcome for one in counted)),
             "slo_clock_ms": figures(slo_ms),
             "total_ms": figures([one.total_ms for one in counted if one.total_ms is not None]),
+            "admission_ms": figures([one.admission_ms for one in counted if one.admission_ms is not None]),
             "client_ms": figures(client_ms),
             "generator_lag_p99_ms": figures(lag_ms).get("p99"),
             "valid": in_time(lag_ms, client_ms),

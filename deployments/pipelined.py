@@ -5,6 +5,9 @@ arrive meanwhile can still join, so early that the decision and the launch are d
 
     choose at  expected end of the running step - (time of a decision and a launch, measured) - margin
 
+The margin is what the engine's thread wakes late, measured as well: a larger one costs rows that arrive in it one step
+more, a smaller one lets the accelerator idle.
+
 Steps run in the order of their launches, so the scheduler takes a step's rows back when it is launched: whatever it
 chooses for them next runs behind it. Rows at the model's end are delivered when their step has really ended.
 """
@@ -27,9 +30,13 @@ logger = logging.getLogger(__name__)
 
 Ticket = TypeVar("Ticket")
 
-#: How much earlier than the measured lead the next step is chosen: what a thread may wake late (0.2 and 0.8 ms were
-#: worse, docs/log.md 2026-11-23).
-_MARGIN_S = 5e-4
+#: How late the thread wakes is met by the margin so often. A millisecond of margin costs a row about a millisecond (it
+#: arrives in it with probability margin / step, and waits a step), one of idling costs it one per step of its way; with
+#: three or four steps, idling after every fourth or fifth is where the two are even.
+_MET = 0.8
+
+#: The margin at the start, its bounds, and by how much it follows what is measured.
+_MARGIN_S, _LEAST_MARGIN_S, _MOST_MARGIN_S, _MARGIN_STEP_S = 3e-4, 5e-5, 1e-3, 1e-5
 
 #: The lead never exceeds this share of the running step, so that binding stays late.
 _MOST = 0.5
@@ -90,6 +97,8 @@ class PipelinedEngine(Engine):
         self._launched: deque[_Launched] = deque()
         self._seen_s: dict[tuple[str, int, int], dict[int, float]] = {}  # seconds by span and rows
         self._lead_s = _MARGIN_S
+        self._margin_s = _MARGIN_S
+        self._slept = False  # whether the thread sleeps until it is to choose
 
     def turn(self) -> float | None:
         """Do what can be done now, on the engine's thread; never sleeps, but may wait for a step that is to end now.
@@ -103,7 +112,10 @@ class PipelinedEngine(Engine):
         if len(self._launched) == 1 and choose_at_s is not None:
             left_s = choose_at_s - self._clock()
             if left_s > 0:
+                self._slept = True
                 return left_s
+            if self._slept:
+                self._woke_late(-left_s)
             self._launch_next()
         self._end(self._launched.popleft())
         return 0.0
@@ -130,7 +142,13 @@ class PipelinedEngine(Engine):
         expected_s = self._expected_s(running.step)
         if expected_s is None:
             return None
-        return running.began_s + expected_s - min(self._lead_s + _MARGIN_S, _MOST * expected_s)
+        return running.began_s + expected_s - min(self._lead_s + self._margin_s, _MOST * expected_s)
+
+    def _woke_late(self, late_s: float) -> None:
+        """Follow the quantile `_MET` of what the thread wakes late, in small steps."""
+        self._slept = False
+        step_s = _MARGIN_STEP_S * (_MET if late_s > self._margin_s else _MET - 1)
+        self._margin_s = min(max(self._margin_s + step_s, _LEAST_MARGIN_S), _MOST_MARGIN_S)
 
     def _expected_s(self, step: Step) -> float | None:
         """How long such a step takes, or rather less, so that the accelerator does not idle; None: nobody knows."""
