@@ -4,7 +4,8 @@
     python benchmarks/goodput.py --profile launch-bound --strategies continuous --quick
 
 Real: Serve, HTTP through HAProxy as devices use it (``--way handle``: gRPC), admission, engine, scheduler, policies,
-cost table (measured at start). Emulated: the accelerator's times. Open loop, Poisson; a seed offers the same arrivals to every strategy, stretched to the rate.
+cost table (measured at start). Emulated: the accelerator's times. Open loop, Poisson; a seed offers the same arrivals
+to every strategy, stretched to the rate.
 
 The SLO clock runs from the request's arrival in the replica to its finished row: ``admission_ms + queue_ms +
 execution_ms`` of `slicer.wire.Timings`. `total_ms`, which adds the hop back to the event loop, and the client's

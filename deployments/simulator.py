@@ -46,6 +46,8 @@ class Setup:
         accelerators: how many, each with a scheduler of its own.
         routing: how a request finds its accelerator: in turn, or the one with the fewest rows (of equals the first).
         decision_s: time that every step costs beside its execution.
+        lead_s: so long before a step's end the next one is chosen, as the pipelined engine does (at most half of the
+            step before): rows that arrive in between are not in it. 0: late binding without a cost, an ideal.
         draw: whether durations are drawn from the table's spread (lognormal), with `seed`; else they are the means.
     """
 
@@ -57,6 +59,7 @@ class Setup:
     accelerators: int = 1
     routing: Literal["round_robin", "least_loaded"] = "round_robin"
     decision_s: float = 0.0
+    lead_s: float = 0.0
     draw: bool = False
     seed: int = 0
 
@@ -122,6 +125,8 @@ class _Accelerator:
         self.index = index
         self.scheduler = Scheduler({MODEL: policy})
         self.running: Step | None = None
+        self.busy = False  # whether there will be a moment to choose what follows
+        self.free_s = 0.0  # when all that was begun has ended
         self.held = 0  # rows that wait or run
 
 
@@ -135,7 +140,7 @@ class Simulation:
         self._observer = observer
         self._random = random.Random(setup.seed)
         self._accelerators = [_Accelerator(setup, index) for index in range(setup.accelerators)]
-        self._ends: list[tuple[float, int]] = []  # heap of (end of the running step, accelerator)
+        self._ends: list[tuple[float, int]] = []  # heap of (when to choose the next step: the end or a lead before it)
 
     def run(self, arrivals: Sequence[Arrival]) -> Run:
         """Serve these arrivals, which ascend in time, until the last one has ended."""
@@ -158,12 +163,14 @@ class Simulation:
                 due += 1
             while self._ends and self._ends[0][0] <= now_s:
                 accelerator = self._accelerators[heapq.heappop(self._ends)[1]]
+                accelerator.busy = False
                 self._finish(accelerator, now_s)
                 touched[accelerator.index] = accelerator
             for accelerator in touched.values():
-                if accelerator.running is None:
+                if not accelerator.busy:
                     self._begin(accelerator, now_s)
-        return Run(arrivals, self._latency_s, self._steps, self._rows, self._busy_s, now_s, len(self._accelerators))
+        ended_s = max(accelerator.free_s for accelerator in self._accelerators)
+        return Run(arrivals, self._latency_s, self._steps, self._rows, self._busy_s, ended_s, len(self._accelerators))
 
     def _route(self, index: int) -> _Accelerator:
         if self._setup.routing == "least_loaded":
@@ -173,23 +180,31 @@ class Simulation:
     def _begin(self, accelerator: _Accelerator, now_s: float) -> None:
         accelerator.held -= len(accelerator.scheduler.expired(now_s))
         step = accelerator.scheduler.next(now_s)
-        accelerator.running = step
         if step is None:
+            if now_s < accelerator.free_s:  # nothing to enqueue, so the engine waits for the running step
+                self._choose_again(accelerator, accelerator.free_s)
             return
+        began_s = max(now_s, accelerator.free_s)
         if self._observer is not None:
-            self._observer(now_s, step)
+            self._observer(began_s, step)
         duration_s = self._duration_s(step)
         self._steps += 1
         self._rows += len(step.rows)
         self._busy_s += duration_s
-        heapq.heappush(self._ends, (now_s + duration_s + self._setup.decision_s, accelerator.index))
+        accelerator.running, accelerator.free_s = step, began_s + duration_s + self._setup.decision_s
+        lead_s = min(self._setup.lead_s, duration_s / 2)
+        if lead_s:  # what is chosen next runs behind it, so its rows go back at once
+            self._finish(accelerator, accelerator.free_s)
+        self._choose_again(accelerator, accelerator.free_s - lead_s)
 
-    def _finish(self, accelerator: _Accelerator, now_s: float) -> None:
-        step = accelerator.running
-        assert step is not None, "an accelerator without a step cannot end one"
-        accelerator.running = None
-        for row in accelerator.scheduler.finish(step, now_s):
-            self._latency_s[row.key] = now_s - row.arrival_s
+    def _choose_again(self, accelerator: _Accelerator, at_s: float) -> None:
+        accelerator.busy = True
+        heapq.heappush(self._ends, (at_s, accelerator.index))
+
+    def _finish(self, accelerator: _Accelerator, ended_s: float) -> None:
+        step, accelerator.running = accelerator.running, None
+        for row in accelerator.scheduler.finish(step, ended_s) if step is not None else ():
+            self._latency_s[row.key] = ended_s - row.arrival_s
             accelerator.held -= 1
 
     def _duration_s(self, step: Step) -> float:

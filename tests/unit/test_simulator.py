@@ -116,6 +116,27 @@ def test_time_of_a_decision_is_paid_once_a_step() -> None:
         assert run.latency_s[0] == 4.0 + 0.25 * steps and run.busy_s == 4.0
 
 
+def test_with_a_lead_rows_that_arrive_after_the_choice_are_not_in_the_next_step() -> None:
+    """Steps of 1 s per slice, whatever is in them; the next one is chosen 0.25 s before the end."""
+    setup = Setup(costs_of(1.0, 1.0, 1.0), "per_slice", lead_s=0.25)
+    steps: list[tuple[float, int, list[int]]] = []
+    arrivals = [Arrival(0.0, 0), Arrival(0.7, 1), Arrival(1.8, 2), Arrival(9.0, 3), Arrival(9.9, 3)]
+    run = Simulation(setup, lambda now_s, step: steps.append((now_s, step.start, [r.key for r in step.rows]))).run(
+        arrivals
+    )
+    assert steps == [
+        (0.0, 0, [0]),
+        (1.0, 1, [0, 1]),  # chosen at 0.75: row 1 is there
+        (2.0, 2, [0, 1]),  # chosen at 1.75: row 2 is not
+        (3.0, 3, [0, 1]),
+        (4.0, 2, [2]),
+        (5.0, 3, [2]),
+        (9.0, 3, [3]),
+        (10.0, 3, [4]),  # nothing to choose at 9.75, so the engine waits for the end
+    ]
+    assert run.latency_s.tolist() == pytest.approx([4.0, 3.3, 4.2, 1.0, 1.1])
+
+
 def test_requests_go_in_turn_or_to_the_accelerator_with_the_fewest_rows() -> None:
     arrivals = [Arrival(0.0, 0), Arrival(0.5, 3), Arrival(2.0, 0), Arrival(2.1, 0)]
     latency_s = {}
