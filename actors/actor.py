@@ -235,7 +235,7 @@ class DeviceActor:
 
 
 def be_punctual() -> None:
-    """For the thread of a crowd's event loop: hundreds of devices wait for it, which in truth are machines of their own.
+    """For the thread of a crowd's event loop: hundreds of devices wait for it, in truth machines of their own.
 
     It gets the interpreter sooner and, where this process may ask for that (root), a processor before others.
     """

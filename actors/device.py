@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from torch import nn
 
 from actors.adaptive import Adaptive
 from actors.asking import Ask, Asking, TopK, best
-from actors.away import Away
+from actors.away import Away, Backlog
 from actors.clock import Clock
 from actors.fleet_config import TAIL, DeviceConfig
 from actors.head import Computed, Head
@@ -42,6 +42,9 @@ MoreLoader = Callable[[ServedModel, DeviceConfig, GetShard, int, int], "list[nn.
 #: What a description weighs upwards, and how often joining asks for it, to learn the link's round trip.
 _JOIN_PINGS = 2
 
+#: A device that can go on alone leaves the server for about so long after a first failure: it can afford to.
+_AWAY_S = 0.25
+
 
 class Device:
     """One client device. All methods are called on one event loop; own device classes derive from this one.
@@ -57,7 +60,7 @@ class Device:
 
     Attributes:
         choice: the cut and codec of the next image; `planner` changes it, where the fleet file has a ``plan``.
-        away: what is known of the server, for a device that can go on alone.
+        away: what is known of the server; backlog: what waits for it, on a device that cannot go on alone.
         notes: what a person should know of this device.
     """
 
@@ -92,7 +95,10 @@ class Device:
         self._moving: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"head-{config.name}")
         self._jitter = random.Random(f"{config.seed}/{config.name}/retry")
-        self.away = Away(0.25, config.retry.max_pause_s, self._jitter)
+        first_s = _AWAY_S if config.alone else config.retry.first_pause_s
+        self.away = Away(first_s, config.retry.max_pause_s, self._jitter)
+        self.backlog = Backlog(self.away, self.clock)
+        self._aside: set[asyncio.Task[None]] = set()
 
     @property
     def server(self) -> Server:
@@ -156,6 +162,7 @@ class Device:
 
     async def turn_to(self, server: Server) -> None:
         """Leave the present server for another one; no request may be open. Raises as `start`."""
+        await self._end_aside()
         await self._server.close()
         self._server = server
         self.away.answered()
@@ -163,12 +170,24 @@ class Device:
 
     async def close(self) -> None:
         """Let the thread and the transport go; open requests must have ended."""
+        await self._end_aside()
         if self._moving is not None:
             self._moving.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await self._moving
         self._thread.shutdown(wait=False, cancel_futures=True)
         await self._server.close()
+
+    def aside(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Let something run that no request waits for; it ends with the server at the latest."""
+        task = asyncio.create_task(coroutine)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+
+    async def _end_aside(self) -> None:
+        for task in self._aside:
+            task.cancel()
+        await asyncio.gather(*self._aside, return_exceptions=True)
 
     @property
     def head_bytes(self) -> int:

@@ -3,18 +3,18 @@
     python benchmarks/fleet_scale.py                                    three sizes, a minute each
     python benchmarks/fleet_scale.py --devices 10 --rates 20 --seconds 5
 
-Real: Ray, fleet, device actors, Serve, its handle by gRPC (in parcels), admission, engine, scheduler; weights, activations
-and answers are those of the shipped digits_vit. Emulated: the devices (hypothetical boards, a profile per group, drawn per
-device), their links (presets), and the accelerator (its times; torch computes the logits within them). Activations are
-replayed: each image's is computed once per process.
+Real: Ray, fleet, device actors, Serve, its handle by gRPC (in parcels), admission, engine, scheduler; heads and
+activations of the shipped digits_vit. Emulated: the devices (hypothetical boards, a profile per group, drawn per device),
+their links (presets), and the accelerator (its times; with --answers true torch computes the logits within them, and
+agreement with the unsliced model is counted). Activations are replayed: each image's is computed once per process.
 
 Devices are of five kinds: images at cut 0 as PNG over a wire; cut 1, int8, Wi-Fi; cut 2, fp16, LTE; cut 3, fp32, 5G; and
 devices that plan for themselves over Wi-Fi. Each has a Poisson process of its own. Open loop: the clock starts at the
 schedule.
 
-Says: whether the ledger closes (every intended request has one record, and the accelerator took one row for each that the
-server answered), the generator's lag against 5 % of the median, and the memory of device processes and replica over the
-run. Prints a table for people, then one JSON document as the last line; --out gets it, too.
+Says: whether the ledger closes (every intended request has one record, and the accelerator took one row for each that
+the server answered), the generator's lag against 5 % of the median, and the memory of device processes and replica over
+the run. Prints a table for people, then one JSON document as the last line; --out gets it, too.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """The server is gone for 20 s in the middle of a run: what becomes of the requests, and how soon is all as before?
 
-    python benchmarks/outage.py                          the replica's process is killed, then the application deleted
+    python benchmarks/outage.py                          three ways to go, one after the other
     python benchmarks/outage.py --how replica --before 5 --outage 5 --after 5
 
-Real: Ray, Serve, its handle by gRPC, fleet, device actors, admission, engine, weights and answers (digits_vit). The
-replica gets SIGKILL and Serve starts another one; or the application is deleted and deployed again. Either way what
-comes up is held back until the outage has lasted as long as it should. Emulated: devices (a hypothetical board), links
-(Wi-Fi) and the accelerator.
+Ways to go: ``replica``: its process gets SIGKILL, and Serve starts another one; ``http``: the same, but the devices come
+by HTTP and not by Serve's handle, which keeps requests while there is no replica; ``application``: it is deleted, and
+deployed again after half of the outage. What comes up is held back until the outage has lasted as long as it should.
+
+Real: Ray, Serve, handle or HAProxy, fleet, device actors, admission, engine; weights and heads of digits_vit. Emulated:
+devices (a hypothetical board; activations are replayed), links (Wi-Fi) and the accelerator.
 
 Two groups of virtual devices, half of the load each, open loop, Poisson:
 
@@ -80,10 +82,11 @@ class Outage:
             time.sleep(max(self._begin_s - time.monotonic(), 0))
             self._hold.touch()
             self.gone_s = time.monotonic()
-            if self._how == "replica":
+            if self._how != "application":
                 os.kill(self._pid, signal.SIGKILL)
             else:
                 server.stop(self._app)
+                time.sleep(max(self.gone_s + self._length_s / 2 - time.monotonic(), 0))
                 deploy(self._app, self._config)
             time.sleep(max(self.gone_s + self._length_s - time.monotonic(), 0))
             self.released_s = time.monotonic()
@@ -128,7 +131,7 @@ def fleet_of(args: argparse.Namespace, place: Path) -> FleetConfig:
             "alone": "tail" if name == "alone" else "",
             "link": "benchmarks.outage_parts:WatchedLink",
             "link_options": {"preset": "wifi", "log": str(place / f"{name}.log")},
-            "transport": "handle",
+            "transport": "auto",
             "cpus": 0.01,
         }
         for name in GROUPS
@@ -161,6 +164,7 @@ def measure(how: str, images: LabelledImages, args: argparse.Namespace) -> dict[
             "accelerator": "cpu",
             "cpus": 0.01,
             "torch_threads": 1,
+            "http": {"enabled": how == "http", "host": "127.0.0.1", "port": args.port},
             "executor": "benchmarks.outage_parts:HeldExecutor",
             "executor_options": {
                 "hold": str(hold),
@@ -315,20 +319,33 @@ def tables(runs: Sequence[dict[str, Any]]) -> str:
                 share = "-" if p["within_slo"] is None else f"{p['within_slo']:.1%}"
                 counts = [str(p[key]) for key in ("requests", "answered", "alone", "refused", "lost")]
                 rows.append([run["how"], name, phase, *counts, share, number(p["p50_ms"]), number(p["p99_ms"])])
-        for name, a in [*((n, g["attempts"]) for n, g in run["groups"].items()), ("rows", run["rows_at_the_accelerator"])]:
+        for name, a in [
+            *((n, g["attempts"]) for n, g in run["groups"].items()),
+            ("rows", run["rows_at_the_accelerator"]),
+        ]:
             after = " ".join(map(str, a["per_s_after"]))
-            herd.append(
-                [run["how"], name, f"{a['per_s_before']:g}", str(a["most_in_100_ms_before"]), f"{a['per_s_during']:g}"]
-                + [after, str(a["most_in_100_ms_after"])]
-            )
-    header = ["killed", "group", "captured", "asked", "answered", "alone", "refused", "lost", "within SLO", "p50", "p99"]
+            most = [str(a[f"most_in_100_ms_{when}"]) for when in ("before", "after")]
+            herd.append([run["how"], name, f"{a['per_s_before']:g}", most[0], f"{a['per_s_during']:g}", after, most[1]])
+    header = [
+        "killed",
+        "group",
+        "captured",
+        "asked",
+        "answered",
+        "alone",
+        "refused",
+        "lost",
+        "within SLO",
+        "p50",
+        "p99",
+    ]
     made = [Table("Requests by the moment of capture (inference time in ms)", header, rows).text()]
     header = ["killed", "who", "per s before", "most in 0.1 s", "per s during", "after, second by second"]
     made.append(Table("Attempts on the links, and rows at the accelerator", [*header, "most in 0.1 s"], herd).text())
     for run in runs:
         groups = run["groups"]
         made.append(
-            f"{run['how']}: gone at {run['gone_s']:.1f} s for {run['back_s'] - run['gone_s']:.1f} s; goodput back after "
+            f"{run['how']}: gone at {run['gone_s']:.1f} s for {run['back_s'] - run['gone_s']:.1f} s; goodput is back after "
             + ", ".join(f"{name} {groups[name]['goodput_back_after_s']} s" for name in groups)
             + f"; the last answer given alone was captured {groups['alone']['by_server_again_after_s']} s after it"
         )
@@ -337,7 +354,8 @@ def tables(runs: Sequence[dict[str, Any]]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--how", default="replica,application", help="what is killed (default %(default)s)")
+    p.add_argument("--how", default="replica,application,http", help="what is killed (default %(default)s)")
+    p.add_argument("--port", type=int, default=8123, help="of HAProxy, for http")
     p.add_argument("--devices", type=int, default=50, help="of each group")
     p.add_argument("--rate", type=float, default=40.0, help="images/s of all devices")
     p.add_argument("--before", type=float, default=10.0)
@@ -355,8 +373,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     images = write_digits(Path("~/.cache/headtail/digits").expanduser())
     load = os.getloadavg()[0]
-    with server.ray_session("local"):
-        runs = [measure(how, images, args) for how in args.how.split(",")]
+    runs = []
+    for how in args.how.split(","):
+        with server.ray_session("local"):  # Serve's way in is fixed at its start
+            runs.append(measure(how, images, args))
     document = {
         "benchmark": "outage",
         "load": "open loop: poisson arrivals per device",
