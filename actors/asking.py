@@ -1,15 +1,15 @@
 """One request on its way: image -> head -> encode -> server -> answer, with everything that can go wrong.
 
 A device that can go on alone finishes a request by itself when the server is gone, refuses, or would be too late for
-the deadline; its record says so (`alone`). While the server is away nothing waits for it: now and then a copy of a
-request is sent beside the request's own end, to find out whether it is back. A device that cannot go on alone keeps its
-requests until then.
+the deadline; its record says so (`alone`). While the server is away nothing waits for it; a copy of the request that
+failed is sent now and then, to find out whether it is back. A device that cannot go on alone keeps its requests until
+then.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,17 +17,15 @@ import numpy.typing as npt
 
 from actors.head import Computed
 from actors.links import ENVELOPE_BYTES
+from actors.lookout import ALONE
 from actors.records import Outcome, Record
-from slicer.errors import HeadTailError, ServerError
+from slicer.errors import ServerError
 from slicer.wire import RETRYABLE, Answer, Refusal, Reply, Request
 
 if TYPE_CHECKING:
     from actors.device import Device
 
 TopK = tuple[tuple[int, float], ...]
-
-#: Refusals that the device can make up for by finishing alone; the others are about the request itself.
-_ALONE = RETRYABLE | {"too_late", "failed"}
 
 #: What finishing alone may take longer than it took on average, of which a deadline keeps clear.
 _SLOWER = 1.3
@@ -96,8 +94,6 @@ class Asking:
                 device.reconsider(self._ask.deadline_ms)
                 return self._finish(best(computed.logits, self._ask.top_k))
             if device.alone and not device.away.there:
-                if device.away.may_ask(self._time()):
-                    device.aside(self._probe(computed))
                 return await self._alone(computed, "the server is away")
             try:
                 answer = await (self._once(computed) if device.alone else self._exchange(computed))
@@ -106,7 +102,7 @@ class Asking:
             except ServerError as error:
                 if not device.alone:
                     raise
-                device.away.failed(self._time())
+                self._gone(computed)
                 return await self._alone(computed, str(error))
             if isinstance(answer, Reply):
                 return self._accept(answer)
@@ -115,8 +111,8 @@ class Asking:
                 await device.reload(computed.manifest)
                 may_reload = False
                 continue
-            if device.alone and answer.code in _ALONE:
-                device.away.failed(self._time())
+            if device.alone and answer.code in ALONE:
+                self._gone(computed)
                 return await self._alone(computed, f"{answer.code}: {answer.message}")
             self.close("refused", answer.code, answer.message)
             return ()
@@ -188,39 +184,34 @@ class Asking:
     def _patience_s(self) -> float:
         return max(_PATIENCE * self._device.served_ms, _SILENCE_MS) / 1e3
 
-    async def _probe(self, computed: Computed) -> None:
-        """Find out whether the server is back, for a device that finishes this request by itself meanwhile."""
-        device = self._device
-        try:
-            answer = await self._send(computed, self._until_alone_s(computed), probe=True)
-            if isinstance(answer, Refusal) and answer.code == "stale":
-                await device.reload(computed.manifest)
-        except NoTime:
-            device.away.said_nothing()
-        except HeadTailError:
-            device.away.failed(self._time(), probe=True)
-        except BaseException:
-            device.away.said_nothing()
-            raise
-        else:
-            if isinstance(answer, Refusal) and answer.code in _ALONE:
-                device.away.failed(self._time(), probe=True)
-            else:
-                device.away.answered()
+    def _gone(self, computed: Computed) -> None:
+        """The server failed a device that can go on alone, which leaves it alone and looks out for it from now on."""
+        device, patience_s = self._device, self._fresh_patience_s(computed)
+        device.away.failed(self._time())
+        request = self._request(computed, again=False, wants_load=False)
+        request = replace(request, id=f"{request.id}/probe", deadline_ms=patience_s * 1e3)
+        device.lookout.begin(device.server.infer, request, patience_s)
+
+    def _fresh_patience_s(self, computed: Computed) -> float:
+        """How long a new image would wait for the server."""
+        alone_ms = self._device.alone_ms(computed.cut)
+        if self._ask.deadline_ms is None:
+            return max(_PATIENCE * self._device.served_ms, 2 * alone_ms, _LEAST_PATIENCE_MS) / 1e3
+        left_ms = self._ask.deadline_ms - computed.head_ms - computed.encode_ms - _SLOWER * alone_ms - _SLACK_MS
+        return max(left_ms, _SLACK_MS) / 1e3
 
     def _until_alone_s(self, computed: Computed) -> float:
         """How long a device that can go on alone waits for the server. Raises NoTime: not at all."""
-        now_s, alone_ms = self._time(), self._device.alone_ms(computed.cut)
+        now_s = self._time()
         if self._ask.deadline_ms is None:
-            return now_s + max(_PATIENCE * self._device.served_ms, 2 * alone_ms, _LEAST_PATIENCE_MS) / 1e3
-        left_ms = self._ask.deadline_ms - self.age_ms() - _SLOWER * alone_ms - _SLACK_MS
+            return now_s + self._fresh_patience_s(computed)
+        left_ms = self._ask.deadline_ms - self.age_ms() - _SLOWER * self._device.alone_ms(computed.cut) - _SLACK_MS
         if left_ms <= 0:
             raise NoTime(f"{left_ms:.0f} ms are left for the server")
         return now_s + left_ms / 1e3
 
-    async def _send(self, computed: Computed, until_s: float, *, again: bool = False, probe: bool = False) -> Answer:
-        """One sending; nothing of a probe stands in the record. Raises ServerError: the server vanished, or did not
-        answer until then."""
+    async def _send(self, computed: Computed, until_s: float, *, again: bool = False) -> Answer:
+        """One sending. Raises ServerError: the server vanished, or did not answer until then."""
         device, sent_s = self._device, self._time()
         planner = device.planner
         request = self._request(computed, again=again, wants_load=planner is not None and planner.due(sent_s))
@@ -238,8 +229,7 @@ class Asking:
         if isinstance(answer, Reply):
             timings = answer.timings
             device.took_served((self._time() - sent_s) * 1e3)
-            if not probe:
-                self._record.network_ms = max((self._time() - sent_s) * 1e3 - timings.total_ms, 0.0)
+            self._record.network_ms = max((self._time() - sent_s) * 1e3 - timings.total_ms, 0.0)
             if planner is not None and sent is not None:
                 planner.link.answered(sent, self._time(), timings.total_ms / 1e3)
                 planner.served(computed.cut, timings.admission_ms + timings.queue_ms, timings.execution_ms, answer.load)

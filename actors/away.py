@@ -16,7 +16,7 @@ from actors.clock import Clock
 from slicer.errors import ServerError
 
 #: When the server is back, so many of the requests that waited for it are on their way at the same time.
-AT_ONCE = 4
+AT_ONCE = 2
 
 
 class Away:

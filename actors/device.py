@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from actors.fleet_config import TAIL, DeviceConfig
 from actors.head import Computed, Head
 from actors.links import Server
 from actors.loading import GetShard, check_cut, load_head, load_more
+from actors.lookout import Lookout
 from actors.records import Record
 from slicer.errors import CodecError, HeadTailError, ImageError, ServerError
 from slicer.planner import Choice, Facts
@@ -60,7 +61,8 @@ class Device:
 
     Attributes:
         choice: the cut and codec of the next image; `planner` changes it, where the fleet file has a ``plan``.
-        away: what is known of the server; backlog: what waits for it, on a device that cannot go on alone.
+        away: what is known of the server.
+        lookout: finds out that it is back, on a device that can go on alone; backlog: what waits, on one that cannot.
         notes: what a person should know of this device.
     """
 
@@ -98,7 +100,7 @@ class Device:
         first_s = _AWAY_S if config.alone else config.retry.first_pause_s
         self.away = Away(first_s, config.retry.max_pause_s, self._jitter)
         self.backlog = Backlog(self.away, self.clock)
-        self._aside: set[asyncio.Task[None]] = set()
+        self.lookout = Lookout(self.away, self.clock, self.reload)
 
     @property
     def server(self) -> Server:
@@ -162,7 +164,7 @@ class Device:
 
     async def turn_to(self, server: Server) -> None:
         """Leave the present server for another one; no request may be open. Raises as `start`."""
-        await self._end_aside()
+        await self.lookout.end()
         await self._server.close()
         self._server = server
         self.away.answered()
@@ -170,24 +172,13 @@ class Device:
 
     async def close(self) -> None:
         """Let the thread and the transport go; open requests must have ended."""
-        await self._end_aside()
+        await self.lookout.end()
         if self._moving is not None:
             self._moving.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await self._moving
         self._thread.shutdown(wait=False, cancel_futures=True)
         await self._server.close()
-
-    def aside(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Let something run that no request waits for; it ends with the server at the latest."""
-        task = asyncio.create_task(coroutine)
-        self._aside.add(task)
-        task.add_done_callback(self._aside.discard)
-
-    async def _end_aside(self) -> None:
-        for task in self._aside:
-            task.cancel()
-        await asyncio.gather(*self._aside, return_exceptions=True)
 
     @property
     def head_bytes(self) -> int:

@@ -4,12 +4,12 @@
     python benchmarks/fleet_scale.py --devices 10 --rates 20 --seconds 5
 
 Real: Ray, fleet, device actors, Serve, its handle by gRPC (in parcels), admission, engine, scheduler; heads and
-activations of the shipped digits_vit. Emulated: the devices (hypothetical boards, a profile per group, drawn per device),
-their links (presets), and the accelerator (its times; with --answers true torch computes the logits within them, and
-agreement with the unsliced model is counted). Activations are replayed: each image's is computed once per process.
+activations of the shipped digits_vit. Emulated: the devices (hypothetical boards, a profile per group), their links
+(presets), and the accelerator (its times; with --answers true torch computes the logits within them, and agreement with
+the unsliced model is counted). Activations are replayed: each image's is computed once per process.
 
-Devices are of five kinds: images at cut 0 as PNG over a wire; cut 1, int8, Wi-Fi; cut 2, fp16, LTE; cut 3, fp32, 5G; and
-devices that plan for themselves over Wi-Fi. Each has a Poisson process of its own. Open loop: the clock starts at the
+Devices are of five kinds: images at cut 0 as PNG, wired; cut 1, int8, Wi-Fi; cut 2, fp16, LTE; cut 3, fp32, 5G; and
+devices that plan for themselves, Wi-Fi. Each has a Poisson process of its own. Open loop: the clock starts at the
 schedule.
 
 Says: whether the ledger closes (every intended request has one record, and the accelerator took one row for each that

@@ -3,8 +3,8 @@
     python benchmarks/outage.py                          three ways to go, one after the other
     python benchmarks/outage.py --how replica --before 5 --outage 5 --after 5
 
-Ways to go: ``replica``: its process gets SIGKILL, and Serve starts another one; ``http``: the same, but the devices come
-by HTTP and not by Serve's handle, which keeps requests while there is no replica; ``application``: it is deleted, and
+Ways to go: ``replica``: its process gets SIGKILL, and Serve starts another one; ``http``: the same, but devices come by
+HTTP and not by Serve's handle, which keeps requests while there is no replica; ``application``: it is deleted, to be
 deployed again after half of the outage. What comes up is held back until the outage has lasted as long as it should.
 
 Real: Ray, Serve, handle or HAProxy, fleet, device actors, admission, engine; weights and heads of digits_vit. Emulated:
@@ -326,26 +326,14 @@ def tables(runs: Sequence[dict[str, Any]]) -> str:
             after = " ".join(map(str, a["per_s_after"]))
             most = [str(a[f"most_in_100_ms_{when}"]) for when in ("before", "after")]
             herd.append([run["how"], name, f"{a['per_s_before']:g}", most[0], f"{a['per_s_during']:g}", after, most[1]])
-    header = [
-        "killed",
-        "group",
-        "captured",
-        "asked",
-        "answered",
-        "alone",
-        "refused",
-        "lost",
-        "within SLO",
-        "p50",
-        "p99",
-    ]
+    header = "killed,group,captured,asked,answered,alone,refused,lost,within SLO,p50,p99".split(",")
     made = [Table("Requests by the moment of capture (inference time in ms)", header, rows).text()]
     header = ["killed", "who", "per s before", "most in 0.1 s", "per s during", "after, second by second"]
     made.append(Table("Attempts on the links, and rows at the accelerator", [*header, "most in 0.1 s"], herd).text())
     for run in runs:
         groups = run["groups"]
         made.append(
-            f"{run['how']}: gone at {run['gone_s']:.1f} s for {run['back_s'] - run['gone_s']:.1f} s; goodput is back after "
+            f"{run['how']}: gone at {run['gone_s']:.1f} s for {run['back_s'] - run['gone_s']:.1f} s; goodput back in "
             + ", ".join(f"{name} {groups[name]['goodput_back_after_s']} s" for name in groups)
             + f"; the last answer given alone was captured {groups['alone']['by_server_again_after_s']} s after it"
         )
