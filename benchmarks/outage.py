@@ -326,7 +326,19 @@ def tables(runs: Sequence[dict[str, Any]]) -> str:
             after = " ".join(map(str, a["per_s_after"]))
             most = [str(a[f"most_in_100_ms_{when}"]) for when in ("before", "after")]
             herd.append([run["how"], name, f"{a['per_s_before']:g}", most[0], f"{a['per_s_during']:g}", after, most[1]])
-    header = "killed,group,captured,asked,answered,alone,refused,lost,within SLO,p50,p99".split(",")
+    header = [
+        "killed",
+        "group",
+        "captured",
+        "asked",
+        "answered",
+        "alone",
+        "refused",
+        "lost",
+        "within SLO",
+        "p50",
+        "p99",
+    ]
     made = [Table("Requests by the moment of capture (inference time in ms)", header, rows).text()]
     header = ["killed", "who", "per s before", "most in 0.1 s", "per s during", "after, second by second"]
     made.append(Table("Attempts on the links, and rows at the accelerator", [*header, "most in 0.1 s"], herd).text())
