@@ -56,7 +56,8 @@ class DeviceInfo:
         head_bytes: of the shards that the head was loaded from.
         plans: whether it chooses cut and codec itself, beginning with these.
         alone: the model that it can finish a request with by itself; empty if none.
-        slices_ms: of its profile, means; empty for a native device without one.
+        slices_ms: of its profile, means; of a native device those that it holds, as measured when it joined.
+        memory_budget_bytes: for head and activations together; None: no limit was given.
         notes: what a person should know of it.
     """
 
@@ -80,6 +81,7 @@ class DeviceInfo:
     plans: bool = False
     alone: str = ""
     slices_ms: tuple[float, ...] = ()
+    memory_budget_bytes: int | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -182,7 +184,8 @@ class DeviceActor:
             node_ip=ray.util.get_node_ip_address(),
             plans=config.plan is not None,
             alone=device.alone,
-            slices_ms=tuple(round(spread.mean_ms, 4) for spread in config.profile.slices_ms),
+            slices_ms=tuple(round(value, 4) for value in device.slices_ms),
+            memory_budget_bytes=config.profile.memory_budget_bytes,
             notes=tuple(device.notes),
         )
 

@@ -90,7 +90,8 @@ class Device:
         self._head: Head | None = None
         self._small: Head | None = None  # another model, to go on alone with
         self._alone_ms: dict[int, float] = {}
-        self._rehearsed_ms: list[float] = []
+        self._measured_ms: list[float] = []
+        self._small_ms: list[float] = []
         self._finishing = 0  # images that wait to be finished here, or are
         self._served_ms = 0.0
         self._reloading = asyncio.Lock()
@@ -118,9 +119,13 @@ class Device:
             check_cut(served, self.config)  # the same weights, but perhaps other entries
             self.served = served
             return
-        self._head = await self.in_thread(self._load, served, self.config, self._get())
+        before, self._head = self._head, await self.in_thread(self._load, served, self.config, self._get())
+        if before is not None:
+            await self.in_thread(before.trim, 0)  # after the image that is at work with it
         self.served = served
         self.choice = Choice(self.config.cut, self.config.codec)
+        if self.config.profile.kind == "native":
+            self._measured_ms = await self.in_thread(self._head.rehearse)
         await self._prepare_to_go_on_alone(self._head)
         if self.config.plan is not None:
             await self._begin_planning(served)
@@ -142,8 +147,8 @@ class Device:
             small = await self._server.describe(alone)
             config = config.model_copy(update={"model": alone, "cut": small.num_slices, "plan": None, "alone": ""})
             self._small = await self.in_thread(self._load, small, config, self._get())
-        if self.alone and config.profile.kind == "native":  # an emulated device's profile says it
-            self._rehearsed_ms = await self.in_thread((self._small or head).rehearse)
+            if config.profile.kind == "native":
+                self._small_ms = await self.in_thread(self._small.rehearse)
 
     def _get(self) -> GetShard:
         loop = asyncio.get_running_loop()
@@ -184,6 +189,15 @@ class Device:
     def head_bytes(self) -> int:
         """Bytes of the shards of what is loaded."""
         return sum(head.size_bytes for head in (self._head, self._small) if head is not None)
+
+    @property
+    def slices_ms(self) -> tuple[float, ...]:
+        """What each slice takes: as the profile says, or of those that are loaded, as measured when it joined.
+
+        Empty for a class with a `compute` of its own, which may run them in another way.
+        """
+        known = tuple(spread.mean_ms for spread in self.config.profile.slices_ms)
+        return known or (tuple(self._measured_ms) if type(self).compute is Device.compute else ())
 
     @property
     def alone(self) -> str:
@@ -243,7 +257,7 @@ class Device:
     def alone_ms(self, cut: int) -> float:
         """What finishing alone takes after so many slices: as it took lately; before that, as the profile or a
         rehearsal says."""
-        known_ms = [spread.mean_ms for spread in self.config.profile.slices_ms] or self._rehearsed_ms
+        known_ms = self._small_ms or self.slices_ms or self._measured_ms
         first = 0 if self._small is not None else cut
         return self._alone_ms.get(cut, sum(known_ms[first:])) * (1 + self._finishing)
 

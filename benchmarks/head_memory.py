@@ -4,8 +4,9 @@
     python benchmarks/head_memory.py --model digits_vit
 
 A real device (`actors.device.Device`, native) in a fresh process of its own, whose server is a folder of shards: they
-are fetched in pieces, cached, checked and loaded as ever. Nothing is emulated. Grown is the resident set against that of
-the process with everything imported and the device made, before it joins; allowed are the shards' bytes, 10 % and 32 MB.
+are fetched in pieces, cached, checked and loaded as ever. Nothing is emulated. Grown is the resident set against that
+of the process with everything imported and the device made, before it joins; allowed are the shards' bytes, 10 % and
+32 MB.
 
 One process per k joins with cut k, and computes an image after that. Two more join with the first cut of --switch and
 move through the others: one never computes; the other computes an image before each move, as a real device does. What

@@ -23,7 +23,7 @@ from actors.records import Record
 from actors.runner import Run, lost_run
 from slicer.errors import CodecError, ConfigError, CutError, ImageError, ShardError
 from slicer.planner import Choice
-from slicer.profiles import NATIVE
+from slicer.profiles import NATIVE, Profile
 from slicer.wire import ServedModel
 from tests.unit import virtual_time
 
@@ -258,6 +258,38 @@ def test_a_stale_head_is_reloaded_once_and_the_activation_made_again() -> None:
     assert device.starts == 2  # once for the fleet's start, once for all of them
     answered = [request for request in server.requests if request.manifest == "digest-2"]
     assert [request.payload for request in answered] == [b"digest-2"] * 5  # never the old activation, renamed
+
+
+def test_the_head_that_is_replaced_gives_its_memory_back() -> None:
+    async def scenario() -> tuple[int, int]:
+        server = fake_server()
+        device = make(server)
+        await device.start()
+        before = device._head
+        assert before is not None
+        redeployed(server)
+        await Run(device, plan(arrivals=(Arrival(0.0, 0),))).run()
+        assert device._head is not None
+        return before.loaded, device._head.loaded
+
+    assert virtual_time.run(scenario()) == (0, 2)
+
+
+def test_a_device_says_what_its_slices_take() -> None:
+    async def joined(cls: type[Device], **changes: Any) -> tuple[float, ...]:
+        device = cls(config(**changes), fake_server(), load=lambda served, config, get: FakeHead(served, config))  # type: ignore[arg-type, return-value]
+        await device.start()
+        await device.close()
+        return device.slices_ms
+
+    class OfItsOwn(Device):
+        async def compute(self, image: str, choice: Choice) -> Computed:
+            raise NotImplementedError
+
+    board = Profile(name="b", hypothetical=True, slices_ms=({"mean": 7.0, "std": 1.0},) * 4)  # type: ignore[arg-type]
+    assert asyncio.run(joined(Device, profile=board)) == (7.0,) * 4
+    assert asyncio.run(joined(Device)) == (HEAD_S * 1e3 / 2,) * 4  # native: measured
+    assert asyncio.run(joined(OfItsOwn)) == ()  # another runtime, whose times are its own affair
 
 
 def test_a_server_that_calls_every_head_stale_gets_no_endless_reloads() -> None:
