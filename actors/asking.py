@@ -1,13 +1,15 @@
 """One request on its way: image -> head -> encode -> server -> answer, with everything that can go wrong.
 
 A device that can go on alone finishes a request by itself when the server is gone, refuses, or would be too late for
-the deadline; its record says so (`alone`). While the server is away only a probe now and then is sent to it.
+the deadline; its record says so (`alone`). While the server is away nothing waits for it; a copy of the request that
+failed is sent now and then, to find out whether it is back. A device that cannot go on alone keeps its requests until
+then.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy.typing as npt
 
 from actors.head import Computed
 from actors.links import ENVELOPE_BYTES
+from actors.lookout import ALONE
 from actors.records import Outcome, Record
 from slicer.errors import ServerError
 from slicer.wire import RETRYABLE, Answer, Refusal, Reply, Request
@@ -24,9 +27,6 @@ if TYPE_CHECKING:
 
 TopK = tuple[tuple[int, float], ...]
 
-#: Refusals that the device can make up for by finishing alone; the others are about the request itself.
-_ALONE = RETRYABLE | {"too_late", "failed"}
-
 #: What finishing alone may take longer than it took on average, of which a deadline keeps clear.
 _SLOWER = 1.3
 _SLACK_MS = 3.0
@@ -34,6 +34,9 @@ _SLACK_MS = 3.0
 #: Without a deadline such a device waits for so many times what answers took lately, and at least so long.
 _PATIENCE = 5.0
 _LEAST_PATIENCE_MS = 250.0
+
+#: A device that cannot go on alone takes a server for gone that says nothing for so long, and for as many answers.
+_SILENCE_MS = 2000.0
 
 
 class NoTime(ServerError):
@@ -90,30 +93,27 @@ class Asking:
             if computed.logits is not None:
                 device.reconsider(self._ask.deadline_ms)
                 return self._finish(best(computed.logits, self._ask.top_k))
-            if device.alone and not device.away.may_ask(self._time()):
+            if device.alone and not device.away.there:
                 return await self._alone(computed, "the server is away")
             try:
-                answer = await self._exchange(computed)
+                answer = await (self._once(computed) if device.alone else self._exchange(computed))
             except NoTime as error:
-                device.away.said_nothing()
                 return await self._alone(computed, str(error))
             except ServerError as error:
                 if not device.alone:
                     raise
-                device.away.failed(self._time())
+                self._gone(computed)
                 return await self._alone(computed, str(error))
             if isinstance(answer, Reply):
                 return self._accept(answer)
             if answer.code == "stale" and may_reload:
                 # The activation is of the old weights, so it is made again, with the head that the server wants.
-                device.away.said_nothing()
                 await device.reload(computed.manifest)
                 may_reload = False
                 continue
-            if device.alone and answer.code in _ALONE:
-                device.away.failed(self._time())
+            if device.alone and answer.code in ALONE:
+                self._gone(computed)
                 return await self._alone(computed, f"{answer.code}: {answer.message}")
-            device.away.said_nothing()
             self.close("refused", answer.code, answer.message)
             return ()
 
@@ -140,54 +140,81 @@ class Asking:
                 planner.encoded(choice, computed.encode_ms, len(computed.payload))
         return computed
 
+    async def _once(self, computed: Computed) -> Reply | Refusal:
+        """Send once, and wait no longer than leaves the device the time to be in time by itself. Raises as `_send`, and
+        NoTime."""
+        until_s = min(self._time() + self._config.retry.budget_s, self._until_alone_s(computed))
+        self._record.attempts += 1
+        return await self._send(computed, until_s)
+
     async def _exchange(self, computed: Computed) -> Reply | Refusal:
-        """Send until there is an answer that another attempt would not change, within the budget; a device that can
-        go on alone sends once, and waits no longer than leaves it the time to be in time by itself.
+        """Send until there is an answer that another attempt would not change, within the budget.
 
         Raises:
-            ServerError: no answer within the budget, or the server vanished and stayed away.
+            ServerError: no answer within the budget.
         """
-        device, retry = self._device, self._config.retry
+        device, retry, record, refused = self._device, self._config.retry, self._record, 0
         until_s = self._time() + retry.budget_s
-        attempts = retry.attempts
-        if device.alone:
-            attempts, until_s = 1, min(until_s, self._until_alone_s(computed))
-        for attempt in range(1, attempts + 1):
-            self._record.attempts += 1
-            failure: Refusal | ServerError
+        while True:
             try:
-                answer = await self._send(computed, attempt, until_s)
+                async with device.backlog.passage(until_s, self._patience_s()) as probe:
+                    record.attempts += 1
+                    try:
+                        limit_s = min(until_s, self._time() + self._patience_s()) if probe else until_s
+                        answer = await self._send(computed, limit_s, again=record.attempts > 1)
+                    except ServerError:
+                        device.backlog.failed(probe=probe)
+                        if self._time() >= until_s:
+                            raise
+                        continue
+                    if isinstance(answer, Refusal) and answer.code == "stopped":
+                        device.backlog.failed(probe=probe)
+                        continue
+                    device.backlog.answered()
             except ServerError as error:
-                failure = error
-                if self._time() >= until_s:
-                    raise
-            else:
-                if isinstance(answer, Reply) or answer.code not in RETRYABLE:
-                    return answer
-                failure = answer
-            pause_s = device.pause_s(attempt)
-            if attempt == attempts or self._time() + pause_s >= until_s:
-                break
+                raise ServerError(f"{error} (gave up after {record.attempts} attempts)") from error
+            if isinstance(answer, Reply) or answer.code not in RETRYABLE:
+                return answer
+            refused += 1
+            pause_s = device.pause_s(refused)
+            if refused == retry.attempts or self._time() + pause_s >= until_s:
+                return answer
             await asyncio.sleep(pause_s)
-        if isinstance(failure, ServerError):
-            raise ServerError(f"{failure} (gave up after {attempt} attempts)")
-        return failure
+
+    def _patience_s(self) -> float:
+        return max(_PATIENCE * self._device.served_ms, _SILENCE_MS) / 1e3
+
+    def _gone(self, computed: Computed) -> None:
+        """The server failed a device that can go on alone, which leaves it alone and looks out for it from now on."""
+        device, patience_s = self._device, self._fresh_patience_s(computed)
+        device.away.failed(self._time())
+        request = self._request(computed, again=False, wants_load=False)
+        request = replace(request, id=f"{request.id}/probe", deadline_ms=patience_s * 1e3)
+        device.lookout.begin(device.server.infer, request, patience_s)
+
+    def _fresh_patience_s(self, computed: Computed) -> float:
+        """How long a new image would wait for the server."""
+        alone_ms = self._device.alone_ms(computed.cut)
+        if self._ask.deadline_ms is None:
+            return max(_PATIENCE * self._device.served_ms, 2 * alone_ms, _LEAST_PATIENCE_MS) / 1e3
+        left_ms = self._ask.deadline_ms - computed.head_ms - computed.encode_ms - _SLOWER * alone_ms - _SLACK_MS
+        return max(left_ms, _SLACK_MS) / 1e3
 
     def _until_alone_s(self, computed: Computed) -> float:
         """How long a device that can go on alone waits for the server. Raises NoTime: not at all."""
-        now_s, alone_ms = self._time(), self._device.alone_ms(computed.cut)
+        now_s = self._time()
         if self._ask.deadline_ms is None:
-            return now_s + max(_PATIENCE * self._device.served_ms, 2 * alone_ms, _LEAST_PATIENCE_MS) / 1e3
-        left_ms = self._ask.deadline_ms - self.age_ms() - _SLOWER * alone_ms - _SLACK_MS
+            return now_s + self._fresh_patience_s(computed)
+        left_ms = self._ask.deadline_ms - self.age_ms() - _SLOWER * self._device.alone_ms(computed.cut) - _SLACK_MS
         if left_ms <= 0:
             raise NoTime(f"{left_ms:.0f} ms are left for the server")
         return now_s + left_ms / 1e3
 
-    async def _send(self, computed: Computed, attempt: int, until_s: float) -> Answer:
+    async def _send(self, computed: Computed, until_s: float, *, again: bool = False) -> Answer:
         """One sending. Raises ServerError: the server vanished, or did not answer until then."""
         device, sent_s = self._device, self._time()
         planner = device.planner
-        request = self._request(computed, again=attempt > 1, wants_load=planner is not None and planner.due(sent_s))
+        request = self._request(computed, again=again, wants_load=planner is not None and planner.due(sent_s))
         sent = planner.link.sent(sent_s, len(request.payload) + ENVELOPE_BYTES) if planner is not None else None
         try:
             answer = await asyncio.wait_for(device.server.infer(request), until_s - sent_s)

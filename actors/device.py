@@ -19,12 +19,13 @@ from torch import nn
 
 from actors.adaptive import Adaptive
 from actors.asking import Ask, Asking, TopK, best
-from actors.away import Away
+from actors.away import Away, Backlog
 from actors.clock import Clock
 from actors.fleet_config import TAIL, DeviceConfig
 from actors.head import Computed, Head
 from actors.links import Server
 from actors.loading import GetShard, check_cut, load_head, load_more
+from actors.lookout import Lookout
 from actors.records import Record
 from slicer.errors import CodecError, HeadTailError, ImageError, ServerError
 from slicer.planner import Choice, Facts
@@ -42,6 +43,9 @@ MoreLoader = Callable[[ServedModel, DeviceConfig, GetShard, int, int], "list[nn.
 #: What a description weighs upwards, and how often joining asks for it, to learn the link's round trip.
 _JOIN_PINGS = 2
 
+#: A device that can go on alone leaves the server for about so long after a first failure: it can afford to.
+_AWAY_S = 0.25
+
 
 class Device:
     """One client device. All methods are called on one event loop; own device classes derive from this one.
@@ -57,7 +61,8 @@ class Device:
 
     Attributes:
         choice: the cut and codec of the next image; `planner` changes it, where the fleet file has a ``plan``.
-        away: what is known of the server, for a device that can go on alone.
+        away: what is known of the server.
+        lookout: finds out that it is back, on a device that can go on alone; backlog: what waits, on one that cannot.
         notes: what a person should know of this device.
     """
 
@@ -85,14 +90,18 @@ class Device:
         self._head: Head | None = None
         self._small: Head | None = None  # another model, to go on alone with
         self._alone_ms: dict[int, float] = {}
-        self._rehearsed_ms: list[float] = []
+        self._measured_ms: list[float] = []
+        self._small_ms: list[float] = []
         self._finishing = 0  # images that wait to be finished here, or are
         self._served_ms = 0.0
         self._reloading = asyncio.Lock()
         self._moving: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"head-{config.name}")
         self._jitter = random.Random(f"{config.seed}/{config.name}/retry")
-        self.away = Away(0.25, config.retry.max_pause_s, self._jitter)
+        first_s = _AWAY_S if config.alone else config.retry.first_pause_s
+        self.away = Away(first_s, config.retry.max_pause_s, self._jitter)
+        self.backlog = Backlog(self.away, self.clock)
+        self.lookout = Lookout(self.away, self.clock, self.reload)
 
     @property
     def server(self) -> Server:
@@ -110,9 +119,13 @@ class Device:
             check_cut(served, self.config)  # the same weights, but perhaps other entries
             self.served = served
             return
-        self._head = await self.in_thread(self._load, served, self.config, self._get())
+        before, self._head = self._head, await self.in_thread(self._load, served, self.config, self._get())
+        if before is not None:
+            await self.in_thread(before.trim, 0)  # after the image that is at work with it
         self.served = served
         self.choice = Choice(self.config.cut, self.config.codec)
+        if self.config.profile.kind == "native":
+            self._measured_ms = await self.in_thread(self._head.rehearse)
         await self._prepare_to_go_on_alone(self._head)
         if self.config.plan is not None:
             await self._begin_planning(served)
@@ -134,8 +147,8 @@ class Device:
             small = await self._server.describe(alone)
             config = config.model_copy(update={"model": alone, "cut": small.num_slices, "plan": None, "alone": ""})
             self._small = await self.in_thread(self._load, small, config, self._get())
-        if self.alone and config.profile.kind == "native":  # an emulated device's profile says it
-            self._rehearsed_ms = await self.in_thread((self._small or head).rehearse)
+            if config.profile.kind == "native":
+                self._small_ms = await self.in_thread(self._small.rehearse)
 
     def _get(self) -> GetShard:
         loop = asyncio.get_running_loop()
@@ -156,6 +169,7 @@ class Device:
 
     async def turn_to(self, server: Server) -> None:
         """Leave the present server for another one; no request may be open. Raises as `start`."""
+        await self.lookout.end()
         await self._server.close()
         self._server = server
         self.away.answered()
@@ -163,6 +177,7 @@ class Device:
 
     async def close(self) -> None:
         """Let the thread and the transport go; open requests must have ended."""
+        await self.lookout.end()
         if self._moving is not None:
             self._moving.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -174,6 +189,15 @@ class Device:
     def head_bytes(self) -> int:
         """Bytes of the shards of what is loaded."""
         return sum(head.size_bytes for head in (self._head, self._small) if head is not None)
+
+    @property
+    def slices_ms(self) -> tuple[float, ...]:
+        """What each slice takes: as the profile says, or of those that are loaded, as measured when it joined.
+
+        Empty for a class with a `compute` of its own, which may run them in another way.
+        """
+        known = tuple(spread.mean_ms for spread in self.config.profile.slices_ms)
+        return known or (tuple(self._measured_ms) if type(self).compute is Device.compute else ())
 
     @property
     def alone(self) -> str:
@@ -233,7 +257,7 @@ class Device:
     def alone_ms(self, cut: int) -> float:
         """What finishing alone takes after so many slices: as it took lately; before that, as the profile or a
         rehearsal says."""
-        known_ms = [spread.mean_ms for spread in self.config.profile.slices_ms] or self._rehearsed_ms
+        known_ms = self._small_ms or self.slices_ms or self._measured_ms
         first = 0 if self._small is not None else cut
         return self._alone_ms.get(cut, sum(known_ms[first:])) * (1 + self._finishing)
 

@@ -31,10 +31,12 @@ _SHIPPED = Path(__file__).parent / "fleets"
 class Retry(Strict):
     """When a request is sent again: the server vanished, or refused with a code that a pause may cure.
 
+    Each pause is drawn from half to one and a half of its length, so that a fleet does not come back all at once.
+
     Attributes:
-        attempts: most sendings of one request.
-        first_pause_s: before the second sending; doubles each time up to `max_pause_s`; each is drawn from half to
-            one and a half of that, so that a fleet does not come back all at once.
+        attempts: most sendings of one request to a server that is overloaded; one that vanished is waited for.
+        first_pause_s: before the second sending; doubles each time up to `max_pause_s`. While the server is away these
+            are the device's pauses, for all its requests together (`actors.away`).
         budget_s: from the first sending to giving up, all attempts and their queueing together.
     """
 

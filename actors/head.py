@@ -114,7 +114,9 @@ class Head:
     def trim(self, count: int) -> None:
         """Keep the first `count` slices only, and give the memory of the others back to the system."""
         if count < len(self._slices):
+            dropped = self._slices[count:]
             del self._slices[count:]
+            empty(dropped, self._slices)
             give_back_memory()
 
     def reseed(self, seed: str) -> None:
@@ -245,6 +247,19 @@ def image_payload(name: str, image: str, prepare: Preprocess) -> bytes:
         except OSError as error:
             raise ImageError(f"image {image}: cannot be read ({error.strerror})") from error
     return encode_image(name, read_image(image), prepare)
+
+
+def empty(dropped: Sequence[nn.Module], kept: Sequence[nn.Module]) -> None:
+    """Take the weights out of modules that nobody runs any more, but for those that others hold, too.
+
+    Dropping the modules is not enough: a traced module is a cycle of references, which a collection may free late, or
+    never, if `gc.freeze` was called in between.
+    """
+    held = {id(tensor) for one in kept for tensor in (*one.parameters(), *one.buffers())}
+    for one in dropped:
+        for tensor in (*one.parameters(), *one.buffers()):
+            if id(tensor) not in held:
+                tensor.data = tensor.data.new_empty(0)
 
 
 def give_back_memory() -> None:

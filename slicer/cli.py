@@ -106,7 +106,10 @@ def _profile(args: argparse.Namespace, sliced: SlicedModel) -> str:
         raise ConfigError(f"--profile {path}: cannot be written ({error.strerror})") from error
     if args.json:
         return json.dumps(profile.model_dump(mode="json"))
-    return f"{text}\nwritten to {path}; a fleet's group takes it as `profile: {path}`"
+    lines = [f"written to {path}; a fleet's group takes it as `profile: {path}`, --plan as `--plan {path}`"]
+    if note := profiling.unsteady(profile):
+        lines.append(f"NOTE: {note}")
+    return "\n".join([text, *lines])
 
 
 def _plan(args: argparse.Namespace, sliced: SlicedModel) -> str:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ from slicer.profiles import Profile, Spread
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 _WARM_UP = 3
+
+#: The 95 % quantile over the median of a time that is called unsteady.
+_WIDE = 1.5
 
 
 def measure(
@@ -71,9 +75,18 @@ def measure(
 
 def to_yaml(profile: Profile) -> str:
     """The file's text; `slicer.profiles.load_profile` reads it."""
-    document = profile.model_dump(mode="json", exclude_defaults=True)
+    document = _plain(profile.model_dump(mode="json", exclude_defaults=True))
     text: str = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120)
     return text
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows texts as keys only: quantiles and batch sizes become numbers again."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {yaml.safe_load(key): _plain(one) for key, one in value.items()}
+    return value
 
 
 def _slices_ms(sliced: SlicedModel, batch: int, repeats: int, clock: Callable[[], float]) -> list[list[float]]:
@@ -123,13 +136,29 @@ def _source(repeats: int) -> str:
     )
 
 
-def cpu_name() -> str:
+def cpu_name(path: Path = Path("/proc/cpuinfo")) -> str:
     """The processor as the kernel names it, or the machine type."""
+    found: dict[str, str] = {}
     try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            for line in file:
-                if line.lower().startswith(("model name", "model\t", "hardware")):
-                    return line.partition(":")[2].strip()
+        for line in path.read_text(encoding="utf-8").splitlines():
+            key, _, value = (part.strip() for part in line.partition(":"))
+            found.setdefault(key.lower(), value)
     except OSError:
         pass
-    return platform.machine()
+    names = (found.get(key, "") for key in ("model name", "model", "hardware"))  # "model" is a number on x86
+    return next((name for name in names if name and not name.isdecimal()), platform.machine())
+
+
+def unsteady(profile: Profile) -> str:
+    """What a person should know of the times: empty if they are steady, at batch 1."""
+    wide = [
+        f"S{index}"
+        for index, spread in enumerate(profile.slices_ms, 1)
+        if spread.quantiles is not None and spread.quantiles[0.95] > _WIDE * spread.quantiles[0.5]
+    ]
+    if not wide:
+        return ""
+    return (
+        f"{', '.join(wide)}: one run in twenty takes more than {_WIDE:g} times the median; if something else ran on "
+        "this machine, measure again without it"
+    )

@@ -55,6 +55,10 @@ def test_a_running_application_is_measured_and_left_running(server: str, load: A
     assert strategy == "per_tail_shared"
     assert figures["requests"] == figures["answered"] > 0 == figures["lost"] == figures["refused"]
     assert figures["agreement_top1"] == 1.0
+    # What the devices said of themselves when they joined: native ones have measured the slices that they hold.
+    joined = {device["group"]: device["slices_ms"] for device in result["manifest"]["devices"]}
+    assert {group: len(times) for group, times in joined.items()} == {"camera": 1, "board": 3}
+    assert all(time_ms > 0 for times in joined.values() for time_ms in times)
     # The table people read, and the raw records behind it.
     assert "per_tail_shared" in job.stdout and "open loop: poisson" in job.stdout
     records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]

@@ -37,7 +37,7 @@ def test_pauses_double_up_to_their_limit() -> None:
         while not one.may_ask(now_s):
             now_s += 0.001
         pauses.append(now_s - began_s)
-        one.failed(now_s)
+        one.failed(now_s, probe=True)
     assert all(
         0.5 * want <= got <= 1.5 * want + 0.002 for got, want in zip(pauses, (0.25, 0.5, 1, 2, 2, 2), strict=True)
     )
@@ -62,7 +62,6 @@ def test_a_fleet_does_not_come_back_at_one_moment() -> None:
     fleet = [away(seed) for seed in range(100)]
     for one in fleet:
         one.failed(0.0)
-        one._asking = True
-        one.failed(0.0)
+        one.failed(0.0, probe=True)
     back = [next(ms for ms in range(2000) if one.may_ask(ms / 1e3)) for one in fleet]
     assert max(back.count(ms) for ms in set(back)) <= 4

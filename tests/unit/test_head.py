@@ -213,6 +213,19 @@ def test_a_manifest_under_another_digest_is_refused(exported: Exported, tmp_path
         load_head(replace(exported.served, manifest="0" * 64), config(tmp_path), exported.get)
 
 
+def test_slices_that_are_dropped_leave_no_weights_behind_even_where_something_still_holds_them() -> None:
+    shared = torch.nn.Parameter(torch.ones(8))
+    slices = [torch.nn.Linear(4, 4), torch.nn.LayerNorm(8), torch.nn.LayerNorm(8)]
+    slices[0].shared, slices[2].shared = shared, shared
+    slices[2].register_buffer("table", torch.ones(100))
+    head = Head(lambda image: np.ones(4, np.float32), slices, manifest="d", num_slices=3)
+    head.trim(1)
+    assert head.loaded == 1
+    assert [p.numel() for one in slices[1:] for p in (*one.parameters(), *one.buffers())] == [0, 0, 0, 0, 8, 0]
+    assert torch.equal(shared, torch.ones(8))  # the slice that is kept holds it, too
+    assert head.compute("any", Choice(1, "fp32")).shape == (4,)
+
+
 # --- emulated time ---------------------------------------------------------------------------------------------------
 
 

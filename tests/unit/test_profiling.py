@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
-from slicer import cli
-from slicer.profiles import Spread, load_profile
+from slicer import cli, profiling
+from slicer.profiles import Profile, Spread, load_profile
 
 MODEL = ["vit_tiny_patch16_224", "--kwargs", '{"img_size": 32, "patch_size": 8, "depth": 4, "embed_dim": 24}']
 
@@ -60,6 +61,27 @@ def test_what_cannot_be_measured_or_planned_is_said(
 ) -> None:
     assert cli.main([*MODEL, *arguments]) == 2
     assert word in capsys.readouterr().err
+
+
+def test_the_processor_is_named_as_people_name_it(tmp_path: Path) -> None:
+    x86, board = tmp_path / "x86", tmp_path / "board"
+    x86.write_text("processor\t: 0\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nmodel name\t: another\n")
+    board.write_text("processor\t: 0\nHardware\t: BCM2835\nModel\t\t: Raspberry Pi 4 Model B\n")
+    assert profiling.cpu_name(x86) == "AMD EPYC"
+    assert profiling.cpu_name(board) == "Raspberry Pi 4 Model B"
+    assert profiling.cpu_name(tmp_path / "none")
+
+
+def test_a_file_has_numbers_for_keys_and_unsteady_times_are_told() -> None:
+    def board(high: float) -> Profile:
+        spread = Spread(quantiles={0.05: 9.0, 0.5: 10.0, 0.95: high})
+        return Profile(name="b", source="measured", slices_ms=(spread,), batches_ms={2: (spread,)})
+
+    read = yaml.safe_load(profiling.to_yaml(board(12.0)))
+    assert read["slices_ms"] == [{"quantiles": {0.05: 9.0, 0.5: 10.0, 0.95: 12.0}}]
+    assert list(read["batches_ms"]) == [2]
+    assert profiling.unsteady(board(12.0)) == ""
+    assert profiling.unsteady(board(20.0)).startswith("S1: ")
 
 
 def test_the_mean_of_quantiles_is_that_of_what_is_drawn() -> None:
