@@ -5,7 +5,8 @@
 
 Ways to go: ``replica``: its process gets SIGKILL, and Serve starts another one; ``http``: the same, but devices come by
 HTTP and not by Serve's handle, which keeps requests while there is no replica; ``application``: it is deleted, to be
-deployed again after half of the outage. What comes up is held back until the outage has lasted as long as it should.
+deployed again after half of the outage; ``application-http``: by HTTP, which wants another token then. What comes up is
+held back until the outage has lasted as long as it should.
 
 Real: Ray, Serve, handle or HAProxy, fleet, device actors, admission, engine; weights and heads of digits_vit. Emulated:
 devices (a hypothetical board; activations are replayed), links (Wi-Fi) and the accelerator.
@@ -82,7 +83,7 @@ class Outage:
             time.sleep(max(self._begin_s - time.monotonic(), 0))
             self._hold.touch()
             self.gone_s = time.monotonic()
-            if self._how != "application":
+            if not self._how.startswith("application"):
                 os.kill(self._pid, signal.SIGKILL)
             else:
                 server.stop(self._app)
@@ -164,7 +165,7 @@ def measure(how: str, images: LabelledImages, args: argparse.Namespace) -> dict[
             "accelerator": "cpu",
             "cpus": 0.01,
             "torch_threads": 1,
-            "http": {"enabled": how == "http", "host": "127.0.0.1", "port": args.port},
+            "http": {"enabled": "auto" if how.endswith("http") else False},
             "executor": "benchmarks.outage_parts:HeldExecutor",
             "executor_options": {
                 "hold": str(hold),
@@ -354,8 +355,9 @@ def tables(runs: Sequence[dict[str, Any]]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--how", default="replica,application,http", help="what is killed (default %(default)s)")
-    p.add_argument("--port", type=int, default=8123, help="of HAProxy, for http")
+    p.add_argument(
+        "--how", default="replica,application,http,application-http", help="what is killed (default %(default)s)"
+    )
     p.add_argument("--devices", type=int, default=50, help="of each group")
     p.add_argument("--rate", type=float, default=40.0, help="images/s of all devices")
     p.add_argument("--before", type=float, default=10.0)
