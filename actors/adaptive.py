@@ -6,12 +6,20 @@
   alone do not all move at the same moment to the cut that was free for all of them (herding);
 * a new choice must be better by `gain` (a share) and by `least_ms`, in two decisions running, and of those who would
   move each time only one in `movers` does; what the server reports is then already the answer to those who moved;
-* where the present choice is not possible any more (memory, entry, a link or device that cannot keep up), it moves at
-  once.
+* where the present choice is not possible any more (memory, entry, a link or device that cannot keep up), and where
+  another is better by MUCH, it moves at once; an answer that is overdue is reason to reconsider before it is time;
+* a move that relieves the server, and not for the server's sake, is not left to chance: others have no part in it;
+* a slice that never ran may be faster than its profile says, so it counts for less (`doubt`): what is tried is known
+  from then on, while a profile that is too pessimistic would never be found out.
+
+A device joins with one request of zeros beside its pings, so that its first choice is made by what its link and the
+server are (`begin`). One that computes everything itself hears nothing of either; it sends such a request again after
+`probe_s`, beside its work (`actors.probing`), and no image waits for it.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections import deque
@@ -20,7 +28,7 @@ from dataclasses import replace
 from pydantic import Field
 
 from actors.link_estimate import LinkEstimate
-from slicer.codec import IMAGE_CODECS
+from slicer.codec import CODECS, IMAGE_CODECS, encoded_bytes
 from slicer.planner import Choice, DeviceView, Estimate, Facts, Goal, ServerView, choose, estimate, estimate_all
 from slicer.profiles import Profile, Strict
 
@@ -29,6 +37,18 @@ _REMEMBERED = 9
 
 #: Weight of a new value of the device's own rate of images.
 _WEIGHT = 0.1
+
+#: A choice that is better by this share needs no second look.
+MUCH = 0.3
+
+#: Gaps between images from which on a device knows its own rate.
+_GAPS = 4
+
+#: No gaps between images are taken to be more irregular than this (squared coefficient of variation).
+_MOST_BURST = 4.0
+
+#: What is asked on the side takes at most one of so many seconds of the link.
+_PROBE_SHARE = 3.0
 
 
 class PlanConfig(Strict):
@@ -39,7 +59,9 @@ class PlanConfig(Strict):
             the least execution on the server, instead of the least time.
         measured: agreement of codecs with fp32 for this model, where it was measured.
         codecs: what may be used; default: all that the server takes.
-        every_s, gain, least_ms, movers: see `actors.adaptive`.
+        every_s, gain, least_ms, movers, doubt: see `actors.adaptive`.
+        probe_s: a device that computes everything itself asks how link and server are after so many seconds; 0: never,
+            and it stays alone until its own times change.
     """
 
     joule_ms: float = Field(default=0.0, ge=0)
@@ -53,6 +75,8 @@ class PlanConfig(Strict):
     gain: float = Field(default=0.08, ge=0)
     least_ms: float = Field(default=0.5, ge=0)
     movers: float = Field(default=2.0, ge=1)
+    doubt: float = Field(default=0.2, ge=0, lt=1)
+    probe_s: float = Field(default=4.0, ge=0)
 
     def goal(self, deadline_ms: float | None) -> Goal:
         """What is minimised, for requests of this deadline."""
@@ -89,9 +113,11 @@ class Adaptive:
         self._image_bytes: dict[str, float] = {}
         self._server: ServerView | None = ServerView({}, {})
         self._own: dict[int, tuple[float, float]] = {}
-        self._gap_s: float | None = None
+        self._gaps = 0
+        self._gap_s = self._gap_variance = 0.0
         self._last_s: float | None = None
-        self._next_s = 0.0
+        self._next_s: float | None = None
+        self._probe_at_s = 0.0
         self._wanted: Choice | None = None
 
     # ---------------------------------------------------------------------------------------------------- learning
@@ -100,7 +126,14 @@ class Adaptive:
         """The device takes an image."""
         if self._last_s is not None:
             gap_s = max(now_s - self._last_s, 1e-6)
-            self._gap_s = gap_s if self._gap_s is None else self._gap_s + _WEIGHT * (gap_s - self._gap_s)
+            self._gaps += 1
+            weight = max(_WEIGHT, 1 / self._gaps)
+            away_s = gap_s - self._gap_s
+            self._gap_s += weight * away_s
+            # As of Poisson arrivals, until it is known better.
+            if self._gaps <= _GAPS:
+                self._gap_variance = self._gap_s**2
+            self._gap_variance += _WEIGHT * (away_s**2 - self._gap_variance)
         self._last_s = now_s
 
     def computed(self, prepare_ms: float, slices_ms: tuple[float, ...]) -> None:
@@ -138,37 +171,89 @@ class Adaptive:
 
     def due(self, now_s: float) -> bool:
         """Whether it is time to reconsider."""
-        return now_s >= self._next_s
+        if self._next_s is None:
+            self._next_s = now_s + self._config.every_s * self._random.random()
+        return now_s >= self._next_s or self.link.overdue(now_s, self._server_s)
+
+    def begin(self) -> Choice:
+        """The first choice, at joining; the present one where nothing is known of the device or its link."""
+        if not self._profile.slices_ms or not self.link.known:
+            return self.present
+        best = choose(self.estimates(), self._config.goal(None))
+        return self.present if best is None else best.choice
+
+    def probe(self, now_s: float) -> Choice | None:
+        """What to send beside the work, now, to hear of link and server; None: nothing. The caller says how it went by
+        `probed`."""
+        if not self._config.probe_s or self.present.cut < self._facts.num_slices:
+            self._probe_at_s = now_s + self._config.probe_s
+            return None
+        if now_s < self._probe_at_s:
+            return None
+        self._probe_at_s = math.inf
+        return self.smallest()
+
+    def probed(self, now_s: float, took_s: float) -> None:
+        """What was sent on the side has been answered, or given up."""
+        self._probe_at_s = now_s + max(self._config.probe_s, _PROBE_SHARE * took_s)
+
+    def smallest(self) -> Choice | None:
+        """The activation with the fewest bytes that the server takes."""
+        goal = self._config.goal(None)
+        sizes = [
+            (encoded_bytes(codec, self._facts.shapes[cut]), Choice(cut, codec))
+            for cut in self._facts.entries
+            for codec in CODECS
+            if codec in self._facts.codecs and goal.agreement_of(codec) >= goal.agreement
+        ]
+        return min(sizes)[1] if sizes else None
 
     def reconsider(self, now_s: float, deadline_ms: float | None = None) -> Choice | None:
         """Another choice, if there is a reason to move to it; the caller sets `present` once it has moved."""
         self._next_s = now_s + self._config.every_s * self._random.uniform(0.5, 1.5)
         if not self.link.known and self.present.cut < self._facts.num_slices:
             return None  # nothing was sent yet
-        goal = self._config.goal(deadline_ms)
-        best = choose(self.estimates(deadline_ms), goal)
+        goal, device, link = self._config.goal(deadline_ms), self._hopeful(), self.link.view_at(now_s, self._server_s)
+        best = choose(estimate_all(self._facts, device, link, self.server, goal), goal)
         if best is None or best.choice == self.present:
             self._wanted = None
             return None
-        now = estimate(self._facts, self.present, self.device, self.link.view, self.server, goal)
+        now = estimate(self._facts, self.present, device, link, self.server, goal)
         if not now.refused:
             better = now.cost - best.cost
+            least = max(self._config.gain * now.cost, self._config.least_ms)
             in_time = goal.deadline_ms is not None and best.total_ms < goal.deadline_ms * (1 - goal.margin)
             if not (in_time and now.total_ms > (goal.deadline_ms or 0.0)):  # a missed deadline is reason enough
-                if better < max(self._config.gain * now.cost, self._config.least_ms) and not _cheaper(best, now, goal):
+                if better < least and not _cheaper(best, now, goal):
                     self._wanted = None
                     return None
-                if self._wanted != best.choice:
+                if self._wanted != best.choice and better < MUCH * now.cost:
                     self._wanted = best.choice
                     return None
-            if self._random.random() * self._config.movers > 1:
+            if _others_would(now, best, least) and self._random.random() * self._config.movers > 1:
                 return None
         self._wanted = None
         return best.choice
 
+    def shape(self, cut: int) -> tuple[int, ...]:
+        """Of the activation at a cut."""
+        return self._facts.shapes[cut]
+
     def estimates(self, deadline_ms: float | None = None) -> list[Estimate]:
-        """All choices as they look now."""
-        return estimate_all(self._facts, self.device, self.link.view, self.server, self._config.goal(deadline_ms))
+        """All choices as they look, whatever is on its way."""
+        return estimate_all(self._facts, self._hopeful(), self.link.view, self.server, self._config.goal(deadline_ms))
+
+    @property
+    def _server_s(self) -> float:
+        """What the server is expected to need for the present choice."""
+        cut, server = self.present.cut, self.server
+        return (server.wait_ms.get(cut, 0.0) + server.execution_ms.get(cut, 0.0)) / 1e3 if server else 0.0
+
+    def _hopeful(self) -> DeviceView:
+        """What was learnt of the device, where slices that never ran are better than their profile."""
+        device, keep = self.device, 1 - self._config.doubt
+        pairs = zip(self._slices, device.slices_ms, strict=True)
+        return replace(device, slices_ms=tuple(ms if found else keep * ms for found, ms in pairs))
 
     @property
     def device(self) -> DeviceView:
@@ -192,7 +277,8 @@ class Adaptive:
             prepare,
             {codec: statistics.median(found) for codec, found in self._encode.items()},
             profile.memory_budget_bytes,
-            1 / self._gap_s if self._gap_s else 0.0,
+            1 / self._gap_s if self._gaps >= _GAPS else 0.0,
+            min(self._gap_variance / self._gap_s**2, _MOST_BURST) if self._gaps >= _GAPS else 1.0,
             profile.watts,
             profile.joules_per_mb,
             self._image_bytes,
@@ -207,6 +293,13 @@ class Adaptive:
             {**self._server.wait_ms, **{entry: wait for entry, (wait, _) in self._own.items()}},
             {**self._server.execution_ms, **{entry: execution for entry, (_, execution) in self._own.items()}},
         )
+
+
+def _others_would(now: Estimate, best: Estimate, least: float) -> bool:
+    """Whether others may have the same reason to move, or mind it: the server is more at work than before, or what
+    is gained is less waiting there."""
+    without_waits = now.cost - now.server_wait_ms - (best.cost - best.server_wait_ms)
+    return best.execution_ms > now.execution_ms or without_waits < least
 
 
 def _cheaper(best: Estimate, now: Estimate, goal: Goal) -> bool:

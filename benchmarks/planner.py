@@ -2,231 +2,71 @@
 
     python benchmarks/planner.py --out benchmarks/results/planner_emulated-virtual-time_DATE.json
 
-One device on one link beside other clients of one server (`benchmarks.planner_cases`), run as it is in virtual time
-(`benchmarks.planner_world`). The planner sees a profile whose times are wrong by some 25 % each, and replies. The oracle
-knows the emulators' parameters and the future, and is executed: every static choice that could win is run, and for what
-changes over time schedules of choices are, one choice per phase, improved phase by phase; the best executed mean is the
-oracle's. A choice is left out only where its device, link and server times without any wait, the true ones, are above
-the best executed mean already. Regret = the planner's mean inference time / the oracle's - 1, on identical arrivals,
-loads and seeds. The run's first WARM_UP_S are not counted; figures with them are given beside it.
+One device on one link beside other clients of one server (`benchmarks.planner_cases`), as it is, in virtual time
+(`benchmarks.planner_world`). The planner sees a profile each of whose times is wrong by some 25 %, and replies. The
+oracle knows the emulators' parameters and the future, and is executed: every static choice that could win is run, and
+where something changes, schedules of one choice per phase are, improved phase by phase; the best executed mean is the
+oracle's (`benchmarks.planner_stage`). Regret = the planner's mean inference time over the oracle's, less 1, on identical
+arrivals, loads and draws. A run's first seconds are not counted; `with_warm_up` counts them. Cases marked `held_out`
+were not looked at while the planner was written.
 
-One JSON document is the last line: `regret_mean`, `regret_max`, rows per case, and `herding` (`benchmarks.herding`).
+Minutes of one core: --resume FILE keeps the rows of a run that was interrupted. One JSON document is the last line:
+`regret_mean`, `regret_max`, rows per case, `noisy_links` (does it flap?) and `herding` (`benchmarks.planner_herding`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import asyncio  # noqa: E402
-
-from actors import provenance, virtual_time  # noqa: E402
-from actors.adaptive import PlanConfig  # noqa: E402
-from actors.emulated_link import EmulatedLink  # noqa: E402
-from actors.fleet_config import DeviceConfig, Retry  # noqa: E402
-from actors.links import ENVELOPE_BYTES, LinkedServer  # noqa: E402
-from actors.plan import Arrival, Plan  # noqa: E402
-from actors.records import Record  # noqa: E402
-from actors.runner import Run  # noqa: E402
+from actors import provenance  # noqa: E402
 from benchmarks import planner_cases  # noqa: E402
-from benchmarks.planner_cases import CODECS, ENCODE_NS, Case  # noqa: E402
-from benchmarks.planner_world import ADMISSION_S, EmulatedDevice, VirtualServer, believed, facts_of, others  # noqa: E402
-from deployments.cost_profiles import load_profile  # noqa: E402
-from deployments.costs import CostModel  # noqa: E402
-from slicer.planner import Choice, DeviceView, payload_bytes  # noqa: E402
+from benchmarks.planner_cases import Case  # noqa: E402
+from benchmarks.planner_herding import Herd, herding  # noqa: E402
+from benchmarks.planner_stage import FIRST, JOIN_S, PROFILE_ERROR, WARM_UP_S, Outcome, Stage  # noqa: E402
+from slicer.planner import Choice  # noqa: E402
 
-#: The run's first seconds, not counted in the headline: the planner's first decisions.
-WARM_UP_S = 10.0
+#: Seeds of drawn cases and drawn traces: looked at while the planner was written, and not.
+SEEN = {"drawn": range(24), "traces": range(10)}
+HELD_OUT = {"drawn": range(1000, 1024), "traces": range(1000, 1010)}
 
-#: The device joins, and the server's other clients begin, so long before the run.
-JOIN_S = 5.0
-
-#: Relative error of the profile that the planner begins with.
-PROFILE_ERROR = 0.25
-
-#: A device's first choice, where nobody planned: cut 0, the image as it is.
-FIRST = Choice(0, "rgb8")
-
-Schedule = tuple[tuple[float, Choice], ...]
+EMULATED = [
+    "everything in virtual time",
+    "devices: hypothetical times per slice, no activation computed",
+    "links: presets, traces and drawn ones",
+    "accelerator: edge-gpu and cpu-like, hypothetical profiles, spread 5 %",
+    "other clients: Poisson arrivals",
+]
 
 
-@dataclass
-class Outcome:
-    """One executed run: (intended capture, ms) of every image, what was chosen when, moves."""
-
-    times: list[tuple[float, float]]
-    chosen: list[Choice]
-    moves: int
-
-    def mean_ms(self, from_s: float = WARM_UP_S, until_s: float = math.inf) -> float:
-        found = [took for at_s, took in self.times if from_s <= at_s < until_s]
-        return statistics.fmean(found) if found else 0.0
+def all_cases(kinds: Sequence[str]) -> list[Case]:
+    """Those of grid, drawn, traces, held-out that are asked for."""
+    found = planner_cases.grid() if "grid" in kinds else []
+    for held_out, seeds in ((False, SEEN), (True, HELD_OUT)):
+        if "drawn" in kinds and (not held_out or "held-out" in kinds):
+            found += [planner_cases.drawn(seed, held_out) for seed in seeds["drawn"]]
+        if "traces" in kinds and (not held_out or "held-out" in kinds):
+            found += [planner_cases.drawn_trace(seed, held_out) for seed in seeds["traces"]]
+    return found + (planner_cases.named_traces() if "traces" in kinds else [])
 
 
-class Stage:
-    """A case, and all runs of it."""
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.served = planner_cases.served(case.model)
-        self.facts = facts_of(self.served)
-        profile = load_profile(case.accelerator)
-        n = self.facts.num_slices
-        self.costs: CostModel = profile.regroup(range(0, profile.num_slices + 1, profile.num_slices // n))
-        loads = [(from_s + JOIN_S if from_s else 0.0, share) for from_s, share in case.loads]
-        self.others = others(self.costs, self.facts.entries, loads, case.seconds + JOIN_S, case.name)
-        self.board = case.board()
-        self.runs: dict[Schedule, Outcome] = {}
-
-    def planned(self, **config: Any) -> Outcome:
-        """The online planner."""
-        return virtual_time.run(self._run(((0.0, FIRST),), PlanConfig(**config)))
-
-    def executed(self, schedule: Schedule) -> Outcome:
-        """Without a planner, by a schedule."""
-        if schedule not in self.runs:
-            self.runs[schedule] = virtual_time.run(self._run(schedule, None))
-        return self.runs[schedule]
-
-    async def _run(self, schedule: Schedule, plan: PlanConfig | None) -> Outcome:
-        case, clock = self.case, virtual_time.VirtualClock()
-        link = EmulatedLink(**case.link, seed=case.name, clock=clock)
-        server = VirtualServer(self.served, self.costs, self.others, case.name)
-        first = schedule[0][1]
-        config = DeviceConfig(
-            name="device",
-            group="device",
-            model=case.model,
-            cut=first.cut,
-            codec=first.codec,
-            profile=believed(self.board, PROFILE_ERROR, case.name),
-            plan=plan,
-            cache_directory="",
-            cache_max_bytes=1,
-            retry=Retry(budget_s=1e6),
-        )
-        device = EmulatedDevice(config, LinkedServer(server, link), self.board, ENCODE_NS, case.name)
-        await device.start()
-        await clock.until(JOIN_S)
-        began_s = clock.now_s()
-
-        def turn(choice: Choice) -> None:
-            device.choice = choice
-
-        for from_s, choice in schedule[1:]:
-            asyncio.get_running_loop().call_at(began_s + from_s, turn, choice)
-        arrivals = tuple(Arrival(at_s, 0) for at_s in case.arrivals())
-        run = Run(device, Plan(case.name, ("image",), (None,), arrivals=arrivals, drain_s=1e6))
-        records = await run.run()
-        await device.close()
-        return _outcome(records)
-
-    # ------------------------------------------------------------------------------------------------ oracle
-
-    @cached_property
-    def choices(self) -> list[Choice]:
-        """All static ones that the accuracy floor allows."""
-        activations = [c for c in CODECS if c != "rgb8"]
-        n = self.facts.num_slices
-        found = [Choice(cut, codec) for cut in range(n) for codec in (CODECS if cut == 0 else activations)]
-        return [*found, Choice(n, "fp32")]
-
-    def least_ms(self, choice: Choice, at_s: float) -> float:
-        """True device, link and server times of a choice at a moment, without any wait."""
-        cut, n, case = choice.cut, self.facts.num_slices, self.case
-        assert self.board.preprocess_ms is not None
-        device_ms = self.board.preprocess_ms.mean_ms + sum(s.mean_ms for s in self.board.slices_ms[:cut])
-        if cut == n:
-            return device_ms
-        shape = self.facts.shapes[cut]
-        size = (payload_bytes(self.facts, choice, DeviceView(())) or 0) + ENVELOPE_BYTES
-        link = virtual_time.run(self._true_link(at_s))
-        encode_ms = ENCODE_NS[choice.codec] * math.prod(shape) / 1e6
-        upload_s = size / link[0] if link[0] else math.inf
-        tail_s = self.costs.tails(1)[cut]
-        return device_ms + encode_ms + (upload_s + 2 * link[1] + tail_s + ADMISSION_S) * 1e3
-
-    async def _true_link(self, at_s: float) -> tuple[float, float]:
-        link = EmulatedLink(**self.case.link, clock=virtual_time.VirtualClock())
-        return link.rate_bytes_per_s(at_s), link.delay_s(at_s)
-
-    def oracle(self) -> tuple[Schedule, Outcome]:
-        """The best executed schedule."""
-        phases = self.case.changes_s
-        ends = (*phases[1:], math.inf)
-        least = {c: [self.least_ms(c, at_s + 1e-6) for at_s in phases] for c in self.choices}
-        # Static ones, those first that could be best somewhere; the others cannot win in any phase.
-        best_ms = [math.inf] * len(phases)
-        for choice in sorted(self.choices, key=lambda c: min(least[c])):
-            if any(least[choice][i] < best_ms[i] for i in range(len(phases))):
-                outcome = self.executed(((0.0, choice),))
-                for i, (from_s, until_s) in enumerate(zip(phases, ends, strict=True)):
-                    if until_s > WARM_UP_S:
-                        best_ms[i] = min(best_ms[i], outcome.mean_ms(max(from_s, WARM_UP_S), until_s))
-                    else:
-                        best_ms[i] = min(best_ms[i], outcome.mean_ms(from_s, until_s))
-        if len(phases) > 1:
-            self._improve(phases, ends, least)
-        best = min(self.runs, key=lambda schedule: self.runs[schedule].mean_ms())
-        return best, self.runs[best]
-
-    def _improve(self, phases: Sequence[float], ends: Sequence[float], least: dict[Choice, list[float]]) -> None:
-        """Schedules of one choice per phase, changed a moment before the phase begins, improved phase by phase."""
-        statics = {schedule[0][1]: outcome for schedule, outcome in self.runs.items()}
-        ranked = []
-        for i, (from_s, until_s) in enumerate(zip(phases, ends, strict=True)):
-            by_run = sorted(statics, key=lambda c: statics[c].mean_ms(from_s, until_s))
-            by_least = sorted(self.choices, key=lambda c: least[c][i])
-            ranked.append(list(dict.fromkeys([*by_run[:2], *by_least[:2], self.choices[-1]])))
-        for start in ([r[0] for r in ranked], [min(r, key=lambda c: least[c][i]) for i, r in enumerate(ranked)]):
-            now, now_ms = list(start), math.inf
-            for lead_s in (0.0, 0.5):
-                now_ms = min(now_ms, self.executed(_schedule(now, phases, lead_s)).mean_ms())
-            for i, others_ in enumerate(ranked):
-                for choice in others_:
-                    trial = [*now[:i], choice, *now[i + 1 :]]
-                    for lead_s in (0.0, 0.5):
-                        trial_ms = self.executed(_schedule(trial, phases, lead_s)).mean_ms()
-                        if trial_ms < now_ms:
-                            now, now_ms = trial, trial_ms
-
-
-def _schedule(choices: Sequence[Choice], phases: Sequence[float], lead_s: float) -> Schedule:
-    found: list[tuple[float, Choice]] = []
-    for choice, from_s in zip(choices, phases, strict=True):
-        if not found or found[-1][1] != choice:
-            found.append((max(from_s - lead_s, 0.0) if found else 0.0, choice))
-    return tuple(found)
-
-
-def _outcome(records: Sequence[Record]) -> Outcome:
-    wrong = next((record for record in records if record.outcome != "answered"), None)
-    assert wrong is None, f"every image is answered, but {wrong}"
-    times = [(record.scheduled_s, record.inference_ms or 0.0) for record in records]
-    chosen = [Choice(record.cut, record.codec) for record in records]
-    return Outcome(times, chosen, sum(a != b for a, b in zip(chosen, chosen[1:], strict=False)))
-
-
-def compare(case: Case, **config: Any) -> dict[str, Any]:
+def compare(case: Case) -> dict[str, Any]:
     """One case's row."""
     stage = Stage(case)
-    planned = stage.planned(**config)
+    planned = stage.planned()
     schedule, oracle = stage.oracle()
     n = stage.facts.num_slices
-    alone = stage.executed(((0.0, Choice(n, "fp32")),))
-    row = {
+    stage.executed(((0.0, Choice(n, "fp32")),))
+    statics = {_name(choice): round(stage.static_ms(choice) / oracle.mean_ms(), 4) for choice in stage.choices}
+    return {
         "case": case.name,
         "kind": case.kind,
         "held_out": case.held_out,
@@ -234,47 +74,143 @@ def compare(case: Case, **config: Any) -> dict[str, Any]:
         "oracle_ms": round(oracle.mean_ms(), 2),
         "regret": round(planned.mean_ms() / oracle.mean_ms() - 1, 4),
         "regret_with_warm_up": round(planned.mean_ms(0.0) / oracle.mean_ms(0.0) - 1, 4),
-        "device_only_ms": round(alone.mean_ms(), 2),
         "moves": planned.moves,
-        "chosen": _shares(planned),
-        "oracle": [[from_s, f"{choice.cut} {choice.codec}"] for from_s, choice in schedule],
+        "chosen": shares(planned),
+        "oracle": [[from_s, _name(choice)] for from_s, choice in schedule],
         "executed": len(stage.runs),
+        "static_over_oracle": statics,
     }
-    return row
 
 
-def _shares(outcome: Outcome) -> dict[str, float]:
-    count: dict[Choice, int] = {}
-    for choice in outcome.chosen:
-        count[choice] = count.get(choice, 0) + 1
-    return {f"{c.cut} {c.codec}": round(k / len(outcome.chosen), 3) for c, k in sorted(count.items())}
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Regrets of these cases, and of the baselines in them."""
+
+    def of(regrets: Sequence[float]) -> dict[str, float]:
+        return {"mean": round(statistics.fmean(regrets), 4), "max": round(max(regrets), 4)}
+
+    statics = [row["static_over_oracle"] for row in rows]
+    uniform = min(statics[0], key=lambda name: statistics.fmean(ratios[name] for ratios in statics))
+    return {
+        "cases": len(rows),
+        "planner": of([row["regret"] for row in rows]),
+        "planner_with_warm_up": of([row["regret_with_warm_up"] for row in rows]),
+        "best_uniform": {"choice": uniform, **of([ratios[uniform] - 1 for ratios in statics])},
+        "device_only": of([ratios["4 fp32"] - 1 for ratios in statics]),
+        "server_only": of([min(v for name, v in ratios.items() if name[0] == "0") - 1 for ratios in statics]),
+    }
+
+
+def noisy_links(seeds: Sequence[int], seconds: float) -> dict[str, Any]:
+    """Nothing changes but the noise of the link: how often does the planner move after its first seconds?"""
+    moves, regrets = [], []
+    for seed in seeds:
+        link = {"mbit_per_s": 12.0, "delay_ms": 10.0, "jitter_ms": 15.0, "loss": 0.02}
+        model = list(planner_cases.SHAPES)[seed % 2]
+        case = Case(f"noisy {seed}", "noisy", model, 180.0, 2.5, "poisson", link, ((0.0, 0.5),), seconds)
+        stage = Stage(case)
+        planned = stage.planned()
+        chosen = [c for (at_s, _), c in zip(planned.times, planned.chosen, strict=True) if at_s >= WARM_UP_S]
+        moves.append(sum(a != b for a, b in zip(chosen, chosen[1:], strict=False)))
+        regrets.append(planned.mean_ms() / stage.oracle()[1].mean_ms() - 1)
+    minutes = len(moves) * (seconds - WARM_UP_S) / 60
+    return {
+        "link": "12 Mbit/s, 10 ms, jitter 15 ms each way, loss 2 %; 50 % load, nothing changes",
+        "seeds": list(seeds),
+        "seconds": seconds,
+        "moves_per_minute": round(sum(moves) / minutes, 3),
+        "moves_by_seed": moves,
+        "regret_mean": round(statistics.fmean(regrets), 4),
+        "regret_max": round(max(regrets), 4),
+    }
+
+
+def shares(outcome: Outcome) -> dict[str, float]:
+    """Share of the images at each choice."""
+    names = [_name(choice) for choice in outcome.chosen]
+    return {name: round(names.count(name) / len(names), 3) for name in sorted(set(names))}
+
+
+def _name(choice: Choice) -> str:
+    return f"{choice.cut} {choice.codec}"
+
+
+def document(rows: list[dict[str, Any]], noisy: dict[str, Any] | None, herd: dict[str, Any] | None) -> dict[str, Any]:
+    """What is printed last and written."""
+    by = {
+        f"{kind}, {'held out' if held_out else 'seen'}": summary(chosen)
+        for kind in sorted({row["kind"] for row in rows})
+        for held_out in (False, True)
+        if (chosen := [row for row in rows if row["kind"] == kind and row["held_out"] == held_out])
+    }
+    total = summary(rows)
+    return {
+        "benchmark": "planner",
+        "emulated": EMULATED,
+        "regret_mean": total["planner"]["mean"],
+        "regret_max": total["planner"]["max"],
+        "regret_mean_with_warm_up": total["planner_with_warm_up"]["mean"],
+        "regret_max_with_warm_up": total["planner_with_warm_up"]["max"],
+        "warm_up_s": WARM_UP_S,
+        "join_s": JOIN_S,
+        "profile_error": PROFILE_ERROR,
+        "first_choice": _name(FIRST),
+        "all": total,
+        "by_kind": by,
+        "noisy_links": noisy,
+        "herding": herd,
+        "rows": rows,
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--cases", default="grid,drawn,traces,held-out,noisy,herding", help="what is run; commas")
+    p.add_argument("--every", type=int, default=1, help="only every so manieth case")
+    p.add_argument("--resume", type=Path, help="rows as JSON lines; those that stand there are not run again")
+    p.add_argument("--devices", type=int, default=Herd.devices, help="of the herd")
+    p.add_argument("--seconds", type=float, default=Herd.seconds, help="of the herd and the noisy links")
+    p.add_argument("--seeds", type=int, default=3, help="of the herd; noisy links have four times as many")
+    p.add_argument("--out", type=Path, help="a results file")
+    return p
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--kinds", default="grid,drawn,traces")
-    p.add_argument("--every", type=int, default=1)
-    args = p.parse_args(argv)
-    cases: list[Case] = []
-    if "grid" in args.kinds:
-        cases += planner_cases.grid()
-    if "drawn" in args.kinds:
-        cases += [planner_cases.drawn(seed, False) for seed in range(24)]
-    if "traces" in args.kinds:
-        cases += planner_cases.named_traces() + [planner_cases.drawn_trace(seed, False) for seed in range(8)]
+    """Run it."""
+    args = parser().parse_args(argv)
+    kinds = args.cases.split(",")
+    kept = args.resume.read_text(encoding="utf-8").splitlines() if args.resume and args.resume.exists() else []
+    done: dict[str, Any] = {found["case"]: found for found in map(json.loads, kept)}
+
+    def once(name: str, make: Any) -> Any:
+        if name not in done:
+            done[name] = {"case": name, **make()}
+            if args.resume:
+                with args.resume.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(done[name]) + "\n")
+        return done[name]
+
     rows = []
-    for case in cases[:: args.every]:
-        began = time.process_time()
-        row = compare(case)
+    for case in all_cases(kinds)[:: args.every]:
+        row = once(case.name, lambda case=case: compare(case))
         rows.append(row)
         print(
-            f"{row['regret']:7.1%} {row['regret_with_warm_up']:7.1%} {row['planner_ms']:9.1f} {row['oracle_ms']:9.1f} "
-            f"{row['moves']:4d} {case.name:44} {row['chosen']} | {row['oracle']} {row['executed']} "
-            f"{time.process_time() - began:.1f}s",
+            f"{row['regret']:7.1%} {row['regret_with_warm_up']:7.1%} {row['planner_ms']:8.1f} of {row['oracle_ms']:8.1f} ms "
+            f"{row['moves']:3d} moves  {row['case']:42} {row['chosen']}",
             flush=True,
         )
-    regrets = [row["regret"] for row in rows]
-    print(f"mean {statistics.fmean(regrets):.3f} max {max(regrets):.3f}")
+    noisy = once("noisy links", lambda: noisy_links(range(4 * args.seeds), args.seconds)) if "noisy" in kinds else None
+    herd = None
+    if "herding" in kinds:
+        herd = once("herding", lambda: herding(Herd(args.devices, args.seconds), range(args.seeds)))
+    found = document(rows, noisy, herd)
+    found["manifest"] = {**provenance.provenance(), "configuration": {k: str(v) for k, v in vars(args).items()}}
+    for name, one in {"all": found["all"], **found["by_kind"]}.items():
+        print(f"{name:18} " + "  ".join(f"{k} {v}" for k, v in one.items()))
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(found))
     return 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from slicer.link_presets import PRESETS
@@ -46,6 +46,7 @@ class Case:
         link: arguments of `EmulatedLink`; its phases begin with the run.
         loads: (from second of the run, share of the server's bound that other clients offer).
         accelerator: a shipped cost profile.
+        alone: the device may go on alone (``alone: tail``), whoever chooses its cut.
     """
 
     name: str
@@ -59,7 +60,8 @@ class Case:
     seconds: float
     accelerator: str = "edge-gpu"
     held_out: bool = False
-    shares: tuple[float, ...] = field(default=())
+    shares: tuple[float, ...] = ()
+    alone: bool = False
 
     @property
     def changes_s(self) -> tuple[float, ...]:
@@ -139,7 +141,7 @@ def named_traces() -> list[Case]:
     return [
         Case("tunnel", "trace", vit, 100.0, 4.0, "periodic", tunnel, calm, 120.0),
         Case("walking out of wifi", "trace", swin, 100.0, 4.0, "poisson", walk, calm, 120.0),
-        Case("a link that is cut for 5 s", "trace", vit, 100.0, 4.0, "periodic", gap, calm, 120.0),
+        Case("a link that is cut for 5 s", "trace", vit, 100.0, 4.0, "periodic", gap, calm, 120.0, alone=True),
         Case("rush on the server", "trace", swin, 60.0, 6.0, "periodic", {"preset": "wifi"}, rush, 120.0),
         Case("rush on the server, slow link", "trace", vit, 100.0, 4.0, "poisson", {"preset": "lte"}, rush, 120.0),
     ]

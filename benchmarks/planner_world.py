@@ -12,19 +12,25 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from actors.adaptive import PlanConfig
 from actors.device import Device
-from actors.fleet_config import DeviceConfig
+from actors.emulated_link import EmulatedLink
+from actors.fleet_config import TAIL, DeviceConfig, Retry
 from actors.head import Computed
+from actors.links import LinkedServer
 from actors.virtual_time import VirtualClock
+from benchmarks.planner_cases import ENCODE_NS, Case
+from deployments.cost_profiles import load_profile
 from deployments.costs import CostModel
 from deployments.load_report import LoadReport
 from deployments.policies import make_policy
 from deployments.scheduler import Row, Scheduler, Step
+from deployments.workloads import bound_rps
 from slicer.planner import Choice, Facts, payload_bytes
 from slicer.planner import DeviceView as View
 from slicer.profiles import Profile
@@ -145,8 +151,6 @@ class VirtualServer:
 
 def others(costs: CostModel, entries: Sequence[int], loads: Sequence[tuple[float, float]], end_s: float, seed: str) -> list[tuple[float, int]]:
     """Other clients' requests: Poisson, at all entries alike; `loads` are (from second, share of the bound)."""
-    from deployments.workloads import bound_rps
-
     draw, found = random.Random(f"{seed}/others"), list[tuple[float, int]]()
     bound = bound_rps(costs, tuple(entries), 32)
     for index, (from_s, share) in enumerate(loads):
@@ -195,6 +199,13 @@ class EmulatedDevice(Device):
         """As `in_thread`: shards are in the device's cache."""
         return function(*args)
 
+    async def finish(self, computed: Computed, image: str) -> Computed:
+        """The slices that are left, where the device goes on alone."""
+        slices_ms = [spread.draw_ms(self._draw) for spread in self._true.slices_ms[computed.cut :]]
+        await asyncio.sleep(sum(slices_ms) / 1e3)
+        logits = np.zeros(10, np.float32)
+        return Computed(computed.manifest, (10,), b"", logits, sum(slices_ms), 0.0, cut=computed.cut + len(slices_ms))
+
     async def compute(self, image: str, choice: Choice) -> Computed:
         """Let the drawn time pass."""
         head, facts, draw = self._head, facts_of(self.served), self._draw
@@ -214,7 +225,7 @@ class EmulatedDevice(Device):
 
 
 def _load(served: ServedModel, config: DeviceConfig, get: object) -> _Numbers:
-    return _Numbers(served, config.cut)
+    return _Numbers(served, served.num_slices if config.alone else config.cut)
 
 
 def _more(served: ServedModel, config: DeviceConfig, get: object, start: int, end: int) -> list[None]:
@@ -238,6 +249,32 @@ def zeros(size: int) -> bytes:
     if size not in _ZEROS:
         _ZEROS[size] = bytes(size)
     return _ZEROS[size]
+
+
+def costs_of(profile: str, num_slices: int) -> CostModel:
+    """A shipped cost profile, cut into so many equal slices."""
+    whole = load_profile(profile)
+    return whole.regroup(range(0, whole.num_slices + 1, whole.num_slices // num_slices))
+
+
+def make_device(case: Case, server: Any, first: Choice, plan: PlanConfig | None, error: float) -> EmulatedDevice:
+    """The device of a case, on its link, not started. Called on the loop."""
+    board = case.board()
+    config = DeviceConfig(
+        name=case.name,
+        group=case.kind,
+        model=case.model,
+        cut=first.cut,
+        codec=first.codec,
+        profile=believed(board, error, case.name),
+        plan=plan,
+        alone=TAIL if case.alone else "",
+        cache_directory="",
+        cache_max_bytes=1,
+        retry=Retry(budget_s=1e6),
+    )
+    link = EmulatedLink(**case.link, seed=case.name, clock=VirtualClock())
+    return EmulatedDevice(config, LinkedServer(server, link), board, ENCODE_NS, case.name)
 
 
 def believed(true: Profile, sigma: float, seed: str) -> Profile:
