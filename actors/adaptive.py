@@ -4,8 +4,10 @@
 
 * it reconsiders every `every_s`, each time drawn anew between half and one and a half of it, so that devices which plan
   alone do not all move at the same moment to the cut that was free for all of them (herding);
-* a new choice must be better by `gain` (a share) and by `least_ms`, in two decisions running, and of those who would
-  move each time only one in `movers` does; what the server reports is then already the answer to those who moved;
+* a new choice must be better by `gain` (a share) and by `least_ms`, in two decisions running;
+* of those who would move, each time only a share does, in proportion to what is gained (with `movers` 2 those who gain
+  10 % move with a chance of 10 %, with 4 half of them; with 1 all do): what the server reports is then already the
+  answer to those who moved, and a gain that is large or lasts is still taken soon;
 * where the present choice is not possible any more (memory, entry, a link or device that cannot keep up), and where
   another is better by MUCH, it moves at once; an answer that is overdue is reason to reconsider before it is time;
 * a move that relieves the server, and not for the server's sake, is not left to chance: others have no part in it;
@@ -38,6 +40,9 @@ _REMEMBERED = 9
 #: Weight of a new value of the device's own rate of images.
 _WEIGHT = 0.1
 
+#: The same of what a reply says of its own wait and execution.
+_OWN_WEIGHT = 0.3
+
 #: A choice that is better by this share needs no second look.
 MUCH = 0.3
 
@@ -46,6 +51,9 @@ _GAPS = 4
 
 #: No gaps between images are taken to be more irregular than this (squared coefficient of variation).
 _MOST_BURST = 4.0
+
+#: What is asked on the side, after an answer that surprised, is asked again after so long.
+_AGAIN_S = 0.5
 
 #: What is asked on the side takes at most one of so many seconds of the link.
 _PROBE_SHARE = 3.0
@@ -111,13 +119,14 @@ class Adaptive:
         self._prepare: deque[float] = deque(maxlen=_REMEMBERED)
         self._encode: dict[str, deque[float]] = {}
         self._image_bytes: dict[str, float] = {}
-        self._server: ServerView | None = ServerView({}, {})
+        self._server = ServerView({}, {})
         self._own: dict[int, tuple[float, float]] = {}
         self._gaps = 0
         self._gap_s = self._gap_variance = 0.0
         self._last_s: float | None = None
         self._next_s: float | None = None
-        self._probe_at_s = 0.0
+        self._probe_at_s = self._probed_s = 0.0
+        self._probing = False
         self._wanted: Choice | None = None
 
     # ---------------------------------------------------------------------------------------------------- learning
@@ -161,10 +170,13 @@ class Adaptive:
             self._server = ServerView({e: wait for e, wait, _ in load}, {e: execution for e, _, execution in load})
             self._own.clear()
             return
-        before = self._own.get(entry, (wait_ms, execution_ms))
+        before = self._own.get(entry) or (
+            self._server.wait_ms.get(entry, wait_ms),
+            self._server.execution_ms.get(entry, execution_ms),
+        )
         self._own[entry] = (
-            before[0] + _WEIGHT * (wait_ms - before[0]),
-            before[1] + _WEIGHT * (execution_ms - before[1]),
+            before[0] + _OWN_WEIGHT * (wait_ms - before[0]),
+            before[1] + _OWN_WEIGHT * (execution_ms - before[1]),
         )
 
     # ---------------------------------------------------------------------------------------------------- deciding
@@ -185,17 +197,24 @@ class Adaptive:
     def probe(self, now_s: float) -> Choice | None:
         """What to send beside the work, now, to hear of link and server; None: nothing. The caller says how it went by
         `probed`."""
-        if not self._config.probe_s or self.present.cut < self._facts.num_slices:
-            self._probe_at_s = now_s + self._config.probe_s
+        if not self._config.probe_s or not self._keeps_all:
+            self._probe_at_s, self._probed_s = now_s + self._config.probe_s, now_s
             return None
-        if now_s < self._probe_at_s:
+        at_s = min(self._probe_at_s, self._probed_s + _AGAIN_S) if self.link.surprised else self._probe_at_s
+        if self._probing or now_s < at_s:
             return None
-        self._probe_at_s = math.inf
+        self._probing = True
         return self.smallest()
 
     def probed(self, now_s: float, took_s: float) -> None:
         """What was sent on the side has been answered, or given up."""
-        self._probe_at_s = now_s + max(self._config.probe_s, _PROBE_SHARE * took_s)
+        self._probing, self._probed_s = False, now_s + _PROBE_SHARE * took_s
+        self._probe_at_s = max(now_s + self._config.probe_s, self._probed_s)
+
+    @property
+    def _keeps_all(self) -> bool:
+        """Whether the present choice sends nothing."""
+        return self.present.cut == self._facts.num_slices
 
     def smallest(self) -> Choice | None:
         """The activation with the fewest bytes that the server takes."""
@@ -211,8 +230,10 @@ class Adaptive:
     def reconsider(self, now_s: float, deadline_ms: float | None = None) -> Choice | None:
         """Another choice, if there is a reason to move to it; the caller sets `present` once it has moved."""
         self._next_s = now_s + self._config.every_s * self._random.uniform(0.5, 1.5)
-        if not self.link.known and self.present.cut < self._facts.num_slices:
+        if not self.link.known and not self._keeps_all:
             return None  # nothing was sent yet
+        if self._keeps_all and self.link.surprised and self._config.probe_s:
+            return None  # it is asked again
         goal, device, link = self._config.goal(deadline_ms), self._hopeful(), self.link.view_at(now_s, self._server_s)
         best = choose(estimate_all(self._facts, device, link, self.server, goal), goal)
         if best is None or best.choice == self.present:
@@ -230,7 +251,8 @@ class Adaptive:
                 if self._wanted != best.choice and better < MUCH * now.cost:
                     self._wanted = best.choice
                     return None
-            if _others_would(now, best, least) and self._random.random() * self._config.movers > 1:
+            movers = self._config.movers if _others_would(now, best, least) else 1.0
+            if movers > 1 and self._random.random() > 2 / movers * better / now.cost:
                 return None
         self._wanted = None
         return best.choice
@@ -247,7 +269,7 @@ class Adaptive:
     def _server_s(self) -> float:
         """What the server is expected to need for the present choice."""
         cut, server = self.present.cut, self.server
-        return (server.wait_ms.get(cut, 0.0) + server.execution_ms.get(cut, 0.0)) / 1e3 if server else 0.0
+        return (server.wait_ms.get(cut, 0.0) + server.execution_ms.get(cut, 0.0)) / 1e3
 
     def _hopeful(self) -> DeviceView:
         """What was learnt of the device, where slices that never ran are better than their profile."""
@@ -285,13 +307,17 @@ class Adaptive:
         )
 
     @property
-    def server(self) -> ServerView | None:
-        """What the server reported; what replies said of single entries, where it did not."""
-        if self._server is None or not self._own:
+    def server(self) -> ServerView:
+        """What the server reported, and what replies said since: entries share an accelerator, so when the wait at one
+        of them has grown by so much, it has at the others."""
+        if not self._own:
             return self._server
+        told = self._server
+        grown_ms = statistics.fmean(wait - told.wait_ms.get(e, wait) for e, (wait, _) in self._own.items())
         return ServerView(
-            {**self._server.wait_ms, **{entry: wait for entry, (wait, _) in self._own.items()}},
-            {**self._server.execution_ms, **{entry: execution for entry, (_, execution) in self._own.items()}},
+            {e: max(wait + grown_ms, 0.0) for e, wait in told.wait_ms.items()}
+            | {e: wait for e, (wait, _) in self._own.items()},
+            {**told.execution_ms, **{e: execution for e, (_, execution) in self._own.items()}},
         )
 
 

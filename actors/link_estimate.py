@@ -27,7 +27,7 @@ WINDOW = 16
 WINDOW_S = 60.0
 
 #: So many of the newest must miss by more than a quarter, all on one side, before the older ones are forgotten.
-CHANGED_AFTER = 4
+CHANGED_AFTER = 3
 CHANGED_SHARE = 0.25
 
 #: An answer is overdue after so many times what was expected, and so much more.
@@ -61,10 +61,15 @@ class _Seen:
 
 
 class LinkEstimate:
-    """Not thread-safe: the device's event loop calls it."""
+    """Not thread-safe: the device's event loop calls it.
+
+    Attributes:
+        surprised: the newest request missed the line, and whether the link has changed is not known yet.
+    """
 
     def __init__(self) -> None:
         self._seen: deque[_Seen] = deque(maxlen=WINDOW)
+        self.surprised = False
         self._small: list[float] = []
         self._base_s: float | None = None  # the round trip, of small messages or of the last good line
         self._round_trip_s: float | None = None
@@ -142,11 +147,15 @@ class LinkEstimate:
         self._seen.append(new)
         while self._seen[0].at_s < new.at_s - WINDOW_S:
             self._seen.popleft()
-        if self._seconds_per_byte is not None and len(self._seen) > CHANGED_AFTER:
+        self.surprised = False
+        if self._seconds_per_byte is not None:
             newest = list(self._seen)[-CHANGED_AFTER:]
             missed = [one.took_s / max(self._predicted_s(one.size_bytes), 1e-6) - 1 for one in newest]
-            if min(missed) > CHANGED_SHARE or max(missed) < -CHANGED_SHARE:
+            all_on_one_side = min(missed) > CHANGED_SHARE or max(missed) < -CHANGED_SHARE
+            if all_on_one_side and len(self._seen) > CHANGED_AFTER:
                 self._seen = deque(newest, maxlen=WINDOW)
+            else:
+                self.surprised = abs(missed[-1]) > CHANGED_SHARE
         self._fit()
 
     def _fit(self) -> None:
