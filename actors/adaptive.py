@@ -16,47 +16,38 @@
 
 A device joins with one request of zeros beside its pings, so that its first choice is made by what its link and the
 server are (`begin`). One that computes everything itself hears nothing of either; it sends such a request again after
-`probe_s`, beside its work (`actors.probing`), and no image waits for it.
+`probe_s`, beside its work (`actors.probing`), and no image waits for it. The pauses grow while nothing changes, and an
+answer that surprises is asked again at once before anything is decided by it.
 """
 
 from __future__ import annotations
 
-import math
 import random
 import statistics
-from collections import deque
 from dataclasses import replace
 
 from pydantic import Field
 
 from actors.link_estimate import LinkEstimate
-from slicer.codec import CODECS, IMAGE_CODECS, encoded_bytes
+from actors.self_estimate import SelfEstimate
+from slicer.codec import CODECS, encoded_bytes
 from slicer.planner import Choice, DeviceView, Estimate, Facts, Goal, ServerView, choose, estimate, estimate_all
 from slicer.profiles import Profile, Strict
 
-#: Remembered values of each time, of which the median counts.
-_REMEMBERED = 9
-
-#: Weight of a new value of the device's own rate of images.
-_WEIGHT = 0.1
-
-#: The same of what a reply says of its own wait and execution.
+#: Weight of what a reply says of its own wait and execution.
 _OWN_WEIGHT = 0.3
 
 #: A choice that is better by this share needs no second look.
 MUCH = 0.3
-
-#: Gaps between images from which on a device knows its own rate.
-_GAPS = 4
-
-#: No gaps between images are taken to be more irregular than this (squared coefficient of variation).
-_MOST_BURST = 4.0
 
 #: What is asked on the side, after an answer that surprised, is asked again after so long.
 _AGAIN_S = 0.5
 
 #: What is asked on the side takes at most one of so many seconds of the link.
 _PROBE_SHARE = 3.0
+
+#: Each pause between two of them is so many times the one before, up to so many times `probe_s`.
+_PAUSE_GROWS, _LONGEST_PAUSE = 1.25, 4.0
 
 
 class PlanConfig(Strict):
@@ -115,52 +106,27 @@ class Adaptive:
         self._facts = facts if config.codecs is None else _only(facts, config.codecs)
         self._profile = profile
         self._random = random.Random(f"{seed}/plan")
-        self._slices: list[deque[float]] = [deque(maxlen=_REMEMBERED) for _ in facts.slice_bytes]
-        self._prepare: deque[float] = deque(maxlen=_REMEMBERED)
-        self._encode: dict[str, deque[float]] = {}
-        self._image_bytes: dict[str, float] = {}
+        self._self = SelfEstimate(self._facts, profile)
         self._server = ServerView({}, {})
         self._own: dict[int, tuple[float, float]] = {}
-        self._gaps = 0
-        self._gap_s = self._gap_variance = 0.0
-        self._last_s: float | None = None
         self._next_s: float | None = None
         self._probe_at_s = self._probed_s = 0.0
-        self._probing = False
+        self._probing, self._pause_s = False, config.probe_s
         self._wanted: Choice | None = None
 
     # ---------------------------------------------------------------------------------------------------- learning
 
     def arrived(self, now_s: float) -> None:
         """The device takes an image."""
-        if self._last_s is not None:
-            gap_s = max(now_s - self._last_s, 1e-6)
-            self._gaps += 1
-            weight = max(_WEIGHT, 1 / self._gaps)
-            away_s = gap_s - self._gap_s
-            self._gap_s += weight * away_s
-            # As of Poisson arrivals, until it is known better.
-            if self._gaps <= _GAPS:
-                self._gap_variance = self._gap_s**2
-            self._gap_variance += _WEIGHT * (away_s**2 - self._gap_variance)
-        self._last_s = now_s
+        self._self.arrived(now_s)
 
     def computed(self, prepare_ms: float, slices_ms: tuple[float, ...]) -> None:
         """Preprocessing and slices 0, 1, ... of an image took so long."""
-        self._prepare.append(prepare_ms)
-        for found, value in zip(self._slices, slices_ms, strict=False):
-            found.append(value)
+        self._self.computed(prepare_ms, slices_ms)
 
     def encoded(self, choice: Choice, encode_ms: float, size_bytes: int) -> None:
         """An activation was encoded, or an image put into the wire's form."""
-        if choice.codec in IMAGE_CODECS and choice.codec != "rgb8":
-            before = self._image_bytes.get(choice.codec, float(size_bytes))
-            self._image_bytes[choice.codec] = before + _WEIGHT * (size_bytes - before)
-            return
-        values = 1
-        for size in self._facts.shapes[choice.cut]:
-            values *= size
-        self._encode.setdefault(choice.codec, deque(maxlen=_REMEMBERED)).append(encode_ms * 1e6 / values)
+        self._self.encoded(choice, encode_ms, size_bytes)
 
     def served(
         self, entry: int, wait_ms: float, execution_ms: float, load: tuple[tuple[int, float, float], ...]
@@ -198,9 +164,12 @@ class Adaptive:
         """What to send beside the work, now, to hear of link and server; None: nothing. The caller says how it went by
         `probed`."""
         if not self._config.probe_s or not self._keeps_all:
-            self._probe_at_s, self._probed_s = now_s + self._config.probe_s, now_s
+            self._pause_s = self._config.probe_s
+            self._probe_at_s, self._probed_s = now_s + self._pause_s, now_s
             return None
-        at_s = min(self._probe_at_s, self._probed_s + _AGAIN_S) if self.link.surprised else self._probe_at_s
+        at_s = self._probe_at_s
+        if self.link.surprised:
+            at_s, self._pause_s = min(at_s, self._probed_s + _AGAIN_S), self._config.probe_s
         if self._probing or now_s < at_s:
             return None
         self._probing = True
@@ -209,7 +178,8 @@ class Adaptive:
     def probed(self, now_s: float, took_s: float) -> None:
         """What was sent on the side has been answered, or given up."""
         self._probing, self._probed_s = False, now_s + _PROBE_SHARE * took_s
-        self._probe_at_s = max(now_s + self._config.probe_s, self._probed_s)
+        self._probe_at_s = max(now_s + self._pause_s, self._probed_s)
+        self._pause_s = min(_PAUSE_GROWS * self._pause_s, _LONGEST_PAUSE * self._config.probe_s)
 
     @property
     def _keeps_all(self) -> bool:
@@ -217,30 +187,37 @@ class Adaptive:
         return self.present.cut == self._facts.num_slices
 
     def smallest(self) -> Choice | None:
-        """The activation with the fewest bytes that the server takes."""
+        """The activation with the fewest bytes that the server takes; of equals that of the shortest tail."""
         goal = self._config.goal(None)
         sizes = [
-            (encoded_bytes(codec, self._facts.shapes[cut]), Choice(cut, codec))
+            (encoded_bytes(codec, self._facts.shapes[cut]), -cut, codec)
             for cut in self._facts.entries
             for codec in CODECS
             if codec in self._facts.codecs and goal.agreement_of(codec) >= goal.agreement
         ]
-        return min(sizes)[1] if sizes else None
+        if not sizes:
+            return None
+        _, deepest, codec = min(sizes)
+        return Choice(-deepest, codec)
 
     def reconsider(self, now_s: float, deadline_ms: float | None = None) -> Choice | None:
         """Another choice, if there is a reason to move to it; the caller sets `present` once it has moved."""
         self._next_s = now_s + self._config.every_s * self._random.uniform(0.5, 1.5)
         if not self.link.known and not self._keeps_all:
             return None  # nothing was sent yet
-        if self._keeps_all and self.link.surprised and self._config.probe_s:
-            return None  # it is asked again
-        goal, device, link = self._config.goal(deadline_ms), self._hopeful(), self.link.view_at(now_s, self._server_s)
+        goal, device, link = (
+            self._config.goal(deadline_ms),
+            self._self.hopeful(self._config.doubt),
+            self.link.view_at(now_s, self._server_s),
+        )
         best = choose(estimate_all(self._facts, device, link, self.server, goal), goal)
         if best is None or best.choice == self.present:
             self._wanted = None
             return None
         now = estimate(self._facts, self.present, device, link, self.server, goal)
         if not now.refused:
+            if self._keeps_all and self.link.surprised and self._config.probe_s:
+                return None  # it is asked again
             better = now.cost - best.cost
             least = max(self._config.gain * now.cost, self._config.least_ms)
             in_time = goal.deadline_ms is not None and best.total_ms < goal.deadline_ms * (1 - goal.margin)
@@ -252,7 +229,7 @@ class Adaptive:
                     self._wanted = best.choice
                     return None
             movers = self._config.movers if _others_would(now, best, least) else 1.0
-            if movers > 1 and self._random.random() > 2 / movers * better / now.cost:
+            if movers > 1 and self._random.random() > 2 / movers * _worth(now, best, goal):
                 return None
         self._wanted = None
         return best.choice
@@ -263,7 +240,13 @@ class Adaptive:
 
     def estimates(self, deadline_ms: float | None = None) -> list[Estimate]:
         """All choices as they look, whatever is on its way."""
-        return estimate_all(self._facts, self._hopeful(), self.link.view, self.server, self._config.goal(deadline_ms))
+        return estimate_all(
+            self._facts,
+            self._self.hopeful(self._config.doubt),
+            self.link.view,
+            self.server,
+            self._config.goal(deadline_ms),
+        )
 
     @property
     def _server_s(self) -> float:
@@ -271,40 +254,10 @@ class Adaptive:
         cut, server = self.present.cut, self.server
         return (server.wait_ms.get(cut, 0.0) + server.execution_ms.get(cut, 0.0)) / 1e3
 
-    def _hopeful(self) -> DeviceView:
-        """What was learnt of the device, where slices that never ran are better than their profile."""
-        device, keep = self.device, 1 - self._config.doubt
-        pairs = zip(self._slices, device.slices_ms, strict=True)
-        return replace(device, slices_ms=tuple(ms if found else keep * ms for found, ms in pairs))
-
     @property
     def device(self) -> DeviceView:
         """What was learnt of the device; a slice that never ran takes what the profile says, or the others."""
-        profile = self._profile
-        known = [statistics.median(found) for found in self._slices if found]
-        other = statistics.fmean(known) if known else 0.0
-        slices = tuple(
-            statistics.median(found)
-            if found
-            else profile.slices_ms[index].mean_ms
-            if index < len(profile.slices_ms)
-            else other
-            for index, found in enumerate(self._slices)
-        )
-        prepare = statistics.median(self._prepare) if self._prepare else 0.0
-        if not self._prepare and profile.preprocess_ms is not None:
-            prepare = profile.preprocess_ms.mean_ms
-        return DeviceView(
-            slices,
-            prepare,
-            {codec: statistics.median(found) for codec, found in self._encode.items()},
-            profile.memory_budget_bytes,
-            1 / self._gap_s if self._gaps >= _GAPS else 0.0,
-            min(self._gap_variance / self._gap_s**2, _MOST_BURST) if self._gaps >= _GAPS else 1.0,
-            profile.watts,
-            profile.joules_per_mb,
-            self._image_bytes,
-        )
+        return self._self.view
 
     @property
     def server(self) -> ServerView:
@@ -335,3 +288,13 @@ def _cheaper(best: Estimate, now: Estimate, goal: Goal) -> bool:
 
 def _only(facts: Facts, codecs: tuple[str, ...]) -> Facts:
     return replace(facts, codecs=tuple(codec for codec in facts.codecs if codec in codecs))
+
+
+def _worth(now: Estimate, best: Estimate, goal: Goal) -> float:
+    """What a move gains, as a share: of the cost; with a deadline of the server's time, too, and half at least where it
+    is missed now."""
+    gained = 1 - best.cost / now.cost
+    if goal.deadline_ms is None:
+        return gained
+    missed = 0.5 if now.total_ms > goal.deadline_ms else 0.0
+    return max(gained, missed, 1 - best.execution_ms / now.execution_ms if now.execution_ms else 0.0)

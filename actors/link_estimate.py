@@ -7,10 +7,9 @@ A request of x bytes that was sent when b earlier bytes had not left yet takes, 
 so a line through the last requests gives both. The line is Theil and Sen's (the median of the slopes of all pairs),
 which a quarter of wild values does not move; where all requests were of one size, or noise hides the slope, the round
 trip is what small messages took at the median (joining sends some) or what the last good line said, and the rest is
-rate. When the newest requests all miss the line on one side, the link has
-changed, and what was before is forgotten. A request whose answer is overdue says that the link is slower than was
-thought before any answer does: what is on its way then counts as it would if it arrived now. Only durations on the device's clock go in, less a duration that the server
-measured on its own.
+rate. When the newest requests all miss the line on one side, the link has changed, and what was before is forgotten. A
+request whose answer is overdue says that the link is slower than was thought before any answer does: it then counts as
+if it arrived now. Only durations on the device's clock go in, less a duration that the server measured on its own.
 """
 
 from __future__ import annotations
@@ -185,4 +184,4 @@ class LinkEstimate:
 def _clear(slopes: list[float]) -> bool:
     """Whether they agree on more than their sign."""
     lower, _, upper = statistics.quantiles(slopes, n=4, method="inclusive")
-    return 0 < lower and upper <= _CLEAR * lower
+    return lower > 0 and upper <= _CLEAR * lower

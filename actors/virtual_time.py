@@ -30,7 +30,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _run_once(self) -> None:
         timers: list[Any] = self._scheduled  # type: ignore[attr-defined]
         while timers and timers[0].cancelled():  # as the loop itself does a moment later
-            self._timer_cancelled_count -= 1
+            self._timer_cancelled_count -= 1  # type: ignore[attr-defined]
             heapq.heappop(timers)._scheduled = False
         if not self._ready and timers:  # type: ignore[attr-defined]
             self._now_s = max(self._now_s, timers[0].when())

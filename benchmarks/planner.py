@@ -6,7 +6,7 @@ One device on one link beside other clients of one server (`benchmarks.planner_c
 (`benchmarks.planner_world`). The planner sees a profile each of whose times is wrong by some 25 %, and replies. The
 oracle knows the emulators' parameters and the future, and is executed: every static choice that could win is run, and
 where something changes, schedules of one choice per phase are, improved phase by phase; the best executed mean is the
-oracle's (`benchmarks.planner_stage`). Regret = the planner's mean inference time over the oracle's, less 1, on identical
+oracle's (`benchmarks.planner_stage`). Regret = the planner's mean inference time over the oracle's, less 1, on the same
 arrivals, loads and draws. A run's first seconds are not counted; `with_warm_up` counts them. Cases marked `held_out`
 were not looked at while the planner was written.
 
@@ -17,6 +17,7 @@ Minutes of one core: --resume FILE keeps the rows of a run that was interrupted.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -110,7 +111,7 @@ def noisy_links(seeds: Sequence[int], seconds: float) -> dict[str, Any]:
         stage = Stage(case)
         planned = stage.planned()
         chosen = [c for (at_s, _), c in zip(planned.times, planned.chosen, strict=True) if at_s >= WARM_UP_S]
-        moves.append(sum(a != b for a, b in zip(chosen, chosen[1:], strict=False)))
+        moves.append(sum(a != b for a, b in itertools.pairwise(chosen)))
         regrets.append(planned.mean_ms() / stage.oracle()[1].mean_ms() - 1)
     minutes = len(moves) * (seconds - WARM_UP_S) / 60
     return {
@@ -195,8 +196,8 @@ def main(argv: list[str] | None = None) -> int:
         row = once(case.name, lambda case=case: compare(case))
         rows.append(row)
         print(
-            f"{row['regret']:7.1%} {row['regret_with_warm_up']:7.1%} {row['planner_ms']:8.1f} of {row['oracle_ms']:8.1f} ms "
-            f"{row['moves']:3d} moves  {row['case']:42} {row['chosen']}",
+            f"{row['regret']:7.1%} {row['regret_with_warm_up']:7.1%} {row['planner_ms']:8.1f} of "
+            f"{row['oracle_ms']:8.1f} ms {row['moves']:3d} moves  {row['case']:42} {row['chosen']}",
             flush=True,
         )
     noisy = once("noisy links", lambda: noisy_links(range(4 * args.seeds), args.seconds)) if "noisy" in kinds else None

@@ -99,7 +99,9 @@ def served(model: str) -> ServedModel:
     return ServedModel(model, manifest.digest, manifest.to_json(), 4, (0, 1, 2, 3), "continuous", CODECS)
 
 
-def grid(seconds: float = 60.0, boards: tuple[str, ...] = tuple(BOARDS), loads: tuple[float, ...] = (0.0, 0.6, 0.9)) -> list[Case]:
+def grid(
+    seconds: float = 60.0, boards: tuple[str, ...] = tuple(BOARDS), loads: tuple[float, ...] = (0.0, 0.6, 0.9)
+) -> list[Case]:
     """Every board on every link at every load; models and arrival processes take turns."""
     found = []
     for index, (board, link, load) in enumerate(itertools.product(boards, PRESETS, loads)):
@@ -126,8 +128,18 @@ def drawn(seed: int, held_out: bool, seconds: float = 60.0) -> Case:
     load = draw.choice([0.0, 0.3, 0.5, 0.7, 0.85])
     process = draw.choice(["periodic", "poisson"])
     return Case(
-        f"drawn {seed}", "drawn", model, whole_ms, rate, process, link, ((0.0, load),), seconds,
-        draw.choice(["edge-gpu", "cpu-like"]), held_out, tuple(share / sum(shares) for share in shares),
+        f"drawn {seed}",
+        "drawn",
+        model,
+        whole_ms,
+        rate,
+        process,
+        link,
+        ((0.0, load),),
+        seconds,
+        draw.choice(["edge-gpu", "cpu-like"]),
+        held_out,
+        tuple(share / sum(shares) for share in shares),
     )
 
 
@@ -167,4 +179,6 @@ def drawn_trace(seed: int, held_out: bool, seconds: float = 120.0) -> Case:
         "phases": tuple(phases),
     }
     process = draw.choice(["periodic", "poisson"])
-    return Case(f"trace {seed}", "trace", model, whole_ms, rate, process, link, tuple(loads), seconds, held_out=held_out)
+    return Case(
+        f"trace {seed}", "trace", model, whole_ms, rate, process, link, tuple(loads), seconds, held_out=held_out
+    )

@@ -1,6 +1,6 @@
 """Do devices that plan alone herd to one cut? Many of them and one server that cannot take them all, in virtual time.
 
-Each device would be faster with the server if it were alone there; together they are twice what the server can do. Other
+Each device would be faster with the server if it were alone there; all of them are nearly twice what it can do. Other
 clients come at a third of the run and leave at two thirds. Run with the damping as it is (`movers` 2), with more, and
 without (1); beside them every fixed split of the devices into "all to the server" and "all alone", of which the best is
 what a coordinator could have reached without moving anybody.
@@ -9,6 +9,7 @@ what a coordinator could have reached without moving anybody.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -47,7 +48,15 @@ class Herd:
         whole_ms = self.whole_ms * (0.8 + 0.4 * index / max(self.devices - 1, 1))
         name = f"herd {index}"
         return Case(
-            name, "herd", next(iter(SHAPES)), whole_ms, self.rate_rps, "periodic", {"preset": self.link}, (), self.seconds
+            name,
+            "herd",
+            next(iter(SHAPES)),
+            whole_ms,
+            self.rate_rps,
+            "periodic",
+            {"preset": self.link},
+            (),
+            self.seconds,
         )
 
 
@@ -89,23 +98,17 @@ def figures(records: Sequence[Sequence[Record]], busy: float, seconds: float) ->
     counted = [[r for r in of_one if r.scheduled_s >= WARM_UP_S] for of_one in records]
     took = [r.inference_ms or 0.0 for of_one in counted for r in of_one]
     cuts = Counter(r.cut for of_one in counted for r in of_one)
-    moments = [
-        b.scheduled_s for of_one in counted for a, b in zip(of_one, of_one[1:], strict=False) if a.cut != b.cut
-    ]
+    moments = [b.scheduled_s for of_one in counted for a, b in itertools.pairwise(of_one) if a.cut != b.cut]
     at_once = Counter(int(at_s) for at_s in moments)
     n = max(r.cut for of_one in records for r in of_one)
     served_share = [
-        statistics.fmean(
-            float(r.cut < n) for of_one in counted for r in of_one if at_s <= r.scheduled_s < at_s + 1
-        )
+        statistics.fmean(float(r.cut < n) for of_one in counted for r in of_one if at_s <= r.scheduled_s < at_s + 1)
         for at_s in range(int(WARM_UP_S), int(seconds))
     ]
     return {
         "mean_ms": round(statistics.fmean(took), 1),
         "p95_ms": round(float(np.percentile(took, 95)), 1),
-        "cut_changes_per_device_and_minute": round(
-            len(moments) / len(counted) / ((seconds - WARM_UP_S) / 60), 2
-        ),
+        "cut_changes_per_device_and_minute": round(len(moments) / len(counted) / ((seconds - WARM_UP_S) / 60), 2),
         "most_changes_in_one_second": round(max(at_once.values(), default=0) / len(counted), 3),
         "share_at_cut": {str(cut): round(count / len(took), 3) for cut, count in sorted(cuts.items())},
         "share_with_server_std_over_seconds": round(statistics.pstdev(served_share), 3),
@@ -113,7 +116,9 @@ def figures(records: Sequence[Sequence[Record]], busy: float, seconds: float) ->
     }
 
 
-def herding(herd: Herd, seeds: Sequence[int], movers: Sequence[float] = (1.0, 2.0, 4.0), steps: int = 10) -> dict[str, Any]:
+def herding(
+    herd: Herd, seeds: Sequence[int], movers: Sequence[float] = (1.0, 2.0, 4.0), steps: int = 10
+) -> dict[str, Any]:
     """All of it, as it goes into the document."""
     planned = {
         f"movers {value:g}": [

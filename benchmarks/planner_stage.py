@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -103,7 +104,7 @@ class Stage:
 
     def least_ms(self, choice: Choice, at_s: float) -> float:
         """True device, link and server times of a choice at a moment, without any wait."""
-        cut, n, case = choice.cut, self.facts.num_slices, self.case
+        cut, n = choice.cut, self.facts.num_slices
         assert self.board.preprocess_ms is not None
         device_ms = self.board.preprocess_ms.mean_ms + sum(s.mean_ms for s in self.board.slices_ms[:cut])
         if cut == n:
@@ -188,4 +189,4 @@ def _outcome(records: Sequence[Record]) -> Outcome:
     assert wrong is None, f"every image is answered, but {wrong}"
     times = [(record.scheduled_s, record.inference_ms or 0.0) for record in records]
     chosen = [Choice(record.cut, record.codec) for record in records]
-    return Outcome(times, chosen, sum(a != b for a, b in zip(chosen, chosen[1:], strict=False)))
+    return Outcome(times, chosen, sum(a != b for a, b in itertools.pairwise(chosen)))

@@ -64,7 +64,9 @@ class VirtualServer:
     def __init__(self, served: ServedModel, costs: CostModel, others: Sequence[tuple[float, int]], seed: str) -> None:
         n = costs.num_slices
         self._served, self._costs = served, costs
-        policy = make_policy("continuous", model=served.name, num_slices=n, max_batch=32, options={}, costs=costs.copy())
+        policy = make_policy(
+            "continuous", model=served.name, num_slices=n, max_batch=32, options={}, costs=costs.copy()
+        )
         self._scheduler = Scheduler({served.name: policy})
         self._loop = asyncio.get_running_loop()
         self.load = LoadReport(served.entries, n, clock=self._loop.time)
@@ -128,7 +130,7 @@ class VirtualServer:
         self._running = step is not None
         if step is not None:
             mean_s = self._costs.span_s(step.start, step.end, len(step.rows))
-            took_s = mean_s * math.exp(self._random.gauss(-self._sigma**2 / 2, self._sigma))
+            took_s = mean_s * math.exp(self._random.gauss(-(self._sigma**2) / 2, self._sigma))
             self._loop.call_later(took_s, self._end, step, took_s)
 
     def _end(self, step: Step, took_s: float) -> None:
@@ -149,7 +151,9 @@ class VirtualServer:
         self._begin()
 
 
-def others(costs: CostModel, entries: Sequence[int], loads: Sequence[tuple[float, float]], end_s: float, seed: str) -> list[tuple[float, int]]:
+def others(
+    costs: CostModel, entries: Sequence[int], loads: Sequence[tuple[float, float]], end_s: float, seed: str
+) -> list[tuple[float, int]]:
     """Other clients' requests: Poisson, at all entries alike; `loads` are (from second, share of the bound)."""
     draw, found = random.Random(f"{seed}/others"), list[tuple[float, int]]()
     bound = bound_rps(costs, tuple(entries), 32)
@@ -186,7 +190,9 @@ class EmulatedDevice(Device):
         true: what it draws from. encode_ns: what encoding really takes per value.
     """
 
-    def __init__(self, config: DeviceConfig, server: Any, true: Profile, encode_ns: dict[str, float], seed: str) -> None:
+    def __init__(
+        self, config: DeviceConfig, server: Any, true: Profile, encode_ns: dict[str, float], seed: str
+    ) -> None:
         super().__init__(config, server, load=_load, more=_more, clock=VirtualClock())  # type: ignore[arg-type]
         self._true, self._encode_ns = true, encode_ns
         self._draw = random.Random(f"{seed}/device")
@@ -220,7 +226,17 @@ class EmulatedDevice(Device):
         logits = np.zeros(10, np.float32) if whole else None
         payload = b"" if whole else zeros(int(payload_bytes(facts, choice, View(())) or 0))
         return Computed(
-            head.manifest, shape, payload, logits, head_ms, encode_ms, False, choice.cut, choice.codec, prepare_ms, slices_ms
+            head.manifest,
+            shape,
+            payload,
+            logits,
+            head_ms,
+            encode_ms,
+            False,
+            choice.cut,
+            choice.codec,
+            prepare_ms,
+            slices_ms,
         )
 
 
