@@ -17,7 +17,8 @@
 A device joins with one request of zeros beside its pings, so that its first choice is made by what its link and the
 server are (`begin`). One that computes everything itself hears nothing of either; it sends such a request again after
 `probe_s`, beside its work (`actors.probing`), and no image waits for it. The pauses grow while nothing changes, and an
-answer that surprises is asked again at once before anything is decided by it.
+answer that surprises is asked again before anything is decided by it; before such a device goes to the server by what
+it heard some time ago, it asks.
 """
 
 from __future__ import annotations
@@ -112,7 +113,9 @@ class Adaptive:
         self._next_s: float | None = None
         self._probe_at_s = self._probed_s = 0.0
         self._probing, self._pause_s = False, config.probe_s
+        self._heard_s = 0.0
         self._wanted: Choice | None = None
+        self._drawn: Choice | None = None  # may be moved to without drawing again
 
     # ---------------------------------------------------------------------------------------------------- learning
 
@@ -177,7 +180,7 @@ class Adaptive:
 
     def probed(self, now_s: float, took_s: float) -> None:
         """What was sent on the side has been answered, or given up."""
-        self._probing, self._probed_s = False, now_s + _PROBE_SHARE * took_s
+        self._probing, self._heard_s, self._probed_s = False, now_s, now_s + _PROBE_SHARE * took_s
         self._probe_at_s = max(now_s + self._pause_s, self._probed_s)
         self._pause_s = min(_PAUSE_GROWS * self._pause_s, _LONGEST_PAUSE * self._config.probe_s)
 
@@ -212,7 +215,7 @@ class Adaptive:
         )
         best = choose(estimate_all(self._facts, device, link, self.server, goal), goal)
         if best is None or best.choice == self.present:
-            self._wanted = None
+            self._wanted = self._drawn = None
             return None
         now = estimate(self._facts, self.present, device, link, self.server, goal)
         if not now.refused:
@@ -223,15 +226,19 @@ class Adaptive:
             in_time = goal.deadline_ms is not None and best.total_ms < goal.deadline_ms * (1 - goal.margin)
             if not (in_time and now.total_ms > (goal.deadline_ms or 0.0)):  # a missed deadline is reason enough
                 if better < least and not _cheaper(best, now, goal):
-                    self._wanted = None
+                    self._wanted = self._drawn = None
                     return None
                 if self._wanted != best.choice and better < MUCH * now.cost:
                     self._wanted = best.choice
                     return None
             movers = self._config.movers if _others_would(now, best, least) else 1.0
-            if movers > 1 and self._random.random() > 2 / movers * _worth(now, best, goal):
+            lucky = self._drawn == best.choice or self._random.random() <= 2 / movers * _worth(now, best, goal)
+            if movers > 1 and not lucky:
                 return None
-        self._wanted = None
+            if self._keeps_all and self._config.probe_s and now_s - self._heard_s > self._config.every_s:
+                self._probe_at_s, self._drawn = now_s, best.choice  # what is known is old: ask before going there
+                return None
+        self._wanted = self._drawn = None
         return best.choice
 
     def shape(self, cut: int) -> tuple[int, ...]:

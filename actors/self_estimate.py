@@ -14,7 +14,11 @@ from slicer.profiles import Profile
 #: Remembered values of each time, of which the median counts.
 _REMEMBERED = 9
 
-#: Weight of a new gap between two images.
+#: Weight of a new gap between two images, so that the rate is known to some 10 %. A wait grows steeply with the rate:
+#: a few short gaps must not look like a device that cannot keep up.
+_GAP_WEIGHT = 0.03
+
+#: Weight of a new image's size.
 _WEIGHT = 0.1
 
 #: Gaps between images from which on a device knows its own rate.
@@ -47,11 +51,11 @@ class SelfEstimate:
             gap_s = max(now_s - self._last_s, 1e-6)
             self._gaps += 1
             away_s = gap_s - self._gap_s
-            self._gap_s += max(_WEIGHT, 1 / self._gaps) * away_s
+            self._gap_s += max(_GAP_WEIGHT, 1 / self._gaps) * away_s
             if self._gaps <= _GAPS:
                 self._gap_variance = self._gap_s**2  # as of Poisson arrivals, until it is known better
             else:
-                self._gap_variance += _WEIGHT * (away_s**2 - self._gap_variance)
+                self._gap_variance += _GAP_WEIGHT * (away_s**2 - self._gap_variance)
         self._last_s = now_s
 
     def computed(self, prepare_ms: float, slices_ms: tuple[float, ...]) -> None:
