@@ -170,8 +170,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--every", type=int, default=1, help="only every so manieth case")
     p.add_argument("--resume", type=Path, help="rows as JSON lines; those that stand there are not run again")
     p.add_argument("--devices", type=int, default=Herd.devices, help="of the herd")
-    p.add_argument("--seconds", type=float, default=Herd.seconds, help="of the herd and the noisy links")
-    p.add_argument("--seeds", type=int, default=3, help="of the herd; noisy links have twice as many")
+    p.add_argument("--seconds", type=float, default=Herd.seconds, help="of the herd")
+    p.add_argument("--seeds", type=int, default=2, help="of the herd; noisy links have three times as many")
     p.add_argument("--out", type=Path, help="a results file")
     return p
 
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{row['oracle_ms']:8.1f} ms {row['moves']:3d} moves  {row['case']:42} {row['chosen']}",
             flush=True,
         )
-    noisy = once("noisy links", lambda: noisy_links(range(2 * args.seeds), args.seconds)) if "noisy" in kinds else None
+    noisy = once("noisy links", lambda: noisy_links(range(3 * args.seeds), 120.0)) if "noisy" in kinds else None
     herd = None
     if "herding" in kinds:
         herd = once("herding", lambda: herding(Herd(args.devices, args.seconds), range(args.seeds)))

@@ -37,7 +37,7 @@ class Herd:
     """So many devices of one kind, with links and arrivals of their own."""
 
     devices: int = 60
-    seconds: float = 120.0
+    seconds: float = 90.0
     rate_rps: float = 5.0
     whole_ms: float = 100.0
     link: str = "5g"
