@@ -127,6 +127,7 @@ class Asking:
                 if limit_ms is not None and record.wait_ms > limit_ms:
                     self.close("dropped", "stale_image", f"{record.wait_ms:.0f} ms old, limit {limit_ms:g} ms")
                     return None
+                device.reconsider(self._ask.deadline_ms)  # an answer may be overdue
             choice = device.choice
             computed = await device.compute(self._image, choice)
         record.cut, record.codec = choice.cut, choice.codec

@@ -26,6 +26,7 @@ from actors.head import Computed, Head
 from actors.links import Server
 from actors.loading import GetShard, check_cut, load_head, load_more
 from actors.lookout import Lookout
+from actors.probing import probe
 from actors.records import Record
 from slicer.errors import CodecError, HeadTailError, ImageError, ServerError
 from slicer.planner import Choice, Facts
@@ -41,7 +42,7 @@ HeadLoader = Callable[[ServedModel, DeviceConfig, GetShard], Head]
 MoreLoader = Callable[[ServedModel, DeviceConfig, GetShard, int, int], "list[nn.Module]"]
 
 #: What a description weighs upwards, and how often joining asks for it, to learn the link's round trip.
-_JOIN_PINGS = 2
+_JOIN_PINGS = 5
 
 #: A device that can go on alone leaves the server for about so long after a first failure: it can afford to.
 _AWAY_S = 0.25
@@ -96,6 +97,7 @@ class Device:
         self._served_ms = 0.0
         self._reloading = asyncio.Lock()
         self._moving: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"head-{config.name}")
         self._jitter = random.Random(f"{config.seed}/{config.name}/retry")
         first_s = _AWAY_S if config.alone else config.retry.first_pause_s
@@ -138,6 +140,8 @@ class Device:
             began_s = self.clock.now_s()
             await self._server.describe(self.config.model)
             self.planner.link.small(self.clock.now_s() - began_s)
+        await probe(self, self.planner, self.planner.smallest())
+        await self.move(self.planner.begin())
 
     async def _prepare_to_go_on_alone(self, head: Head) -> None:
         alone, config = self.config.alone, self.config
@@ -178,10 +182,11 @@ class Device:
     async def close(self) -> None:
         """Let the thread and the transport go; open requests must have ended."""
         await self.lookout.end()
-        if self._moving is not None:
-            self._moving.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await self._moving
+        for task in (self._moving, self._probing):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
         self._thread.shutdown(wait=False, cancel_futures=True)
         await self._server.close()
 
@@ -305,10 +310,16 @@ class Device:
     def reconsider(self, deadline_ms: float | None) -> None:
         """Let the planner decide, if it is time; a move happens beside the requests, which go on meanwhile."""
         planner, now_s = self.planner, self.clock.now_s()
-        if planner is None or not planner.due(now_s) or (self._moving is not None and not self._moving.done()):
+        if planner is None:
+            return
+        if (asked := planner.probe(now_s)) is not None:
+            self._probing = asyncio.create_task(probe(self, planner, asked))
+        if not planner.due(now_s) or (self._moving is not None and not self._moving.done()):
             return
         choice = planner.reconsider(now_s, deadline_ms)
         if choice is not None:
+            if self._head is not None and choice.cut <= self._head.loaded:
+                self._turn_to_choice(choice)  # from this image on
             self._moving = asyncio.create_task(self.move(choice))
 
     async def move(self, choice: Choice) -> None:
@@ -325,9 +336,12 @@ class Device:
         except HeadTailError as error:
             logger.warning("device %s stays at cut %d: %s", self.config.name, self.choice.cut, error)
             return
-        self.choice = choice
-        if self.planner is not None:
-            self.planner.present = choice
+        self._turn_to_choice(choice)
         if self.config.alone != TAIL and choice.cut < head.loaded:
             async with self.turn:  # after the image that is at work with the old cut
                 await self.in_thread(head.trim, choice.cut)
+
+    def _turn_to_choice(self, choice: Choice) -> None:
+        self.choice = choice
+        if self.planner is not None:
+            self.planner.present = choice

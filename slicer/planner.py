@@ -7,8 +7,11 @@ Predicted inference time of a request, in the order of its way::
     server     wait + execution of the tail, as the server reports them per entry
 
 The device computes one image at a time and its link sends one request at a time, so at `rate_rps` images per second
-each of the two is a queue; its mean wait is that of an M/D/1 queue, rho S / (2 (1 - rho)), and no choice with a rho
-above MOST_BUSY is offered. Everything is in milliseconds. Pure functions over plain values; `actors.adaptive` runs them
+each of the two is a queue. A wait is Kingman's for a service of fixed length, burst * rho S / (2 (1 - rho)), where
+`burst` is the squared coefficient of variation of the gaps between images: 1 is an M/D/1 queue, 0 a camera that ticks
+and never waits for itself. A busy device lets images out more evenly than they came in, so the link sees
+burst * (1 - rho^2), with the device's rho. No choice with a rho above MOST_BUSY is offered. Everything is in
+milliseconds. Pure functions over plain values; `actors.adaptive` runs them
 online, ``headtail-slice --plan`` prints them.
 """
 
@@ -89,7 +92,7 @@ class DeviceView:
         slices_ms: of each slice, batch 1; `preprocess_ms`: of an image.
         encode_ns: per value of the activation, by codec; ENCODE_NS for those that it lacks.
         memory_bytes: for weights and the largest activation; None: no limit.
-        rate_rps: images per second that it takes.
+        rate_rps: images per second that it takes; `burst`: squared coefficient of variation of the gaps between them.
         watts: while it computes; `joules_per_mb`: to send 10^6 bytes; None: not known, energy counts nothing.
         image_bytes: of a PNG or JPEG as the camera gives it, by codec; those it lacks are not offered.
     """
@@ -99,6 +102,7 @@ class DeviceView:
     encode_ns: Mapping[str, float] = field(default_factory=dict)
     memory_bytes: int | None = None
     rate_rps: float = 0.0
+    burst: float = 1.0
     watts: float | None = None
     joules_per_mb: float | None = None
     image_bytes: Mapping[str, float] = field(default_factory=dict)
@@ -106,10 +110,12 @@ class DeviceView:
 
 @dataclass(frozen=True, slots=True)
 class LinkView:
-    """What is known of the link: bytes per second up, and the round trip of a small message."""
+    """What is known of the link: bytes per second up, the round trip of a small message, and how long it still takes
+    until what was sent has left."""
 
     bytes_per_s: float = math.inf
     round_trip_ms: float = 0.0
+    backlog_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -212,7 +218,12 @@ def estimate(
     upload_ms = 0.0 if whole or payload is None else payload / link.bytes_per_s * 1e3
     device_busy = device.rate_rps * (head_ms + encode_ms) / 1e3
     upload_busy = device.rate_rps * upload_ms / 1e3
-    device_wait_ms, upload_wait_ms = _wait(device_busy, head_ms + encode_ms), _wait(upload_busy, upload_ms)
+    device_wait_ms = device.burst * _wait(device_busy, head_ms + encode_ms)
+    upload_wait_ms = 0.0
+    if not whole:
+        evened = device.burst * max(1 - device_busy**2, 0.0)
+        left_ms = link.backlog_ms - device_wait_ms - head_ms - encode_ms  # when this image comes to the link
+        upload_wait_ms = max(evened * _wait(upload_busy, upload_ms), left_ms)
     round_trip_ms = 0.0 if whole else link.round_trip_ms
     server_wait_ms = execution_ms = 0.0
     if not whole and server is not None:
@@ -259,7 +270,8 @@ def payload_bytes(facts: Facts, choice: Choice, device: DeviceView) -> float | N
 
 
 def _wait(busy: float, service_ms: float) -> float:
-    return math.inf if busy >= 1 else busy * service_ms / (2 * (1 - busy))
+    busy = min(busy, MOST_BUSY)  # what is busier is refused
+    return busy * service_ms / (2 * (1 - busy))
 
 
 def _refused(

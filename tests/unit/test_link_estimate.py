@@ -127,3 +127,71 @@ def test_a_request_that_was_given_up_says_that_the_link_is_slower_never_that_it_
         world.now_s += 5.0
         world.estimate.given_up(world.estimate.sent(world.now_s, 100_000), world.now_s + 4.0)
     assert world.estimate.view.bytes_per_s < 0.1e6
+
+
+def test_an_answer_that_is_overdue_says_that_the_link_is_slower_and_the_answer_itself_then_counts() -> None:
+    world = World(1e6, 0.010)
+    world.join()
+    for _ in range(4):
+        world.ask(100_000)  # 110 ms, and 20 of the server
+    estimate, began_s = world.estimate, world.now_s
+    sent = estimate.sent(began_s, 100_000)
+    assert not estimate.overdue(began_s + 0.25, 0.02)
+    assert estimate.overdue(began_s + 0.53, 0.02)  # 2 x 130 ms and 20 more have passed
+    view = estimate.view_at(began_s + 0.53, 0.02)
+    assert view.bytes_per_s == pytest.approx(100_000 / 0.5)  # 530 ms, less 20 of the server and 10 of the round trip
+    assert estimate.view.bytes_per_s == pytest.approx(1e6)
+    estimate.answered(sent, began_s + 0.55, 0.02)
+    assert not estimate.overdue(began_s + 5.0, 0.02)
+    assert estimate.surprised
+    assert estimate.view_at(began_s + 0.55, 0.02).bytes_per_s == pytest.approx(1e6)  # one may be chance
+
+
+def test_what_is_on_its_way_is_in_the_way() -> None:
+    world = World(1e6, 0.010)
+    world.join()
+    for _ in range(4):
+        world.ask(100_000)
+    estimate, now_s = world.estimate, world.now_s
+    for _ in range(3):
+        estimate.sent(now_s, 100_000)
+    assert estimate.view_at(now_s, 0.0).backlog_ms == pytest.approx(300.0)
+    assert estimate.view_at(now_s + 0.1, 0.0).backlog_ms == pytest.approx(200.0)
+    assert estimate.view_at(now_s + 0.1, 0.0).bytes_per_s == pytest.approx(1e6)
+
+
+def test_a_surprise_is_one_until_others_confirm_or_deny_it() -> None:
+    world = World(1e6, 0.010)
+    world.join()
+    for _ in range(6):
+        world.ask(100_000)
+    assert not world.estimate.surprised
+    world.ask(100_000, extra_s=1.0)
+    assert world.estimate.surprised
+    world.ask(100_000)
+    assert not world.estimate.surprised
+    world.rate = 0.2e6
+    for _ in range(3):
+        world.ask(100_000)
+    assert not world.estimate.surprised  # three alike: it has changed
+    world.is_known(0.05)
+
+
+def test_noise_that_hides_the_slope_leaves_the_round_trip_of_small_messages() -> None:
+    estimate, rng, now_s = LinkEstimate(), random.Random(3), 0.0
+    for _ in range(5):
+        estimate.small(0.030)
+    for index in range(40):  # 40 and 50 ms of upload under noise of 60 ms
+        size = (400_000, 500_000)[index % 2]
+        sent = estimate.sent(now_s, size)
+        now_s += 0.030 + size / 1e7 + rng.expovariate(1 / 0.03)
+        estimate.answered(sent, now_s, 0.0)
+        now_s += 0.5
+    assert estimate.view.round_trip_ms == pytest.approx(30.0)
+
+
+def test_small_messages_count_at_their_median() -> None:
+    estimate = LinkEstimate()
+    for took_s in (0.020, 0.500, 0.030, 0.025, 0.040):
+        estimate.small(took_s)
+    assert estimate.view.round_trip_ms == pytest.approx(30.0)
