@@ -43,6 +43,7 @@ from actors import provenance, server  # noqa: E402
 from benchmarks.figures import interval, paired_ratio  # noqa: E402
 from benchmarks.goodput_case import Case  # noqa: E402
 from benchmarks.goodput_stack import SHARE, Stack  # noqa: E402
+from benchmarks.journal import Journal  # noqa: E402
 from benchmarks.search import highest_rate  # noqa: E402
 from slicer.errors import HeadTailError  # noqa: E402
 
@@ -104,8 +105,12 @@ def best_of_grid(
     grid = []
     fewer = argparse.Namespace(**{**vars(args), "requests": max(args.requests // 4, 100), "points": 6})
     for candidate in NAIVE_GRID[:2] if args.quick else NAIVE_GRID:
-        with Stack(f"{name}-grid", case, "naive", slo_s, candidate) as stack:
-            grid.append((search(stack, args.seeds[0], near_rps, fewer)[0], candidate))
+        rps = args.journal.get("naive", slo_s, *candidate)
+        if rps is None:
+            with Stack(f"{name}-grid", case, "naive", slo_s, candidate) as stack:
+                rps = search(stack, args.seeds[0], near_rps, fewer)[0]
+            args.journal.put(rps, "naive", slo_s, *candidate)
+        grid.append((rps, candidate))
     rps, setting = max(grid)
     tried = [{"batch_wait_s": c[0], "concurrency": c[1], "max_batch": c[2], "rps": round(r, 2)} for r, c in grid]
     return rps, setting, tried
@@ -125,13 +130,20 @@ def measure(stack: Stack, slo_x: float, near: list[float], args: argparse.Namesp
         for seed, near_rps in zip(args.seeds, near, strict=True):
             # Where the seeds before it were found, of their own predictions: fewer points until the search is there.
             met = statistics.median([rps / guess for rps, guess in zip(found, near, strict=False) if rps] or [1.0])
-            rps, tried = search(stack, seed, near_rps * met, args)
+            known = args.journal.get(strategy, slo_x, seed)
+            rps, tried = known or search(stack, seed, near_rps * met, args)
+            if known is None:
+                args.journal.put((rps, tried), strategy, slo_x, seed)
             found.append(rps)
             points += tried
     for seed in args.seeds[: args.half]:
         wait_while(args.hold)
         with args.share.hold(case.bound_rps / 2):
-            half.append(stack.offer(case.bound_rps / 2, seed, args.requests, args.seconds, whole=True))
+            point = args.journal.get(strategy, "half", seed)
+            if point is None:
+                point = stack.offer(case.bound_rps / 2, seed, args.requests, args.seconds, whole=True)
+                args.journal.put(point, strategy, "half", seed)
+            half.append(point)
         say(f"{strategy} seed {seed}: half of the bound: {half[-1]['slo_clock_ms']}")
     predicted = None if strategy == "naive" else near
     means = [point["slo_clock_ms"].get("mean") for point in half]
@@ -246,6 +258,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--burn-launch-ms", type=float, default=0.0, help="per block, burnt on the host as launches are")
     p.add_argument("--quick", action="store_true", help="a smoke test: few requests, one seed, few points; no figures")
     p.add_argument("--out", type=Path, help="default: benchmarks/results/goodput_PROFILE_HARDWARE_DATE.json")
+    p.add_argument("--journal", type=Path, help="keeps what was measured, seed by seed; a run that was cut off goes on")
     p.add_argument("--hold", type=Path, help="no point begins while this file exists: the machine is free then")
     p.add_argument("--raw", type=Path, help="a folder for the timestamps of every request")
     return p
@@ -269,7 +282,7 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
 
 def document_of(args: argparse.Namespace, case: Case, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What is printed and stored."""
-    plain = {key: value for key, value in vars(args).items() if key != "share"}
+    plain = {key: value for key, value in vars(args).items() if key not in ("share", "journal")}
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in plain.items()}
     return {
         "benchmark": "goodput",
@@ -283,6 +296,23 @@ def document_of(args: argparse.Namespace, case: Case, rows: list[dict[str, Any]]
         "comparisons": comparisons(rows),
         "manifest": {**provenance.provenance(), "configuration": settings, "seeds": args.seeds},
     }
+
+
+def asked_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What decides about a seed's figure; strategies, SLOs and seeds may be added later."""
+    keys = (
+        "profile",
+        "entries",
+        "boundaries",
+        "max_batch",
+        "way",
+        "deadlines",
+        "requests",
+        "seconds",
+        "points",
+        "senders",
+    )
+    return {key: getattr(args, key) for key in keys}
 
 
 def show(document: dict[str, Any]) -> None:
@@ -322,6 +352,7 @@ def main(argv: list[str] | None = None) -> int:
             args.most_seconds,
             args.way,
         )
+        args.journal = Journal(args.journal, asked_of(args))
         order = [(strategy, x) for strategy in args.strategies.split(",") for x in slo_xs]
         random.Random(0).shuffle(order)
         with server.ray_session("local"):
