@@ -11,21 +11,21 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from actors.actor import DeviceActor, DeviceInfo
 from actors.device import TopK
 from actors.fleet_config import DeviceConfig, FleetConfig, GroupConfig, load_fleet, parse_fleet
+from actors.fleet_run import Absence, FleetRun, Gone
 from actors.placement import MARK, Demand, place, release
 from actors.plan import Plan
 from actors.records import Record
-from actors.runner import lost_run
 from actors.transport import DEVICE_ENV
 from slicer.errors import ConfigError, HeadTailError, PlacementError, ServerError
 
@@ -37,6 +37,20 @@ logger = logging.getLogger(__name__)
 GRACE_S = 30.0
 
 
+#: How long Ray may take to put a bundle back on a host that returned, before the device goes there without it.
+BUNDLE_S = 5.0
+
+
+class _Place(NamedTuple):
+    """What it takes to make an actor again where it was; `host` is known after `start`."""
+
+    host: str
+    bundle: int
+    group: GroupConfig
+    placed: PlacementGroup
+    configs: list[DeviceConfig]
+
+
 class Fleet:
     """The devices of one fleet file, against one application.
 
@@ -44,15 +58,19 @@ class Fleet:
         config: the fleet.
         app: name of the Serve application the devices talk to.
         run: part of the actors' names, `headtail:<run>:<device>`; unique among fleets that live at once.
+        say: told in one line when a device is missing in a run, and when it is back.
 
     Attributes:
         devices: what was started, in the order of the file; filled by `start`.
-        failures: one line per device that died or did not come back from a run.
+        absences: when devices were missing during a run, and until when.
+        failures: one line per absence that lasted to the end of its run.
     """
 
-    def __init__(self, config: FleetConfig, *, app: str, run: str) -> None:
+    def __init__(self, config: FleetConfig, *, app: str, run: str, say: Callable[[str], None] = logger.warning) -> None:
         self.devices: list[DeviceInfo] = []
+        self.absences: list[Absence] = []
         self.failures: list[str] = []
+        self._say = say
         self._fleet = config
         self._app = app
         self._run_name = run
@@ -60,6 +78,9 @@ class Fleet:
         self._configs: dict[str, DeviceConfig] = {}
         self._actors: dict[str, Any] = {}  # by the name of the (first) device in them
         self._home: dict[str, str] = {}  # device -> its actor's name in _actors
+        self._place: dict[str, _Place] = {}  # where each actor is, to make it again there
+        self._missing: dict[str, str] = {}  # actors that are, and why
+        self._back_s: dict[str, float] = {}  # since when the host of a missing one is seen again
 
     def __enter__(self) -> Fleet:
         """Start it."""
@@ -97,7 +118,12 @@ class Fleet:
         return self.devices
 
     def _all(self, method: str, timeout_s: float, *args: Any) -> list[DeviceInfo]:
-        return [info for infos in self._each(method, timeout_s, *args).values() for info in infos]
+        found = self._each(method, timeout_s, *args)
+        for home, infos in found.items():
+            self._place[home] = self._place[home]._replace(host=infos[0].node_ip)
+        known = {info.name: info for infos in found.values() for info in infos}
+        known = {info.name: info for info in self.devices} | known
+        return [known[name] for name in self._configs]
 
     def place(self) -> None:
         """Make the actors, which begin to import; needs no server yet, so it may go before the server's own start.
@@ -117,9 +143,11 @@ class Fleet:
                 first = configs[0].name
                 self._configs.update((config.name, config) for config in configs)
                 self._home.update((config.name, first) for config in configs)
-                self._actors[first] = self._make(group, placed, index, configs)
+                self._place[first] = _Place("", index, group, placed, configs)
+                where = PlacementGroupSchedulingStrategy(placed, placement_group_bundle_index=index)
+                self._actors[first] = self._make(group, placed, where, configs)
 
-    def _make(self, group: GroupConfig, placed: PlacementGroup, index: int, configs: list[DeviceConfig]) -> Any:
+    def _make(self, group: GroupConfig, placed: PlacementGroup, where: Any, configs: list[DeviceConfig]) -> Any:
         threads = str(group.torch_threads)
         marked = fleet_resource(placed, self._fleet.resource)
         return (
@@ -129,7 +157,7 @@ class Fleet:
                 num_cpus=group.cpus,
                 num_gpus=group.gpus,
                 resources={self._fleet.resource: MARK} if marked else {},
-                scheduling_strategy=PlacementGroupSchedulingStrategy(placed, placement_group_bundle_index=index),
+                scheduling_strategy=where,
                 runtime_env={
                     "env_vars": {**DEVICE_ENV, **_token(), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
                 },
@@ -139,8 +167,9 @@ class Fleet:
         )
 
     def _each(self, method: str, timeout_s: float, *args: Any) -> dict[str, Any]:
-        """Call every device; the first error is raised with the device's name."""
-        calls = {name: getattr(actor, method).remote(*args) for name, actor in self._actors.items()}
+        """Call every device but those that are missing; the first error is raised with the device's name."""
+        homes = [home for home in self._actors if home not in self._missing]
+        calls = {home: self.call(home, method, *args) for home in homes}
         until_s = time.monotonic() + timeout_s
         return {name: self._get(name, call, method, until_s - time.monotonic()) for name, call in calls.items()}
 
@@ -183,46 +212,91 @@ class Fleet:
             on_progress: called about every `every_s` with the number of requests by outcome so far.
 
         Returns:
-            Records by device. The ledger closes: a device that died has its intended requests as lost, and a line in
-            `failures`.
+            Records by device. The ledger closes: what a device was to ask while it was missing is lost. It comes back
+            when its host does (`actors.fleet_run`); one that does not has a line in `failures`.
         """
         for name in plans:
             self._known(name)
-        records: dict[str, list[Record]] = {}
         homes: dict[str, dict[str, Plan]] = {}
         for name, plan in plans.items():
             homes.setdefault(self._home[name], {})[name] = plan
-        warm = {home: self._actors[home].prepare.remote(mine) for home, mine in homes.items()}
         most = max((sum(len(plan.warmup) for plan in mine.values()) for mine in homes.values()), default=0)
-        for home, call in warm.items():
-            self._collect(homes[home], call, GRACE_S + most * self._fleet.retry.budget_s, records)
-        ready = [home for home, mine in homes.items() if not mine.keys() & records.keys()]
-        calls = {self._actors[home].run.remote(start_in_s): home for home in ready}
-        pending = list(calls)
-        lengths_s = (_length_s(plan, self._fleet) for home in ready for plan in homes[home].values())
-        until_s = time.monotonic() + start_in_s + GRACE_S + max(lengths_s, default=0)
-        while pending and time.monotonic() < until_s:
-            _, pending = ray.wait(pending, num_returns=len(pending), timeout=every_s, fetch_local=False)
-            if on_progress is not None:
-                on_progress(self.progress())
-        for call, home in calls.items():
-            records.update(self._collect(homes[home], call, 0.1 if call in pending else GRACE_S, records) or {})
+        run = FleetRun(
+            self, homes, self._configs, missing=self._missing, say=self._say, keep=len(self._living_nodes()) > 1
+        )
+        records = run.go(
+            warm_s=GRACE_S + most * self._fleet.retry.budget_s,
+            start_in_s=start_in_s,
+            length_s=GRACE_S + max((_length_s(plan, self._fleet) for plan in plans.values()), default=0.0),
+            every_s=every_s,
+            tick=lambda: None if on_progress is None else on_progress(self.progress()),
+        )
+        self._missing = run.still_missing
+        self.absences += run.absences
+        self.failures += [str(absence) for absence in run.absences if absence.to_s is None]
         return {name: records[name] for name in plans}
 
-    def _collect(
-        self, plans: Mapping[str, Plan], call: Any, timeout_s: float, lost: dict[str, list[Record]]
-    ) -> dict[str, list[Record]] | None:
-        """The call's result; or None, with the plans' requests as lost, when the actor did not give it."""
+    # --- what FleetRun asks of the processes
+
+    def call(self, home: str, method: str, *args: Any) -> Any:
+        """Call a method there; returns at once."""
+        return getattr(self._actors[home], method).remote(*args)
+
+    def wait(self, calls: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Those that have an answer; returns when all have, or the time is over."""
+        if not calls:
+            time.sleep(timeout_s)  # nobody is there whose answer could end the wait
+            return []
+        ready, _ = ray.wait(list(calls), num_returns=len(calls), timeout=timeout_s, fetch_local=False)
+        return list(ready)
+
+    def answer(self, call: Any) -> Any:
+        """The answer of a call that has one. Raises Gone, or the HeadTailError that the device raised."""
         try:
-            result: dict[str, list[Record]] = ray.get(call, timeout=timeout_s)
-            return result
+            return ray.get(call, timeout=GRACE_S)
+        except RayTaskError as error:
+            cause = error.cause
+            raise cause if isinstance(cause, HeadTailError) else Gone(_reason(error)) from None
         except (RayError, TimeoutError) as error:
-            for name, plan in plans.items():
-                message = f"device {name} did not come back from its run: {_reason(error)}"
-                logger.warning(message)
-                self.failures.append(message)
-                lost[name] = lost_run(self._configs[name], plan, message)
-            return None
+            raise Gone(_reason(error)) from None
+
+    def make_again(self, home: str) -> bool:
+        """Make the process of a missing home, on the host where it was: in its bundle once Ray has put that back there,
+        beside it if Ray has put it elsewhere. False: the host is not there (yet)."""
+        host, index, group, placed, configs = self._place[home]
+        nodes = [n["NodeID"] for n in self._living_nodes() if n["NodeManagerAddress"] == host or not host]
+        if not nodes:
+            self._back_s.pop(home, None)
+            return False
+        since_s = time.monotonic() - self._back_s.setdefault(home, time.monotonic())
+        bundles = ray.util.placement_group_table(placed)["bundles_to_node_id"]
+        there = bundles.get(index) in nodes
+        if not there and since_s < BUNDLE_S:
+            return False
+        with contextlib.suppress(Exception):  # what is left of it: a process behind a link that was cut
+            ray.kill(self._actors[home])
+        where = (
+            PlacementGroupSchedulingStrategy(placed, placement_group_bundle_index=index)
+            if there
+            else NodeAffinitySchedulingStrategy(nodes[0], soft=False)
+        )
+        try:
+            self._actors[home] = self._make(group, placed, where, configs)
+        except ValueError:  # its name is not free yet
+            return False
+        return True
+
+    def started(self, home: str, infos: list[DeviceInfo]) -> None:
+        """What `start` said there."""
+        new = {info.name: info for info in infos}
+        self.devices = [new.get(info.name, info) for info in self.devices]
+
+    def host(self, home: str) -> str:
+        """Address of its host; empty before `start`."""
+        return self._place[home].host
+
+    def _living_nodes(self) -> list[dict[str, Any]]:
+        return [node for node in ray.nodes() if node["Alive"]]
 
     def progress(self) -> Counter[str]:
         """Requests of the current run by outcome, all devices together; those that answer within a second."""

@@ -44,8 +44,7 @@ def on_these_hosts(config: dict[str, Any], head: str, workers: list[str]) -> dic
     made["auth"] = {"ssh_user": "root", "ssh_private_key": "~/.ssh/rig_key"}
     made["setup_commands"] = [line for line in config["setup_commands"] if "pip" not in line and "venv " not in line]
     made["setup_commands"].append(
-        "grep -qx '# project' ~/.bashrc || "
-        "printf '%s\\n' '# project' 'export PYTHONPATH=$HOME/headtail' >> ~/.bashrc"
+        "grep -qx '# project' ~/.bashrc || printf '%s\\n' '# project' 'export PYTHONPATH=$HOME/headtail' >> ~/.bashrc"
     )
     return made
 
