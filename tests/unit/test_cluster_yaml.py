@@ -124,7 +124,9 @@ class TestOnPremises:
         with subprocess.Popen([raylet, "-c", "sleep 3600 & echo $!; read"], stdin=-1, stdout=-1, text=True) as process:
             assert process.stdin is not None and process.stdout is not None
             child = int(process.stdout.readline())
-            ours = guard.replace("pgrep -n -x raylet", f"echo {process.pid}").replace("sleep 2", "echo looked; sleep 0.1")
+            ours = guard.replace("pgrep -n -x raylet", f"echo {process.pid}").replace(
+                "sleep 2", "echo looked; sleep 0.1"
+            )
             ours = ours.replace("pgrep -n -f ray/_private/[l]og_monitor", "true").partition("> /dev/null")[0]
             with subprocess.Popen(["sh", "-c", ours], stdout=-1, text=True) as watching:
                 assert watching.stdout is not None and watching.stdout.readline() == "looked\n"

@@ -148,8 +148,8 @@ def test_a_host_that_goes_and_comes_back_costs_what_it_was_asked_meanwhile_and_n
     run, records, said = go(processes)
     assert outcomes(records["cam-0"]) == outcomes(records["cam-2"]) == ["answered"] * 60
     mine = records["cam-1"]
-    # Answered before 10.2 s (the run begins at 0.5 s of the clock). Back at 30.0 s of the clock, loaded at 30.5, warm at
-    # 31.0, when it is told of what is left a second later: 31.5 s of the run.
+    # Answered before 10.2 s (the run begins at 0.5 s of the clock). Back at 30.0 s of the clock, loaded at 30.5, warm
+    # at 31.0, when it is told of what is left a second later: 31.5 s of the run.
     assert outcomes(mine) == ["answered"] * 10 + ["lost"] * 22 + ["answered"] * 28
     assert [record.id for record in mine] == [f"run/cam-1/{number}" for number in range(60)]
     assert [record.scheduled_s for record in mine] == [float(second) for second in range(60)]
