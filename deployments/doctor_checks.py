@@ -146,6 +146,50 @@ def check_project(facts: Facts) -> Iterator[Finding]:
 
 def check_gpu(facts: Facts) -> Iterator[Finding]:
     """Do the driver, torch and Ray agree about GPUs?"""
+    for node in facts.living:
+        declared = (node.resources or {}).get("GPU", 0)
+        if node.cuda is None:
+            todo = 'mend torch: python -c "import torch" says why'
+            yield Finding("fail", "gpu", node.name, f"torch cannot be imported ({node.cuda_error})", todo)
+        elif node.cuda:
+            names = ", ".join(node.cuda)
+            if node.resources is not None and not declared:
+                todo = "restart Ray there with --num-gpus, else `accelerator: auto` does not find it"
+                yield Finding("warn", "gpu", node.name, f"{names} works, but Ray was told of no GPU", todo)
+            else:
+                yield Finding("ok", "gpu", node.name, f"{names}, CUDA {node.cuda_build}")
+            if not node.nvml:
+                todo = "pip install nvidia-ml-py there; on a Jetson nothing can be done, NVML answers little"
+                message = "NVML sees no GPU: no utilisation, memory or power in the metrics"
+                yield Finding("warn", "gpu", node.name, message, todo)
+        elif declared or node.nvml:
+            seen = f"Ray declares GPU {declared:g}" if declared else f"NVML sees {', '.join(node.nvml or [])}"
+            build = "torch is a CPU build" if node.cuda_build is None else f"torch is built for CUDA {node.cuda_build}"
+            todo = "install a CUDA build of torch and a driver that fits it; until then the CPU is used"
+            yield Finding("warn", "gpu", node.name, f"{seen}, but torch has no CUDA ({build})", todo)
+        else:
+            yield Finding("ok", "gpu", node.name, "no GPU; the CPU is used")
+
+
+def check_resources(facts: Facts) -> Iterator[Finding]:
+    """Are there nodes for the server and for devices?"""
+    if facts.address is None:
+        return
+    single = len(facts.living) == 1
+    for name, what in (("server", "the server"), ("edge", "devices")):
+        holders = [node for node in facts.living if (node.resources or {}).get(name)]
+        if holders:
+            shown = ", ".join(f"{node.name} ({(node.resources or {})[name]:g})" for node in holders)
+            yield Finding("ok", "resources", "all", f"{name}: {shown}")
+        elif single:
+            yield Finding("ok", "resources", "all", f"one node: {what} may run there without the resource {name}")
+        elif name == "edge":
+            todo = "start Ray on device nodes with --resources='{\"edge\": 4}' (4: device actors that may share it)"
+            yield Finding("fail", "resources", "all", "no node declares edge, so no device can be placed", todo)
+        else:
+            todo = "start Ray on the GPU node with --resources='{\"server\": 1}'"
+            message = "no node declares server: it goes to any node that is no edge node"
+            yield Finding("warn", "resources", "all", message, todo)
     both = all(any((node.resources or {}).get(name) for node in facts.living) for name in ("server", "edge"))
     for node in facts.living:
         declared = node.resources or {}
