@@ -38,7 +38,7 @@ def doctor(operator: Operator) -> Iterator[Finding]:
     """Green; then one thing wrong at a time, each put right again."""
     hosts, edge = operator.hosts, operator.hosts.edges[0]
     address = hosts.addresses[edge]
-    hosts.run(HEAD, f"rm -rf {_SHARDS}; python -m slicer.cli digits_vit --export {_SHARDS}")
+    hosts.run(HEAD, f"cd ~/headtail; rm -rf {_SHARDS}; python -m slicer.cli digits_vit --export {_SHARDS}")
     found = ask(operator, f"--server {jobs.APP} --shards {_SHARDS}")
     counts = {level: sum(f["level"] == level for f in found) for level in ("ok", "warn", "fail")}
     wrong = "".join(f"; {f['node']}: {f['message']}" for f in found if f["level"] != "ok")
@@ -61,7 +61,9 @@ def doctor(operator: Operator) -> Iterator[Finding]:
     restart(operator, edge, joins=False)
     yield said("doctor, a token that is another one, on the cluster", ask(operator), "fail", "members", address)
     there = hosts.run(
-        edge, f"export RAY_AUTH_MODE=token; python -m deployments.doctor --address {operator.head}:6379", check=False
+        edge,
+        f"cd ~/headtail; export RAY_AUTH_MODE=token; python -m deployments.doctor --address {operator.head}:6379",
+        check=False,
     )
     last = [line for line in there.splitlines() if line.strip()][-1]
     yield judged("doctor, a token that is another one, on that host", "not another one" in last, last)
@@ -79,5 +81,5 @@ def restart(operator: Operator, edge: str, *, environment: str = "true", flags: 
         flags or FLAGS["edge"]
     )
     stop = "export RAY_AUTH_MODE=token RAY_gcs_rpc_server_reconnect_timeout_s=10; ray stop"
-    operator.hosts.run(edge, f"{stop}; {environment}; {start}", timeout_s=90.0, check=False)
+    operator.hosts.run(edge, f"{stop}; {environment}; timeout 60 {start}", timeout_s=90.0, check=False)
     operator.until(lambda: (address in operator.living()) == joins, 60.0, f"{edge} has {'joined' if joins else 'left'}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import time
 import urllib.parse
 from collections.abc import Iterator
 
@@ -18,9 +18,12 @@ CONFIG = "/tmp/ray/session_latest/metrics/prometheus/prometheus.yml"
 #: Images that each device asks before a run, which are in no record.
 _WARM_UP = 2
 
-SERVED = 'sum(ray_headtail_requests_total{model="digits_vit", outcome="answered"})'
-ASKED = 'sum(ray_headtail_device_requests_total{model="digits_vit", outcome="answered"})'
-QUANTILE = "histogram_quantile(0.5, sum by (le) (ray_headtail_device_inference_ms_bucket))"
+#: The highest value of each series lately, since those of an ended process go away.
+SERVED = 'sum(max_over_time(ray_headtail_requests_total{model="digits_vit", outcome="answered"}[20m]))'
+ASKED = 'sum(max_over_time(ray_headtail_device_requests_total{model="digits_vit", outcome="answered"}[20m]))'
+
+#: Longer than one export by Ray and one scrape by Prometheus.
+_SETTLED_S = 25.0
 
 
 def value(operator: Operator, query: str) -> float:
@@ -41,21 +44,23 @@ def metrics(operator: Operator) -> Iterator[Finding]:
     )
     operator.until(lambda: value(operator, "count(up == 1)") >= 4, 120.0, "Prometheus scrapes four hosts")
     yield judged("Prometheus scrapes every host", True, f"{value(operator, 'count(up == 1)'):.0f} targets are up")
-    operator.until(lambda: value(operator, SERVED) > 0, 60.0, "the first job's requests are there")
-    served, asked = value(operator, SERVED), value(operator, ASKED)
+    served, asked = settled(operator)
     flags = "--fleet tests/rig/fleets/cameras.yaml --device-rate 5 --duration 20"
     results = jobs.finish_load(operator, jobs.start_load(operator, "metrics", flags), "metrics")
-    wanted = results.outcomes["answered"] + _WARM_UP * len(results.devices)
+    answered, warm = results.outcomes["answered"], _WARM_UP * len(results.devices)
+    after = settled(operator)
+    for where, counted in (("server", after[0] - served), ("devices", after[1] - asked)):
+        yield judged(
+            f"PromQL at the {where} counts what the job counted",
+            counted == answered + warm,
+            f"{counted:.0f}; by the records {answered}, and {warm} of the warm-up",
+        )
 
-    def counted() -> tuple[float, float]:
-        return value(operator, SERVED) - served, value(operator, ASKED) - asked
 
-    with contextlib.suppress(RigError):  # the figure says so
-        operator.until(lambda: counted() == (wanted, wanted), 60.0, "all requests of the job are counted")
-    at_server, at_devices = counted()
-    yield judged(
-        "PromQL counts what the job counted",
-        (at_server, at_devices) == (wanted, wanted),
-        f"answered by the records {results.outcomes['answered']} + {_WARM_UP * len(results.devices)} of the warm-up; "
-        f"by PromQL {at_server:.0f} at the server, {at_devices:.0f} at the devices",
-    )
+def settled(operator: Operator) -> tuple[float, float]:
+    """What is counted at the server and at the devices, once it does not change any more."""
+    last = (-1.0, -1.0)
+    while (now := (value(operator, SERVED), value(operator, ASKED))) != last:
+        last = now
+        time.sleep(_SETTLED_S)  # until the next scrape
+    return now
