@@ -45,7 +45,8 @@ ROW = re.compile(r"^\| (.*) \| (PASS|FAIL|NOT MEASURED) \| (.*) \| (\d{4}-\d\d-\
 def merged(page: str, found: Sequence[Finding]) -> str:
     """The page with these rows in its table: a claim's row is replaced, that of a new one comes last."""
     rows = {finding.claim: finding.row() for finding in found}
-    lines, last = [], None
+    lines: list[str] = []
+    last: int | None = None
     for line in page.splitlines():
         match = ROW.match(line)
         if match is not None:

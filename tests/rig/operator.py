@@ -111,7 +111,7 @@ class Operator:
 
     def api(self, path: str) -> Any:
         """A document of the dashboard's REST interface."""
-        said = self.hosts.run(OPERATOR, f"python3 - http://{self.head}:8265{path}", stdin=_GET)
+        said = self.hosts.run(OPERATOR, f"python3 - 'http://{self.head}:8265{path}'", stdin=_GET)
         return json.loads(said)
 
     def living(self) -> list[str]:

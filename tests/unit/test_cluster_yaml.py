@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import select
 import shlex
 import subprocess
 from pathlib import Path
@@ -123,7 +125,7 @@ class TestOnPremises:
         raylet.symlink_to("/bin/bash")
         with subprocess.Popen([raylet, "-c", "sleep 3600 & echo $!; read"], stdin=-1, stdout=-1, text=True) as process:
             assert process.stdin is not None and process.stdout is not None
-            child = int(process.stdout.readline())
+            ended = os.pidfd_open(int(process.stdout.readline()))  # readable once its process has ended
             ours = guard.replace("pgrep -n -x raylet", f"echo {process.pid}").replace(
                 "sleep 2", "echo looked; sleep 0.1"
             )
@@ -135,5 +137,5 @@ class TestOnPremises:
                 process.wait(timeout=30)
                 watching.communicate(timeout=30)
             assert watching.returncode == 0
-        state = Path(f"/proc/{child}/stat")
-        assert not state.exists() or state.read_text().split()[2] == "Z"
+        assert select.select([ended], [], [], 30)[0] == [ended]
+        os.close(ended)
