@@ -136,7 +136,13 @@ class RayProcesses:
         """Make the process of a missing home, on the host where it was: in its bundle once Ray has put that back there,
         beside it if Ray has put it elsewhere. False: the host is not there (yet)."""
         spot = self._places[home]
-        nodes = [n["NodeID"] for n in living_nodes() if n["NodeManagerAddress"] == spot.host or not spot.host]
+        marked = fleet_resource(spot.placed, self._fleet.resource)
+        nodes = [
+            node["NodeID"]
+            for node in living_nodes()
+            if node["NodeManagerAddress"] == spot.host or not spot.host
+            if not marked or node["Resources"].get(self._fleet.resource)
+        ]
         if not nodes:
             spot.back_s = None
             return False

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.rig import claims_doctor, claims_down, claims_faults, claims_metrics, claims_network, claims_up
-from tests.rig.finding import Finding, write
+from tests.rig.finding import Finding, unfinished, write
 from tests.rig.hosts import Hosts, RigError
 from tests.rig.operator import Operator
 
@@ -55,7 +55,7 @@ def main() -> int:
     finally:
         hosts.down()
         if args.out is not None:
-            write(args.out, found)
+            write(args.out, found, sorted(wanted))
     counts = {result: sum(f.result == result for f in found) for result in ("PASS", "FAIL", "NOT MEASURED")}
     print(", ".join(f"{count} {result}" for result, count in counts.items()))
     return 0 if counts["PASS"] == len(found) else 1
@@ -67,9 +67,7 @@ def findings(name: str, operator: Operator) -> Iterator[Finding]:
         yield from CLAIMS[name](operator)
     except (RigError, LookupError, ValueError) as error:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
-        yield Finding(
-            f"{name}: the rest", "NOT MEASURED", f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-        )
+        yield unfinished(name, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
 
 
 if __name__ == "__main__":

@@ -42,13 +42,24 @@ def judged(claim: str, holds: bool, figure: str) -> Finding:
 ROW = re.compile(r"^\| (.*) \| (PASS|FAIL|NOT MEASURED) \| (.*) \| (\d{4}-\d\d-\d\d \d\d:\d\d) \|$")
 
 
-def merged(page: str, found: Sequence[Finding]) -> str:
-    """The page with these rows in its table: a claim's row is replaced, that of a new one comes last."""
+def unfinished(name: str, why: str) -> Finding:
+    """What stands for the claims that `name` did not come to."""
+    return Finding(f"{name}: the rest", "NOT MEASURED", why)
+
+
+def merged(page: str, found: Sequence[Finding], ran: Sequence[str] = ()) -> str:
+    """The page with these rows in its table: a claim's row is replaced, that of a new one comes last.
+
+    Where all of a name in `ran` was measured this time, the row that said that it was not goes away.
+    """
+    mended = {unfinished(name, "").claim for name in ran} - {finding.claim for finding in found}
     rows = {finding.claim: finding.row() for finding in found}
     lines: list[str] = []
     last: int | None = None
     for line in page.splitlines():
         match = ROW.match(line)
+        if match is not None and match.group(1) in mended:
+            continue
         if match is not None:
             line = rows.pop(match.group(1), line)
             last = len(lines)
@@ -59,6 +70,6 @@ def merged(page: str, found: Sequence[Finding]) -> str:
     return "\n".join([*lines[:at], *rows.values(), *lines[at:]]) + "\n"
 
 
-def write(path: Path, found: Sequence[Finding]) -> None:
-    """Put the findings into the file's table, which must exist."""
-    path.write_text(merged(path.read_text(encoding="utf-8"), found), encoding="utf-8")
+def write(path: Path, found: Sequence[Finding], ran: Sequence[str]) -> None:
+    """Put the findings of the claims in `ran` into the file's table, which must exist."""
+    path.write_text(merged(path.read_text(encoding="utf-8"), found, ran), encoding="utf-8")

@@ -9,7 +9,7 @@ import yaml
 
 from tests.rig.claims_network import arithmetic_ms
 from tests.rig.every_codec import CHOICES
-from tests.rig.finding import Finding, judged, merged
+from tests.rig.finding import Finding, judged, merged, unfinished
 from tests.rig.hosts import Hosts
 from tests.rig.jobs import Results, ledger, p99_ms
 from tests.rig.operator import on_these_hosts
@@ -81,6 +81,13 @@ def test_a_page_keeps_the_rows_of_claims_that_were_not_checked_again() -> None:
         ["| c", "PASS", "x / y"],
     ]
     assert twice.endswith("\n\nEnd.\n")
+
+
+def test_that_something_was_not_measured_is_forgotten_once_it_was() -> None:
+    page = merged("|---|---|---|---|\n", [unfinished("doctor", "no answer"), unfinished("power", "no answer")])
+    page = merged(page, [judged("doctor: sound", True, "15 ok"), unfinished("power", "again")], ["doctor", "power"])
+    assert [line.split(" | ")[0] for line in page.splitlines()[1:]] == ["| power: the rest", "| doctor: sound"]
+    assert "again" in page
 
 
 def test_a_command_on_a_host_goes_through_the_rig(tmp_path: Path) -> None:
