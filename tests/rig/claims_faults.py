@@ -100,15 +100,16 @@ def replica(operator: Operator) -> Iterator[Finding]:
     if output.wait_for("] seed 0:", 150.0) is None:
         raise RigError(f"the load did not begin:\n{output.text[-2000:]}")
     time.sleep(8.0)  # the undisturbed part of the experiment
-    actors = operator.api("/api/v0/actors?limit=1000&detail=true")["data"]["result"]["result"]
-    pids = [a["pid"] for a in actors if "Replica" in a["class_name"] and a["state"] == "ALIVE"]
+    pids = [replica["pid"] for replica in operator.replicas()]
     operator.hosts.run(HEAD, f"kill -9 {' '.join(map(str, pids))}")
     results = jobs.finish_load(operator, output, "replica", 300.0)
     whole, words = jobs.ledger(results)
-    again = [record for record in results.records if record["attempts"] > 1]
-    waited_ms = max(record["inference_ms"] or 0.0 for record in results.records)
+    again = sum(record["attempts"] > 1 for record in results.records)
+    times_ms = [record["inference_ms"] or 0.0 for record in results.records]
+    held = sum(time_ms > 1000 for time_ms in times_ms)
     yield judged(
-        "replica killed: requests retried, none lost",
-        whole and len(pids) == 1 and results.outcomes["answered"] == len(results.records) and bool(again),
-        f"{words}; {len(again)} sent again, the longest took {waited_ms / 1e3:.1f} s",
+        "replica killed: requests retried or held, none lost",
+        whole and len(pids) == 1 and results.outcomes["answered"] == len(results.records) and again + held > 0,
+        f"{words}; {again} sent again by the device, {held} held by Serve for the new replica for more than 1 s, at most "
+        f"{max(times_ms) / 1e3:.1f} s",
     )

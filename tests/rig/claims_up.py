@@ -47,8 +47,7 @@ def placed(operator: Operator) -> Iterator[Finding]:
     output = jobs.start_load(operator, "first", "--fleet tests/rig/fleets/cameras.yaml --device-rate 4 --duration 10")
     results = jobs.finish_load(operator, output, "first")
     edges = [addresses[name] for name in operator.hosts.edges]
-    actors = operator.api("/api/v0/actors?limit=1000&detail=true")["data"]["result"]["result"]
-    replicas = [a["address"]["ip_address"] for a in actors if "Replica" in a["class_name"] and a["state"] == "ALIVE"]
+    replicas = [replica["node_ip"] for replica in operator.replicas()]
     shown = ", ".join(f"{name} {address}" for name, address in results.devices.items())
     yield judged(
         "devices on edge hosts, one each, server on the head host",

@@ -37,15 +37,12 @@ def on_these_hosts(config: dict[str, Any], head: str, workers: list[str]) -> dic
     """cluster-onprem.yaml with the addresses and key of these hosts.
 
     They have no package index, so the two pip lines and the one that makes the environment are left out: they share one
-    that is on their PATH, and find the project, which file_mounts brings, by PYTHONPATH.
+    that is on their PATH, with the project in it. (Not by PYTHONPATH: Ray's workers then lack their working directory.)
     """
     made = dict(config)
     made["provider"] = {**config["provider"], "head_ip": head, "worker_ips": workers}
     made["auth"] = {"ssh_user": "root", "ssh_private_key": "~/.ssh/rig_key"}
     made["setup_commands"] = [line for line in config["setup_commands"] if "pip" not in line and "venv " not in line]
-    made["setup_commands"].append(
-        "grep -qx '# project' ~/.bashrc || printf '%s\\n' '# project' 'export PYTHONPATH=$HOME/headtail' >> ~/.bashrc"
-    )
     return made
 
 
@@ -113,6 +110,11 @@ class Operator:
         """A document of the dashboard's REST interface."""
         said = self.hosts.run(OPERATOR, f"python3 - 'http://{self.head}:8265{path}'", stdin=_GET)
         return json.loads(said)
+
+    def replicas(self) -> list[dict[str, Any]]:
+        """The server's, as Serve tells of them: node_ip, pid, state and more."""
+        applications = self.api("/api/serve/applications/")["applications"].values()
+        return [r for app in applications for part in app["deployments"].values() for r in part["replicas"]]
 
     def living(self) -> list[str]:
         """Addresses of the hosts that are in the cluster now."""
