@@ -5,7 +5,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: help venv setup setup-test demo lint test test-long coverage-models gpu-test clean
+.PHONY: help venv setup setup-test demo lint test test-long cluster-test coverage-models gpu-test clean
 
 help:
 	@echo "make demo             set up .venv, run the main job on this machine, write report/"
@@ -13,6 +13,7 @@ help:
 	@echo "make venv             only the empty .venv (to put a CPU build of torch into it first, see README)"
 	@echo "make setup            .venv with the project and its dependencies"
 	@echo "make test-long        the tests that take minutes"
+	@echo "make cluster-test     ray up, jobs and faults on several hosts (root; RIG=path of what makes hosts, tests/rig)"
 	@echo "make coverage-models  which timm models can be sliced: makes docs/models.md again (an hour)"
 	@echo "make gpu-test         the tests that need a CUDA device"
 	@echo "make clean            remove .venv and caches"
@@ -48,6 +49,10 @@ test: lint
 
 test-long: setup-test
 	$(BIN)/python -m pytest -m "long and not gpu" --timeout 3600
+
+# RIG_VENV: the environment that the hosts of the rig share; ARGS: such as --only network,doctor.
+cluster-test: setup-test
+	RIG="$(RIG)" RIG_VENV="$(abspath .venv)" $(BIN)/python -m tests.rig --out docs/cluster.md $(ARGS)
 
 coverage-models: setup-test
 	$(BIN)/python benchmarks/coverage.py

@@ -95,6 +95,7 @@ class DeviceActor:
 
     def __init__(self, configs: Sequence[DeviceConfig], app: str) -> None:
         self._closed: Counter[str] = Counter()
+        self._ended: list[Record] = []
         self._crowd = Crowd() if configs[0].virtual else None
         self._servers: list[Server] = []
         self._links: dict[str, Link] = {}
@@ -205,6 +206,7 @@ class DeviceActor:
         self._runs = {name: Run(self._devices[name], plan) for name, plan in plans.items()}
         warm = await self._few_at_once([run.warm_up() for run in self._runs.values()])
         self._closed.clear()
+        self._ended.clear()
         return {name: records for name, (_, records) in zip(self._runs, warm, strict=True)}
 
     async def run(self, start_in_s: float) -> dict[str, list[Record]]:
@@ -219,6 +221,10 @@ class DeviceActor:
         """How many requests of the current run have which outcome so far."""
         return dict(self._closed)
 
+    async def ended(self, since: int) -> list[Record]:
+        """The records of the current run that are closed, but for the first `since` of them."""
+        return self._ended[since:]
+
     async def stop(self) -> None:
         """Let the heads' threads and the transport go."""
         for device in self._devices.values():
@@ -230,6 +236,7 @@ class DeviceActor:
 
     def _count(self, record: Record) -> None:
         self._closed[record.outcome] += 1
+        self._ended.append(record)
         model = self._devices[record.device].config.model
         tags = {"group": record.group, "model": model, "cut": str(record.cut)}
         self._requests.inc(1, {**tags, "outcome": record.outcome})

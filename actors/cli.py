@@ -122,7 +122,7 @@ def config_of(args: argparse.Namespace) -> LoadConfig:
         resident=value("resident"),
         top_k=args.top_k,
         codec=args.codec,
-        out=Path(value("out")) if value("out") else None,
+        out=Path(value("out")).expanduser() if value("out") else None,
         # The demo needs nothing else at hand; within a Ray job it stays in that job's cluster.
         address="local" if args.demo and args.address is None and "RAY_ADDRESS" not in os.environ else args.address,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,25 +15,19 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.actor import DeviceActor, DeviceInfo
+from actors.actor import DeviceInfo
 from actors.device import TopK
-from actors.fleet_config import DeviceConfig, FleetConfig, GroupConfig, load_fleet, parse_fleet
-from actors.placement import MARK, Demand, place, release
+from actors.fleet_config import DeviceConfig, FleetConfig, load_fleet, parse_fleet
+from actors.fleet_run import Absence, FleetRun
 from actors.plan import Plan
+from actors.processes import GRACE_S, RayProcesses, living_nodes, reason
 from actors.records import Record
-from actors.runner import lost_run
-from actors.transport import DEVICE_ENV
 from slicer.errors import ConfigError, HeadTailError, PlacementError, ServerError
 
 __all__ = ["Fleet", "FleetConfig", "load_fleet", "parse_fleet"]
 
 logger = logging.getLogger(__name__)
-
-#: How much longer than its plan says a device may take before it is given up.
-GRACE_S = 30.0
 
 
 class Fleet:
@@ -44,22 +37,25 @@ class Fleet:
         config: the fleet.
         app: name of the Serve application the devices talk to.
         run: part of the actors' names, `headtail:<run>:<device>`; unique among fleets that live at once.
+        say: told in one line when a device is missing in a run, and when it is back.
 
     Attributes:
         devices: what was started, in the order of the file; filled by `start`.
-        failures: one line per device that died or did not come back from a run.
+        absences: when devices were missing during a run, and until when.
+        failures: one line per absence that lasted to the end of its run.
     """
 
-    def __init__(self, config: FleetConfig, *, app: str, run: str) -> None:
+    def __init__(self, config: FleetConfig, *, app: str, run: str, say: Callable[[str], None] = logger.warning) -> None:
         self.devices: list[DeviceInfo] = []
+        self.absences: list[Absence] = []
         self.failures: list[str] = []
+        self._say = say
         self._fleet = config
-        self._app = app
         self._run_name = run
-        self._groups: list[PlacementGroup] = []
+        self._processes = RayProcesses(config, f"headtail:{run}", app)
         self._configs: dict[str, DeviceConfig] = {}
-        self._actors: dict[str, Any] = {}  # by the name of the (first) device in them
-        self._home: dict[str, str] = {}  # device -> its actor's name in _actors
+        self._home: dict[str, str] = {}  # device -> the name of its process
+        self._missing: dict[str, str] = {}  # processes that are, and why
 
     def __enter__(self) -> Fleet:
         """Start it."""
@@ -78,7 +74,7 @@ class Fleet:
             HeadTailError: a device refused; the message begins with its name. Nothing is left running.
         """
         try:
-            if not self._actors:
+            if not self._home:
                 self.place()
             self.devices = self._all("start", self._fleet.start_timeout_s)
         except BaseException:
@@ -92,12 +88,17 @@ class Fleet:
         Raises:
             HeadTailError: a device refused; the message begins with its name. The fleet still runs.
         """
-        self._app = app
+        self._processes.app = app
         self.devices = self._all("connect", self._fleet.start_timeout_s, app)
         return self.devices
 
     def _all(self, method: str, timeout_s: float, *args: Any) -> list[DeviceInfo]:
-        return [info for infos in self._each(method, timeout_s, *args).values() for info in infos]
+        for home, infos in self._each(method, timeout_s, *args).items():
+            self._processes.started(home, infos)
+        return self._infos()
+
+    def _infos(self) -> list[DeviceInfo]:
+        return [self._processes.infos[name] for name in self._configs]
 
     def place(self) -> None:
         """Make the actors, which begin to import; needs no server yet, so it may go before the server's own start.
@@ -105,42 +106,14 @@ class Fleet:
         Raises:
             PlacementError: they do not fit the cluster; nothing is left running.
         """
-        fleet, prefix = self._fleet, f"headtail:{self._run_name}"
-        processes = [fleet.processes(group) for group in fleet.groups]
-        demands = [
-            Demand(g.name, len(mine), g.cpus, g.gpus, g.placement)
-            for g, mine in zip(fleet.groups, processes, strict=True)
-        ]
-        self._groups = place(demands, name=prefix, resource=fleet.resource, timeout_s=fleet.place_timeout_s)
-        for group, placed, mine in zip(fleet.groups, self._groups, processes, strict=True):
-            for index, configs in enumerate(mine):
-                first = configs[0].name
-                self._configs.update((config.name, config) for config in configs)
-                self._home.update((config.name, first) for config in configs)
-                self._actors[first] = self._make(group, placed, index, configs)
-
-    def _make(self, group: GroupConfig, placed: PlacementGroup, index: int, configs: list[DeviceConfig]) -> Any:
-        threads = str(group.torch_threads)
-        marked = fleet_resource(placed, self._fleet.resource)
-        return (
-            ray.remote(DeviceActor)
-            .options(
-                name=f"headtail:{self._run_name}:{configs[0].name}",
-                num_cpus=group.cpus,
-                num_gpus=group.gpus,
-                resources={self._fleet.resource: MARK} if marked else {},
-                scheduling_strategy=PlacementGroupSchedulingStrategy(placed, placement_group_bundle_index=index),
-                runtime_env={
-                    "env_vars": {**DEVICE_ENV, **_token(), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-                },
-                max_concurrency=10_000,
-            )
-            .remote(configs, self._app)
-        )
+        for home, configs in self._processes.place().items():
+            self._configs.update((config.name, config) for config in configs)
+            self._home.update((config.name, home) for config in configs)
 
     def _each(self, method: str, timeout_s: float, *args: Any) -> dict[str, Any]:
-        """Call every device; the first error is raised with the device's name."""
-        calls = {name: getattr(actor, method).remote(*args) for name, actor in self._actors.items()}
+        """Call every device but those that are missing; the first error is raised with the device's name."""
+        homes = [home for home in self._processes.actors if home not in self._missing]
+        calls = {home: self._processes.call(home, method, *args) for home in homes}
         until_s = time.monotonic() + timeout_s
         return {name: self._get(name, call, method, until_s - time.monotonic()) for name, call in calls.items()}
 
@@ -158,12 +131,12 @@ class Fleet:
                 raise type(cause)(f"device {name}: {cause}") from None
             raise
         except RayActorError as error:
-            raise ServerError(f"device {name} died in {method}: {_reason(error)}") from error
+            raise ServerError(f"device {name} died in {method}: {reason(error)}") from error
 
     def classify(self, device: str, image: str, top_k: int = 5) -> tuple[TopK, Record]:
         """One image on one device, now: (class, logit) pairs and the record with its timings."""
         self._known(device)
-        answer = self._actors[self._home[device]].classify.remote(device, image, top_k)
+        answer = self._processes.call(self._home[device], "classify", device, image, top_k)
         result: tuple[TopK, Record] = self._get(device, answer, "classify", self._fleet.retry.budget_s + GRACE_S)
         return result
 
@@ -183,51 +156,35 @@ class Fleet:
             on_progress: called about every `every_s` with the number of requests by outcome so far.
 
         Returns:
-            Records by device. The ledger closes: a device that died has its intended requests as lost, and a line in
-            `failures`.
+            Records by device. The ledger closes: what a device was to ask while it was missing is lost. It comes back
+            when its host does (`actors.fleet_run`); one that does not has a line in `failures`.
         """
         for name in plans:
             self._known(name)
-        records: dict[str, list[Record]] = {}
         homes: dict[str, dict[str, Plan]] = {}
         for name, plan in plans.items():
             homes.setdefault(self._home[name], {})[name] = plan
-        warm = {home: self._actors[home].prepare.remote(mine) for home, mine in homes.items()}
         most = max((sum(len(plan.warmup) for plan in mine.values()) for mine in homes.values()), default=0)
-        for home, call in warm.items():
-            self._collect(homes[home], call, GRACE_S + most * self._fleet.retry.budget_s, records)
-        ready = [home for home, mine in homes.items() if not mine.keys() & records.keys()]
-        calls = {self._actors[home].run.remote(start_in_s): home for home in ready}
-        pending = list(calls)
-        lengths_s = (_length_s(plan, self._fleet) for home in ready for plan in homes[home].values())
-        until_s = time.monotonic() + start_in_s + GRACE_S + max(lengths_s, default=0)
-        while pending and time.monotonic() < until_s:
-            _, pending = ray.wait(pending, num_returns=len(pending), timeout=every_s, fetch_local=False)
-            if on_progress is not None:
-                on_progress(self.progress())
-        for call, home in calls.items():
-            records.update(self._collect(homes[home], call, 0.1 if call in pending else GRACE_S, records) or {})
+        processes, keep = self._processes, len(living_nodes()) > 1
+        run = FleetRun(processes, homes, self._configs, missing=self._missing, say=self._say, keep=keep)
+        records = run.go(
+            warm_s=GRACE_S + most * self._fleet.retry.budget_s,
+            start_in_s=start_in_s,
+            length_s=GRACE_S + max((_length_s(plan, self._fleet) for plan in plans.values()), default=0.0),
+            every_s=every_s,
+            tick=lambda: None if on_progress is None else on_progress(self.progress()),
+        )
+        resting = {home: why for home, why in self._missing.items() if home not in homes}
+        self._missing = resting | run.still_missing
+        self.devices = self._infos() if self.devices else []
+        self.absences += run.absences
+        self.failures += [str(absence) for absence in run.absences if absence.to_s is None]
         return {name: records[name] for name in plans}
-
-    def _collect(
-        self, plans: Mapping[str, Plan], call: Any, timeout_s: float, lost: dict[str, list[Record]]
-    ) -> dict[str, list[Record]] | None:
-        """The call's result; or None, with the plans' requests as lost, when the actor did not give it."""
-        try:
-            result: dict[str, list[Record]] = ray.get(call, timeout=timeout_s)
-            return result
-        except (RayError, TimeoutError) as error:
-            for name, plan in plans.items():
-                message = f"device {name} did not come back from its run: {_reason(error)}"
-                logger.warning(message)
-                self.failures.append(message)
-                lost[name] = lost_run(self._configs[name], plan, message)
-            return None
 
     def progress(self) -> Counter[str]:
         """Requests of the current run by outcome, all devices together; those that answer within a second."""
         total: Counter[str] = Counter()
-        calls = [actor.progress.remote() for actor in self._actors.values()]
+        calls = [actor.progress.remote() for actor in self._processes.actors.values()]
         ready, _ = ray.wait(calls, num_returns=len(calls), timeout=1.0) if calls else ([], [])
         for call in ready:
             with contextlib.suppress(RayError):
@@ -236,30 +193,13 @@ class Fleet:
 
     def stop(self) -> None:
         """End all actors and remove the placement groups. May be called twice, and after a failed start."""
-        actors, self._actors, self._home = self._actors, {}, {}
-        calls = [actor.stop.remote() for actor in actors.values()]
-        if calls:
-            ray.wait(calls, num_returns=len(calls), timeout=5.0)
-        for actor in actors.values():
-            ray.kill(actor)
-        groups, self._groups = self._groups, []
-        release(groups)
+        self._home, self._missing = {}, {}
+        self._processes.stop()
 
     def _known(self, device: str) -> None:
         if device not in self._home:
             names = ", ".join(self._home) or "none: the fleet is not started"
             raise ConfigError(f"no device {device!r} in this fleet; there are {names}")
-
-
-def _token() -> dict[str, str]:
-    """The HTTP token of this process, for the devices."""
-    token = os.environ.get("HEADTAIL_TOKEN", "")
-    return {"HEADTAIL_TOKEN": token} if token else {}
-
-
-def fleet_resource(placed: PlacementGroup, resource: str) -> bool:
-    """Whether the group's bundles hold the edge nodes' mark."""
-    return any(resource in bundle for bundle in placed.bundle_specs)
 
 
 def _length_s(plan: Plan, fleet: FleetConfig) -> float:
@@ -272,8 +212,3 @@ def _length_s(plan: Plan, fleet: FleetConfig) -> float:
         return plan.closed.duration_s + plan.drain_s
     assert plan.closed.requests is not None, "a closed loop has an end"
     return plan.closed.requests * (fleet.retry.budget_s + plan.closed.think_s) + plan.drain_s
-
-
-def _reason(error: BaseException) -> str:
-    error = getattr(error, "cause", None) or error  # what was raised in the actor says more than Ray's wrapping
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"

@@ -94,7 +94,7 @@ class Job:
             strategy = server.check_running(self._config.server, self._models, self._config.strategies)
             self._apps = {strategy: self._config.server}
         self._connected = self._apps[next(iter(self.order()))[1]]
-        fleet = Fleet(self._fleet, app=self._connected, run=self._id)
+        fleet = Fleet(self._fleet, app=self._connected, run=self._id, say=say)
         say(f"placing {len(self._model_of)} devices")
         try:
             fleet.place()
@@ -102,6 +102,9 @@ class Job:
         finally:
             fleet.stop()
             self._failures += dict.fromkeys(fleet.failures)
+            self._notes += [str(absence) for absence in fleet.absences if absence.to_s is not None]
+            if fleet.absences:
+                self._facts["absences"] = [absence.to_json() for absence in fleet.absences]
 
     @contextlib.contextmanager
     def servers(self, fleet: Fleet) -> Iterator[None]:

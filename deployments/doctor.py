@@ -11,13 +11,16 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from deployments import doctor_facts
 from deployments.doctor_checks import Facts, Finding, examine
 from deployments.doctor_facts import NodeFacts
-from slicer.errors import HeadTailError, ServerError
+from slicer.errors import ConfigError, HeadTailError, ServerError
 
 #: Ray's usual ports: GCS, dashboard, Serve's HTTP.
 PORTS = (6379, 8265, 8000)
@@ -35,6 +38,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--shards", metavar="DIR", help="also check the shards exported to DIR, every byte")
     p.add_argument("--server", metavar="NAME", help="also check that this Serve application is running")
+    p.add_argument(
+        "--cluster", metavar="FILE", help="also check that all machines of this cluster-onprem.yaml are in the cluster"
+    )
     p.add_argument("--timeout", type=float, default=120.0, metavar="S", help="wait so long for a node (default 120)")
     p.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     return p
@@ -66,7 +72,7 @@ def look_at_cluster(address: str, shards: str | None, server: str | None, timeou
         raise ServerError(
             f"cannot join the cluster at {address!r}: {error}\n"
             "Is Ray running there (ray status)? Are Python and Ray the same as there? In token mode: export "
-            "RAY_AUTH_MODE=token and bring ~/.ray/auth_token"
+            "RAY_AUTH_MODE=token and bring the ~/.ray/auth_token of that cluster, not another one"
         ) from error
     try:
         dashboard = str(getattr(context, "dashboard_url", "") or "")
@@ -93,14 +99,28 @@ def _node_facts(ref: Any, node: dict[str, Any], answered: bool, timeout_s: float
 
     address = node["NodeManagerAddress"]
     if not answered:
-        return NodeFacts(name=address, dead=f"did not answer within {timeout_s:g} s")
+        return NodeFacts(name=address, address=address, dead=f"did not answer within {timeout_s:g} s")
     try:
         facts = ray.get(ref)
     except Exception as error:  # whatever went wrong there is the finding
-        return NodeFacts(name=address, dead=f"could not be looked at: {str(error).strip().splitlines()[-1]}")
+        last = str(error).strip().splitlines()[-1]
+        return NodeFacts(name=address, address=address, dead=f"could not be looked at: {last}")
     # Raylets that share a host, as in tests, are told apart by the node's id.
     name = f"{facts.pop('name')} ({address}, {node['NodeID'][:6]})"
-    return NodeFacts(name=name, resources=dict(node["Resources"]), **facts)
+    return NodeFacts(name=name, address=address, resources=dict(node["Resources"]), **facts)
+
+
+def members_of(path: str | None) -> list[str] | None:
+    """Addresses that a cluster's file for machines at hand names. Raises ConfigError."""
+    if path is None:
+        return None
+    try:
+        provider = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))["provider"]
+        return [provider["head_ip"], *provider["worker_ips"]]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: no cluster's file with provider.head_ip and provider.worker_ips ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _applications() -> dict[str, str]:
@@ -123,13 +143,14 @@ def report(findings: Sequence[Finding]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: 0 if nothing failed, else 2."""
     args = parser().parse_args(argv)
-    address = args.address or ("auto" if args.server else None)
+    address = args.address or ("auto" if args.server or args.cluster else None)
     try:
+        members = members_of(args.cluster)
         facts = look_at_cluster(address, args.shards, args.server, args.timeout) if address else look_here(args.shards)
     except HeadTailError as error:
         print(f"headtail-doctor: {error}", file=sys.stderr)
         return 2
-    findings = examine(facts)
+    findings = examine(replace(facts, members=members))
     failed = any(finding.level == "fail" for finding in findings)
     if args.json:
         document = {

@@ -18,6 +18,10 @@ PYTHONS = ((3, 10), (3, 14))  # half-open
 
 GIB = 1024**3
 
+#: Resources that Ray declares by itself, of every node and of the Ray head node.
+RAYS_OWN = ("CPU", "GPU", "memory", "object_store_memory")
+RAY_HEAD = "node:__internal_head__"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -40,6 +44,7 @@ class Facts:
         dashboard: ``host:port`` of the dashboard, empty if the cluster has none.
         applications: status by name of Serve's applications; None if Serve does not run or was not asked.
         server: name of the application that must run; None if none was asked for.
+        members: addresses that the cluster's file names; None if none was given.
     """
 
     nodes: Sequence[NodeFacts]
@@ -47,6 +52,7 @@ class Facts:
     dashboard: str = ""
     applications: dict[str, str] | None = None
     server: str | None = None
+    members: Sequence[str] | None = None
 
     @property
     def living(self) -> list[NodeFacts]:
@@ -70,6 +76,21 @@ def check_answers(facts: Facts) -> Iterator[Finding]:
         if node.dead:
             todo = "look at the node's Ray logs (/tmp/ray/session_latest/logs), restart Ray there"
             yield Finding("fail", "node", node.name, node.dead, todo)
+
+
+def check_members(facts: Facts) -> Iterator[Finding]:
+    """Is every machine of the cluster's file in the cluster?"""
+    if facts.members is None:
+        return
+    missing = [address for address in facts.members if address not in {node.address for node in facts.nodes}]
+    for address in missing:
+        todo = (
+            "is it on, and its network? `ray start` there says why it does not join: another token, Python or Ray; "
+            "what the head tried is in /tmp/ray/session_latest/logs/monitor.*"
+        )
+        yield Finding("fail", "members", address, "is in the cluster's file, but not in the cluster", todo)
+    if not missing:
+        yield Finding("ok", "members", "all", f"all {len(facts.members)} machines of the cluster's file are there")
 
 
 def check_versions(facts: Facts) -> Iterator[Finding]:
@@ -169,10 +190,17 @@ def check_resources(facts: Facts) -> Iterator[Finding]:
             todo = "start Ray on the GPU node with --resources='{\"server\": 1}'"
             message = "no node declares server: it goes to any node that is no edge node"
             yield Finding("warn", "resources", "all", message, todo)
+    both = all(any((node.resources or {}).get(name) for node in facts.living) for name in ("server", "edge"))
     for node in facts.living:
-        if (node.resources or {}).get("server") and (node.resources or {}).get("edge"):
+        declared = node.resources or {}
+        if declared.get("server") and declared.get("edge"):
             todo = "declare one of the two, else devices and the server share its CPU"
             yield Finding("warn", "resources", node.name, "declares both server and edge", todo)
+        elif both and not (declared.get("server") or declared.get("edge") or declared.get(RAY_HEAD)):
+            own = [name for name in declared if name not in RAYS_OWN and not name.startswith("node:")]
+            todo = "start Ray there with --resources='{\"edge\": 4}' or '{\"server\": 1}'; check the spelling"
+            message = f"declares neither server nor edge ({', '.join(own) or 'nothing of its own'}): it gets no work"
+            yield Finding("warn", "resources", node.name, message, todo)
 
 
 def check_shards(facts: Facts) -> Iterator[Finding]:
@@ -290,6 +318,7 @@ def check_server(facts: Facts) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     check_answers,
+    check_members,
     check_versions,
     check_project,
     check_gpu,

@@ -34,10 +34,11 @@ print(json.dumps({"names": names, "build": torch.version.cuda}))
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """One machine. `gather` fills all of it but `resources` and `dead`, which Ray tells.
+    """One machine. `gather` fills all of it but `address`, `resources` and `dead`, which Ray tells.
 
     Attributes:
         name: host name, and the address where Ray knows one.
+        address: by which Ray knows it; empty without Ray.
         python, machine: such as ``3.11.7`` and ``x86_64``.
         versions: of LIBRARIES; None where one is not installed.
         project: whether the packages of HeadTail can be imported there; why not, if not empty.
@@ -72,6 +73,7 @@ class NodeFacts:
     reachable: dict[str, bool] = field(default_factory=dict)
     shards: dict[str, Any] | None = None
     dead: str = ""
+    address: str = ""
 
 
 def gather(addresses: Sequence[str] = (), shards: str | None = None) -> dict[str, Any]:

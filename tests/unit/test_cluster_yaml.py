@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import select
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +57,7 @@ class TestBoth:
         settings = dict(word.rstrip(";").split("=") for word in start.split() if word.startswith("RAY_health_check"))
         assert settings == {
             "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_timeout_ms": "2000",
+            "RAY_health_check_timeout_ms": "2000" if name == "cluster.yaml" else "1500",
             "RAY_health_check_failure_threshold": "3",
         }
 
@@ -106,5 +109,33 @@ class TestOnPremises:
     def test_each_machine_reads_its_own_flags(self) -> None:
         config = load("cluster-onprem.yaml")
         for key in ("head_start_ray_commands", "worker_start_ray_commands"):
-            assert "~/ray-nodes/$a" in config[key][-1]
+            (start,) = [command for command in config[key] if "ray start" in command]
+            assert "~/ray-nodes/$a" in start
         assert config["file_mounts"]["~/ray-nodes"] == "~/ray-nodes"
+
+    def test_a_worker_leaves_soon_after_the_head_and_leaves_nothing_behind(self) -> None:
+        _, start, guard = load("cluster-onprem.yaml")["worker_start_ray_commands"]
+        assert "RAY_gcs_rpc_server_reconnect_timeout_s=10;" in start
+        assert subprocess.run(["sh", "-n", "-c", guard], capture_output=True).returncode == 0
+
+    def test_the_guard_ends_the_children_of_a_raylet_that_has_ended_and_nothing_else(self, tmp_path: Path) -> None:
+        """With a shell named raylet, whose child would go on for an hour; pgrep is told to see it alone."""
+        *_, guard = load("cluster-onprem.yaml")["worker_start_ray_commands"]
+        raylet = tmp_path / "raylet"
+        raylet.symlink_to("/bin/bash")
+        with subprocess.Popen([raylet, "-c", "sleep 3600 & echo $!; read"], stdin=-1, stdout=-1, text=True) as process:
+            assert process.stdin is not None and process.stdout is not None
+            ended = os.pidfd_open(int(process.stdout.readline()))  # readable once its process has ended
+            ours = guard.replace("pgrep -n -x raylet", f"echo {process.pid}").replace(
+                "sleep 2", "echo looked; sleep 0.1"
+            )
+            ours = ours.replace("pgrep -n -f ray/_private/[l]og_monitor", "true").partition("> /dev/null")[0]
+            with subprocess.Popen(["sh", "-c", ours], stdout=-1, text=True) as watching:
+                assert watching.stdout is not None and watching.stdout.readline() == "looked\n"
+                process.stdin.write("\n")  # it ends
+                process.stdin.close()
+                process.wait(timeout=30)
+                watching.communicate(timeout=30)
+            assert watching.returncode == 0
+        assert select.select([ended], [], [], 30)[0] == [ended]
+        os.close(ended)

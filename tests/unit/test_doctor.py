@@ -17,6 +17,7 @@ from deployments import doctor, doctor_facts
 from deployments.doctor_checks import GIB, MINIMA, PYTHONS, Facts, Finding, examine, release
 from deployments.doctor_facts import NodeFacts
 from slicer import tensorfile
+from slicer.errors import ConfigError
 from slicer.manifest import Manifest
 from slicer.spec import ModelSpec
 
@@ -153,6 +154,33 @@ class TestResources:
     def test_both_on_one_node_warns(self) -> None:
         both = replace(SERVER, resources={"server": 1, "edge": 2})
         assert only(replace(CLUSTER, nodes=[both, EDGE])).message == "declares both server and edge"
+
+    def test_a_misspelt_mark_warns_but_not_of_a_ray_head_node_without_one(self) -> None:
+        misspelt = replace(EDGE, resources={"CPU": 4, "memory": 1, "node:10.0.0.3": 1, "egde": 4})
+        finding = only(replace(CLUSTER, nodes=[SERVER, EDGE, misspelt]))
+        assert finding.message == "declares neither server nor edge (egde): it gets no work"
+        head = replace(EDGE, resources={"CPU": 4, "node:__internal_head__": 1})
+        assert complaints(replace(CLUSTER, nodes=[SERVER, EDGE, head])) == []
+
+
+class TestMembers:
+    NODES = (replace(SERVER, address="10.0.0.1"), replace(EDGE, address="10.0.0.2"))
+
+    def test_a_machine_of_the_file_that_is_not_there_fails(self) -> None:
+        finding = only(replace(CLUSTER, nodes=self.NODES, members=["10.0.0.1", "10.0.0.2", "10.0.0.3"]))
+        assert (finding.level, finding.node) == ("fail", "10.0.0.3")
+        assert "token" in finding.todo
+
+    def test_all_are_there(self) -> None:
+        assert complaints(replace(CLUSTER, nodes=self.NODES, members=["10.0.0.1", "10.0.0.2"])) == []
+
+    def test_they_are_read_from_the_file(self, tmp_path: Path) -> None:
+        assert doctor.members_of(None) is None
+        assert doctor.members_of(str(ROOT / "cluster-onprem.yaml")) == [f"192.168.1.{n}" for n in (10, 21, 22, 23)]
+        with pytest.raises(ConfigError, match="head_ip"):
+            doctor.members_of(str(ROOT / "cluster.yaml"))
+        with pytest.raises(ConfigError, match=r"none\.yaml"):
+            doctor.members_of(str(tmp_path / "none.yaml"))
 
 
 def export_two_slices(directory: Path) -> Manifest:
