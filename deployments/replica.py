@@ -9,13 +9,13 @@ from deployments.config import ServerConfig
 
 
 def http_url(config: ServerConfig) -> str:
-    """Where devices reach this application by HTTP; empty where it is not enabled, or outside Serve."""
+    """Where devices reach this application by HTTP; empty where it is off (or not settled), or outside Serve."""
     http = config.http
-    if not http.enabled:
+    if http.enabled is not True:
         return ""
     if http.url:
         return http.url.rstrip("/")
-    host = ray.util.get_node_ip_address() if http.host in ("", "0.0.0.0", "::") else http.host
+    host = ray.util.get_node_ip_address() if http.host in ("0.0.0.0", "::") else http.host
     try:
         name = serve.get_replica_context().app_name
     except Exception:  # outside a replica, in a unit test
