@@ -110,6 +110,6 @@ def replica(operator: Operator) -> Iterator[Finding]:
     yield judged(
         "replica killed: requests retried or held, none lost",
         whole and len(pids) == 1 and results.outcomes["answered"] == len(results.records) and again + held > 0,
-        f"{words}; {again} sent again by the device, {held} held by Serve for the new replica for more than 1 s, at most "
-        f"{max(times_ms) / 1e3:.1f} s",
+        f"{words}; {again} sent again by the device, {held} held by Serve for more than 1 s until the new replica was "
+        f"there, at most {max(times_ms) / 1e3:.1f} s",
     )
