@@ -65,7 +65,7 @@ def findings(name: str, operator: Operator) -> Iterator[Finding]:
     """What the claim's function says; that it could not be measured, where it broke off."""
     try:
         yield from CLAIMS[name](operator)
-    except (RigError, LookupError, StopIteration, ValueError) as error:
+    except (RigError, LookupError, ValueError) as error:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
         yield unfinished(name, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
 

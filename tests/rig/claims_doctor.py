@@ -20,7 +20,7 @@ def ask(operator: Operator, flags: str = "") -> list[dict[str, Any]]:
     """The doctor's findings, as a job on the cluster."""
     entry = f"python -m deployments.doctor --address auto --cluster {_FILE} --json {flags}"
     log = operator.job(entry, check=False)
-    line = next(line for line in log.splitlines() if line.startswith('{"ok"'))  # a failed job's log comes twice
+    line = next((line for line in log.splitlines() if line.startswith('{"ok"')), "")  # a failed job's log comes twice
     found: list[dict[str, Any]] = json.loads(line)["findings"]
     return found
 
