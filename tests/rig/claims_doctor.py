@@ -15,6 +15,12 @@ from tests.rig.operator import FLAGS, Operator
 _FILE = "'~/ray_bootstrap_config.yaml'"
 _SHARDS = "/tmp/shards"
 
+#: Prints where the file is in which an environment keeps torch's version.
+_METADATA = (
+    "import importlib.metadata as m; "
+    'print(m.distribution("torch").locate_file("torch-" + m.version("torch") + ".dist-info/METADATA"))'
+)
+
 
 def ask(operator: Operator, flags: str = "") -> list[dict[str, Any]]:
     """The doctor's findings, as a job on the cluster."""
@@ -29,7 +35,8 @@ def said(claim: str, found: list[dict[str, Any]], level: str, check: str, words:
     """Whether the doctor said these words at this level, and nothing else is worse."""
     hits = [f for f in found if f["level"] == level and f["check"] == check and words in f"{f['node']} {f['message']}"]
     worse = [f for f in found if f["level"] == "fail" and f not in hits]
-    shown = hits[0] if hits else {"level": "-", "node": "", "message": "did not say it"}
+    others = "; ".join(f"{f['check']}: {f['message']}" for f in found if f["level"] != "ok") or "all ok"
+    shown = hits[0] if hits else {"level": "-", "node": "did not say it", "message": others}
     extra = f"; beside it {worse[0]['message']}" if worse else ""
     return judged(claim, bool(hits) and not worse, f"{shown['level']}: {shown['node']}: {shown['message']}{extra}")
 
@@ -49,13 +56,17 @@ def doctor(operator: Operator) -> Iterator[Finding]:
     found = ask(operator, f"--shards {_SHARDS}")
     yield said("doctor, a damaged shard", found, "fail", "shards", "not the bytes that the manifest names")
 
-    old = "mkdir -p /tmp/old/torch-2.5.0.dist-info; printf 'Name: torch\\nVersion: 2.5.0\\n' > "
-    hosts.run(edge, f"{old}/tmp/old/torch-2.5.0.dist-info/METADATA")
-    restart(operator, edge, environment="export PYTHONPATH=/tmp/old:$PYTHONPATH")
+    # What pip says of torch there; new workers read it, so nothing has to be started again.
+    where = hosts.run(edge, f"python -c '{_METADATA}'").strip().splitlines()[-1]
+    hosts.run(edge, f"cp {where} /tmp/METADATA; sed -i 's/^Version: .*/Version: 2.5.0/' {where}")
     yield said("doctor, another version of torch", ask(operator), "fail", "versions", "torch 2.5.0 is too old")
+    hosts.run(edge, f"cp /tmp/METADATA {where}")
 
-    restart(operator, edge, flags=FLAGS["edge"].replace("edge", "egde"))
+    # In the file that the start line reads, so that the autoscaler, which may be quicker, starts it in the same way.
+    hosts.write(edge, f"~/ray-nodes/{address}", FLAGS["edge"].replace("edge", "egde") + "\n")
+    restart(operator, edge)
     yield said("doctor, a resource misspelt", ask(operator), "warn", "resources", "declares neither server nor edge")
+    hosts.write(edge, f"~/ray-nodes/{address}", FLAGS["edge"] + "\n")
 
     hosts.run(edge, "cp ~/.ray/auth_token /tmp/token; tr 0-9a-f 1-9a-f0 < /tmp/token > ~/.ray/auth_token")
     restart(operator, edge, joins=False)
@@ -74,12 +85,11 @@ def doctor(operator: Operator) -> Iterator[Finding]:
     yield judged("doctor, all put right again", not fails, "; ".join(fails) or f"{len(found)} ok")
 
 
-def restart(operator: Operator, edge: str, *, environment: str = "true", flags: str = "", joins: bool = True) -> None:
-    """Start Ray there again by hand, as the file's start line does, with other flags or another environment."""
+def restart(operator: Operator, edge: str, *, joins: bool = True) -> None:
+    """Start Ray there again by hand, as the file's start line does."""
     address = operator.hosts.addresses[edge]
-    start = f"ray start --address={operator.head}:6379 --metrics-export-port=8090 --disable-usage-stats " + (
-        flags or FLAGS["edge"]
-    )
+    start = f"ray start --address={operator.head}:6379 --metrics-export-port=8090 --disable-usage-stats"
     stop = "export RAY_AUTH_MODE=token RAY_gcs_rpc_server_reconnect_timeout_s=10; ray stop"
-    operator.hosts.run(edge, f"{stop}; {environment}; timeout 60 {start}", timeout_s=90.0, check=False)
+    flags = f"$(cat ~/ray-nodes/{address})"
+    operator.hosts.run(edge, f"{stop}; timeout 60 {start} {flags}", timeout_s=90.0, check=False)
     operator.until(lambda: (address in operator.living()) == joins, 60.0, f"{edge} has {'joined' if joins else 'left'}")
