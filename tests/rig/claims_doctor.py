@@ -58,9 +58,10 @@ def doctor(operator: Operator) -> Iterator[Finding]:
 
     # What pip says of torch there; new workers read it, so nothing has to be started again.
     where = hosts.run(edge, f"python -c '{_METADATA}'").strip().splitlines()[-1]
-    hosts.run(edge, f"cp {where} /tmp/METADATA; sed -i 's/^Version: .*/Version: 2.5.0/' {where}")
+    # Mounted over it, since an environment may be read-only there.
+    hosts.run(edge, f"sed 's/^Version: .*/Version: 2.5.0/' {where} > /tmp/METADATA; mount --bind /tmp/METADATA {where}")
     yield said("doctor, another version of torch", ask(operator), "fail", "versions", "torch 2.5.0 is too old")
-    hosts.run(edge, f"cp /tmp/METADATA {where}")
+    hosts.run(edge, f"umount {where}")
 
     # In the file that the start line reads, so that the autoscaler, which may be quicker, starts it in the same way.
     hosts.write(edge, f"~/ray-nodes/{address}", FLAGS["edge"].replace("edge", "egde") + "\n")
