@@ -20,8 +20,6 @@ the run. Prints a table for people, then one JSON document as the last line; --o
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import sys
 import tempfile
@@ -44,6 +42,7 @@ from actors.fleet_config import FleetConfig, parse_fleet  # noqa: E402
 from actors.plan import Plan  # noqa: E402
 from actors.records import Record  # noqa: E402
 from actors.tables import Table, number  # noqa: E402
+from benchmarks.documents import publish  # noqa: E402
 from benchmarks.processes import Watch  # noqa: E402
 from slicer.images import LabelledImages, write_digits  # noqa: E402
 
@@ -249,13 +248,8 @@ def main(argv: list[str] | None = None) -> int:
             "load_average_1m_before_and_after": [before, os.getloadavg()[0]],
         },
     }
-    cpus = provenance.hardware()["cpus_usable"]
-    name = f"fleet-scale_emulated-{cpus}cpu_{datetime.date.today().isoformat()}.json"
-    out = args.out or ROOT / "benchmarks" / "results" / name
     print(table(points))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(document))
+    publish(document, args.out, "fleet-scale_emulated")
     return 0
 
 

@@ -26,8 +26,6 @@ Prints tables for people, then one JSON document as the last line; --out gets it
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import math
 import os
 import signal
@@ -52,6 +50,7 @@ from actors.fleet_config import FleetConfig, parse_fleet  # noqa: E402
 from actors.plan import Plan  # noqa: E402
 from actors.records import Record  # noqa: E402
 from actors.tables import Table, number  # noqa: E402
+from benchmarks.documents import publish  # noqa: E402
 from slicer.errors import ServerError  # noqa: E402
 from slicer.images import LabelledImages, write_digits  # noqa: E402
 
@@ -392,13 +391,8 @@ def main(argv: list[str] | None = None) -> int:
             "load_average_1m_before_and_after": [load, os.getloadavg()[0]],
         },
     }
-    cpus = provenance.hardware()["cpus_usable"]
-    name = f"outage_emulated-{cpus}cpu_{datetime.date.today().isoformat()}.json"
-    out = args.out or ROOT / "benchmarks" / "results" / name
     print(tables(runs))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(document))
+    publish(document, args.out, "outage_emulated")
     return 0
 
 

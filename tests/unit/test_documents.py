@@ -1,0 +1,23 @@
+"""A benchmark's document: the file, and the last line of stdout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import documents
+
+
+def test_it_is_a_file_and_the_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "deep" / "result.json"
+    assert documents.publish({"figure": 1.5}, out, "theme") == out
+    assert json.loads(out.read_text()) == {"figure": 1.5}
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"figure": 1.5}
+
+
+def test_without_a_name_it_says_theme_hardware_and_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "RESULTS", tmp_path)
+    name = documents.publish({}, None, "outage_emulated").name
+    assert name.startswith("outage_emulated-") and "cpu_20" in name and name.endswith(".json")
