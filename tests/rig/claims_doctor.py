@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,10 +88,10 @@ def doctor(operator: Operator) -> Iterator[Finding]:
 
 
 def restart(operator: Operator, edge: str, *, joins: bool = True) -> None:
-    """Start Ray there again by hand, as the file's start line does."""
+    """Start Ray there again by the file's own commands, guard and all, so that `ray down` ends this one, too."""
     address = operator.hosts.addresses[edge]
-    start = f"ray start --address={operator.head}:6379 --metrics-export-port=8090 --disable-usage-stats"
-    stop = "export RAY_AUTH_MODE=token RAY_gcs_rpc_server_reconnect_timeout_s=10; ray stop"
-    flags = f"$(cat ~/ray-nodes/{address})"
-    operator.hosts.run(edge, f"{stop}; timeout 60 {start} {flags}", timeout_s=90.0, check=False)
+    lines = "\n".join(operator.config()["worker_start_ray_commands"])
+    # With a wrong token `ray start` would wait for ever.
+    start = f"export RAY_HEAD_IP={operator.head}; timeout 60 bash -c {shlex.quote(lines)}"
+    operator.hosts.run(edge, start, timeout_s=90.0, check=False)
     operator.until(lambda: (address in operator.living()) == joins, 60.0, f"{edge} has {'joined' if joins else 'left'}")

@@ -69,12 +69,16 @@ class Operator:
         """Type a command and wait for it."""
         return self.hosts.run(OPERATOR, self.command(text), timeout_s=timeout_s, check=check)
 
+    def config(self) -> dict[str, Any]:
+        """The repository's cluster-onprem.yaml."""
+        read: dict[str, Any] = yaml.safe_load((self._project / "cluster-onprem.yaml").read_text(encoding="utf-8"))
+        return read
+
     def ray_up(self) -> float:
         """Token, flags, the file, `ray up`, and wait until every host has joined; seconds from `ray up` on."""
         addresses = self.hosts.addresses
         workers = [addresses[name] for name in self.hosts.edges]
-        config = yaml.safe_load((self._project / "cluster-onprem.yaml").read_text(encoding="utf-8"))
-        made = yaml.safe_dump(on_these_hosts(config, self.head, workers), sort_keys=False, width=1000)
+        made = yaml.safe_dump(on_these_hosts(self.config(), self.head, workers), sort_keys=False, width=1000)
         self.hosts.write(OPERATOR, self._file, made)
         for host, kind in ((HEAD, "server"), *((name, "edge") for name in self.hosts.edges)):
             self.hosts.write(OPERATOR, f"~/ray-nodes/{addresses[host]}", FLAGS[kind] + "\n")
