@@ -7,12 +7,8 @@ All methods run on the actor's event loop, so they interleave; the head runs on 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
-import os
 import socket
-import sys
-import threading
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,14 +28,13 @@ from actors.records import Record
 from actors.runner import Run
 from slicer.errors import ConfigError
 from slicer.plugins import load_object
+from slicer.punctual import hand_over_soon, prefer_thread
 
 T = TypeVar("T")
 
 #: Devices of a crowd that join or warm up at the same time.
 _AT_ONCE = 16
 
-#: In a crowd's process the event loop has the interpreter back so soon from the thread that computes heads.
-_SWITCH_INTERVAL_S = 1e-4
 
 #: Bounds of the histogram of inference times, ms.
 _BOUNDS_MS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000]
@@ -202,7 +197,9 @@ class DeviceActor:
         gc.collect()
         gc.freeze()
         if self._crowd is not None:
-            be_punctual()
+            # Hundreds of devices, in truth machines of their own, wait for this loop, beside a thread with their heads.
+            hand_over_soon()
+            prefer_thread()
         self._runs = {name: Run(self._devices[name], plan) for name, plan in plans.items()}
         warm = await self._few_at_once([run.warm_up() for run in self._runs.values()])
         self._closed.clear()
@@ -242,16 +239,6 @@ class DeviceActor:
         self._requests.inc(1, {**tags, "outcome": record.outcome})
         if record.inference_ms is not None:
             self._inference.observe(record.inference_ms, tags)
-
-
-def be_punctual() -> None:
-    """For the thread of a crowd's event loop: hundreds of devices wait for it, in truth machines of their own.
-
-    It gets the interpreter sooner and, where this process may ask for that (root), a processor before others.
-    """
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -10)
 
 
 def device_class(name: str) -> type[Device]:

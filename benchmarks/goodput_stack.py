@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
 import math
-import os
 import statistics
 import tempfile
 import threading
@@ -25,6 +23,7 @@ from benchmarks.figures import in_time, stable
 from benchmarks.goodput_case import WARM_UP, Case
 from deployments.simulator import Arrival
 from slicer.errors import ServerError
+from slicer.punctual import prefer_thread
 
 MODEL, SHAPE = "chain", (1, 8, 8)
 SHARE = 0.99
@@ -50,9 +49,7 @@ class Sender:
 
     def __init__(self, way: Way) -> None:
         self._way = way
-        # A generator that waits for a core behind what it measures would send late. Threads inherit it.
-        with contextlib.suppress(OSError):  # only root may
-            os.setpriority(os.PRIO_PROCESS, 0, -10)
+        prefer_thread()  # a generator that waits for a core behind what it measures would send late
 
     async def connect(self, app: str) -> None:
         from actors.http_transport import make_transport

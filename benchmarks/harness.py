@@ -8,7 +8,6 @@ clients, each with one request in the engine, and no think time. A warm-up is no
 from __future__ import annotations
 
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from deployments.scheduler import Scheduler
 from deployments.simulator import Arrival
 from deployments.warm_up import warm_up
 from slicer.model import SlicedModel
+from slicer.punctual import hand_over_soon
 
 MODEL = "model"
 WARM_UP = 0.05  # share of an open loop's requests that is not counted
@@ -73,7 +73,7 @@ class Harness:
     """
 
     def __init__(self, sliced: SlicedModel, setup: Setup, costs: CostModel | None = None) -> None:
-        sys.setswitchinterval(1e-4)  # as the server does
+        hand_over_soon()  # as the server does
         self.setup = setup
         self.executor: Executor = make_executor(
             setup.executor, device=setup.device, threads=setup.threads, options=setup.executor_options

@@ -24,11 +24,12 @@ def http_url(config: ServerConfig) -> str:
 
 
 def http_notes(config: ServerConfig, url: str) -> list[str]:
-    """What a person should know of the way in at `url`; nothing where there is none."""
+    """What a person should know of the way in; nothing where there is none, with an empty `url`."""
     if not url:
         return []
-    notes = [f"HTTP at {url}, bound to {config.http.host}; HAProxy's statistics and metrics listen on all interfaces"]
-    if not config.token and config.http.host not in ("127.0.0.1", "::1", "localhost"):
+    http = config.http  # no URL in it, so that a job with several applications says it once
+    notes = [f"HTTP bound to {http.host}, port {http.port}; HAProxy's statistics and metrics listen on all interfaces"]
+    if not config.token and http.host not in ("127.0.0.1", "::1", "localhost"):
         notes.append(
             "HTTP is open to everyone who reaches it: set token, or HEADTAIL_TOKEN where the server is started"
         )

@@ -11,7 +11,6 @@ import contextlib
 import gc
 import logging
 import os
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -34,13 +33,14 @@ from deployments.ingress import Ingress
 from deployments.load_report import LoadReport
 from deployments.models import HostedModel
 from deployments.naive import Naive
-from deployments.pipelined import engine_class
+from deployments.pipelined import Enqueuing, engine_class
 from deployments.policies import make_policy, needs_costs
 from deployments.replica import http_notes, http_url, node_id, replica_name
 from deployments.scheduler import Scheduler
 from deployments.telemetry import Nvml, Telemetry
 from deployments.warm_up import warm_up
 from slicer.errors import ConfigError
+from slicer.punctual import hand_over_soon, prefer_process
 from slicer.wire import Answer, Refusal, Reply, Request, ServedModel, Timings
 
 logger = logging.getLogger("ray.serve")
@@ -50,10 +50,6 @@ MAX_SHARD_READ_BYTES = 4 << 20
 
 #: How long a stop waits for the running step; below Serve's graceful_shutdown_timeout_s, which ends the process.
 STOP_TIMEOUT_S = 5.0
-
-#: A thread that wakes waits so long for the interpreter while another one computes; Python's 5 ms are longer than a
-#: step, and the accelerator would idle meanwhile (measured: docs/log.md, 2026-11-23).
-SWITCH_INTERVAL_S = 1e-4
 
 
 class TailServer:
@@ -67,7 +63,7 @@ class TailServer:
 
     def __init__(self, config: dict[str, Any], device: str, note: str = "") -> None:
         self._config: ServerConfig = parse_config(config)
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        hand_over_soon()
         self._started_s = time.monotonic()
         self._notes = [note] if note else []
         self._device = self._usable(device)
@@ -99,6 +95,8 @@ class TailServer:
         else:
             self._start_engine()
         if ray.is_initialized():  # in a replica, not in a test's process
+            if isinstance(self._executor, Enqueuing):
+                prefer_process()  # no accelerator should wait for us; computing on the CPU, we would starve others
             gc.collect()
             gc.freeze()  # what is here stays; a full collection would walk all of it in the middle of a step
 

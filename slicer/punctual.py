@@ -1,0 +1,41 @@
+"""For threads that others wait for within milliseconds: the interpreter soon, and a processor before others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from pathlib import Path
+
+#: A thread that wakes waits so long for the interpreter while another one computes; Python's 5 ms are longer than a
+#: step, and an accelerator would idle meanwhile (measured: docs/log.md, 2026-11-23).
+SWITCH_INTERVAL_S = 1e-4
+
+#: Ray starts its workers at nice 15 on a cluster; this is before everything that is not told otherwise.
+NICENESS = -10
+
+
+def hand_over_soon() -> None:
+    """Threads of this process hand the interpreter over within `SWITCH_INTERVAL_S`."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+def prefer_thread() -> None:
+    """The calling thread, and those that it starts from now on, get a processor before others.
+
+    Nothing happens where this process may not ask for that: only root may.
+    """
+    _prefer(threading.get_native_id())
+
+
+def prefer_process() -> None:
+    """All threads of this process, and those that they start, get a processor before others; see `prefer_thread`."""
+    with contextlib.suppress(OSError):  # Linux has a priority for each thread, and this is where they stand
+        for thread in Path("/proc/self/task").iterdir():
+            _prefer(int(thread.name))
+
+
+def _prefer(thread: int) -> None:
+    with contextlib.suppress(OSError):  # not root, or the thread has ended
+        os.setpriority(os.PRIO_PROCESS, thread, NICENESS)

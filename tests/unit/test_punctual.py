@@ -1,0 +1,69 @@
+"""What asks for a processor before others, and what that reaches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from slicer import punctual
+
+_SAYS = """
+import os, threading
+from slicer import punctual
+go = threading.Event()
+before = threading.Thread(target=go.wait)
+before.start()
+punctual.prefer_process()
+after = threading.Thread(target=go.wait)
+after.start()
+print(*(os.getpriority(os.PRIO_PROCESS, t.native_id) for t in (threading.main_thread(), before, after)))
+go.set()
+"""
+
+
+def _allowed() -> bool:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, before - 1)
+    except OSError:
+        return False
+    os.setpriority(os.PRIO_PROCESS, 0, before)
+    return True
+
+
+root = pytest.mark.skipif(not _allowed(), reason="this user may not ask for a higher priority")
+
+
+@root
+def test_prefer_process_reaches_threads_that_run_and_those_that_they_start() -> None:
+    said = subprocess.run([sys.executable, "-c", _SAYS], capture_output=True, text=True, check=True).stdout
+    assert said.split() == [str(punctual.NICENESS)] * 3
+
+
+@root
+def test_prefer_thread_leaves_the_others_alone() -> None:
+    found: list[int] = []
+
+    def work() -> None:
+        punctual.prefer_thread()
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [punctual.NICENESS]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
+
+
+def test_where_it_is_not_allowed_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    punctual.prefer_process()
+    punctual.prefer_thread()
