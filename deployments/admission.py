@@ -1,9 +1,12 @@
 """The way into the engine: an ``@serve.batch`` handler that admits, and never waits for the engine.
 
 A call brings a request or a parcel of them. What arrives together is decoded into one array and handed over in one
-call. The handler returns the rows' futures at once and the caller awaits its own (``await (await admit(parcel))``), so
-rows finish, fail and are cancelled alone; awaiting the engine inside the handler would chain every row to the slowest
-of its admission batch.
+call. What arrives alone is admitted at once: as a batch of one it would spend 0.4 ms in the handler's queue and tasks
+(docs/log.md, 2026-11-25).
+
+The handler returns the rows' futures at once and the caller awaits its own (``await (await admit(parcel))``), so rows
+finish, fail and are cancelled alone; awaiting the engine inside the handler would chain every row to the slowest of
+its admission batch.
 """
 
 from __future__ import annotations
@@ -72,6 +75,7 @@ class Admission:
         self._engine = engine
         self._pending: dict[int, asyncio.Future[Outcome]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._at_work = 0  # calls that are being admitted, or were in this turn of the loop
 
         async def admit(parcels: list[_Parcel]) -> list[list[Admitted | Refusal]]:
             return await self._admit(parcels)
@@ -89,13 +93,29 @@ class Admission:
         """
         parcel = _Parcel(arrivals)
         try:
-            admitted: list[Admitted | Refusal] = await self._batched(parcel)
+            admitted = await self._admitted(parcel)
             return [one if isinstance(one, Refusal) else (await one.outcome, one.admitted_s) for one in admitted]
         except asyncio.CancelledError:
             parcel.left = True  # it may not have been admitted yet
             for key in parcel.keys:
                 self._engine.cancel(key)  # harmless for one that has ended
             raise
+
+    async def _admitted(self, parcel: _Parcel) -> list[Admitted | Refusal]:
+        """At once where it is alone and soon decoded; else by the batch handler, so that nobody overtakes."""
+        alone = not self._at_work and _decoded_inline([arrival.request for arrival in parcel.arrivals])
+        self._at_work += 1
+        if alone:
+            asyncio.get_running_loop().call_soon(self._leave)  # whoever comes in this turn has come together with it
+            return (await self._admit([parcel]))[0]  # awaits nothing
+        try:
+            admitted: list[Admitted | Refusal] = await self._batched(parcel)
+            return admitted
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._at_work -= 1
 
     async def _admit(self, parcels: Sequence[_Parcel]) -> list[list[Admitted | Refusal]]:
         parts = [[] if parcel.left else parcel.arrivals for parcel in parcels]
@@ -114,12 +134,12 @@ class Admission:
         for index, arrival in enumerate(arrivals):
             groups[arrival.model.name, arrival.request.cut, arrival.request.codec].append(index)
         results: list[Admitted | Refusal | None] = [None] * len(arrivals)
-        for (model, cut, codec), members in groups.items():
+        for (model, cut, _), members in groups.items():
             hosted, requests = arrivals[members[0]].model, [arrivals[index].request for index in members]
-            if codec in IMAGE_CODECS or sum(len(request.payload) for request in requests) > INLINE_BYTES:
-                rows, refusals = await self._loop.run_in_executor(None, decode_rows, hosted, requests)
-            else:
+            if _decoded_inline(requests):
                 rows, refusals = decode_rows(hosted, requests)
+            else:
+                rows, refusals = await self._loop.run_in_executor(None, decode_rows, hosted, requests)
             good = []
             for index, refusal in zip(members, refusals, strict=True):
                 results[index] = refusal
@@ -150,3 +170,9 @@ class Admission:
     async def healthy(self) -> bool:
         """Whether the admission loop and the engine are alive (the loop can die alone: ray issue 66140)."""
         return self._engine.alive and bool(await self._batched._is_batching_task_alive())
+
+
+def _decoded_inline(requests: Sequence[Request]) -> bool:
+    """Whether decoding them holds the event loop so shortly that it needs no thread."""
+    size = sum(len(request.payload) for request in requests)
+    return size <= INLINE_BYTES and not any(request.codec in IMAGE_CODECS for request in requests)

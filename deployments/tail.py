@@ -33,14 +33,14 @@ from deployments.ingress import Ingress
 from deployments.load_report import LoadReport
 from deployments.models import HostedModel
 from deployments.naive import Naive
-from deployments.pipelined import Enqueuing, engine_class
+from deployments.pipelined import engine_class
 from deployments.policies import make_policy, needs_costs
 from deployments.replica import http_notes, http_url, node_id, replica_name
 from deployments.scheduler import Scheduler
 from deployments.telemetry import Nvml, Telemetry
 from deployments.warm_up import warm_up
 from slicer.errors import ConfigError
-from slicer.punctual import hand_over_soon, prefer_process
+from slicer.punctual import hand_over_soon
 from slicer.wire import Answer, Refusal, Reply, Request, ServedModel, Timings
 
 logger = logging.getLogger("ray.serve")
@@ -95,8 +95,6 @@ class TailServer:
         else:
             self._start_engine()
         if ray.is_initialized():  # in a replica, not in a test's process
-            if isinstance(self._executor, Enqueuing):
-                prefer_process()  # no accelerator should wait for us; computing on the CPU, we would starve others
             gc.collect()
             gc.freeze()  # what is here stays; a full collection would walk all of it in the middle of a step
 

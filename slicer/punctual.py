@@ -6,13 +6,12 @@ import contextlib
 import os
 import sys
 import threading
-from pathlib import Path
 
 #: A thread that wakes waits so long for the interpreter while another one computes; Python's 5 ms are longer than a
 #: step, and an accelerator would idle meanwhile (measured: docs/log.md, 2026-11-23).
 SWITCH_INTERVAL_S = 1e-4
 
-#: Ray starts its workers at nice 15 on a cluster; this is before everything that is not told otherwise.
+#: Before everything that is not told otherwise.
 NICENESS = -10
 
 
@@ -26,16 +25,5 @@ def prefer_thread() -> None:
 
     Nothing happens where this process may not ask for that: only root may.
     """
-    _prefer(threading.get_native_id())
-
-
-def prefer_process() -> None:
-    """All threads of this process, and those that they start, get a processor before others; see `prefer_thread`."""
-    with contextlib.suppress(OSError):  # Linux has a priority for each thread, and this is where they stand
-        for thread in Path("/proc/self/task").iterdir():
-            _prefer(int(thread.name))
-
-
-def _prefer(thread: int) -> None:
-    with contextlib.suppress(OSError):  # not root, or the thread has ended
-        os.setpriority(os.PRIO_PROCESS, thread, NICENESS)
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -13,6 +13,10 @@ import ray
 import ray.cluster_utils
 import torch
 from ray import serve
+from ray.serve import context
+from ray.serve._private.common import DeploymentID, ReplicaID
+from ray.serve._private.config import DeploymentConfig
+from ray.serve.schema import ReplicaRank
 
 torch.set_num_threads(1)
 
@@ -45,4 +49,18 @@ def only_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if hasattr(serve, name):
             monkeypatch.setattr(serve, name, _no_ray)
     monkeypatch.setattr(socket.socket, "connect", _local_connect)
+    yield
+
+
+@pytest.fixture
+def replica_context(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`@serve.batch` asks its replica for max_ongoing_requests; this is all of a replica that it needs."""
+    monkeypatch.setattr(context, "_INTERNAL_REPLICA_CONTEXT", None)
+    context._set_internal_replica_context(
+        replica_id=ReplicaID("unit", DeploymentID("TailServer", "unit")),
+        servable_object=lambda: None,
+        _deployment_config=DeploymentConfig(max_ongoing_requests=1000),
+        rank=ReplicaRank(rank=0, node_rank=0, local_rank=0),
+        world_size=1,
+    )
     yield

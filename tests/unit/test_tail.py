@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ray.serve import context
-from ray.serve._private.common import DeploymentID, ReplicaID
-from ray.serve._private.config import DeploymentConfig
-from ray.serve.schema import ReplicaRank
 
 from deployments.config import STRATEGIES
 from deployments.cost_profiles import load_profile
@@ -30,18 +26,7 @@ from slicer.wire import Refusal, Reply, Request
 MODEL = "digits_vit"
 
 
-@pytest.fixture(autouse=True)
-def replica_context(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`@serve.batch` asks its replica for max_ongoing_requests; this is all of a replica that it needs."""
-    monkeypatch.setattr(context, "_INTERNAL_REPLICA_CONTEXT", None)
-    context._set_internal_replica_context(
-        replica_id=ReplicaID("unit", DeploymentID("TailServer", "unit")),
-        servable_object=lambda: None,
-        _deployment_config=DeploymentConfig(max_ongoing_requests=1000),
-        rank=ReplicaRank(rank=0, node_rank=0, local_rank=0),
-        world_size=1,
-    )
-    yield
+pytestmark = pytest.mark.usefixtures("replica_context")
 
 
 @pytest.fixture(scope="module")
