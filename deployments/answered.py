@@ -31,11 +31,6 @@ class Answered:
         self._replies: OrderedDict[Key, tuple[float, Reply]] = OrderedDict()
         self._running: dict[Key, list[asyncio.Future[Answer | None]]] = {}
 
-    @property
-    def idle(self) -> bool:
-        """Whether no request is at work."""
-        return not self._running
-
     async def earlier(self, request: Request) -> Answer | None:
         """The answer of the same request's earlier sending, waited for if it is at work; None: there is none."""
         key = key_of(request)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import time
@@ -28,7 +29,6 @@ from deployments.cost_profiles import load_profile_of, save_profiles
 from deployments.costs import CostModel
 from deployments.engine import Outcome
 from deployments.executors import make_executor, resident_set_bytes
-from deployments.garbage import Garbage
 from deployments.ingress import Ingress
 from deployments.load_report import LoadReport
 from deployments.models import HostedModel
@@ -76,8 +76,7 @@ class TailServer:
         self._answered = Answered()
         self._nvml = Nvml()
         self._telemetry = Telemetry()
-        self._garbage = Garbage(lambda: self._answered.idle)
-        self._watches: list[asyncio.Task[None]] = []
+        self._watch: asyncio.Task[None] | None = None
         self._naive: Naive | None = None
         self._executor = make_executor(
             self._config.executor,
@@ -96,7 +95,8 @@ class TailServer:
         else:
             self._start_engine()
         if ray.is_initialized():  # in a replica, not in a test's process
-            Garbage.take_over()
+            gc.collect()
+            gc.freeze()  # what is here stays; a full collection would walk all of it in the middle of a step
 
     def _usable(self, device: str) -> str:
         if device == "cuda" and not torch.cuda.is_available():
@@ -310,11 +310,8 @@ class TailServer:
         }
 
     def _ensure_watch(self) -> None:
-        if not self._watches:
-            loop = asyncio.get_running_loop()
-            self._watches = [loop.create_task(self._telemetry.watch(self._status))]
-            if ray.is_initialized():  # as in the constructor
-                self._watches.append(loop.create_task(self._garbage.watch()))
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().create_task(self._telemetry.watch(self._status))
 
     async def check_health(self) -> None:
         """Serve restarts the replica when this raises."""
@@ -325,9 +322,9 @@ class TailServer:
 
     def close(self) -> None:
         """Rows that wait are told `stopped`, and the engine's thread ends. Calling it again is harmless."""
-        for watch in self._watches:
-            watch.cancel()
-        self._watches = []
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if self._naive is None:
             self._engine.stop(STOP_TIMEOUT_S)
             with contextlib.suppress(OSError, ConfigError):  # a stop is not held up by a full disk
