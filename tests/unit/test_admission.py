@@ -102,6 +102,24 @@ def test_others_wait_behind_what_takes_long_to_decode(codec: str, size: int) -> 
     assert [number for call in calls for number in call] == [1, 2]
 
 
+def test_after_a_batch_the_next_is_alone_again() -> None:
+    engine = Inbox()
+
+    async def work() -> None:
+        admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
+        calls = [asyncio.ensure_future(admission.infer([arrival(n)])) for n in (1, 2)]
+        async with asyncio.timeout(10):
+            while admission._at_work or len(engine.calls) < 2:
+                await asyncio.sleep(0)
+        calls.append(asyncio.ensure_future(admission.infer([arrival(3)])))
+        await asyncio.sleep(0)
+        assert engine.calls == [[1], [2], [3]]
+        for call in calls:
+            call.cancel()
+
+    asyncio.run(work())
+
+
 def test_one_that_fails_leaves_the_way_free() -> None:
     engine = Inbox()
 
