@@ -282,8 +282,8 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
 
 def document_of(args: argparse.Namespace, case: Case, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What is printed and stored."""
-    plain = {key: value for key, value in vars(args).items() if key not in ("share", "journal")}
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in plain.items()}
+    where = ("share", "journal", "out", "hold", "raw")  # decide about no figure, and are paths of this machine
+    settings = {key: value for key, value in vars(args).items() if key not in where}
     return {
         "benchmark": "goodput",
         "profile": case.profile.name,
