@@ -19,10 +19,16 @@ def provenance() -> dict[str, Any]:
     return {
         "commit": commit(),
         "date_utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": command(sys.argv),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "hardware": hardware(),
     }
+
+
+def command(argv: list[str]) -> list[str]:
+    """The command line without where things lie on this machine: of an absolute path only the last part."""
+    program, *rest = argv
+    return [Path(program).name, *(Path(word).name if Path(word).is_absolute() else word for word in rest)]
 
 
 def commit() -> str | None:

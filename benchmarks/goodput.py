@@ -283,7 +283,7 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
 def document_of(args: argparse.Namespace, case: Case, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What is printed and stored."""
     where = ("share", "journal", "out", "hold", "raw")  # decide about no figure, and are paths of this machine
-    settings = {key: value for key, value in vars(args).items() if key not in where}
+    settings = {key: value for key, value in vars(args).items() if key not in where and value != math.inf}
     return {
         "benchmark": "goodput",
         "profile": case.profile.name,
