@@ -34,7 +34,6 @@ import argparse
 import datetime
 import importlib
 import io
-import json
 import os
 import platform
 import statistics
@@ -55,6 +54,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from actors import provenance  # noqa: E402
+from benchmarks.documents import manifest, put  # noqa: E402
 from slicer import codec, codec_int, slice_model  # noqa: E402
 from slicer.codec_images import IMAGE_CODECS, decode_images, encode_image  # noqa: E402
 from slicer.images import Preprocess, find_images, load_digits, read_image  # noqa: E402
@@ -340,17 +340,10 @@ def main(argv: list[str] | None = None) -> int:
         "link_mbps": MBPS,
         **summed_up(args, models, samples),
         "models": models,
-        "manifest": {
-            **provenance.provenance(),
-            "configuration": {key: str(value) for key, value in vars(args).items() if key != "out"},
-            "seeds": [args.seed],
-            "load_average_1m_before_and_after": [before, os.getloadavg()[0]],
-        },
+        "manifest": manifest(args, before),
     }
     print(table(document))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(document))
+    put(document, args.out)
     return 0
 
 

@@ -36,13 +36,13 @@ sys.path.insert(0, str(ROOT))
 
 import yaml  # noqa: E402
 
-from actors import arrivals, provenance, reference, server, stats  # noqa: E402
+from actors import arrivals, reference, server, stats  # noqa: E402
 from actors.fleet import Fleet  # noqa: E402
 from actors.fleet_config import FleetConfig, parse_fleet  # noqa: E402
 from actors.plan import Plan  # noqa: E402
 from actors.records import Record  # noqa: E402
 from actors.tables import Table, number  # noqa: E402
-from benchmarks.documents import publish  # noqa: E402
+from benchmarks.documents import manifest, publish  # noqa: E402
 from benchmarks.processes import Watch  # noqa: E402
 from slicer.images import LabelledImages, write_digits  # noqa: E402
 
@@ -240,13 +240,7 @@ def main(argv: list[str] | None = None) -> int:
         "load": "open loop: poisson arrivals per device",
         "emulated": sorted({part for point in points for part in point["emulated"]}),
         "points": points,
-        "manifest": {
-            **provenance.provenance(),
-            "configuration": {key: str(value) for key, value in vars(args).items() if key != "out"},
-            "kinds": [list(kind) for kind in KINDS],
-            "seeds": [args.seed],
-            "load_average_1m_before_and_after": [before, os.getloadavg()[0]],
-        },
+        "manifest": {**manifest(args, before), "kinds": [list(kind) for kind in KINDS]},
     }
     print(table(points))
     publish(document, args.out, "fleet-scale_emulated")

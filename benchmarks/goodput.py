@@ -20,7 +20,6 @@ Prints a table for people, then one JSON document as the last line.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import random
@@ -40,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from actors import provenance, server  # noqa: E402
+from benchmarks.documents import put  # noqa: E402
 from benchmarks.figures import interval, paired_ratio  # noqa: E402
 from benchmarks.goodput_case import Case  # noqa: E402
 from benchmarks.goodput_stack import SHARE, Stack  # noqa: E402
@@ -373,12 +373,9 @@ def main(argv: list[str] | None = None) -> int:
         hardware = f"{re.sub('[^a-z0-9]+', '-', (machine['machine'] or 'host').lower())}-{machine['cpus_usable']}cpu"
         name = f"goodput_{case.profile.name}_{hardware}_{datetime.now(timezone.utc):%Y-%m-%d}.json"
         out = ROOT / "benchmarks" / "results" / name
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        if args.curve:
-            plot(rows, f"{case.profile.name}, emulated accelerator", out.with_suffix(".png"))
-    print(json.dumps(document))
+    put(document, out)
+    if out is not None and args.curve:
+        plot(rows, f"{case.profile.name}, emulated accelerator", out.with_suffix(".png"))
     return 0
 
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -39,6 +39,7 @@ from actors import provenance  # noqa: E402
 from actors.device import Device  # noqa: E402
 from actors.fleet_config import DeviceConfig  # noqa: E402
 from actors.tables import Table  # noqa: E402
+from benchmarks.documents import publish  # noqa: E402
 from benchmarks.processes import memory_bytes  # noqa: E402
 from slicer import codec  # noqa: E402
 from slicer.manifest import Manifest  # noqa: E402
@@ -190,14 +191,8 @@ def main(argv: list[str] | None = None) -> int:
             "seeds": [0],
         },
     }
-    hardware = provenance.hardware()
-    machine = f"{hardware['machine'].replace('_', '-')}-{hardware['cpus_usable']}cpu"
-    name = f"head-memory_{machine}_{datetime.date.today().isoformat()}.json"
-    out = args.out or ROOT / "benchmarks" / "results" / name
     print(table(document))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(document))
+    publish(document, args.out, f"head-memory_{platform.machine().replace('_', '-')}")
     return 0
 
 

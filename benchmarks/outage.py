@@ -44,13 +44,13 @@ sys.path.insert(0, str(ROOT))
 
 import yaml  # noqa: E402
 
-from actors import arrivals, provenance, server, stats  # noqa: E402
+from actors import arrivals, server, stats  # noqa: E402
 from actors.fleet import Fleet  # noqa: E402
 from actors.fleet_config import FleetConfig, parse_fleet  # noqa: E402
 from actors.plan import Plan  # noqa: E402
 from actors.records import Record  # noqa: E402
 from actors.tables import Table, number  # noqa: E402
-from benchmarks.documents import publish  # noqa: E402
+from benchmarks.documents import manifest, publish  # noqa: E402
 from slicer.errors import ServerError  # noqa: E402
 from slicer.images import LabelledImages, write_digits  # noqa: E402
 
@@ -384,12 +384,7 @@ def main(argv: list[str] | None = None) -> int:
         "slo_ms": args.slo_ms,
         "emulated": sorted({part for run in runs for part in run["emulated"]}),
         "runs": runs,
-        "manifest": {
-            **provenance.provenance(),
-            "configuration": {key: str(value) for key, value in vars(args).items() if key != "out"},
-            "seeds": [args.seed],
-            "load_average_1m_before_and_after": [load, os.getloadavg()[0]],
-        },
+        "manifest": manifest(args, load),
     }
     print(tables(runs))
     publish(document, args.out, "outage_emulated")

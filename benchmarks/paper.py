@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from actors import provenance  # noqa: E402
 from benchmarks import paper_plots  # noqa: E402
+from benchmarks.documents import put  # noqa: E402
 from benchmarks.figures import paired_ratio  # noqa: E402
 
 #: The paper's models as timm names them.
@@ -249,11 +250,9 @@ def main(argv: list[str] | None = None) -> int:
         },
     }
     show(document)
+    put(document, args.out)
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         paper_plots.draw(document, args.out.with_suffix(""))
-    print(json.dumps(document))
     return 0
 
 

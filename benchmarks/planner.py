@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from actors import provenance  # noqa: E402
 from benchmarks import planner_cases  # noqa: E402
+from benchmarks.documents import put  # noqa: E402
 from benchmarks.planner_cases import Case  # noqa: E402
 from benchmarks.planner_herding import Herd, herding  # noqa: E402
 from benchmarks.planner_stage import FIRST, JOIN_S, PROFILE_ERROR, WARM_UP_S, Outcome, Stage  # noqa: E402
@@ -208,10 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     found["manifest"] = {**provenance.provenance(), "configuration": {k: str(v) for k, v in vars(args).items()}}
     for name, one in {"all": found["all"], **found["by_kind"]}.items():
         print(f"{name:18} " + "  ".join(f"{k} {v}" for k, v in one.items()))
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(found))
+    put(found, args.out)
     return 0
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import sys
@@ -39,6 +38,7 @@ from ray import serve  # noqa: E402
 from actors import provenance  # noqa: E402
 from actors.http_transport import HttpTransport  # noqa: E402
 from actors.transport import ServeTransport  # noqa: E402
+from benchmarks.documents import put  # noqa: E402
 from benchmarks.figures import paired_ratio  # noqa: E402
 from benchmarks.serving_servers import NAMES, SHAPE, NoCompute, start  # noqa: E402
 from deployments import app  # noqa: E402
@@ -281,10 +281,7 @@ def main() -> None:
     for what, found in measured["ratios"].items():
         print(f"{what:45} {found['ratio']:.2f} {found['ci95']}")
     print(f"served over bare torch {measured['served_vs_bare']:.2f}, engine {document['engine_us_per_request']:.0f} us")
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(document))
+    put(document, args.out)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from actors import provenance  # noqa: E402
+from benchmarks.documents import put  # noqa: E402
 from benchmarks.harness import WARM_UP, Harness, Setup, latencies_ms, replayed, summary  # noqa: E402
 from deployments.calibrate import measure  # noqa: E402
 from deployments.cost_profiles import load_profile, save_profile  # noqa: E402
@@ -163,10 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     for run in runs:
         note = "" if run["stable"] else "  unstable" if run["valid"] else "  unstable, INVALID"
         print(f"{run['strategy']:16} {run['load']:.0%}  real {run['real']}  simulated over real {run['ratio']}{note}")
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(document))
+    put(document, args.out)
     return 0
 
 

@@ -102,7 +102,7 @@ class Admission:
             raise
 
     async def _admitted(self, parcel: _Parcel) -> list[Admitted | Refusal]:
-        """At once where it is alone and soon decoded; else by the batch handler, so that nobody overtakes."""
+        """At once where it is alone and soon decoded; else by the batch handler, behind those that it has."""
         alone = not self._at_work and _decoded_inline([arrival.request for arrival in parcel.arrivals])
         self._at_work += 1
         if alone:

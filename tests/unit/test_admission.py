@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -50,6 +50,16 @@ def arrival(number: int, codec: str = "fp32", size: int = 1) -> Arrival:
     return Arrival(cast(HostedModel, Hosted()), Request(str(number), "m", "", 0, codec, (1,), payload), 0.0)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until it holds."""
+
+    async def turn() -> None:
+        while not condition():
+            await asyncio.sleep(0)
+
+    await asyncio.wait_for(turn(), 10)
+
+
 def admit(*turns: Sequence[Arrival]) -> list[list[int]]:
     """What the engine is handed when each comes in a call of its own, those of one turn of the loop together."""
     engine = Inbox()
@@ -59,9 +69,7 @@ def admit(*turns: Sequence[Arrival]) -> list[list[int]]:
         for turn in turns:
             calls += [asyncio.ensure_future(admission.infer([one])) for one in turn]
             await asyncio.sleep(0)
-        async with asyncio.timeout(10):
-            while sum(map(len, engine.calls)) < len(calls):
-                await asyncio.sleep(0)
+        await until(lambda: sum(map(len, engine.calls)) == len(calls))
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
@@ -108,9 +116,7 @@ def test_after_a_batch_the_next_is_alone_again() -> None:
     async def work() -> None:
         admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
         calls = [asyncio.ensure_future(admission.infer([arrival(n)])) for n in (1, 2)]
-        async with asyncio.timeout(10):
-            while admission._at_work or len(engine.calls) < 2:
-                await asyncio.sleep(0)
+        await until(lambda: not admission._at_work and len(engine.calls) == 2)
         calls.append(asyncio.ensure_future(admission.infer([arrival(3)])))
         await asyncio.sleep(0)
         assert engine.calls == [[1], [2], [3]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -21,3 +22,17 @@ def test_without_a_name_it_says_theme_hardware_and_date(tmp_path: Path, monkeypa
     monkeypatch.setattr(documents, "RESULTS", tmp_path)
     name = documents.publish({}, None, "outage_emulated").name
     assert name.startswith("outage_emulated-") and "cpu_20" in name and name.endswith(".json")
+
+
+def test_without_a_file_it_is_only_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    documents.put({"figure": 1.5}, None)
+    assert json.loads(capsys.readouterr().out) == {"figure": 1.5}
+
+
+def test_a_manifest_says_what_was_asked_and_how_busy_the_machine_was() -> None:
+    made = documents.manifest(argparse.Namespace(seed=3, requests=10, out="x"), 0.5)
+    assert made["configuration"] == {"seed": "3", "requests": "10"}
+    assert made["seeds"] == [3]
+    before, after = made["load_average_1m_before_and_after"]
+    assert before == 0.5 and after >= 0
+    assert {"commit", "command", "versions", "hardware"} <= made.keys()
