@@ -1,14 +1,17 @@
 """An engine in this process under load, without Ray: for benchmarks of strategies on one accelerator.
 
 Model, policy, executor, cost table and engine are made as `deployments.tail` makes them; what is left out is the way
-in. Open loop: arrivals are scheduled beforehand and a request's clock starts at its schedule. Closed loop: so many
-clients, each with one request in the engine, and no think time. A warm-up is not counted, the drain is.
+in. For a half-precision model on an accelerator rows arrive as float16, as devices send them, in the memory that the
+executor offers for receiving.
+
+Open loop: arrivals are scheduled beforehand and a request's clock starts at its schedule. Closed loop: so many clients,
+each with one request in the engine, and no think time. A warm-up is not counted, the drain is.
 """
 
 from __future__ import annotations
 
+import gc
 import statistics
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -90,10 +93,15 @@ class Harness:
             costs=table,
         )
         self.executor.load(MODEL, sliced, policy.residents(setup.entries))
-        random = np.random.default_rng(0)
         shapes = {entry: sliced.shape_at(entry) for entry in setup.entries}
-        self._rows = {entry: random.standard_normal((_ROWS, *shape), np.float32) for entry, shape in shapes.items()}
-        warm_up(Scheduler({MODEL: policy}), self.executor, {MODEL: shapes})
+        receiving = getattr(self.executor, "receiving", np.empty)
+        half = receiving is not np.empty and next(sliced.module.parameters()).element_size() == 2
+        dtype = np.float16 if half else np.float32
+        self._rows = {entry: receiving((_ROWS, *shape), dtype) for entry, shape in shapes.items()}
+        random = np.random.default_rng(0)
+        for rows in self._rows.values():
+            rows[:] = random.standard_normal(rows.shape, np.float32)
+        warm_up(Scheduler({MODEL: policy}), self.executor, {MODEL: shapes}, dtype)
         if table is not None and costs is None:
             first = min(setup.entries)
             measure(table, self.executor, model=MODEL, entry=first, shape=shapes[first])
@@ -101,11 +109,10 @@ class Harness:
         self.engine = engine_class(self.executor)(
             Scheduler({MODEL: policy}), self.executor, self._deliver, max_rows=1 << 20
         )
-        self._open: dict[int, Record] = {}
-        self._early: dict[int, Outcome] = {}  # delivered before `submit` had returned the key
-        self._lock = threading.Lock()
-        self._ended = threading.Condition(self._lock)
+        self._meeting: dict[int, Record | Outcome] = {}  # by key, whichever of the two came first
         self._next: Callable[[Record], None] | None = None
+        gc.collect()
+        gc.freeze()  # as the server does
         self.engine.start()
 
     def open_loop(self, arrivals: Sequence[Arrival], patience_s: float = 60.0) -> tuple[list[Record], EngineStats]:
@@ -155,26 +162,29 @@ class Harness:
     def close(self) -> None:
         """End the engine's thread."""
         self.engine.stop()
+        gc.unfreeze()
 
     def _submit(self, record: Record, number: int) -> None:
         row = self._rows[record.entry][number % _ROWS][None]
         record.submitted_s = time.monotonic()
         (key,) = self.engine.submit(MODEL, record.entry, row, [record.due_s], [None])
-        with self._lock:
-            outcome = self._early.pop(key, None)
-            if outcome is None:
-                self._open[key] = record
-        if outcome is not None:
+        outcome = self._meet(key, record)
+        if isinstance(outcome, Outcome):
             self._close(record, outcome)
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
-            with self._lock:
-                record = self._open.pop(outcome.key, None)
-                if record is None:
-                    self._early[outcome.key] = outcome
-            if record is not None:
+            record = self._meet(outcome.key, outcome)
+            if isinstance(record, Record):
                 self._close(record, outcome)
+
+    def _meet(self, key: int, one: Record | Outcome) -> Record | Outcome | None:
+        """The other one, if it was here before; an outcome may be delivered before `submit` has returned the key."""
+        other = self._meeting.setdefault(key, one)  # atomic, so no lock is needed
+        if other is one:
+            return None
+        del self._meeting[key]
+        return other
 
     def _close(self, record: Record, outcome: Outcome) -> None:
         record.ended_s = time.monotonic()
@@ -183,16 +193,13 @@ class Harness:
         record.rows_per_step = outcome.rows_per_step
         if self._next is not None:
             self._next(record)
-        with self._ended:
-            self._ended.notify_all()
 
     def _drained(self, patience_s: float) -> EngineStats:
-        with self._ended:
-            self._ended.wait_for(lambda: not self._open and not self._early, patience_s)
+        until_s = time.monotonic() + patience_s
+        while self._meeting and time.monotonic() < until_s:
+            time.sleep(0.002)
         stats = self.engine.stats()
-        with self._lock:
-            left = list(self._open)
-            self._open.clear()
+        left, self._meeting = list(self._meeting), {}
         for key in left:
             self.engine.cancel(key)
         return stats

@@ -1,21 +1,27 @@
 """Where rows lie on a CUDA device: slabs for those that come, stages for those that go on; see `deployments.cuda`.
 
 All is enqueued on the device in the order of the calls, so a place may change hands as soon as it has been left.
+
+The rows that come in one turn of the engine go to the device together, when `flush` is called: from where they are if
+that is page-locked memory, else from such memory beside their slab, into which `put` copies them. They arrive as they
+were sent, float16 for instance, and take the model's dtype on the device, when they are copied into a batch.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deployments.executors import Floats, storage_bytes
+from deployments.executors import Arriving, storage_bytes
 from deployments.scheduler import Row
 from deployments.slab import Slots, arrange, runs
 from deployments.streams import Gpu
@@ -25,23 +31,50 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True)
 class Memory:
-    """Memory with rows in it: a slab (it has slots), a stage (it knows its rows), or one batch.
+    """Memory with rows in it: a stage (it knows its rows), one batch, or a slab.
 
     Attributes:
         rows: of a stage: position -> key of the row that waits there.
         on_host: page-locked memory: rows that found the slab full, or logits.
         source: where logits come from; kept until they have arrived.
+        slab: what a slab has beside its memory.
     """
 
     tensor: Tensor
-    slots: Slots | None = None
     rows: dict[int, int] | None = None
     on_host: bool = False
     source: Tensor | None = None
+    slab: Slab | None = None
+
+    @property
+    def like(self) -> Tensor:
+        """What a batch of these rows looks like, whatever its size."""
+        return self.tensor if self.slab is None else self.slab.like
+
+
+@dataclass(eq=False, slots=True)
+class Upload:
+    """Rows that are copied to the device together. `event` happens then; None: it has not been begun."""
+
+    event: object | None = None
+    sources: list[Tensor] = field(default_factory=list)  # of others, kept until then
+    awaited: bool = False  # what is enqueued for computation from now on runs behind it
+    done: bool = False  # the host has seen that it happened
+
+
+@dataclass(eq=False, slots=True)
+class Slab:
+    """Where new rows of one entry wait, on the host the same positions once more, from which they are copied."""
+
+    slots: Slots
+    staging: Tensor
+    array: npt.NDArray[Any]  # the memory of `staging`
+    like: Tensor  # no row, in the model's dtype
+    uploads: list[Upload | None] = field(default_factory=list)  # by position: the last one from there
 
 
 class Place(NamedTuple):
-    """Where a row is. `ready`: the event of the copy that brings it there; None: what computes it is enqueued."""
+    """Where a row is. `ready`: what brings it there, an `Upload` or an event; None: what computes it is enqueued."""
 
     memory: Memory
     position: int
@@ -52,39 +85,73 @@ class Activations:
     """The rows of one executor. The engine's thread calls under `Gpu.compute`; `sizes` may come from any thread.
 
     Args:
-        slab_rows: rows of one shape that wait on the device; further ones wait on the host.
+        slab_rows: rows of one entry that wait on the device; further ones wait on the host.
         stage_rows: rows of a stage, the largest batch that a graph runs.
         notes: gets what a person should know.
     """
 
     def __init__(self, gpu: Gpu, slab_rows: int, stage_rows: int, notes: list[str]) -> None:
         self._gpu, self._slab_rows, self._stage_rows, self._notes = gpu, slab_rows, stage_rows, notes
-        self._slabs: dict[tuple[str, tuple[int, ...]], Memory | None] = {}
+        self._slabs: dict[tuple[str, int, tuple[int, ...], torch.dtype], Memory | None] = {}
         self._stages: dict[tuple[str, int], Memory] = {}
         self._places: dict[int, Place] = {}
+        self._upload = Upload()  # the next one
+        self._pieces: list[tuple[Memory, range, Tensor | None]] = []  # what it will copy; None: from the staging memory
+        self._uploads: deque[Upload] = deque()  # those whose sources are kept
+        self._after: list[object] = []  # events that it waits for
         self._lock = threading.Lock()
 
     # ---------------------------------------------------------------------------------------------- rows come and go
 
-    def put(self, model: str, rows: Sequence[Row], batch: Floats, dtype: torch.dtype) -> None:
-        """Begin to copy new rows into the slab, beside the computation; they wait on the host where it is full."""
-        host = self._gpu.host(batch.shape, dtype)
-        host.copy_(torch.from_numpy(np.require(batch, np.float32, ["C", "W"])))
-        slab = self._slab(model, host)
-        found = slab.slots.take(len(rows)) if slab is not None and slab.slots is not None else None
-        if slab is None or found is None:
+    def put(self, model: str, rows: Sequence[Row], batch: Arriving, dtype: torch.dtype) -> None:
+        """Lay new rows of one entry where `flush` takes them; they wait on the host where the slab is full."""
+        if batch.dtype not in (np.float16, np.float32):
+            batch = batch.astype(np.float32)
+        # Torch wants memory that it may write; a payload that was decoded from bytes is read-only.
+        source = torch.from_numpy(batch if batch.flags.carray else np.require(batch, requirements=["C", "W"]))
+        memory = self._slab(model, rows[0].boundary, source, dtype)
+        found = memory.slab.slots.take(len(rows)) if memory is not None and memory.slab is not None else None
+        if memory is None or memory.slab is None or found is None:
+            host = self._gpu.host(source.shape, dtype)
+            host.copy_(source)
             memory = Memory(host, on_host=True)
             places = [Place(memory, index) for index in range(len(rows))]
         else:
             slots, after = found
-            pieces, start = [], 0
+            upload, pinned, places, start = self._upload, self._gpu.is_pinned(source), [], 0
             for run in slots:
-                pieces.append((host[start : start + len(run)], slab.tensor[run.start : run.stop]))
-                start += len(run)
-            ready = self._gpu.upload(pieces, after)
-            places = [Place(slab, position, ready) for run in slots for position in run]
+                piece, start = source[start : start + len(run)], start + len(run)
+                if pinned:
+                    upload.sources.append(piece)
+                else:
+                    self._stage_rows_of(memory.slab, run, piece)
+                self._pieces.append((memory, run, piece if pinned else None))
+                places += [Place(memory, position, upload) for position in run]
+            self._after += after
         with self._lock:
-            self._places.update((row.key, place) for row, place in zip(rows, places, strict=True))
+            self._places.update(zip([row.key for row in rows], places, strict=True))
+
+    def flush(self) -> None:
+        """Begin to copy what was put, beside the computation."""
+        if not self._pieces:
+            return
+        pieces, after, upload = self._pieces, self._after, self._upload
+        self._pieces, self._after, self._upload = [], [], Upload()
+        copies = [(source, memory.tensor[run.start : run.stop]) for memory, run, source in _merged(pieces)]
+        upload.event = self._gpu.upload(copies, {id(event): event for event in after}.values())
+        while self._uploads and self._gpu.happened(self._uploads[0].event):
+            self._uploads.popleft().sources.clear()
+        if upload.sources:
+            self._uploads.append(upload)
+
+    def _stage_rows_of(self, slab: Slab, run: range, piece: Tensor) -> None:
+        """Copy rows beside the slab, when what was copied from there before has left; it nearly always has."""
+        for before in slab.uploads[run.start : run.stop]:
+            if before is not None and not before.done and before.event is not None:
+                self._gpu.synchronize(before.event)
+                before.done = True
+        slab.array[run.start : run.stop] = piece.numpy()  # without Python's lock, unlike torch's copy of few rows
+        slab.uploads[run.start : run.stop] = [self._upload] * len(run)
 
     def places(self, rows: Sequence[Row]) -> list[Place]:
         """Where rows lie, in order.
@@ -98,12 +165,13 @@ class Activations:
         self, rows: Sequence[Row], memory: Memory, positions: Sequence[int], left: object, ready: object | None
     ) -> None:
         """Rows have been computed to `positions` of `memory`; where they were is free when `left` has happened."""
+        keys = [row.key for row in rows]
         with self._lock:
-            for row, position in zip(rows, positions, strict=True):
-                _release(self._places[row.key], left)
-                self._places[row.key] = Place(memory, position, ready)
+            for key, position in zip(keys, positions, strict=True):
+                _release(self._places[key], left)
+                self._places[key] = Place(memory, position, ready)
             if memory.rows is not None:
-                memory.rows.update((position, row.key) for row, position in zip(rows, positions, strict=True))
+                memory.rows.update(zip(positions, keys, strict=True))
 
     def drop(self, key: int) -> None:
         """Forget a row; one that is not here is no error."""
@@ -120,9 +188,10 @@ class Activations:
         memory, at = places[0].memory, [place.position for place in places]
         lowest, count = min(at), len(at)
         together = all(place.memory is memory for place in places) and max(at) - lowest + 1 == count
+        like = memory.like
         if together and not memory.on_host:
-            return memory.tensor[lowest : lowest + count], [position - lowest for position in at]
-        like = memory.tensor
+            batch = memory.tensor[lowest : lowest + count].to(like.dtype)
+            return batch, [position - lowest for position in at]
         batch = torch.empty((count, *like.shape[1:]), dtype=like.dtype, device=self._gpu.device)
         _copy(places, batch, range(count))
         return batch, list(range(count))
@@ -168,8 +237,14 @@ class Activations:
                 self._places[key] = Place(memory, position)
 
     def _await(self, places: Iterable[Place]) -> None:
-        for event in distinct(places):
-            self._gpu.wait_for(event)
+        for ready in distinct(places):
+            if not isinstance(ready, Upload):
+                self._gpu.wait_for(ready)
+            elif not ready.awaited:
+                if ready.event is None:
+                    self.flush()
+                self._gpu.wait_for(ready.event)
+                ready.awaited = True
 
     # ----------------------------------------------------------------------------------------------------------- bytes
 
@@ -177,34 +252,58 @@ class Activations:
         """Bytes of ``activations`` on the device (slabs, stages, batches), and ``pinned`` on the host."""
         with self._lock:
             memories = [place.memory for place in self._places.values()]
-            memories += [slab for slab in self._slabs.values() if slab is not None]
-            memories += self._stages.values()
+            slabs = [slab for slab in self._slabs.values() if slab is not None]
+            memories += [*slabs, *self._stages.values()]
+        pinned = [memory.tensor for memory in memories if memory.on_host]
         return {
             "activations": storage_bytes([memory.tensor for memory in memories if not memory.on_host]),
-            "pinned": storage_bytes([memory.tensor for memory in memories if memory.on_host]),
+            "pinned": storage_bytes([*pinned, *(memory.slab.staging for memory in slabs if memory.slab is not None)]),
         }
 
-    def _slab(self, model: str, like: Tensor) -> Memory | None:
-        """Where new rows of this shape wait; None: the device had no memory for it."""
-        key = (model, tuple(like.shape[1:]))
+    def _slab(self, model: str, entry: int, batch: Tensor, dtype: torch.dtype) -> Memory | None:
+        """Where new rows of this entry, shape and dtype wait; None: the device had no memory for it."""
+        key = (model, entry, tuple(batch.shape[1:]), batch.dtype)
         if key not in self._slabs:
-            slab: Memory | None = None
+            found: Memory | None = None
+            shape = (self._slab_rows, *key[2])
             try:
                 with self._gpu.compute():
-                    tensor = torch.zeros((self._slab_rows, *key[1]), dtype=like.dtype, device=self._gpu.device)
+                    tensor = torch.zeros(shape, dtype=batch.dtype, device=self._gpu.device)
+                    like = torch.empty((0, *key[2]), dtype=dtype, device=self._gpu.device)
                     self._gpu.synchronize(self._gpu.record())  # the copy stream is another one
-                slab = Memory(tensor, slots=Slots(self._slab_rows))
+                staging = self._gpu.host(shape, batch.dtype)
+                slab = Slab(Slots(self._slab_rows), staging, staging.numpy(), like, [None] * self._slab_rows)
+                found = Memory(tensor, slab=slab)
             except torch.OutOfMemoryError as error:
                 self._notes.append(f"new rows of {model} wait on the host: no memory for a slab ({error})")
                 logger.warning(self._notes[-1])
             with self._lock:
-                self._slabs[key] = slab
+                self._slabs[key] = found
         return self._slabs[key]
 
 
 def distinct(places: Iterable[Place]) -> list[object]:
-    """The events that bring these rows, each once."""
+    """What brings these rows, each once."""
     return list({id(place.ready): place.ready for place in places if place.ready is not None}.values())
+
+
+def _merged(pieces: Sequence[tuple[Memory, range, Tensor | None]]) -> list[tuple[Memory, range, Tensor]]:
+    """Pieces with what they are copied from; those beside the slab that follow each other as one."""
+    found: list[tuple[Memory, range, Tensor | None]] = []
+    last: dict[int, int] = {}  # by memory: where its last piece is
+    for memory, run, source in pieces:
+        at = last.get(id(memory))
+        if source is None and at is not None and found[at][2] is None and found[at][1].stop == run.start:
+            found[at] = (memory, range(found[at][1].start, run.stop), None)
+        else:
+            last[id(memory)] = len(found)
+            found.append((memory, run, source))
+    return [(memory, run, _staging(memory, run) if source is None else source) for memory, run, source in found]
+
+
+def _staging(memory: Memory, run: range) -> Tensor:
+    assert memory.slab is not None, "only a slab has memory beside it"
+    return memory.slab.staging[run.start : run.stop]
 
 
 def _copy(places: Sequence[Place], target: Tensor, positions: Sequence[int], there: Memory | None = None) -> None:
@@ -219,7 +318,7 @@ def _copy(places: Sequence[Place], target: Tensor, positions: Sequence[int], the
 
 
 def _release(place: Place, after: object | None) -> None:
-    if place.memory.slots is not None:
-        place.memory.slots.give(place.position, after)
+    if place.memory.slab is not None:
+        place.memory.slab.slots.give(place.position, after)
     if place.memory.rows is not None:
         place.memory.rows.pop(place.position, None)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 
 import numpy as np
 
 from deployments.costs import Cell, CostModel, Source
+from deployments.enqueuing import Enqueuing
 from deployments.executors import Executor, OutOfMemory
 from deployments.scheduler import SHARED, Row, Step
 
 #: A measurement slower than so many medians was disturbed by something else, and is left out.
 _OUTLIER = 3.0
+
+#: Passes that are enqueued at once: one that runs, and one behind it.
+_AT_ONCE = 2
 
 
 def measure(
@@ -42,6 +47,7 @@ def measure(
     Returns `costs`. A batch that the memory does not hold ends the measurement, too.
     """
     began_s = clock()
+    way = Step(model, weights, entry, costs.num_slices, ())
     overheads_s: list[float] = []
     previous_s, previous_rows = 0.0, 0
     for bucket, rows in enumerate(costs.buckets):
@@ -51,10 +57,7 @@ def measure(
             break
         bucket_began_s = clock()
         try:
-            passes = [
-                _pass(executor, model, weights, entry, costs.num_slices, (rows, *shape), overheads_s, clock)
-                for _ in range(repeats + 1)
-            ][1:]
+            passes = _passes(executor, way, (rows, *shape), repeats + 1, overheads_s, clock)[1:]
         except OutOfMemory:
             break
         for index, times_s in enumerate(zip(*passes, strict=True), start=entry):
@@ -70,29 +73,54 @@ def measure(
     return costs
 
 
-def _pass(
+def _passes(
     executor: Executor,
-    model: str,
-    weights: str,
-    entry: int,
-    num_slices: int,
+    way: Step,
     shape: tuple[int, ...],
+    count: int,
     overheads_s: list[float],
     clock: Callable[[], float],
-) -> list[float]:
-    """Seconds of every slice, for one batch from the entry to the end."""
-    rows = tuple(Row(key, model, entry, 0.0) for key in range(shape[0]))
-    times_s = []
+) -> list[list[float]]:
+    """Seconds of every slice of a way (a step without rows), for so many batches that pass it one after the other.
+
+    Where steps can be enqueued, the next pass is behind the running one, as it is while serving: then the times are the
+    accelerator's alone, and what the host does between two steps is in `overheads_s` only.
+    """
+    enqueuing = executor if isinstance(executor, Enqueuing) else None
+    running: deque[tuple[tuple[Row, ...], list[object]]] = deque()
+    times_s: list[list[float]] = []
+
+    def end() -> None:
+        rows, tickets = running.popleft()
+        try:
+            if enqueuing is not None:
+                times_s.append([enqueuing.wait(ticket) for ticket in tickets])
+        finally:
+            for row in rows:
+                executor.drop(row)
+
     try:
-        executor.put(model, rows, np.zeros(shape, np.float32))
-        for index in range(entry, num_slices):
-            began_s = clock()
-            execution_s = executor.run(Step(model, weights, index, index + 1, rows))
-            overheads_s.append(max(clock() - began_s - execution_s, 0.0))
-            times_s.append(execution_s)
+        for number in range(count):
+            rows = tuple(Row(number * shape[0] + i, way.model, way.start, 0.0) for i in range(shape[0]))
+            tickets: list[object] = []
+            taken_s: list[float] = []
+            executor.put(way.model, rows, np.zeros(shape, np.float32))
+            running.append((rows, tickets))
+            for index in range(way.start, way.end):
+                began_s = clock()
+                step = Step(way.model, way.weights, index, index + 1, rows)
+                if enqueuing is not None:
+                    tickets.append(enqueuing.launch(step))
+                else:
+                    taken_s.append(executor.run(step))
+                overheads_s.append(max(clock() - began_s - sum(taken_s[-1:]), 0.0))
+            if enqueuing is None:
+                times_s.append(taken_s)
+            if enqueuing is None or len(running) == _AT_ONCE:
+                end()
     finally:
-        for row in rows:
-            executor.drop(row)
+        while running:
+            end()
     return times_s
 
 

@@ -1,6 +1,6 @@
 """Torch on a CUDA device: activations in memory that was set aside, CUDA graphs, steps enqueued behind one another.
 
-New rows are copied once, over page-locked memory and beside the computation, into a *slab* per model and shape; where
+New rows are copied once, over page-locked memory and beside the computation, into a *slab* per model and entry; where
 that is full they wait on the host and are copied when their step begins. For every boundary there is a *stage*: memory
 for one batch, from which the graph of the slice behind it reads and to which that of the slice before it writes. So a
 batch that goes on lies already where it is read; a row that joins it is copied to a free place beside it, and only rows
@@ -14,11 +14,12 @@ hands as soon as its step is enqueued; only the copy streams wait for events.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ from deployments.activations import Activations, Memory, Place, distinct
 from deployments.costs import buckets_to
 from deployments.executors import (
     AcceleratorLost,
+    Arriving,
     Floats,
     Sliced,
     dtype_named,
@@ -41,6 +43,9 @@ from deployments.scheduler import Resident, Row, Step
 from deployments.slab import bucket_for
 from deployments.streams import CudaGpu, Gpu
 from slicer.errors import ConfigError
+
+#: How a slice runs as a graph: the stage before it, the one behind it, and what runs it.
+_Way = tuple[Memory, Memory, Callable[[], None]]
 
 
 class Ticket(NamedTuple):
@@ -62,7 +67,7 @@ class CudaExecutor:
             size of 1, 2, 4, ... `max_batch`; what stands in the padding is never read.
         compile: let torch.compile make each slice faster; takes minutes at the start.
         max_batch: batches up to it run as graphs, larger ones eager. Set it to the largest max_batch of the models.
-        slab_rows: rows of one shape that wait on the device; None: four batches.
+        slab_rows: rows of one entry that wait on the device; None: two batches.
         gpu: the seam to the device; for tests.
 
     Attributes:
@@ -91,7 +96,7 @@ class CudaExecutor:
         mode: Any = {True: "on", False: "off"}[graphs] if isinstance(graphs, bool) else graphs
         if mode not in ("auto", "on", "off"):
             raise ConfigError(f"graphs {graphs!r} of executor torch: known are auto, on and off")
-        slab_rows = 4 * max_batch if slab_rows is None else slab_rows
+        slab_rows = 2 * max_batch if slab_rows is None else slab_rows
         if max_batch < 1 or slab_rows < 1:
             raise ConfigError(f"max_batch {max_batch}, slab_rows {slab_rows} of executor torch: 1 or more each")
         self._dtype = dtype_named(dtype)
@@ -109,6 +114,7 @@ class CudaExecutor:
         self._num_slices: dict[str, int] = {}
         self._dtypes: dict[str, torch.dtype] = {}
         self._targets: dict[tuple[str, int], Memory] = {}  # the stages that graphs write to
+        self._found: dict[tuple[str, str, int, int, int], _Way | None] = {}  # what `_graph` said last
         self._activations = Activations(gpu, slab_rows, max_batch, self.notes)
         self._lock = threading.Lock()  # `memory` reads from other threads
 
@@ -151,10 +157,21 @@ class CudaExecutor:
 
     # ------------------------------------------------------------------------------------------------------- the rows
 
-    def put(self, model: str, rows: Sequence[Row], batch: Floats) -> None:
-        """Begin to copy new rows to the device; they wait on the host where the slab is full."""
+    def receiving(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Arriving:
+        """Page-locked memory for rows that are to be put: they go to the device from there, without a copy before."""
+        example = torch.from_numpy(np.empty(0, dtype))
+        found: Arriving = self._gpu.host(shape, example.dtype).numpy()
+        return found
+
+    def put(self, model: str, rows: Sequence[Row], batch: Arriving) -> None:
+        """Take new rows of one entry over; `flush` begins to copy them to the device, and so does their first step."""
         with self._guarded():
             self._activations.put(model, rows, batch, self._dtypes[model])
+
+    def flush(self) -> None:
+        """Begin to copy what was put since the last time."""
+        with self._guarded(), self._gpu.compute():
+            self._activations.flush()
 
     def take(self, rows: Sequence[Row]) -> Floats:
         """The rows' activations, float32; waits for the copy to the host that `launch` began, not for later steps."""
@@ -164,7 +181,11 @@ class CudaExecutor:
                 places = self._fetch(places)
             for event in distinct(places):
                 self._gpu.synchronize(event)
-            answers: Floats = np.stack([place.memory.tensor[place.position].numpy() for place in places])
+            memory = places[0].memory  # of one step's rows it is the same one
+            if all(place.memory is memory for place in places):
+                answers: Floats = memory.tensor.numpy()[[place.position for place in places]]
+            else:
+                answers = np.stack([place.memory.tensor[place.position].numpy() for place in places])
         for row in rows:
             self.drop(row)
         return answers
@@ -178,7 +199,7 @@ class CudaExecutor:
         return self.wait(self.launch(step))
 
     def launch(self, step: Step) -> Ticket:
-        """Enqueue a step; see `deployments.pipelined.Enqueuing`."""
+        """Enqueue a step; see `deployments.enqueuing.Enqueuing`."""
         with self._guarded(), self._gpu.compute():
             began = self._gpu.record()
             memory, positions = self._enqueue(step, self._activations.places(step.rows))
@@ -210,12 +231,17 @@ class CudaExecutor:
         """
         size, rows = bucket_for(self._buckets, len(places)), self._activations
         first, parts = self._parts[step.model, step.weights]
-        x = places[0].memory.tensor  # until the rows are brought together it only shows what they look like
+        x = places[0].memory.like  # until the rows are brought together it only shows what they look like
         here: Memory | None = None  # the stage that x is the beginning of
         positions: list[int] | None = None
         for index in range(step.start, step.end):
             part = parts[index - first]
-            found = self._graph(step, index, part, x, size) if size is not None else None
+            found = None
+            if size is not None:
+                asked = (step.model, step.weights, index, size, len(places))
+                if asked not in self._found:
+                    self._found[asked] = self._graph(step, index, part, x, size)
+                found = self._found[asked]
             if found is not None and size is not None:
                 stage, target, replay = found
                 if positions is None:
@@ -233,9 +259,7 @@ class CudaExecutor:
         assert positions is not None, "a step has a slice"
         return (Memory(x) if here is None else here), positions
 
-    def _graph(
-        self, step: Step, index: int, part: nn.Module, like: Tensor, size: int
-    ) -> tuple[Memory, Memory, Callable[[], None]] | None:
+    def _graph(self, step: Step, index: int, part: nn.Module, like: Tensor, size: int) -> _Way | None:
         """The stages before and behind a slice, and what runs it on a batch of `size`; captured at first use.
 
         None: run it eager.
@@ -255,6 +279,7 @@ class CudaExecutor:
             self._targets[step.model, index + 1] = target
             self._activations.evacuate(target, size)
             self._graphs.capture(key, size, part, source, target.tensor[:size])
+            self._found.clear()  # how long a batch takes eager is better known now
         replay = self._graphs.replay(key, size, len(step.rows))
         return None if replay is None else (stage, self._targets[step.model, index + 1], replay)
 
@@ -280,10 +305,8 @@ class CudaExecutor:
         memory = Memory(host, on_host=True)
         return [Place(memory, position) for position in positions]
 
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        with in_our_words(self.name, self._gpu.lost), torch.inference_mode():
-            yield
+    def _guarded(self) -> AbstractContextManager[None]:
+        return in_our_words(self.name, self._gpu.lost)
 
 
 def _eager(index: int, part: nn.Module, x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from deployments.cost_profiles import load_profile
 from deployments.costs import CostModel
-from deployments.executors import Executor, Floats, Sliced, TorchExecutor
+from deployments.executors import Arriving, Executor, Floats, Sliced, TorchExecutor
 from deployments.scheduler import Resident, Row, Step
 from slicer.errors import ConfigError
 
@@ -136,7 +136,7 @@ class EmulatedExecutor:
         if self._torch is not None:
             self._torch.load(model, sliced, residents)
 
-    def put(self, model: str, rows: Sequence[Row], batch: Floats) -> None:
+    def put(self, model: str, rows: Sequence[Row], batch: Arriving) -> None:
         """Take new rows in; this costs no emulated time."""
         if self._torch is not None:
             self._torch.put(model, rows, batch)
@@ -158,6 +158,9 @@ class EmulatedExecutor:
         taken_s = self._clock() - began_s
         self._note(step, began_s, planned_s, taken_s)
         return taken_s
+
+    def flush(self) -> None:
+        """Rows are moved when they are put."""
 
     def launch(self, step: Step) -> _Running:
         """Enqueue a step: it begins when those before it have ended, whatever the host does meanwhile.

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from deployments.executors import AcceleratorLost, Executor, Floats, OutOfMemory
+from deployments.executors import AcceleratorLost, Arriving, Executor, OutOfMemory
 from deployments.fitting import Fitting
 from deployments.ledger import EngineStats, Ledger, Outcome
 from deployments.scheduler import Row, Scheduler, Step
@@ -75,7 +75,7 @@ class Engine:
         self._fitting = Fitting()
         self._thread: threading.Thread | None = None
         self._wake = threading.Condition()  # guards the three below
-        self._inbox: list[tuple[list[Row], Floats]] = []
+        self._inbox: list[tuple[list[Row], Arriving]] = []
         self._cancelled: list[int] = []
         self._ended_because: str | None = None
 
@@ -101,14 +101,15 @@ class Engine:
         self,
         model: str,
         entry: int,
-        batch: Floats,
+        batch: Arriving,
         arrivals_s: Sequence[float],
         deadlines_s: Sequence[float | None],
     ) -> list[int]:
         """Hand over rows that arrived together; never waits for the accelerator.
 
         Args:
-            batch: float32 ``[rows, *shape at the entry]``; the engine's from now on, not to be written any more.
+            batch: ``[rows, *shape at the entry]``, float32 or float16 as it was sent. The engine's from now on: it is
+                not to be written any more.
             arrivals_s, deadlines_s: one per row, on the engine's clock.
 
         Returns the rows' keys, in order. Rows that find the engine full or stopped are refused at once: their outcomes
@@ -132,7 +133,8 @@ class Engine:
             elif count:
                 self._inbox.append((rows[:count], batch[:count]))
                 self._wake.notify()
-        self._deliver(self._ledger.turn_away(rows[count:], code, message))
+        if count < len(rows):
+            self._deliver(self._ledger.turn_away(rows[count:], code, message))
         return [row.key for row in rows]
 
     def cancel(self, key: int) -> None:
@@ -240,7 +242,7 @@ class Engine:
             message = "the deadline passed, or cannot be met any more, before the row could run; allow more time"
             self._refuse(row.key, "too_late", message, ended)
 
-    def _put(self, rows: Sequence[Row], batch: Floats, ended: list[Outcome]) -> None:
+    def _put(self, rows: Sequence[Row], batch: Arriving, ended: list[Outcome]) -> None:
         """Move new rows to the accelerator; if it raises, in halves, so that only a row that fails alone is refused."""
         try:
             self._executor.put(rows[0].model, rows, batch)
@@ -314,8 +316,9 @@ class Engine:
             for row in done:
                 self._collect([row], ended)
             return
-        for row, logits in zip(done, logits_BC, strict=True):
-            if not np.isfinite(logits).all():
+        finite_B = np.logical_and.reduce(np.isfinite(logits_BC), axis=tuple(range(1, logits_BC.ndim)))
+        for row, logits, finite in zip(done, logits_BC, finite_B, strict=True):
+            if not finite:
                 message = "the model's output for this activation holds NaN or infinity; check it, or serve fp32"
                 self._refuse(row.key, "failed", message, ended)
             elif (outcome := self._ledger.answer(row.key, logits)) is not None:

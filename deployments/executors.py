@@ -29,6 +29,9 @@ from slicer.plugins import load_object
 
 Floats = npt.NDArray[np.float32]
 
+#: Activations as they were sent: float32, or float16, which takes the model's dtype where it is computed.
+Arriving = npt.NDArray[np.floating[Any]]
+
 #: The executors that this package brings, by the name that the configuration uses, and where they are.
 EXECUTORS: Mapping[str, str] = {
     "torch": "deployments.executors:TorchExecutor",
@@ -75,8 +78,8 @@ class Executor(Protocol):
     def load(self, model: str, sliced: Sliced, residents: Mapping[str, Resident]) -> None:
         """Make the weights resident that the model's steps will name."""
 
-    def put(self, model: str, rows: Sequence[Row], batch: Floats) -> None:
-        """Move the activations of new rows to the accelerator, all at once; ``batch[i]`` belongs to ``rows[i]``.
+    def put(self, model: str, rows: Sequence[Row], batch: Arriving) -> None:
+        """Move new rows of one entry to the accelerator, all at once; ``batch[i]`` (float16, float32) is ``rows[i]``'s.
 
         Raises:
             OutOfMemory: they do not fit; none of them has been moved.
@@ -150,14 +153,14 @@ class TorchExecutor:
                 self._slices[model, weights] = (resident.start, parts)
                 self._dtypes[model] = dtype_of(parts)
 
-    def put(self, model: str, rows: Sequence[Row], batch: Floats) -> None:
+    def put(self, model: str, rows: Sequence[Row], batch: Arriving) -> None:
         """Move new rows to the device, in one transfer, as the model's dtype. `batch` must not be written afterwards.
 
         Raises:
             OutOfMemory: they do not fit.
         """
         # Torch wants memory that it may write, and a payload that was decoded from bytes is read-only.
-        host = torch.from_numpy(np.require(batch, np.float32, ["C", "W"]))
+        host = torch.from_numpy(np.require(batch, requirements=["C", "W"]))
         with self._guarded():
             moved = host.to(self._device, self._dtypes[model])
         with self._lock:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from deployments.executors import Floats, Sliced
+from deployments.executors import Arriving, Floats, Sliced
 from deployments.scheduler import Resident, Row, Step
 
 
@@ -63,7 +63,7 @@ class FakeExecutor:
     def load(self, model: str, sliced: Sliced, residents: Mapping[str, Resident]) -> None:
         """Nothing to load."""
 
-    def put(self, model: str, rows: Sequence[Row], batch: Floats) -> None:
+    def put(self, model: str, rows: Sequence[Row], batch: Arriving) -> None:
         """Keep the rows' activations."""
         self.activations.update((row.key, batch[i].copy()) for i, row in enumerate(rows))
 
@@ -118,6 +118,9 @@ class FakePipeline(FakeExecutor):
         self._enqueued: list[tuple[Step, float, float]] = []
         self._free_s = 0.0
         self.idle_s = 0.0  # between a launch and the end of what ran before it, as long as anything was launched
+
+    def flush(self) -> None:
+        """Rows are moved when they are put."""
 
     def launch(self, step: Step) -> int:
         """Enqueue the step; returns its number."""

@@ -19,16 +19,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, runtime_checkable
 
 from deployments.engine import Engine
+from deployments.enqueuing import Enqueuing
 from deployments.executors import Executor
 from deployments.ledger import Outcome
 from deployments.scheduler import Row, Scheduler, Step
 
 logger = logging.getLogger(__name__)
-
-Ticket = TypeVar("Ticket")
 
 #: How late the thread wakes is met by the margin so often. A millisecond of margin costs a row about a millisecond (it
 #: arrives in it with probability margin / step, and waits a step), one of idling costs it one per step of its way; with
@@ -43,28 +41,6 @@ _MOST = 0.5
 
 #: A new measurement of a span's time, or of the lead, weighs so much against the earlier ones.
 _WEIGHT = 0.1
-
-
-@runtime_checkable
-class Enqueuing(Protocol[Ticket]):
-    """What an executor offers beside `Executor` when it takes steps while one runs."""
-
-    def launch(self, step: Step) -> Ticket:
-        """Enqueue a step behind those launched before, and return at once.
-
-        All that can be wrong with a step is found here; if it raises, the rows' activations are as before.
-
-        Raises:
-            OutOfMemory: a smaller batch may do.
-            AcceleratorLost: nothing will run any more.
-        """
-
-    def wait(self, ticket: Ticket) -> float:
-        """Wait until the step has ended; returns the seconds that the accelerator worked on it.
-
-        Raises:
-            AcceleratorLost: it will not end; nothing else may be raised.
-        """
 
 
 @dataclass(slots=True)
@@ -106,6 +82,7 @@ class PipelinedEngine(Engine):
         Returns after how many seconds there is more to do unless rows arrive; 0.0: at once; None: only if rows arrive.
         """
         self._admit_now()
+        self._queue.flush()
         if not self._launched:
             return 0.0 if self._launch_next() else None
         choose_at_s = self._choose_at_s(self._launched[0])

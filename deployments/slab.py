@@ -56,15 +56,10 @@ class Slots:
     """
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.count = self.free = count  # free: how many positions are
         self._used = bytearray(count)
         self._after: dict[int, object] = {}
         self._cursor = 0
-
-    @property
-    def free(self) -> int:
-        """How many positions are free."""
-        return self._used.count(0)
 
     def take(self, count: int) -> tuple[list[range], list[object]] | None:
         """Positions for so many rows, side by side where that is possible; None: there are not so many.
@@ -73,6 +68,7 @@ class Slots:
         """
         if count > self.free:
             return None
+        self.free -= count
         found: list[range] = []
         piece = count
         while count:
@@ -88,6 +84,8 @@ class Slots:
             self._cursor = start + piece
             found.append(range(start, start + piece))
             count -= piece
+        if not self._after:
+            return found, []
         after = {id(event): event for run in found for slot in run if (event := self._after.pop(slot, None))}
         return found, list(after.values())
 
@@ -100,5 +98,6 @@ class Slots:
         if not self._used[position]:
             raise ValueError(f"position {position} was given back twice")
         self._used[position] = 0
+        self.free += 1
         if after is not None:
             self._after[position] = after

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from deployments.engine import Engine, Outcome
 from deployments.executors import Executor
@@ -13,12 +14,18 @@ from deployments.scheduler import Scheduler
 from slicer.errors import ServerError
 
 
-def warm_up(scheduler: Scheduler, executor: Executor, shapes: Mapping[str, Mapping[int, Sequence[int]]]) -> None:
+def warm_up(
+    scheduler: Scheduler,
+    executor: Executor,
+    shapes: Mapping[str, Mapping[int, Sequence[int]]],
+    dtype: npt.DTypeLike = np.float32,
+) -> None:
     """Every entry once, alone, with a row of zeros.
 
     Args:
         executor: loaded; it holds no row, and holds none afterwards.
         shapes: model -> entry -> shape of a row there.
+        dtype: in which rows will arrive, float32 or float16.
 
     Raises:
         ServerError: a row does not get through; better at the start than at the first request.
@@ -27,7 +34,7 @@ def warm_up(scheduler: Scheduler, executor: Executor, shapes: Mapping[str, Mappi
     engine = Engine(scheduler, executor, outcomes.extend)
     for model, entries in shapes.items():
         for entry, shape in entries.items():
-            engine.submit(model, entry, np.zeros((1, *shape), np.float32), [time.monotonic()], [None])
+            engine.submit(model, entry, np.zeros((1, *shape), dtype), [time.monotonic()], [None])
             while engine.step_once() is not None:
                 pass
             if outcomes[-1].logits is None:

@@ -21,7 +21,8 @@ class Event:
 
     def happen(self) -> None:
         if self.pending is not None:
-            self.pending()
+            with torch.inference_mode():
+                self.pending()
             self.pending = None
 
 
@@ -35,6 +36,8 @@ class HostGpu:
         self.captures = self.replays = self.syncs = 0
         self.copied_rows = 0
         self.awaited: list[object] = []
+        self.pinned: set[int] = set()
+        self.uploads: list[Sequence[tuple[Tensor, Tensor]]] = []
         self.replay_s, self.dead = 1.0, False
 
     @contextmanager
@@ -57,15 +60,25 @@ class HostGpu:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         event.happen()
 
+    def happened(self, event: object) -> bool:
+        assert isinstance(event, Event)
+        return event.pending is None
+
+    def is_pinned(self, tensor: Tensor) -> bool:
+        return tensor.data_ptr() in self.pinned
+
     def seconds(self, began: object, ended: object) -> float:
         assert isinstance(began, Event) and isinstance(ended, Event)
         return ended.at_s - began.at_s
 
     def host(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        return torch.full(tuple(shape), torch.nan, dtype=dtype)
+        found = torch.full(tuple(shape), torch.nan, dtype=dtype)
+        self.pinned.add(found.data_ptr())
+        return found
 
     def upload(self, pieces: Sequence[tuple[Tensor, Tensor]], after: Iterable[object]) -> Event:
         self.awaited += after
+        self.uploads.append(pieces)
         for _, target in pieces:
             target.fill_(torch.nan)
 

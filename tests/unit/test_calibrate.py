@@ -7,7 +7,7 @@ import pytest
 from deployments.calibrate import measure
 from deployments.costs import CostModel
 from deployments.executors import Executor, Floats, OutOfMemory
-from deployments.fakes import FakeClock, FakeExecutor
+from deployments.fakes import FakeClock, FakeExecutor, FakePipeline
 from deployments.scheduler import Step
 
 
@@ -90,3 +90,18 @@ def test_what_a_step_costs_beside_its_execution_is_measured_too() -> None:
             return execution_s
 
     assert measured(Late(clock, seconds), clock).decision_s == pytest.approx(1e-4)
+
+
+def test_where_steps_can_be_enqueued_the_next_pass_is_behind_the_running_one() -> None:
+    clock = FakeClock()
+
+    def launch_takes_time(step: Step) -> None:
+        clock.now_s += 1e-5
+
+    executor = FakePipeline(clock, seconds, before=launch_takes_time)
+    costs = measured(executor, clock, max_batch=4, budget_s=60.0)
+    assert costs.tails(4) == pytest.approx([24e-3, 20e-3, 12e-3, 0.0])
+    assert costs.decision_s == pytest.approx(1e-5), "what the launch took; the accelerator did not wait for it"
+    # It idled once before each batch size, when nothing ran, but in no pass.
+    assert executor.idle_s == pytest.approx(3 * 1e-5)
+    assert executor.activations == {}

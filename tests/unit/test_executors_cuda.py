@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from deployments.cuda import CudaExecutor
 from deployments.engine import Outcome
+from deployments.enqueuing import Enqueuing
 from deployments.executors import AcceleratorLost, Floats, OutOfMemory, TorchExecutor, make_executor
 from deployments.fakes import FakeClock
 from deployments.graphs import Graphs
-from deployments.pipelined import Enqueuing, PipelinedEngine
+from deployments.pipelined import PipelinedEngine
 from deployments.policies import POLICIES, make_policy
 from deployments.scheduler import Resident, Row, Scheduler, Step
 from slicer.errors import ConfigError
@@ -123,9 +124,9 @@ def test_a_batch_that_goes_on_is_not_copied_and_a_newcomer_once(monkeypatch: pyt
     executor, sliced, _ = loaded(Tiny(*[Residual() for _ in range(4)]))
     rows, late = rows_of(2), rows_of(1, entry=2, first=2)
     executor.put("m", rows, batch_of(2))
-    executor.put("m", late, batch_of(1, seed=1))
     executor.run(step_of(rows, 0, 1))
     copies = Copies(monkeypatch)
+    executor.put("m", late, batch_of(1, seed=1))
     executor.run(step_of(rows, 1, 2))
     assert copies.rows == [], "it was written where it is read"
     executor.launch(step_of([late[0], *rows], 2, 3))
@@ -156,12 +157,13 @@ def test_rows_that_find_the_slab_full_wait_on_the_host() -> None:
     groups = [rows_of(2, first=2 * i) for i in range(3)]
     for seed, rows in enumerate(groups):
         executor.put("m", rows, batch_of(2, seed))
-    assert executor.memory()["pinned"] == 4 * WIDTH * 4
+    slab = 2 * WIDTH * 4
+    assert executor.memory()["pinned"] == slab + 4 * WIDTH * 4, "beside the slab, and the four that wait"
     for rows in groups:
         executor.run(step_of(rows, 0, 4))
     for seed, rows in enumerate(groups):
         check(executor, sliced, rows, 0, batch_of(2, seed))
-    assert executor.memory()["pinned"] == 0
+    assert executor.memory()["pinned"] == slab
 
 
 def test_a_slot_is_written_again_only_after_the_step_that_read_it() -> None:
@@ -170,7 +172,54 @@ def test_a_slot_is_written_again_only_after_the_step_that_read_it() -> None:
     executor.put("m", rows, batch_of(2))
     ticket = executor.launch(step_of(rows, 0, 1))
     executor.put("m", later, batch_of(2, seed=1))
+    assert gpu.awaited == [], "they come in one turn of the engine, and go together"
+    executor.flush()
     assert gpu.awaited == [ticket.ended]
+
+
+def test_what_is_put_one_after_the_other_is_copied_at_once_and_what_is_page_locked_from_where_it_is() -> None:
+    executor, sliced, gpu = loaded(Cold(), slab_rows=8)
+    rows, pinned = rows_of(3), rows_of(1, first=3)
+    for row, activation in zip(rows, batch_of(3), strict=True):
+        executor.put("m", [row], activation[None])
+    batch = gpu.host((1, WIDTH), torch.float32).numpy()
+    batch[:] = batch_of(1, seed=1)
+    executor.put("m", pinned, batch)
+    executor.flush()
+    executor.flush()  # nothing more to copy
+    (copies,) = gpu.uploads
+    assert [len(source) for source, _ in copies] == [3, 1]
+    assert copies[1][0].data_ptr() == batch.ctypes.data
+    executor.run(step_of([*rows, *pinned], 0, 4))
+    check(executor, sliced, rows, 0, batch_of(3))
+    check(executor, sliced, pinned, 0, batch_of(1, seed=1))
+
+
+def test_memory_beside_the_slab_is_written_again_only_when_what_was_there_has_left() -> None:
+    executor, sliced, _ = loaded(slab_rows=2)
+    first, second = rows_of(2), rows_of(2, first=2)
+    executor.put("m", first, batch_of(2))
+    executor.launch(step_of(first, 0, 4))  # the copy to the device is enqueued, and nobody has waited for it
+    executor.put("m", second, batch_of(2, seed=1))
+    executor.run(step_of(second, 0, 4))
+    check(executor, sliced, first, 0, batch_of(2))
+    check(executor, sliced, second, 0, batch_of(2, seed=1))
+
+
+@pytest.mark.parametrize("graphs", ["on", "off"])
+def test_rows_come_as_float16_and_take_the_models_dtype_on_the_device(graphs: str) -> None:
+    executor, sliced, _ = loaded(graphs=graphs)
+    halves, floats = rows_of(2), rows_of(2, first=2)
+    batch = batch_of(2).astype(np.float16)
+    executor.put("m", halves, batch)
+    executor.put("m", floats, batch.astype(np.float32))
+    executor.run(step_of([*halves, *floats], 0, 4))
+    answers = executor.take([*halves, *floats])
+    np.testing.assert_array_equal(answers[:2], answers[2:])
+    rows = rows_of(2, first=4)
+    executor.put("m", rows, batch)
+    executor.run(step_of(rows, 0, 4))
+    check(executor, sliced, rows, 0, batch.astype(np.float32))
 
 
 def test_answers_are_fetched_from_memory_that_the_next_step_does_not_write() -> None:
@@ -210,8 +259,8 @@ def test_a_row_that_is_dropped_leaves_a_place_for_others() -> None:
     check(executor, sliced, [rows[1], rows[2]], 0, batch_of(4)[1:3])
     assert executor._activations._places == {}
     assert all(not stage.rows for stage in executor._activations._stages.values())
-    assert all(slab is not None and slab.slots is not None and slab.slots.free == 2
-               for slab in executor._activations._slabs.values())  # fmt: skip
+    slabs = [memory.slab for memory in executor._activations._slabs.values() if memory is not None]
+    assert [slab.slots.free for slab in slabs if slab is not None] == [2]
 
 
 def test_a_slice_that_passes_its_input_on_does_not_keep_rows_in_the_slab() -> None:
@@ -498,15 +547,29 @@ def test_memory_tells_weights_and_activations_apart() -> None:
 @given(
     strategy=st.sampled_from(sorted(POLICIES)),
     graphs=st.sampled_from(["on", "off"]),
-    arrivals=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), st.integers(0, 3), st.booleans()), max_size=8),
+    arrivals=st.lists(
+        st.tuples(
+            st.integers(0, 3),
+            st.integers(1, 4),
+            st.integers(0, 3),
+            st.booleans(),
+            st.sampled_from([torch.float16, torch.float32]),
+            st.booleans(),
+        ),
+        max_size=8,
+    ),
     slab_rows=st.integers(1, 8),
     max_batch=st.integers(1, 6),
 )
 def test_every_row_gets_the_unsliced_models_answer_under_any_mix(
-    strategy: str, graphs: str, arrivals: list[tuple[int, int, int, bool]], slab_rows: int, max_batch: int
+    strategy: str,
+    graphs: str,
+    arrivals: list[tuple[int, int, int, bool, torch.dtype, bool]],
+    slab_rows: int,
+    max_batch: int,
 ) -> None:
-    sliced = Tiny()
-    executor = CudaExecutor(gpu=HostGpu(), graphs=graphs, max_batch=4, slab_rows=slab_rows)  # type: ignore[arg-type]
+    sliced, gpu = Tiny(), HostGpu()
+    executor = CudaExecutor(gpu=gpu, graphs=graphs, max_batch=4, slab_rows=slab_rows)  # type: ignore[arg-type]
     policy = make_policy(strategy, model="m", num_slices=4, max_batch=max_batch)
     executor.load("m", sliced, policy.residents(range(4)))
     outcomes: list[Outcome] = []
@@ -521,11 +584,13 @@ def test_every_row_gets_the_unsliced_models_answer_under_any_mix(
 
     wanted: dict[int, Floats] = {}
     cancelled: set[int] = set()
-    for seed, (entry, count, turns, cancel) in enumerate(arrivals):
-        batch = batch_of(count, seed)
+    for seed, (entry, count, turns, cancel, dtype, pinned) in enumerate(arrivals):
+        sent = gpu.host((count, WIDTH), dtype) if pinned else torch.empty((count, WIDTH), dtype=dtype)
+        batch = sent.copy_(torch.from_numpy(batch_of(count, seed))).numpy()
         keys = engine.submit("m", entry, batch, [0.0] * count, [None] * count)
         with torch.inference_mode():
-            wanted.update(zip(keys, sliced.span(entry, 4)(torch.from_numpy(batch)).numpy(), strict=True))
+            logits = sliced.span(entry, 4)(torch.from_numpy(batch.astype(np.float32)))
+            wanted.update(zip(keys, logits.numpy(), strict=True))
         if cancel:
             cancelled.add(keys[0])
             engine.cancel(keys[0])
