@@ -103,7 +103,7 @@ class Bench:
         executor = make_executor("torch", device=self.args.device, threads=1, options=self.executor_options())
         last = self.sliced.num_slices
         executor.load("m", self.sliced, {SHARED: Resident(0, last, own_copy=False)})
-        costs = CostModel.unknown(last, self.args.max_batch)
+        costs = CostModel.unknown(last, self.args.max_batch, padded=bool(getattr(executor, "padded", False)))
         costs.name = self.model
         shape = self.sliced.shape_at(0)
         measure(costs, executor, model="m", entry=0, shape=shape, repeats=3, budget_s=30.0)  # warm: kernels, graphs

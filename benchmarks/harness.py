@@ -23,7 +23,7 @@ import numpy.typing as npt
 from benchmarks.figures import in_time, stable
 from deployments.calibrate import measure
 from deployments.costs import CostModel
-from deployments.emulated import sleep_exactly
+from deployments.enqueuing import Enqueuing
 from deployments.executors import Executor, make_executor
 from deployments.ledger import EngineStats, Outcome
 from deployments.pipelined import engine_class
@@ -32,7 +32,7 @@ from deployments.scheduler import Scheduler
 from deployments.simulator import Arrival
 from deployments.warm_up import warm_up
 from slicer.model import SlicedModel
-from slicer.punctual import hand_over_soon
+from slicer.punctual import hand_over_soon, sleep_exactly
 
 MODEL = "model"
 WARM_UP = 0.05  # share of an open loop's requests that is not counted
@@ -83,7 +83,9 @@ class Harness:
         )
         table = None
         if needs_costs(setup.strategy):
-            table = costs.copy() if costs else CostModel.unknown(sliced.num_slices, setup.max_batch)
+            padded = bool(getattr(self.executor, "padded", False))
+            table = costs.copy() if costs else CostModel.unknown(sliced.num_slices, setup.max_batch, padded=padded)
+            table.overlapped = isinstance(self.executor, Enqueuing)
         policy = make_policy(
             setup.strategy,
             model=MODEL,

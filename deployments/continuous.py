@@ -11,8 +11,9 @@ along:
   group breaks, and the sum of completion times falls:
   ``n1 * (T(q,p,n2) + T(p,L,n1+n2) + c - T(p,L,n1)) < n2 * (T(p,L,n1) + T(p,L,n2) - T(p,L,n1+n2) - c)``.
 
-It never idles while a row waits. A step goes on to the next boundary at which a merge could pay; where none can (a
-full batch, an accelerator that gains nothing by batching) it is the whole rest of the tail, uninterrupted.
+It never idles while a row waits. A step goes on to the next boundary at which a merge could pay, and as long as the
+host needs to have another one ready; where none can pay (a full batch, an accelerator that gains nothing by batching)
+it is the whole rest of the tail, uninterrupted.
 
 Bounded wait: without deadlines the front row is the oldest, and stays in front until it has ended. Others run before it
 only to catch up with it, in ``B * L`` steps at most; so it waits for no more steps than these and its own.
@@ -266,6 +267,8 @@ class Continuous:
         more = sorted({1, min(n, self.max_batch - n)})
         tables = [(count, costs.tails(count), costs.tails(n + count)) for count in more]
         for end in range(start + 1, limit):
+            if costs.overlapped and together[start] - together[end] < costs.decision_s:
+                continue  # the accelerator would have done it before the host has the next step ready
             for count, apart, merged in tables:
                 saved_s = together[end] + apart[end] - merged[end] - costs.merge_s
                 if saved_s <= gate * alone[end]:

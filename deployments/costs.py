@@ -70,6 +70,8 @@ class CostModel:
         decision_s: seconds that one more step costs beside its execution: the scheduler, Python, a launch.
         source: where the table comes from.
         padded: whether the accelerator fills a batch up to the next bucket, so that it costs as much as that.
+        overlapped: whether a step is decided and launched while another one runs: then the accelerator waits for the
+            host only behind a step that is shorter than `decision_s`. Of an engine, so no part of a profile.
 
     Raises:
         ConfigError: the table has no slice or bucket, is ragged, or holds a negative or infinite time.
@@ -82,6 +84,7 @@ class CostModel:
     source: Source = field(default_factory=Source)
     name: str = ""
     padded: bool = False
+    overlapped: bool = False
 
     def __post_init__(self) -> None:
         if not self.buckets or self.buckets[0] < 1 or list(self.buckets) != sorted(set(self.buckets)):
@@ -96,10 +99,11 @@ class CostModel:
         self._publish()
 
     @staticmethod
-    def unknown(num_slices: int, max_batch: int) -> CostModel:
+    def unknown(num_slices: int, max_batch: int, *, padded: bool = False) -> CostModel:
         """A table without a measurement: every slice is guessed at `GUESS_S`, and `observe` fills it."""
-        buckets = buckets_to(max_batch)
-        return CostModel(buckets, [[UNKNOWN] * len(buckets) for _ in range(num_slices)], source=Source(what="unknown"))
+        buckets = padded_to(max_batch) if padded else buckets_to(max_batch)
+        table = [[UNKNOWN] * len(buckets) for _ in range(num_slices)]
+        return CostModel(buckets, table, source=Source(what="unknown"), padded=padded)
 
     @property
     def num_slices(self) -> int:
@@ -304,6 +308,13 @@ def buckets_to(max_batch: int) -> tuple[int, ...]:
     """Batch sizes to measure at: 1, 2, 4, 8, ... and `max_batch` itself."""
     powers = (1 << exponent for exponent in range(max_batch.bit_length()))
     return tuple(sorted({*powers, max_batch}))
+
+
+def padded_to(max_batch: int) -> tuple[int, ...]:
+    """Batch sizes to which others are filled up: 1, 2, 3, 4, 6, 8, 12, ... and `max_batch`, so by a third at most."""
+    powers = [1 << exponent for exponent in range(max_batch.bit_length())]
+    halves = [power + power // 2 for power in powers[1:]]
+    return tuple(sorted({*powers, *(size for size in halves if size < max_batch), max_batch}))
 
 
 def _cells(entry: Mapping[str, Any]) -> list[Cell]:

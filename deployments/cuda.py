@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from deployments.activations import Activations, Memory, Place, distinct
-from deployments.costs import buckets_to
+from deployments.costs import padded_to
 from deployments.executors import (
     AcceleratorLost,
     Arriving,
@@ -64,7 +64,7 @@ class CudaExecutor:
         dtype: ``fp32``, ``bf16``, ``fp16``; None: the model's own. Logits are float32 in any case.
         graphs: ``auto`` takes a CUDA graph or eager execution per slice and batch size, whichever measured faster;
             ``on``: graphs wherever they can be captured; ``off``: none. A batch that a graph runs is padded to the next
-            size of 1, 2, 4, ... `max_batch`; what stands in the padding is never read.
+            size of 1, 2, 3, 4, 6, 8, 12, ... `max_batch`; what stands in the padding is never read.
         compile: let torch.compile make each slice faster; takes minutes at the start.
         max_batch: batches up to it run as graphs, larger ones eager. Set it to the largest max_batch of the models.
         slab_rows: rows of one entry that wait on the device; None: two batches.
@@ -104,7 +104,7 @@ class CudaExecutor:
             usable_device(device, threads)
             gpu = CudaGpu(device)
         self._gpu, self._compile = gpu, compile
-        self._buckets = buckets_to(max_batch)
+        self._buckets = padded_to(max_batch)
         self._graphs = Graphs(gpu, mode, direct=not compile)
         self.name = device
         self.padded = mode != "off"
@@ -114,7 +114,7 @@ class CudaExecutor:
         self._num_slices: dict[str, int] = {}
         self._dtypes: dict[str, torch.dtype] = {}
         self._targets: dict[tuple[str, int], Memory] = {}  # the stages that graphs write to
-        self._found: dict[tuple[str, str, int, int, int], _Way | None] = {}  # what `_graph` said last
+        self._found: dict[tuple[str, str, int, int], _Way | None] = {}  # what `_graph` said last
         self._activations = Activations(gpu, slab_rows, max_batch, self.notes)
         self._lock = threading.Lock()  # `memory` reads from other threads
 
@@ -238,7 +238,7 @@ class CudaExecutor:
             part = parts[index - first]
             found = None
             if size is not None:
-                asked = (step.model, step.weights, index, size, len(places))
+                asked = (step.model, step.weights, index, size)
                 if asked not in self._found:
                     self._found[asked] = self._graph(step, index, part, x, size)
                 found = self._found[asked]
@@ -279,8 +279,7 @@ class CudaExecutor:
             self._targets[step.model, index + 1] = target
             self._activations.evacuate(target, size)
             self._graphs.capture(key, size, part, source, target.tensor[:size])
-            self._found.clear()  # how long a batch takes eager is better known now
-        replay = self._graphs.replay(key, size, len(step.rows))
+        replay = self._graphs.replay(key, size)
         return None if replay is None else (stage, self._targets[step.model, index + 1], replay)
 
     # ---------------------------------------------------------------------------------------------------------- other

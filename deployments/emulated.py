@@ -10,11 +10,8 @@ the real thing. Every result of it carries the word, through `Executor.emulated`
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import math
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,12 +27,11 @@ from deployments.costs import CostModel
 from deployments.executors import Arriving, Executor, Floats, Sliced, TorchExecutor
 from deployments.scheduler import Resident, Row, Step
 from slicer.errors import ConfigError
+from slicer.punctual import sleep_exactly
 
 #: A step that took longer than planned by more than this share, and by more than the milliseconds, is an overrun.
 OVERRUN_SHARE = 0.05
 OVERRUN_MS = 0.1
-
-_PR_SET_TIMERSLACK = 29  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -251,17 +247,6 @@ class EmulatedExecutor:
         if self._record is not None:
             self._record.write(f"step {began_s!r} {planned_s!r} {taken_s!r} {step.start} {step.end} {len(step.rows)}\n")
             self._record.flush()
-
-
-_THREAD = threading.local()
-
-
-def sleep_exactly() -> None:
-    """Linux lets this thread oversleep by 50 us unless it asks for less, once (PR_SET_TIMERSLACK)."""
-    if not getattr(_THREAD, "asked", False):
-        _THREAD.asked = True
-        with contextlib.suppress(OSError, AttributeError, TypeError):  # another system than Linux
-            ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
 
 
 class Chain(nn.Module):

@@ -63,22 +63,16 @@ class Graphs:
         """Whether there is nothing to capture any more, be it that it is done or that it cannot be done."""
         return self.hopeless(key) or (key, size) in self._captured
 
-    def replay(self, key: Key, size: int, rows: int) -> Callable[[], None] | None:
-        """What runs the slice on a batch padded to `size`; None: eager is better for so many rows, or all there is."""
+    def replay(self, key: Key, size: int) -> Callable[[], None] | None:
+        """What runs the slice on a batch padded to `size`; None: eager is better, or all there is.
+
+        Better is what measured faster at this very size. That fewer rows would take less time eager is no reason: the
+        host would be busy launching kernels, and those for a shape that has never run are chosen, and compiled, first.
+        """
         captured = self._captured.get((key, size))
-        if captured is None:
-            return None
-        if self._mode == "auto" and captured.graph_s > self._eager_s(key, size, rows, captured.eager_s):
+        if captured is None or (self._mode == "auto" and captured.graph_s > captured.eager_s):
             return None
         return captured.replay
-
-    def _eager_s(self, key: Key, size: int, rows: int, full_s: float) -> float:
-        """Eager execution of exactly so many rows, between the two batch sizes that were timed."""
-        below = max((known for of, known in self._captured if of == key and known < size), default=None)
-        lower = self._captured.get((key, below)) if below is not None else None
-        if below is None or lower is None:
-            return full_s
-        return lower.eager_s + (full_s - lower.eager_s) * (rows - below) / (size - below)
 
     def capture(self, key: Key, size: int, part: nn.Module, source: Tensor, target: Tensor) -> None:
         """Capture ``target = part(source)``. What is in `target` is lost; `source` stays.

@@ -25,6 +25,7 @@ from deployments.enqueuing import Enqueuing
 from deployments.executors import Executor
 from deployments.ledger import Outcome
 from deployments.scheduler import Row, Scheduler, Step
+from slicer.punctual import sleep_exactly
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ _MET = 0.8
 #: The margin at the start, its bounds, and by how much it follows what is measured.
 _MARGIN_S, _LEAST_MARGIN_S, _MOST_MARGIN_S, _MARGIN_STEP_S = 3e-4, 5e-5, 1e-3, 1e-5
 
-#: The lead never exceeds this share of the running step, so that binding stays late.
+#: The margin never exceeds this share of the running step, so that binding stays late.
 _MOST = 0.5
 
 #: A new measurement of a span's time, or of the lead, weighs so much against the earlier ones.
@@ -51,7 +52,6 @@ class _Launched:
     ticket: object
     began_s: float  # when it began, or its launch as long as another one runs
     done: list[Row] = field(default_factory=list)  # its rows at the model's end
-    overhead_s: float = 0.0
 
 
 class PipelinedEngine(Engine):
@@ -74,6 +74,8 @@ class PipelinedEngine(Engine):
         self._seen_s: dict[tuple[str, int, int], dict[int, float]] = {}  # seconds by span and rows
         self._lead_s = _MARGIN_S
         self._margin_s = _MARGIN_S
+        self._worked_s = 0.0  # of this thread since the last step ended, up to:
+        self._working_from_s = 0.0
         self._slept = False  # whether the thread sleeps until it is to choose
 
     def turn(self) -> float | None:
@@ -81,6 +83,13 @@ class PipelinedEngine(Engine):
 
         Returns after how many seconds there is more to do unless rows arrive; 0.0: at once; None: only if rows arrive.
         """
+        self._working_from_s = self._clock()
+        try:
+            return self._turn()
+        finally:
+            self._worked_s += self._clock() - self._working_from_s
+
+    def _turn(self) -> float | None:
         self._admit_now()
         self._queue.flush()
         if not self._launched:
@@ -98,6 +107,7 @@ class PipelinedEngine(Engine):
         return 0.0
 
     def _work(self) -> None:
+        sleep_exactly()
         while self._wait_for_work():
             sleep_s = self.turn()
             if sleep_s == 0.0:
@@ -119,7 +129,7 @@ class PipelinedEngine(Engine):
         expected_s = self._expected_s(running.step)
         if expected_s is None:
             return None
-        return running.began_s + expected_s - min(self._lead_s + self._margin_s, _MOST * expected_s)
+        return running.began_s + expected_s - self._lead_s - min(self._margin_s, _MOST * expected_s)
 
     def _woke_late(self, late_s: float) -> None:
         """Follow the quantile `_MET` of what the thread wakes late, in small steps."""
@@ -151,11 +161,9 @@ class PipelinedEngine(Engine):
             ]
             self._launched.extend(launched)
             done = {row.key: row for row in self._scheduler.finish(step, self._clock())}
-            overhead_s = self._clock() - asked_s
             for one in launched:
                 one.done = [done[row.key] for row in one.step.rows if row.key in done]
-                one.overhead_s = overhead_s
-            self._lead_s += _WEIGHT * (overhead_s - self._lead_s)
+            self._lead_s += _WEIGHT * (self._clock() - asked_s - self._lead_s)
         finally:
             self._deliver(ended)
         return True
@@ -163,15 +171,17 @@ class PipelinedEngine(Engine):
     def _end(self, launched: _Launched) -> None:
         """Wait for a step, book it, deliver its rows at the end."""
         step, ended = launched.step, list[Outcome]()
+        worked_s = self._worked_s + self._clock() - self._working_from_s
         execution_s = self._queue.wait(launched.ticket)
-        now_s = self._clock()
+        self._worked_s, self._working_from_s = 0.0, self._clock()
+        now_s = self._working_from_s
         if self._launched:  # what stands behind it begins now
             self._launched[0].began_s = max(self._launched[0].began_s, now_s)
         seen = self._seen_s.setdefault((step.model, step.start, step.end), {})
         before_s = seen.get(len(step.rows), execution_s)
         seen[len(step.rows)] = before_s + _WEIGHT * (execution_s - before_s)
         self._ledger.book_step(step.rows, execution_s)
-        self._scheduler.observe(step, execution_s, launched.overhead_s)
+        self._scheduler.observe(step, execution_s, worked_s)
         try:
             # A row that was let go while its step ran is closed, and forgotten by the executor.
             done = [row for row in launched.done if self._ledger.find(row.key) is not None]

@@ -28,6 +28,7 @@ from deployments.config import ServerConfig, parse_config
 from deployments.cost_profiles import load_profile_of, save_profiles
 from deployments.costs import CostModel
 from deployments.engine import Outcome
+from deployments.enqueuing import Enqueuing
 from deployments.executors import make_executor, resident_set_bytes
 from deployments.ingress import Ingress
 from deployments.load_report import LoadReport
@@ -119,6 +120,7 @@ class TailServer:
         for model in self._models.values():
             if needs_costs(model.config.strategy):
                 costs[model.name] = self._table_of(model)
+                costs[model.name].overlapped = isinstance(self._executor, Enqueuing)
             policy = make_policy(
                 model.config.strategy,
                 model=model.name,
@@ -151,9 +153,8 @@ class TailServer:
         """The saved table that the configuration names, or an empty one."""
         if model.config.profile is not None:
             return load_profile_of(model.name, model.num_slices, model.config.profile)
-        table = CostModel.unknown(model.num_slices, model.config.max_batch)
-        table.padded = bool(getattr(self._executor, "padded", False))  # graphs run the next larger batch size
-        return table
+        padded = bool(getattr(self._executor, "padded", False))  # graphs run the next larger batch size
+        return CostModel.unknown(model.num_slices, model.config.max_batch, padded=padded)
 
     def _save_tables(self) -> None:
         if self._config.profile_dir is not None:

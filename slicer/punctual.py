@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 import threading
@@ -11,6 +12,9 @@ import threading
 #: step, and an accelerator would idle meanwhile (measured: docs/log.md, 2026-11-23).
 SWITCH_INTERVAL_S = 1e-4
 
+_PR_SET_TIMERSLACK = 29  # linux/prctl.h
+_THREAD = threading.local()
+
 #: Before everything that is not told otherwise.
 NICENESS = -10
 
@@ -18,6 +22,14 @@ NICENESS = -10
 def hand_over_soon() -> None:
     """Threads of this process hand the interpreter over within `SWITCH_INTERVAL_S`."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+def sleep_exactly() -> None:
+    """Linux lets the calling thread oversleep by 50 us unless it asks for less, once (PR_SET_TIMERSLACK)."""
+    if not getattr(_THREAD, "asked", False):
+        _THREAD.asked = True
+        with contextlib.suppress(OSError, AttributeError, TypeError):  # another system than Linux
+            ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
 
 
 def prefer_thread() -> None:

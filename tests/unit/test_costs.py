@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.cost_profiles import load_profile, save_profile, shipped
-from deployments.costs import GUESS_S, UNKNOWN, Cell, CostModel, Source, buckets_to, from_dict
+from deployments.costs import GUESS_S, UNKNOWN, Cell, CostModel, Source, buckets_to, from_dict, padded_to
 from slicer.errors import ConfigError
 
 HERE = Source(what="a test", where="here", when="now")
@@ -203,3 +203,6 @@ def test_slices_that_are_alike_are_written_once() -> None:
 
 def test_batch_sizes_to_measure_at() -> None:
     assert buckets_to(1) == (1,) and buckets_to(12) == (1, 2, 4, 8, 12) and buckets_to(32) == (1, 2, 4, 8, 16, 32)
+    assert padded_to(1) == (1,) and padded_to(7) == (1, 2, 3, 4, 6, 7)
+    assert padded_to(32) == (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+    assert CostModel.unknown(2, 7, padded=True).buckets == padded_to(7)

@@ -62,6 +62,7 @@ ARROWS: dict[str, set[str]] = {
         "cost_profiles",
         "costs",
         "engine",
+        "enqueuing",
         "executors",
         "ingress",
         "load_report",
