@@ -35,9 +35,10 @@ class Memory:
 
     Attributes:
         rows: of a stage: position -> key of the row that waits there.
-        on_host: page-locked memory: rows that found the slab full, or logits.
+        on_host: rows that found the slab full, or logits.
         source: where logits come from; kept until they have arrived.
         slab: what a slab has beside its memory.
+        computed: of rows as they came: no row, but of the dtype in which they are computed, on the device.
     """
 
     tensor: Tensor
@@ -45,11 +46,12 @@ class Memory:
     on_host: bool = False
     source: Tensor | None = None
     slab: Slab | None = None
+    computed: Tensor | None = None
 
     @property
     def like(self) -> Tensor:
         """What a batch of these rows looks like, whatever its size."""
-        return self.tensor if self.slab is None else self.slab.like
+        return self.tensor if self.computed is None else self.computed
 
 
 @dataclass(eq=False, slots=True)
@@ -69,8 +71,9 @@ class Slab:
     slots: Slots
     staging: Tensor
     array: npt.NDArray[Any]  # the memory of `staging`
-    like: Tensor  # no row, in the model's dtype
-    uploads: list[Upload | None] = field(default_factory=list)  # by position: the last one from there
+    computed: Tensor  # as in `Memory`
+    uploads: list[Upload | None]  # by position: the last one from there
+    waiting: deque[int] = field(default_factory=deque)  # keys of rows that found it full, and of some that have left
 
 
 class Place(NamedTuple):
@@ -104,35 +107,57 @@ class Activations:
     # ---------------------------------------------------------------------------------------------- rows come and go
 
     def put(self, model: str, rows: Sequence[Row], batch: Arriving, dtype: torch.dtype) -> None:
-        """Lay new rows of one entry where `flush` takes them; they wait on the host where the slab is full."""
+        """Lay new rows of one entry where `flush` takes them; they wait where they are as long as the slab is full."""
         if batch.dtype not in (np.float16, np.float32):
             batch = batch.astype(np.float32)
         # Torch wants memory that it may write; a payload that was decoded from bytes is read-only.
         source = torch.from_numpy(batch if batch.flags.carray else np.require(batch, requirements=["C", "W"]))
         memory = self._slab(model, rows[0].boundary, source, dtype)
-        found = memory.slab.slots.take(len(rows)) if memory is not None and memory.slab is not None else None
-        if memory is None or memory.slab is None or found is None:
-            host = self._gpu.host(source.shape, dtype)
-            host.copy_(source)
-            memory = Memory(host, on_host=True)
-            places = [Place(memory, index) for index in range(len(rows))]
+        keys = [row.key for row in rows]
+        slab = None if memory is None else memory.slab
+        if memory is None or slab is None or slab.waiting or len(keys) > slab.slots.free:
+            host = Memory(
+                source, on_host=True, computed=self._computed(source, dtype) if slab is None else slab.computed
+            )
+            with self._lock:
+                self._places.update((key, Place(host, index)) for index, key in enumerate(keys))
+            if slab is not None:
+                slab.waiting += keys
         else:
-            slots, after = found
-            upload, pinned, places, start = self._upload, self._gpu.is_pinned(source), [], 0
-            for run in slots:
-                piece, start = source[start : start + len(run)], start + len(run)
-                if pinned:
-                    upload.sources.append(piece)
-                else:
-                    self._stage_rows_of(memory.slab, run, piece)
-                self._pieces.append((memory, run, piece if pinned else None))
-                places += [Place(memory, position, upload) for position in run]
-            self._after += after
+            self._lay(memory, slab, keys, source)
+
+    def _lay(self, memory: Memory, slab: Slab, keys: Sequence[int], source: Tensor) -> None:
+        """Give rows places in a slab that has room for them; `flush` copies them there."""
+        found = slab.slots.take(len(keys))
+        assert found is not None, "there is room"
+        slots, after = found
+        upload, pinned, start = self._upload, self._gpu.is_pinned(source), 0
+        places: list[Place] = []
+        for run in slots:
+            piece, start = source[start : start + len(run)], start + len(run)
+            if pinned:
+                upload.sources.append(piece)
+            else:
+                self._stage_rows_of(slab, run, piece)
+            self._pieces.append((memory, run, piece if pinned else None))
+            places += [Place(memory, position, upload) for position in run]
+        self._after += after
         with self._lock:
-            self._places.update(zip([row.key for row in rows], places, strict=True))
+            self._places.update(zip(keys, places, strict=True))
+
+    def _let_in(self) -> None:
+        """Rows that found the slab full get the places that have become free, the first ones first."""
+        for memory in self._slabs.values():
+            slab = None if memory is None else memory.slab
+            while memory is not None and slab is not None and slab.waiting and slab.slots.free:
+                key = slab.waiting.popleft()
+                place = self._places.get(key)
+                if place is not None and place.memory.on_host and place.memory.source is None:  # it still waits there
+                    self._lay(memory, slab, [key], place.memory.tensor[place.position : place.position + 1])
 
     def flush(self) -> None:
         """Begin to copy what was put, beside the computation."""
+        self._let_in()
         if not self._pieces:
             return
         pieces, after, upload = self._pieces, self._after, self._upload
@@ -254,7 +279,7 @@ class Activations:
             memories = [place.memory for place in self._places.values()]
             slabs = [slab for slab in self._slabs.values() if slab is not None]
             memories += [*slabs, *self._stages.values()]
-        pinned = [memory.tensor for memory in memories if memory.on_host]
+        pinned = [memory.tensor for memory in memories if memory.source is not None]
         return {
             "activations": storage_bytes([memory.tensor for memory in memories if not memory.on_host]),
             "pinned": storage_bytes([*pinned, *(memory.slab.staging for memory in slabs if memory.slab is not None)]),
@@ -269,17 +294,22 @@ class Activations:
             try:
                 with self._gpu.compute():
                     tensor = torch.zeros(shape, dtype=batch.dtype, device=self._gpu.device)
-                    like = torch.empty((0, *key[2]), dtype=dtype, device=self._gpu.device)
                     self._gpu.synchronize(self._gpu.record())  # the copy stream is another one
                 staging = self._gpu.host(shape, batch.dtype)
-                slab = Slab(Slots(self._slab_rows), staging, staging.numpy(), like, [None] * self._slab_rows)
-                found = Memory(tensor, slab=slab)
+                computed = self._computed(batch, dtype)
+                slab = Slab(Slots(self._slab_rows), staging, staging.numpy(), computed, [None] * self._slab_rows)
+                found = Memory(tensor, slab=slab, computed=computed)
             except torch.OutOfMemoryError as error:
                 self._notes.append(f"new rows of {model} wait on the host: no memory for a slab ({error})")
                 logger.warning(self._notes[-1])
             with self._lock:
                 self._slabs[key] = found
         return self._slabs[key]
+
+    def _computed(self, batch: Tensor, dtype: torch.dtype) -> Tensor:
+        """No row, but of the shape and dtype that the model computes, on the device."""
+        with self._gpu.compute():
+            return torch.empty((0, *batch.shape[1:]), dtype=dtype, device=self._gpu.device)
 
 
 def distinct(places: Iterable[Place]) -> list[object]:

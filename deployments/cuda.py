@@ -141,18 +141,30 @@ class CudaExecutor:
                 self._warm_up(model, weights, resident, tuple(shape_at(resident.start)))
 
     def _warm_up(self, model: str, weights: str, resident: Resident, shape: tuple[int, ...]) -> None:
-        """Rows of zeros through all slices, the largest batch first, so that smaller graphs find its memory there."""
+        """Rows of zeros through all slices, the largest batch first, so that smaller graphs find its memory there.
+
+        Two batches of each size at a time, one of which stops on the way where the other one is to be written, so that
+        nothing is loaded, and no memory asked for, when requests come.
+        """
+        start, end = resident.start, resident.end
         for size in reversed(self._buckets):
-            rows = tuple(Row(-1 - i, model, resident.start, 0.0) for i in range(size))
+            first, second = (tuple(Row(at - i, model, start, 0.0) for i in range(size)) for at in (-1, -1 - size))
             try:
-                self.put(model, rows, np.zeros((size, *shape), np.float32))
-                self.run(Step(model, weights, resident.start, resident.end, rows))
+                for rows in (first, second):
+                    self.put(model, rows, np.zeros((size, *shape), np.float32))
+                begun = min(start + 1, end - 1)
+                if begun > start:
+                    self.launch(Step(model, weights, start, begun, first))
+                self.launch(Step(model, weights, start, end, second))
+                self.run(Step(model, weights, begun, end, first))
+                for rows in (first, second):
+                    self.take(rows)
             except AcceleratorLost:
                 raise
             except Exception as error:  # too large, or a model that fails: its first request will tell
                 self.notes.append(f"{model} ({weights}) was not warmed up with {size} rows: {error}")
             finally:
-                for row in rows:
+                for row in (*first, *second):
                     self.drop(row)
 
     # ------------------------------------------------------------------------------------------------------- the rows
