@@ -32,8 +32,11 @@ def command(argv: list[str]) -> list[str]:
 
 
 def commit() -> str | None:
-    """The commit of the source tree that runs, with `+changes` if it was edited; None outside a git checkout."""
-    root = Path(__file__).resolve().parents[1]
+    """The commit of the source tree that runs, with `+changes` if it was edited.
+
+    Outside a git checkout, in a copy without its history for instance, HEADTAIL_COMMIT of the environment, or None.
+    """
+    root, told = Path(__file__).resolve().parents[1], os.environ.get("HEADTAIL_COMMIT")
 
     def git(*args: str) -> str:
         called = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10, check=True)
@@ -41,10 +44,10 @@ def commit() -> str | None:
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return None  # a checkout of something else that holds this package
+            return told  # a checkout of something else that holds this package
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return told
 
 
 def hardware() -> dict[str, Any]:

@@ -55,7 +55,7 @@ PEAKS = {
     "T4": (65.0, 8.1),
 }
 MODELS = "vit_base_patch16_224,vit_tiny_patch16_224,deit_base_patch16_224,swin_base_patch4_window7_224"
-PARTS = ("profiles", "load", "memory")
+PARTS = ("profiles", "predictions", "load", "memory")
 
 
 class OutOfTime(Exception):
@@ -160,7 +160,9 @@ class Bench:
                     if (of_entry := [r for r in counted if r.entry == entry])
                 )
 
-            found.append(highest_rate(holds, near_rps, bound, self.args.points))
+            if found and found[-1]:
+                near_rps = found[-1]
+            found.append(highest_rate(holds, near_rps, bound, self.args.points, self.args.first_step))
         return {
             "goodput_rps": round(statistics.median(found), 2),
             "by_seed_rps": [round(rate, 2) for rate in found],
@@ -228,11 +230,27 @@ def work(args: argparse.Namespace, report: Report) -> None:
             continue
         costs = load_profile(bench.profile)
         bound, whole_s = found["bound_rps"], costs.span_s(0, costs.num_slices, 1)
+        if "predictions" in args.parts:
+            predict(args, report, bench, found, costs, whole_s)
         if "load" in args.parts:
             load(args, report, bench, found, costs, bound, whole_s)
         if "memory" in args.parts and "memory" not in found:
             found["memory"] = memory(args, model)
             report.save()
+
+
+def predict(
+    args: argparse.Namespace, report: Report, bench: Bench, found: dict[str, Any], costs: CostModel, whole_s: float
+) -> None:
+    """What the simulator says of every strategy; on any machine, and before the engine is measured."""
+    slos = [float(x) for x in args.slo_x.split(",")]
+    for strategy in args.strategies.split(","):
+        entry = found["strategies"].setdefault(strategy, {})
+        for x in slos:
+            if f"{x:g}x" not in entry:
+                predicted = bench.predict(strategy, x * whole_s, costs)
+                entry[f"{x:g}x"] = {"simulated_by_seed_rps": [round(rate, 2) for rate in predicted]}
+                report.save()
 
 
 def load(
@@ -244,18 +262,12 @@ def load(
     bound: float,
     whole_s: float,
 ) -> None:
-    """Predictions of all strategies first, then the engine."""
+    """The engine under load, where the simulator's predictions are there."""
     slos = [float(x) for x in args.slo_x.split(",")]
-    strategies = args.strategies.split(",")
-    for strategy in strategies:
-        entry = found["strategies"].setdefault(strategy, {})
-        for x in slos:
-            if f"{x:g}x" not in entry:
-                predicted = bench.predict(strategy, x * whole_s, costs)
-                entry[f"{x:g}x"] = {"simulated_by_seed_rps": [round(rate, 2) for rate in predicted]}
-    report.save()
-    for strategy in strategies:
-        entry = found["strategies"][strategy]
+    for strategy in args.strategies.split(","):
+        entry = found["strategies"].get(strategy, {})
+        if not all(f"{x:g}x" in entry for x in slos):
+            continue
         for x in slos:
             at = entry[f"{x:g}x"]
             if "goodput_rps" in at:
@@ -263,7 +275,7 @@ def load(
             harness = bench.harness(strategy, x * whole_s, costs)
             at |= bench.goodput(harness, x * whole_s, at["simulated_by_seed_rps"], bound)
             if "saturated" not in entry:
-                entry["saturated"] = bench.saturated(harness, bound)
+                entry["saturated"] = bench.saturated(harness, bound) | {"memory": harness.executor.memory()}
             harness.close()
             print(f"{bench.model} {strategy} {x:g}x: {at['goodput_rps']}/s", file=sys.stderr, flush=True)
             report.save()
@@ -312,6 +324,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seeds", default="0,1,2,3,4")
     p.add_argument("--requests", type=int, default=2000, help="of a point")
     p.add_argument("--points", type=int, default=6, help="most points per seed")
+    p.add_argument(
+        "--first-step", type=float, default=1.2, help="factor of the search's first step from the prediction"
+    )
     p.add_argument("--seconds", type=float, default=4.0, help="of the saturated run")
     p.add_argument("--repeats", type=int, default=20, help="passes of the profile")
     p.add_argument("--max-batch", type=int, default=32)
@@ -326,14 +341,16 @@ def main(argv: list[str] | None = None) -> int:
     args.seeds = [int(seed) for seed in args.seeds.split(",")]
     args.out.mkdir(parents=True, exist_ok=True)
     report = Report(args.out / "gpu.json", args.resume, args.minutes)
-    name = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else None
-    settings = {key: str(value) for key, value in vars(args).items()}
+    on_gpu = args.device.startswith("cuda") and torch.cuda.is_available()  # predictions need none
+    settings = {key: str(value) for key, value in vars(args).items() if key != "out"}
     report.document["manifest"] = {
         **provenance.provenance(),
-        "gpu": name,
+        "gpu": torch.cuda.get_device_name(args.device) if on_gpu else None,
         "configuration": settings,
         "seeds": args.seeds,
     }
+    made = {key: report.document["manifest"][key] for key in ("commit", "date_utc", "gpu")}
+    report.document.setdefault("runs", []).append({"parts": args.parts, **made})
     report.document["finished"] = False
     try:
         work(args, report)

@@ -9,7 +9,9 @@ from collections.abc import Callable
 TOLERANCE = 1.04
 
 
-def highest_rate(holds: Callable[[float], bool], near_rps: float, bound_rps: float, points: int) -> float:
+def highest_rate(
+    holds: Callable[[float], bool], near_rps: float, bound_rps: float, points: int, step: float = TOLERANCE
+) -> float:
     """The highest rate that holds, to 4 %: steps away from a prediction that grow, then bisection.
 
     Args:
@@ -17,6 +19,7 @@ def highest_rate(holds: Callable[[float], bool], near_rps: float, bound_rps: flo
         near_rps: the prediction.
         bound_rps: no rate far above it is tried, and none below a hundredth of it.
         points: most rates that are tried.
+        step: the factor of the first step away from the prediction; the less it is trusted, the larger.
 
     Returns 0.0 where none holds.
     """
@@ -27,7 +30,7 @@ def highest_rate(holds: Callable[[float], bool], near_rps: float, bound_rps: flo
         asked += 1
         return holds(rate_rps)
 
-    rate_rps, factor = min(max(near_rps, 0.02 * bound_rps), bound_rps) * 0.98, TOLERANCE
+    rate_rps, factor = min(max(near_rps, 0.02 * bound_rps), bound_rps) * 0.98, step
     first = ask(rate_rps)
     low, high = (rate_rps, math.inf) if first else (0.0, rate_rps)
     while high == math.inf or low == 0.0:

@@ -35,6 +35,10 @@ from deployments.costs import CostModel
 from deployments.scheduler import SHARED, Resident, Row, Step
 from slicer.errors import ConfigError
 
+#: Where steps are launched while another one runs, they take at least this share of what the host needs for one: on
+#: the way there are longer ones, too.
+_LEAST_STEP = 0.5
+
 #: The rate of arrivals is that of so many last ones.
 _RECENT = 64
 
@@ -267,13 +271,13 @@ class Continuous:
         more = sorted({1, min(n, self.max_batch - n)})
         tables = [(count, costs.tails(count), costs.tails(n + count)) for count in more]
         for end in range(start + 1, limit):
-            if costs.overlapped and together[start] - together[end] < costs.decision_s:
-                continue  # the accelerator would have done it before the host has the next step ready
+            if costs.overlapped and together[start] - together[end] < _LEAST_STEP * costs.decision_s:
+                continue  # the accelerator would have done it long before the host has the next step ready
             for count, apart, merged in tables:
                 saved_s = together[end] + apart[end] - merged[end] - costs.merge_s
                 if saved_s <= gate * alone[end]:
                     continue
-                if not costs.decision_s:
+                if costs.overlapped or not costs.decision_s:  # the host's time is hidden, or nothing
                     return end
                 expected = self._expected(end, together[start] - together[end], now_s)
                 if saved_s * expected / count >= costs.decision_s:

@@ -40,6 +40,9 @@ _MARGIN_S, _LEAST_MARGIN_S, _MOST_MARGIN_S, _MARGIN_STEP_S = 3e-4, 5e-5, 1e-3, 1
 #: The margin never exceeds this share of the running step, so that binding stays late.
 _MOST = 0.5
 
+#: A launch counts for at most so many times what is expected of it.
+_OUTLIER = 2.0
+
 #: A new measurement of a span's time, or of the lead, weighs so much against the earlier ones.
 _WEIGHT = 0.1
 
@@ -163,7 +166,9 @@ class PipelinedEngine(Engine):
             done = {row.key: row for row in self._scheduler.finish(step, self._clock())}
             for one in launched:
                 one.done = [done[row.key] for row in one.step.rows if row.key in done]
-            self._lead_s += _WEIGHT * (self._clock() - asked_s - self._lead_s)
+            # A machine that stood still for milliseconds says little about the next launch.
+            taken_s = min(self._clock() - asked_s, _OUTLIER * self._lead_s)
+            self._lead_s += _WEIGHT * (taken_s - self._lead_s)
         finally:
             self._deliver(ended)
         return True
