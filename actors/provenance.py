@@ -32,11 +32,13 @@ def command(argv: list[str]) -> list[str]:
 
 
 def commit() -> str | None:
-    """The commit of the source tree that runs, with `+changes` if it was edited.
+    """The commit of the source tree that runs, with `+changes` if it was edited; None outside a git checkout.
 
-    Outside a git checkout, in a copy without its history for instance, HEADTAIL_COMMIT of the environment, or None.
+    HEADTAIL_COMMIT of the environment goes first: for a copy whose history is missing, or behind its files.
     """
-    root, told = Path(__file__).resolve().parents[1], os.environ.get("HEADTAIL_COMMIT")
+    if told := os.environ.get("HEADTAIL_COMMIT"):
+        return told
+    root = Path(__file__).resolve().parents[1]
 
     def git(*args: str) -> str:
         called = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10, check=True)
@@ -44,10 +46,10 @@ def commit() -> str | None:
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
-            return told  # a checkout of something else that holds this package
+            return None  # a checkout of something else that holds this package
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
-        return told
+        return None
 
 
 def hardware() -> dict[str, Any]:

@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,10 @@ class Bench:
         shape = self.sliced.shape_at(0)
         measure(costs, executor, model="m", entry=0, shape=shape, repeats=3, budget_s=30.0)  # warm: kernels, graphs
         measure(costs, executor, model="m", entry=0, shape=shape, repeats=self.args.repeats, budget_s=60.0)
+        on_gpu = self.args.device.startswith("cuda")
+        where = torch.cuda.get_device_name(self.args.device) if on_gpu else costs.source.where
+        what = f"{self.model}, {last} slices, {self.args.dtype}, rows of zeros, {self.args.repeats} passes"
+        costs.source = replace(costs.source, what=what, where=where)
         save_profile(costs, self.profile)
         return {
             "profile": self.profile.name,

@@ -271,6 +271,13 @@ def test_a_boundary_whose_expected_saving_is_below_the_time_of_a_decision_is_not
         # At boundary 2 there is one already, and 0.4 more are expected: 1.4 * 2 s = 2.8 s.
 
 
+def test_where_steps_are_launched_while_one_runs_they_take_half_of_what_the_host_needs_for_one_or_more() -> None:
+    for decision_s, end in ((0.0, 1), (2.0, 1), (2.1, 2), (100.0, 4)):
+        play = Play(FLAT, decision_s=decision_s, overlapped=True)
+        play.add((0, 0.0))
+        assert play.begin().end == end
+
+
 def test_what_is_not_known_is_learned_from_the_steps() -> None:
     """Nothing is known, so batches are tried; the accelerator turns out to gain nothing by them."""
     policy = Continuous("vit", 4, 8)

@@ -100,6 +100,44 @@ def test_a_batch_size_below_all_seen_takes_in_proportion() -> None:
     assert sleep_s is not None and 0.49 < sleep_s < 0.5
 
 
+def test_a_launch_that_took_very_long_says_little_about_the_next_one() -> None:
+    stands_still_s = 0.0
+
+    def launch(step: Step) -> None:
+        bench.clock.now_s += stands_still_s
+
+    bench = Bench(before=launch)
+    bench.learn()
+    stands_still_s = 0.5
+    bench.arrive(3, 7.0)
+    bench.run_until_idle()
+    stands_still_s = 0.0
+    bench.arrive(0, 7.0)
+    assert bench.engine.turn() == 0.0
+    sleep_s = bench.engine.turn()
+    assert sleep_s is not None and 0.99 < sleep_s < 1.0
+
+
+def test_the_policy_is_told_what_the_host_did_for_a_step_and_not_how_long_it_waited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def launch(step: Step) -> None:
+        bench.clock.now_s += 0.01
+
+    bench = Bench(before=launch)
+    told: list[tuple[float, float]] = []
+    monkeypatch.setattr(
+        bench.engine._scheduler, "observe", lambda step, execution_s, host_s: told.append((execution_s, host_s))
+    )
+    bench.learn()
+    told.clear()
+    bench.arrive(0, 7.0)
+    bench.run_until_idle()
+    assert [execution_s for execution_s, _ in told] == [1.0] * 4
+    # The first step's turn launched the second one, too, and so on; the last one had nothing to launch.
+    assert [host_s for _, host_s in told] == pytest.approx([0.02, 0.01, 0.01, 0.0])
+
+
 def test_rows_at_the_end_are_answered_when_their_step_has_ended_not_when_it_is_launched() -> None:
     bench = Bench("per_tail_shared")
     bench.learn()
