@@ -24,6 +24,9 @@ class HostedModel:
 
     Building it takes seconds and disk space: the model is built (or loaded from `config.shards`), cut, and its shards
     are put where devices can fetch them, in a folder named by the manifest's digest.
+
+    Attributes:
+        receiving: makes the memory into which activations are decoded; an executor may have a kind of its own.
     """
 
     def __init__(self, config: ModelConfig, shard_dir: Path) -> None:
@@ -49,6 +52,7 @@ class HostedModel:
         self.entries = self._entries()
         self._takes_images = 0 in self.entries and self.shapes[0][0] in (1, 3) and len(self.shapes[0]) == 3
         self._preprocess = Preprocess(self.manifest.spec) if self._takes_images else None
+        self.receiving = codec.ordinary
         self._files = {shard.sha256: self.directory / shard.file for shard in self.manifest.shards}
 
     def _entries(self) -> tuple[int, ...]:
@@ -128,7 +132,7 @@ class HostedModel:
         if name in codec.IMAGE_CODECS:
             assert self._preprocess is not None, "checked before"
             return decode_images(name, payloads, self._preprocess)
-        return codec.decode_batch(name, payloads, self.shapes[cut])
+        return codec.decode_batch(name, payloads, self.shapes[cut], self.receiving)
 
     def release(self) -> None:
         """Forget the weights on the host; whoever runs the model holds what it needs."""

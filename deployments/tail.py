@@ -130,6 +130,7 @@ class TailServer:
                 costs=costs.get(model.name),
             )
             self._executor.load(model.name, model.sliced, policy.residents(model.entries))
+            model.receiving = getattr(self._executor, "receiving", model.receiving)
             model.release()
             policies[model.name] = policy
         shapes = {name: {entry: model.shapes[entry] for entry in model.entries} for name, model in self._models.items()}

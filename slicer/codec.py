@@ -21,7 +21,7 @@ All functions may be called from several threads at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -121,15 +121,27 @@ def decode_into(codec: str, payload: bytes | memoryview, out: Array) -> None:
     _decode(codec, np.frombuffer(payload, dtype=np.uint8)[np.newaxis], out[np.newaxis])
 
 
-def decode_batch(codec: str, payloads: Sequence[bytes | memoryview], shape: Sequence[int]) -> Array:
+def ordinary(shape: tuple[int, ...]) -> Array:
+    """An array in ordinary memory."""
+    return np.empty(shape, np.float32)
+
+
+def decode_batch(
+    codec: str,
+    payloads: Sequence[bytes | memoryview],
+    shape: Sequence[int],
+    empty: Callable[[tuple[int, ...]], Array] = ordinary,
+) -> Array:
     """Payloads of one codec and shape to one float32 [B, *shape] array, in order; B may be 0.
+
+    `empty` makes the array, where it is to lie in memory of a certain kind.
 
     Raises:
         CodecError: as `decode_into`, if any of them is bad. To learn which, decode one by one: it is the rare case.
     """
     for payload in payloads:
         check_payload(codec, shape, payload)
-    out = np.empty((len(payloads), *shape), dtype=np.float32)
+    out = empty((len(payloads), *shape))
     if payloads and len(payloads[0]) < JOINED_BELOW_BYTES:
         _decode(codec, np.frombuffer(b"".join(payloads), dtype=np.uint8).reshape(len(payloads), -1), out)
         return out

@@ -15,6 +15,7 @@ from PIL import Image
 
 from deployments.config import STRATEGIES
 from deployments.cost_profiles import load_profile
+from deployments.executors import TorchExecutor
 from deployments.tail import TailServer, top_k
 from slicer import codec, zoo
 from slicer.codec_images import encode_image
@@ -354,9 +355,9 @@ def test_rows_of_one_codec_are_decoded_in_one_go(
     calls: list[tuple[str, int]] = []
     decode = codec.decode_batch
 
-    def counted(name: str, payloads: Any, shape: Any) -> Any:
+    def counted(name: str, payloads: Any, *rest: Any) -> Any:
         calls.append((name, len(payloads)))
-        return decode(name, payloads, shape)
+        return decode(name, payloads, *rest)
 
     monkeypatch.setattr(codec, "decode_batch", counted)
     first = [request_at(sliced, server, 1, image, str(i)) for i, image in enumerate(images(sliced, 5))]
@@ -365,6 +366,23 @@ def test_rows_of_one_codec_are_decoded_in_one_go(
     assert all(isinstance(answer, Reply) for answer in answers)
     assert [answer.id for answer in answers] == ["0", "1", "2", "3", "4", "h0", "h1"]
     assert sorted(calls) == [("fp32", 5), ("int8", 2)]
+
+
+def test_activations_are_decoded_into_the_memory_that_the_executor_offers(
+    sliced: SlicedModel, shard_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered: list[np.ndarray[Any, Any]] = []
+
+    def receiving(executor: TorchExecutor, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        offered.append(np.zeros(shape, np.float32))
+        return offered[-1]
+
+    monkeypatch.setattr(TorchExecutor, "receiving", receiving, raising=False)
+    server = server_of(shard_dir)
+    request = request_at(sliced, server, 2, images(sliced, 1)[0])
+    assert isinstance(run(lambda: server.infer(request), server), Reply)
+    (rows,) = offered
+    np.testing.assert_array_equal(rows[0], decoded(request))
 
 
 def decoded(request: Request) -> np.ndarray[Any, Any]:
