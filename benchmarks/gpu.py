@@ -4,11 +4,12 @@
     python benchmarks/gpu.py --out results/ --part load --models vit_tiny_patch16_224 --resume
 
 For each model, and in this order: the cost table t(b) is measured and saved as a profile file; the simulator predicts
-from it, before any load, the goodput of every strategy at each SLO; the engine is then driven in this process (open
-loop, Poisson, the same arrivals for all) and searched for its goodput and its saturated rate. Beside these: share of
-the bound, useful FLOP/s over the peak, rows per step, joules per answer where NVML counts them, memory of each strategy
-in a process of its own. What is done is written after every point, so a run that is cut off is taken up by --resume.
-``--device cpu`` with a small model goes the same way. One JSON document is the last line.
+from it, before any load (part `predictions` needs no GPU), the goodput of every strategy at each SLO; the engine is
+then driven in this process (open loop, Poisson, the same arrivals for all) and searched for its goodput and its
+saturated rate. Beside these: share of the bound, useful FLOP/s over the peak, rows per step, joules per answer where
+NVML counts them, memory of each strategy in a process of its own. What is done is written after every point, so a run
+that is cut off is taken up by --resume. ``--device cpu`` with a small model goes the same way. One JSON document is the
+last line.
 """
 
 from __future__ import annotations
@@ -280,7 +281,9 @@ def load(
             harness = bench.harness(strategy, x * whole_s, costs)
             at |= bench.goodput(harness, x * whole_s, at["simulated_by_seed_rps"], bound)
             if "saturated" not in entry:
-                entry["saturated"] = bench.saturated(harness, bound) | {"memory": harness.executor.memory()}
+                # Of the memory what is this strategy's alone; the process has held others, and part `memory` has not.
+                own = {key: harness.executor.memory()[key] for key in ("weights", "activations")}
+                entry["saturated"] = bench.saturated(harness, bound) | {"memory": own}
             harness.close()
             print(f"{bench.model} {strategy} {x:g}x: {at['goodput_rps']}/s", file=sys.stderr, flush=True)
             report.save()

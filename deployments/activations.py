@@ -71,7 +71,6 @@ class Slab:
     slots: Slots
     staging: Tensor
     array: npt.NDArray[Any]  # the memory of `staging`
-    computed: Tensor  # as in `Memory`
     uploads: list[Upload | None]  # by position: the last one from there
     waiting: deque[int] = field(default_factory=deque)  # keys of rows that found it full, and of some that have left
 
@@ -116,9 +115,8 @@ class Activations:
         keys = [row.key for row in rows]
         slab = None if memory is None else memory.slab
         if memory is None or slab is None or slab.waiting or len(keys) > slab.slots.free:
-            host = Memory(
-                source, on_host=True, computed=self._computed(source, dtype) if slab is None else slab.computed
-            )
+            computed = self._computed(source, dtype) if memory is None else memory.computed
+            host = Memory(source, on_host=True, computed=computed)
             with self._lock:
                 self._places.update((key, Place(host, index)) for index, key in enumerate(keys))
             if slab is not None:
@@ -175,7 +173,7 @@ class Activations:
             if before is not None and not before.done and before.event is not None:
                 self._gpu.synchronize(before.event)
                 before.done = True
-        slab.array[run.start : run.stop] = piece.numpy()  # without Python's lock, unlike torch's copy of few rows
+        slab.array[run.start : run.stop] = piece.numpy()
         slab.uploads[run.start : run.stop] = [self._upload] * len(run)
 
     def places(self, rows: Sequence[Row]) -> list[Place]:
@@ -296,9 +294,8 @@ class Activations:
                     tensor = torch.zeros(shape, dtype=batch.dtype, device=self._gpu.device)
                     self._gpu.synchronize(self._gpu.record())  # the copy stream is another one
                 staging = self._gpu.host(shape, batch.dtype)
-                computed = self._computed(batch, dtype)
-                slab = Slab(Slots(self._slab_rows), staging, staging.numpy(), computed, [None] * self._slab_rows)
-                found = Memory(tensor, slab=slab, computed=computed)
+                slab = Slab(Slots(self._slab_rows), staging, staging.numpy(), [None] * self._slab_rows)
+                found = Memory(tensor, slab=slab, computed=self._computed(batch, dtype))
             except torch.OutOfMemoryError as error:
                 self._notes.append(f"new rows of {model} wait on the host: no memory for a slab ({error})")
                 logger.warning(self._notes[-1])

@@ -170,9 +170,15 @@ class CudaExecutor:
     # ------------------------------------------------------------------------------------------------------- the rows
 
     def receiving(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Arriving:
-        """Page-locked memory for rows that are to be put: they go to the device from there, without a copy before."""
-        example = torch.from_numpy(np.empty(0, dtype))
-        found: Arriving = self._gpu.host(shape, example.dtype).numpy()
+        """Memory for rows that are to be put, page-locked: they go to the device from there, without a copy before.
+
+        Any thread. Ordinary memory where there is no such memory left, or the accelerator is lost: nothing that arrives
+        may fail for it, and the engine says what is wrong.
+        """
+        try:
+            found: Arriving = self._gpu.host(shape, torch.from_numpy(np.empty(0, dtype)).dtype).numpy()
+        except RuntimeError:
+            found = np.empty(shape, dtype)
         return found
 
     def put(self, model: str, rows: Sequence[Row], batch: Arriving) -> None:

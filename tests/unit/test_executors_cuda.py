@@ -209,14 +209,35 @@ def test_what_is_put_one_after_the_other_is_copied_at_once_and_what_is_page_lock
 
 
 def test_memory_beside_the_slab_is_written_again_only_when_what_was_there_has_left() -> None:
-    executor, sliced, _ = loaded(slab_rows=2)
+    executor, sliced, gpu = loaded(Cold(), slab_rows=2)
     first, second = rows_of(2), rows_of(2, first=2)
     executor.put("m", first, batch_of(2))
-    executor.launch(step_of(first, 0, 4))  # the copy to the device is enqueued, and nobody has waited for it
+    executor.launch(step_of(first, 0, 4))  # the copy to the device is enqueued, and the host has not waited for it
+    assert gpu.syncs == 1, "as the slab was made"
     executor.put("m", second, batch_of(2, seed=1))
+    assert gpu.syncs == 2
     executor.run(step_of(second, 0, 4))
     check(executor, sliced, first, 0, batch_of(2))
     check(executor, sliced, second, 0, batch_of(2, seed=1))
+
+
+def test_where_no_page_locked_memory_is_left_rows_are_received_in_ordinary_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    executor, sliced, gpu = loaded()
+    assert gpu.is_pinned(torch.from_numpy(executor.receiving((2, WIDTH))))
+
+    def none_left(shape: Any, dtype: torch.dtype) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA error: out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gpu, "host", none_left)
+        batch = executor.receiving((2, WIDTH))
+    batch[:] = batch_of(2)
+    rows = rows_of(2)
+    executor.put("m", rows, batch)
+    executor.run(step_of(rows, 0, 4))
+    check(executor, sliced, rows, 0, batch_of(2))
 
 
 @pytest.mark.parametrize("graphs", ["on", "off"])
