@@ -255,12 +255,35 @@ def _of_steps(lines: list[list[str]]) -> dict[str, Any]:
     steps = [[float(value) for value in line[1:]] for line in lines if line[0] == "step"]
     if not steps:
         return {"steps": 0}
+    idle_s = idle_before_steps_s(lines, slices=round(max(step[4] for step in steps)))
     return {
         "steps": len(steps),
+        "idle_with_rows": round(sum(idle_s) / sum(step[2] for step in steps), 4),
+        "idle_ms_per_step": {"mean": round(1e3 * statistics.fmean(idle_s), 4), "most": round(1e3 * max(idle_s), 3)},
         "rows_per_step": round(statistics.fmean(step[5] for step in steps), 3),
         "overruns": sum(taken - planned > max(0.05 * planned, 1e-4) for _, planned, taken, *_ in steps),
         "taken_over_planned": round(sum(s[2] for s in steps) / sum(s[1] for s in steps), 4),
     }
+
+
+def idle_before_steps_s(lines: list[list[str]], slices: int) -> list[float]:
+    """How long the accelerator stood still before each step although a row was there since the step before it ended.
+
+    That is what deciding late costs: waking up, choosing, launching. A row counts as there from its arrival on, so its
+    admission is in it where the row came just then.
+    """
+    idle_s, arrived_s, inside, free_s = list[float](), list[float](), 0, math.inf
+    events = sorted((float(line[1]), line[0] == "step", line) for line in lines if line[0] in ("row", "step"))
+    for at_s, is_step, line in events:
+        if not is_step:
+            arrived_s.append(at_s)
+            continue
+        there = inside + sum(one_s <= free_s for one_s in arrived_s)
+        idle_s.append(max(at_s - free_s, 0.0) if there else 0.0)
+        inside, arrived_s = inside + len(arrived_s), []
+        free_s = at_s + float(line[3])
+        inside -= int(line[6]) if int(line[5]) == slices else 0
+    return idle_s
 
 
 def figures(values_ms: list[float]) -> dict[str, float]:

@@ -195,16 +195,16 @@ class Continuous:
     def _behind(self, front: list[Row], p: int, now_s: float) -> list[Row] | None:
         """The rows for whom it pays most that the front group waits until they have caught up; None: for nobody."""
         n1 = len(front)
-        grouped = {group[0].boundary for group in self._groups}
-        behind = [q for q in range(p) if self._entering[q] or q in grouped]
-        if n1 >= self.max_batch or not behind:
+        if n1 >= self.max_batch:
+            return None
+        leading = self._leading(p)
+        if not leading:
             return None
         tails, c = self._costs.tails, self._costs.merge_s
         front_s = tails(n1)[p]
         latest_s = self._latest_s(front, now_s + front_s)
         best, best_gain = None, 0.0
-        for q in behind:
-            first = self._first(q)
+        for q, first in leading:
             if n1 + len(first) > self.max_batch:
                 continue
             rows = self._grown(first, q, self.max_batch - n1, now_s)
@@ -218,12 +218,14 @@ class Continuous:
                 best, best_gain = rows, gain
         return best
 
-    def _first(self, q: int) -> list[Row]:
-        """The most urgent row at q, where rows wait, and those it has been running with."""
-        candidates = [group for group in self._groups if group[0].boundary == q]
-        if self._entering[q]:
-            candidates.append(self._entering[q][:1])
-        return candidates[0] if len(candidates) == 1 else min(candidates, key=lambda rows: self._urgency(rows[0]))
+    def _leading(self, p: int) -> list[tuple[int, list[Row]]]:
+        """For each boundary before p where rows wait: the most urgent row there and those it has been running with."""
+        leading = {q: rows[:1] for q, rows in enumerate(self._entering[:p]) if rows}
+        for group in self._groups:
+            q = group[0].boundary
+            if q < p and (q not in leading or self._urgency(group[0]) < self._urgency(leading[q][0])):
+                leading[q] = group
+        return sorted(leading.items())
 
     def _others(self, rows: list[Row], p: int) -> Iterable[Row]:
         """The rows that wait at p beside these, in order of urgency."""

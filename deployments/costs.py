@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from slicer.errors import ConfigError
 
@@ -32,13 +32,12 @@ _MOST = 2.0
 _DRIFT = 0.02
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One slice at one batch size: mean and standard deviation of the measured seconds, and how many there were."""
 
     mean_s: float
     std_s: float = 0.0
-    count: int = 0
+    seen: int = 0
 
     @property
     def known(self) -> bool:
@@ -96,6 +95,7 @@ class CostModel:
         times = [time_s for cells in self.table for cell in cells for time_s in (cell.mean_s, cell.std_s)]
         if not all(math.isfinite(time_s) and time_s >= 0 for time_s in (*times, self.merge_s, self.decision_s)):
             raise ConfigError(f"profile {self.name!r}: a time is negative or not a number")
+        self._near: dict[int, list[tuple[int, float]]] = {}
         self._publish()
 
     @staticmethod
@@ -192,12 +192,12 @@ class CostModel:
             self.table[index][bucket] = Cell(self.slice_s(index, self.buckets[bucket]) * ratio, 0.0, 1)
             self._publish()
         else:
-            weight = share * max(_WEIGHT, 1 / (cell.count + 1))
-            if cell.count >= 3:
+            weight = share * max(_WEIGHT, 1 / (cell.seen + 1))
+            if cell.seen >= 3:
                 ratio = min(max(ratio, 1 / _MOST), _MOST)
             mean_s = cell.mean_s * (1 + weight * (ratio - 1))
             variance = (1 - weight) * (cell.std_s**2 + weight * (cell.mean_s * (ratio - 1)) ** 2)
-            self.table[index][bucket] = Cell(mean_s, math.sqrt(variance), cell.count + 1)
+            self.table[index][bucket] = Cell(mean_s, math.sqrt(variance), cell.seen + 1)
         published_s = self._published[index][bucket]
         if abs(self.table[index][bucket].mean_s - published_s) > _DRIFT * published_s:
             self._publish()
@@ -212,6 +212,12 @@ class CostModel:
 
     def _nearest(self, rows: int) -> list[tuple[int, float]]:
         """The bucket of this batch size, or the two around it with their shares, the greater share first."""
+        near = self._near.get(rows)
+        if near is None:
+            near = self._near[rows] = self._between(rows)
+        return near
+
+    def _between(self, rows: int) -> list[tuple[int, float]]:
         at = bisect_left(self.buckets, rows)
         if at == len(self.buckets) or self.buckets[at] == rows or at == 0:
             return [(min(at, len(self.buckets) - 1), 1.0)]
@@ -254,7 +260,7 @@ class CostModel:
             {
                 "mean_ms": [round(cell.mean_s * 1e3, 7) for cell in cells],
                 "std_ms": [round(cell.std_s * 1e3, 7) for cell in cells],
-                "count": [cell.count for cell in cells],
+                "count": [cell.seen for cell in cells],
             }
             for cells in self.table
         ]
@@ -334,4 +340,4 @@ def _sum_of(cells: Sequence[Cell]) -> Cell:
     """The slices one after the other; unknown if one of them is. Spreads add up: slow and fast together."""
     if not all(cell.known for cell in cells):
         return UNKNOWN
-    return Cell(sum(c.mean_s for c in cells), sum(c.std_s for c in cells), min(c.count for c in cells))
+    return Cell(sum(c.mean_s for c in cells), sum(c.std_s for c in cells), min(c.seen for c in cells))

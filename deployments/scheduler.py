@@ -222,19 +222,24 @@ class Scheduler:
         Raises:
             PolicyError: the policy lost a row, or let one go too early.
         """
-        rows = tuple(row for row in step.rows if self._running.pop(row.key, None) is not None)
-        policy, waiting = self.policies[step.model], self._waiting[step.model]
-        ended = policy.finish(replace(step, rows=rows))
-        if any(row.boundary != step.end for row in rows):
+        policy, running = self.policies[step.model], self._running
+        if any(row.key not in running for row in step.rows):
+            step = replace(step, rows=tuple(row for row in step.rows if row.key in running))
+        for row in step.rows:
+            del running[row.key]
+        ended = policy.finish(step)
+        if any(row.boundary != step.end for row in step.rows):
             raise PolicyError(f"{_name(policy)}.finish left rows of {step.model} behind boundary {step.end}")
-        if {row.key for row in ended} != {row.key for row in rows if row.boundary == policy.num_slices}:
+        at_end = step.end == policy.num_slices  # all of them or none
+        if {row.key for row in ended} != ({row.key for row in step.rows} if at_end else set()):
             raise PolicyError(
                 f"{_name(policy)}.finish must return exactly the rows of {step.model} that are at the end"
             )
-        for row in ended:
-            del self._rows[row.key]
-        if step.end < policy.num_slices:
-            waiting.update((row.key, row) for row in rows)
+        if at_end:
+            for row in ended:
+                del self._rows[row.key]
+        else:
+            self._waiting[step.model].update((row.key, row) for row in step.rows)
         self._check_waiting(step.model)
         return ended
 

@@ -28,7 +28,7 @@ def test_every_slice_is_measured_at_every_bucket() -> None:
     assert costs.buckets == (1, 2, 4, 8)
     for rows in (1, 2, 3, 8):
         assert costs.tails(rows) == pytest.approx([6e-3 * rows, 5e-3 * rows, 3e-3 * rows, 0.0])
-    assert all(cell.count == 5 and cell.std_s < 1e-12 for cells in costs.table for cell in cells)
+    assert all(cell.seen == 5 and cell.std_s < 1e-12 for cells in costs.table for cell in cells)
     assert executor.activations == {}, "nothing is left on the accelerator"
     assert {step.weights for step in executor.steps} == {"shared"}
     assert costs.source.where == "fake" and costs.source.when and "emulated" in costs.source.what
@@ -53,7 +53,7 @@ def test_the_first_pass_and_a_disturbed_one_do_not_count() -> None:
         return 1.0 if seen <= 3 else 0.5 if 9 < seen <= 12 else 0.01
 
     costs = measured(FakeExecutor(clock, slow_at_times), clock, max_batch=1, budget_s=60.0)
-    assert costs.slice_s(0, 1) == pytest.approx(0.01) and costs.table[0][0].count == 4
+    assert costs.slice_s(0, 1) == pytest.approx(0.01) and costs.table[0][0].seen == 4
 
 
 def test_the_budget_ends_it_but_one_row_is_always_measured() -> None:

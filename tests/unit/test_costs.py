@@ -63,7 +63,7 @@ def test_measurements_while_serving_move_the_cell_and_its_spread() -> None:
     assert costs.slice_s(0, 2) == pytest.approx(3.0, rel=0.03)
     assert costs.slice_s(0, 1) == 1.0 and costs.slice_s(1, 2) == 2.0, "only this cell was seen"
     assert costs.tails(2)[0] == pytest.approx(5.0, rel=0.03), "sums follow"
-    assert costs.table[0][1].count == 210
+    assert costs.table[0][1].seen == 210
 
 
 def test_a_step_of_several_slices_moves_them_in_proportion() -> None:
@@ -143,7 +143,7 @@ def test_a_profile_is_read_back_as_it_was_written(
     assert (back.merge_s, back.decision_s) == (pytest.approx(1e-5), pytest.approx(2e-5))
     for rows in range(1, 5):
         assert back.tails(rows) == pytest.approx(costs.tails(rows))
-    assert back.table[0][0].count == 10 and back.spread(0, 1, 1) == pytest.approx(0.1, abs=1e-3)
+    assert back.table[0][0].seen == 10 and back.spread(0, 1, 1) == pytest.approx(0.1, abs=1e-3)
 
 
 @pytest.mark.parametrize(("name", "floor", "per_row"), [("launch-bound", 1.2, 0.18), ("edge-gpu", 1.2, 0.48)])

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import goodput
 from benchmarks.figures import stable
 from benchmarks.goodput_case import Case
-from benchmarks.goodput_stack import figures
+from benchmarks.goodput_stack import figures, idle_before_steps_s
 from slicer.errors import ConfigError
 
 CASE = Case("launch-bound")
@@ -116,3 +116,17 @@ def test_a_queue_that_grows_is_unstable() -> None:
     assert stable([10.0] * 50)
     assert not stable([float(value) for value in range(100)])
     assert figures([1.0, 2.0, 3.0]) == {"mean": 2.0, "p50": 2.0, "p99": 2.98}
+
+
+def test_standing_still_counts_only_while_a_row_was_there() -> None:
+    """One slice of two is 3 ms. Row a runs alone, b arrives during its first step, c long after both have ended."""
+    record = [
+        "row 0.000 0",  # a
+        "step 0.000 0.003 0.003 0 1 1",
+        "row 0.001 1",  # b: there when the step ends, and a is in any case
+        "step 0.004 0.003 0.003 1 2 2",  # 1 ms late
+        "row 0.050 0",  # c: nobody was there before it
+        "step 0.051 0.006 0.006 0 2 1",
+    ]
+    idle_s = idle_before_steps_s([line.split() for line in record], slices=2)
+    assert idle_s == pytest.approx([0.0, 0.001, 0.0])

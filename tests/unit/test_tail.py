@@ -184,7 +184,7 @@ def test_a_measured_profile_is_saved_and_can_be_started_from(
     request = request_at(sliced, measured, 0, images(sliced, 1)[0])
     assert isinstance(run(lambda: measured.infer(request), measured), Reply)
     kept = load_profile(tmp_path / f"{MODEL}.yaml")
-    assert kept.table[0][0].count > saved.table[0][0].count, "what was seen while serving is in it"
+    assert kept.table[0][0].seen > saved.table[0][0].seen, "what was seen while serving is in it"
 
     monkeypatch.setattr("deployments.tail.measure", lambda *_, **__: pytest.fail("measured although it is known"))
     again = server(model={"profile": str(tmp_path / f"{MODEL}.yaml")})
