@@ -270,7 +270,8 @@ def idle_before_steps_s(lines: list[list[str]], slices: int) -> list[float]:
     """How long the accelerator stood still before each step although a row was there since the step before it ended.
 
     That is what deciding late costs: waking up, choosing, launching. A row counts as there from its arrival on, so its
-    admission is in it where the row came just then.
+    admission is in it where the row came just then. The record does not say who was let go without an answer, so such
+    rows (``--deadlines``) count as there until the end: the figure is then too high.
     """
     idle_s, arrived_s, inside, free_s = list[float](), list[float](), 0, math.inf
     events = sorted((float(line[1]), line[0] == "step", line) for line in lines if line[0] in ("row", "step"))
