@@ -29,6 +29,8 @@ _TRY_S = 5.0
 #: aiohttp warns of bytes objects above this size, which it writes in one go; a file object it writes in parts.
 _LARGE_BYTES = 1 << 20
 
+_INFER = {"Content-Type": packet.CONTENT_TYPE, **packet.UNWATCHED}
+
 
 class HttpTransport:
     """`Server` (see actors.links) over HTTP; one session. Made anywhere, used on one event loop.
@@ -68,7 +70,7 @@ class HttpTransport:
         """
         body = packet.encode_requests(requests)
         data = io.BytesIO(body) if len(body) > _LARGE_BYTES else body
-        status, answered = await self._send("POST", "/infer", data=data, headers={"Content-Type": packet.CONTENT_TYPE})
+        status, answered = await self._send("POST", "/infer", data=data, headers=_INFER)
         self._check(status, answered)
         try:
             answers = packet.decode_answers(answered)

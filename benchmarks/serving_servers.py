@@ -105,7 +105,6 @@ def _reply(request: Request) -> Answer:
 
 def start(name: str, http: dict[str, Any]) -> None:
     """Start one of the three, with the same settings for all."""
-    logs = {"enable_access_log": False}
     if name == "tail":
         model = {"name": "toy", "model": "benchmarks.serving_servers:Toy", "num_slices": 4, "entries": [0]}
         config = {
@@ -124,5 +123,7 @@ def start(name: str, http: dict[str, Any]) -> None:
     else:
         kind = {"bare_echo": Bare, "echo": Echo}[name]
         options = {"num_cpus": 1, "runtime_env": {"env_vars": environment("replica", http=True)}}
-        deployment = serve.deployment(serve.ingress()(kind), name=name, max_ongoing_requests=4096, logging_config=logs)
+        deployment = serve.deployment(
+            serve.ingress()(kind), name=name, max_ongoing_requests=4096, logging_config=app.LOGGING
+        )
         serve.run(deployment.options(ray_actor_options=options).bind(), name=name, route_prefix=f"/{name}")

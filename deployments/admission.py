@@ -1,27 +1,28 @@
-"""The way into the engine: an ``@serve.batch`` handler that admits, and never waits for the engine.
+"""The way into the engine: what comes in one turn of the event loop is decoded and handed over together.
 
-A call brings a request or a parcel of them. What arrives together is decoded into one array and handed over in one
-call. What arrives alone is admitted at once: as a batch of one it would spend 0.4 ms in the handler's queue and tasks
-(docs/log.md, 2026-11-25).
+Requests of one turn are one array per model, cut and codec, one `submit`, and one waking of the engine's thread. They
+wait for nothing else: neither for a timer nor for each other's answers, so whoever is alone is admitted at the end of
+its turn. What takes long to decode (images, very large payloads) goes through an ``@serve.batch`` handler to a thread,
+so that the loop is never held; it delays nobody else. Not everything does, since a call of such a handler costs as much
+as all the rest of an admission (docs/log.md, 2026-11-26).
 
-The handler returns the rows' futures at once and the caller awaits its own (``await (await admit(parcel))``), so rows
-finish, fail and are cancelled alone; awaiting the engine inside the handler would chain every row to the slowest of
-its admission batch.
+A call's rows fail and are refused alone; it returns when its last row has ended. The engine binds late, so a batch of
+admission is no batch of execution.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import contextlib
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ray import serve
 
 from deployments.decoding import decode_rows
 from deployments.engine import Engine, Outcome
+from deployments.executors import Arriving
 from deployments.models import HostedModel
 from slicer.codec import IMAGE_CODECS
 from slicer.wire import Refusal, Request
@@ -46,26 +47,47 @@ class Arrival:
         return None if left_ms is None else self.arrived_s + left_ms / 1e3
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """A row that stands in the engine's queue."""
-
-    key: int
-    admitted_s: float
-    outcome: asyncio.Future[Outcome]
+#: What becomes of one request: its outcome and when it was admitted, or why it was not.
+Result = tuple[Outcome, float] | Refusal
 
 
 @dataclass(slots=True)
-class _Parcel:
-    """The requests of one call; `keys`: their rows, once they are admitted; `left`: the caller is gone."""
+class _Call:
+    """The requests of one call, and what becomes of them.
+
+    Attributes:
+        arrivals: one or several.
+        ended: done when every request has its result, when the call has failed, or when the caller is gone.
+        results: of the requests, in order, as they end.
+        open: how many have none yet.
+        keys: of the rows in the engine, once they are admitted.
+    """
 
     arrivals: Sequence[Arrival]
+    ended: asyncio.Future[None]
+    results: list[Result | None] = field(init=False)
+    open: int = field(init=False)
     keys: list[int] = field(default_factory=list)
-    left: bool = False
+
+    def __post_init__(self) -> None:
+        self.open = len(self.arrivals)
+        self.results = [None] * self.open
+
+    def end(self, index: int, result: Result) -> None:
+        """One request has ended."""
+        self.results[index] = result
+        self.open -= 1
+        if not self.open and not self.ended.done():
+            self.ended.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """The whole call has failed."""
+        if not self.ended.done():
+            self.ended.set_exception(error)
 
 
-#: What becomes of one request: its outcome and when it was admitted, or why it was not.
-Result = tuple[Outcome, float] | Refusal
+#: A request of a call: the call, and which one.
+_Place = tuple[_Call, int]
 
 
 class Admission:
@@ -73,17 +95,18 @@ class Admission:
 
     def __init__(self, engine: Engine, *, max_batch: int, concurrency: int) -> None:
         self._engine = engine
-        self._pending: dict[int, asyncio.Future[Outcome]] = {}
+        self._pending: dict[int, tuple[_Call, int, float]] = {}  # by key: the request, and when it was admitted
+        self._gathered: list[_Call] = []  # in this turn of the loop
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._at_work = 0  # calls that are being admitted, or were in this turn of the loop
 
-        async def admit(parcels: list[_Parcel]) -> list[list[Admitted | Refusal]]:
-            return await self._admit(parcels)
+        async def admit_slow(calls: list[_Call]) -> list[None]:
+            await self._admit_slow(calls)
+            return [None] * len(calls)
 
-        # Zero wait: the batch is what came in while the last one was admitted. The engine binds late, not this.
+        # Zero wait: the batch is what came in while the last one was decoded.
         self._batched = serve.batch(
             max_batch_size=max_batch, batch_wait_timeout_s=0.0, max_concurrent_batches=concurrency
-        )(admit)
+        )(admit_slow)
 
     async def infer(self, arrivals: Sequence[Arrival]) -> list[Result]:
         """Requests of one call through the engine, in order: outcome and moment of admission (engine clock) of each.
@@ -91,70 +114,65 @@ class Admission:
         It returns when the last one has ended. A caller that is cancelled takes its rows with it: they leave at the
         next boundary.
         """
-        parcel = _Parcel(arrivals)
+        if not arrivals:
+            return []
+        self._loop = loop = asyncio.get_running_loop()
+        call = _Call(arrivals, loop.create_future())
         try:
-            admitted = await self._admitted(parcel)
-            return [one if isinstance(one, Refusal) else (await one.outcome, one.admitted_s) for one in admitted]
-        except asyncio.CancelledError:
-            parcel.left = True  # it may not have been admitted yet
-            for key in parcel.keys:
+            if not _soon_decoded(arrivals):
+                await self._batched(call)
+            else:
+                if not self._gathered:
+                    loop.call_soon(self._admit_gathered)
+                self._gathered.append(call)
+            await call.ended
+        except BaseException:  # cancelled, most often
+            call.ended.cancel()  # it may not have been admitted yet
+            for key in call.keys:
                 self._engine.cancel(key)  # harmless for one that has ended
             raise
+        return [result for result in call.results if result is not None]
 
-    async def _admitted(self, parcel: _Parcel) -> list[Admitted | Refusal]:
-        """At once where it is alone and soon decoded; else by the batch handler, behind those that it has."""
-        alone = not self._at_work and _decoded_inline([arrival.request for arrival in parcel.arrivals])
-        self._at_work += 1
-        if alone:
-            asyncio.get_running_loop().call_soon(self._leave)  # whoever comes in this turn has come together with it
-            return (await self._admit([parcel]))[0]  # awaits nothing
-        try:
-            admitted: list[Admitted | Refusal] = await self._batched(parcel)
-            return admitted
-        finally:
-            self._leave()
+    def _admit_gathered(self) -> None:
+        """At the end of a turn of the loop."""
+        calls, self._gathered = self._gathered, []
+        for places in _alike(calls):
+            with _failing(places):
+                self._submit(places, *decode_rows(*_hosted(places)))
 
-    def _leave(self) -> None:
-        self._at_work -= 1
-
-    async def _admit(self, parcels: Sequence[_Parcel]) -> list[list[Admitted | Refusal]]:
-        parts = [[] if parcel.left else parcel.arrivals for parcel in parcels]
-        admitted = iter(await self._admit_all([arrival for part in parts for arrival in part]))
-        results = [list(itertools.islice(admitted, len(part))) for part in parts]
-        for parcel, result in zip(parcels, results, strict=True):
-            parcel.keys = [one.key for one in result if isinstance(one, Admitted)]
-            if parcel.left:  # while it was decoded on a thread
-                for key in parcel.keys:
+    async def _admit_slow(self, calls: Sequence[_Call]) -> None:
+        for places in _alike(calls):
+            with _failing(places):
+                decoded = await asyncio.get_running_loop().run_in_executor(None, decode_rows, *_hosted(places))
+                self._submit(places, *decoded)
+        for call in calls:
+            if call.ended.cancelled():  # while it was decoded
+                for key in call.keys:
                     self._engine.cancel(key)
-        return results
 
-    async def _admit_all(self, arrivals: Sequence[Arrival]) -> list[Admitted | Refusal]:
-        self._loop = asyncio.get_running_loop()
-        groups: dict[tuple[str, int, str], list[int]] = defaultdict(list)
-        for index, arrival in enumerate(arrivals):
-            groups[arrival.model.name, arrival.request.cut, arrival.request.codec].append(index)
-        results: list[Admitted | Refusal | None] = [None] * len(arrivals)
-        for (model, cut, _), members in groups.items():
-            hosted, requests = arrivals[members[0]].model, [arrivals[index].request for index in members]
-            if _decoded_inline(requests):
-                rows, refusals = decode_rows(hosted, requests)
+    def _submit(self, places: Sequence[_Place], rows: Arriving, refusals: Sequence[Refusal | None]) -> None:
+        """Hand decoded rows to the engine. Nothing is awaited between that and their registration, so no outcome can be
+        missed."""
+        good = []
+        for place, refusal in zip(places, refusals, strict=True):
+            if refusal is None:
+                good.append(place)
             else:
-                rows, refusals = await self._loop.run_in_executor(None, decode_rows, hosted, requests)
-            good = []
-            for index, refusal in zip(members, refusals, strict=True):
-                results[index] = refusal
-                if refusal is None:
-                    good.append(index)
-            if not good:
-                continue
-            # Nothing is awaited between submit and the registration of the futures, so no outcome can be missed.
-            arrived_s = [arrivals[index].arrived_s for index in good]
-            admitted_s = time.monotonic()  # before submit, from where the engine counts the row's waiting
-            keys = self._engine.submit(model, cut, rows, arrived_s, [arrivals[index].deadline_s for index in good])
-            for index, key in zip(good, keys, strict=True):
-                self._pending[key] = future = self._loop.create_future()
-                results[index] = Admitted(key, admitted_s, future)
-        return [result for result in results if result is not None]
+                place[0].end(place[1], refusal)
+        if not good:
+            return
+        arrivals = [call.arrivals[index] for call, index in good]
+        admitted_s = time.monotonic()  # before submit, from where the engine counts the row's waiting
+        keys = self._engine.submit(
+            arrivals[0].model.name,
+            arrivals[0].request.cut,
+            rows,
+            [arrival.arrived_s for arrival in arrivals],
+            [arrival.deadline_s for arrival in arrivals],
+        )
+        for key, (call, index) in zip(keys, good, strict=True):
+            self._pending[key] = call, index, admitted_s
+            call.keys.append(key)
 
     def deliver(self, outcomes: list[Outcome]) -> None:
         """The engine's callback, on its thread: one hop to the event loop for all rows that ended together."""
@@ -163,16 +181,48 @@ class Admission:
 
     def _resolve(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
-            future = self._pending.pop(outcome.key, None)
-            if future is not None and not future.done():
-                future.set_result(outcome)
+            if (found := self._pending.pop(outcome.key, None)) is not None:
+                call, index, admitted_s = found
+                call.end(index, (outcome, admitted_s))
 
     async def healthy(self) -> bool:
         """Whether the admission loop and the engine are alive (the loop can die alone: ray issue 66140)."""
         return self._engine.alive and bool(await self._batched._is_batching_task_alive())
 
 
-def _decoded_inline(requests: Sequence[Request]) -> bool:
+def _soon_decoded(arrivals: Sequence[Arrival]) -> bool:
     """Whether decoding them holds the event loop so shortly that it needs no thread."""
-    size = sum(len(request.payload) for request in requests)
-    return size <= INLINE_BYTES and not any(request.codec in IMAGE_CODECS for request in requests)
+    size = 0
+    for arrival in arrivals:
+        if arrival.request.codec in IMAGE_CODECS:
+            return False
+        size += len(arrival.request.payload)
+    return size <= INLINE_BYTES
+
+
+def _alike(calls: Sequence[_Call]) -> Iterable[list[_Place]]:
+    """The requests of calls whose caller is still there, in order, by what is decoded and submitted together."""
+    groups: dict[tuple[str, int, str], list[_Place]] = {}
+    for call in calls:
+        if call.ended.done():
+            continue
+        for index, arrival in enumerate(call.arrivals):
+            request = arrival.request
+            groups.setdefault((arrival.model.name, request.cut, request.codec), []).append((call, index))
+    return groups.values()
+
+
+@contextlib.contextmanager
+def _failing(places: Sequence[_Place]) -> Iterator[None]:
+    """Whatever is raised inside fails their calls, and no others."""
+    try:
+        yield
+    except Exception as error:
+        for call, _ in places:
+            call.fail(error)
+
+
+def _hosted(places: Sequence[_Place]) -> tuple[HostedModel, list[Request]]:
+    """Their one model, and their requests."""
+    first, index = places[0]
+    return first.arrivals[index].model, [call.arrivals[index].request for call, index in places]

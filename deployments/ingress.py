@@ -8,7 +8,8 @@
     GET  /<app>/health                           200 while the replica can serve; needs no token
 
 Behind HAProxy each replica answers these itself. Raw ASGI, because a framework's request and response objects would be
-most of the cost of a request. The body is joined once; payloads are views into it until a row is decoded in place.
+most of the cost of a request. The body is joined once; payloads are views into it until a row is decoded in place. A
+client that leaves takes its rows with it (`deployments.connections`).
 Bad input is answered with 4xx and ``{"error": ...}`` and touches no other request.
 """
 
@@ -20,12 +21,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
+from deployments.connections import Connections, Disconnected, Receive
 from slicer import packet
 from slicer.errors import CodecError
 from slicer.wire import Answer, Refusal, Request, ServedModel
 
 Scope = Mapping[str, Any]
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _JSON = b"application/json"
@@ -57,10 +58,6 @@ class Problem(Exception):
         self.status = status
 
 
-class Disconnected(Exception):
-    """The client left before its body had arrived; nobody waits for an answer."""
-
-
 class Ingress:
     """The ASGI application.
 
@@ -74,6 +71,7 @@ class Ingress:
         self._server = server
         self._secret = f"Bearer {token}".encode() if token else b""
         self._max_body_bytes = max_body_bytes
+        self._connections = Connections()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
@@ -105,7 +103,7 @@ class Ingress:
         self._authorise(headers.get(b"authorization", b""))
         if name == "infer" and not rest:
             _expect(method, "POST")
-            return await self._infer(await self._body(headers, receive))
+            return await self._infer(await self._body(headers, receive), receive)
         query = parse_qs(bytes(scope.get("query_string", b"")).decode("latin-1"), max_num_fields=10)
         if name == "describe" and not rest:
             _expect(method, "GET")
@@ -119,12 +117,13 @@ class Ingress:
         if self._secret and not hmac.compare_digest(given, self._secret):
             raise Problem(401, "a missing or wrong token; send `Authorization: Bearer <HEADTAIL_TOKEN of the server>`")
 
-    async def _infer(self, body: bytes) -> tuple[int, bytes, bytes]:
+    async def _infer(self, body: bytes, receive: Receive) -> tuple[int, bytes, bytes]:
         try:
             requests = packet.decode_requests(body)
         except CodecError as error:
             raise Problem(400, str(error)) from None
-        return 200, _PACKET, packet.encode_answers(await self._server.infer_parcel(requests))
+        answers = await self._connections.while_there(receive, self._server.infer_parcel(requests))
+        return 200, _PACKET, packet.encode_answers(answers)
 
     async def _describe(self, model: str) -> tuple[int, bytes, bytes]:
         described = await self._server.describe(model)

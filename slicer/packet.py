@@ -25,12 +25,16 @@ from slicer.wire import Answer, Refusal, RefusalCode, Reply, Request, ServedMode
 #: What the HTTP way says of its bodies.
 CONTENT_TYPE = "application/x-headtail"
 
+#: A header by which a client tells Ray Serve not to watch its connection: the replica does it itself, at less cost.
+UNWATCHED = {"x-request-disconnect-disabled": "?1"}
+
 VERSION = 1
 
 #: Most requests in one body, and most bytes of a header: far above what devices send, far below what hurts.
 MAX_REQUESTS = 1024
 MAX_HEADER_BYTES = 1 << 20
 
+_JSON = json.JSONEncoder(separators=(",", ":"))
 _MAGIC = b"HTP"
 _PREFIX = struct.Struct("<3sBI")
 _ALIGN = 16
@@ -175,7 +179,7 @@ def decode_model(data: Any) -> ServedModel:
 
 
 def _pack(header: Mapping[str, Any], payloads: Iterable[Buffer]) -> bytes:
-    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    text = _JSON.encode(header).encode("ascii")
     text += b" " * (-(_PREFIX.size + len(text)) % _ALIGN)
     if len(text) > MAX_HEADER_BYTES:
         raise CodecError(f"a header of {len(text)} bytes; at most {MAX_HEADER_BYTES}: send fewer requests at once")

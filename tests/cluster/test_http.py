@@ -17,8 +17,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-JOB = """
+JOB = r"""
 import asyncio, json, sys
+from dataclasses import replace
 import ray
 from ray import serve
 from actors.http_transport import AutoTransport, HttpTransport
@@ -28,8 +29,14 @@ from slicer.wire import Request
 
 port, folder = int(sys.argv[1]), sys.argv[2]
 ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-app.run({"models": [{"name": "digits_vit"}], "torch_threads": 1, "shard_dir": folder, "token": "secret",
-         "http": {"enabled": True, "host": "127.0.0.1", "port": port}}, name="web")
+http = {"enabled": True, "host": "127.0.0.1", "port": port}
+config = {"torch_threads": 1, "shard_dir": folder, "token": "secret", "http": http}
+app.run({"models": [{"name": "digits_vit"}], **config}, name="web")
+with open(folder + "/slow.yaml", "w") as file:  # 0.2 s a slice, a row at a time
+    file.write("name: slow\nsource: {hypothetical: true, what: for this test}\nbuckets: [1]\n"
+               "slices:\n  - repeat: 4\n    mean_ms: [200.0]\n")
+app.run({"models": [{"name": "digits_vit", "num_slices": 4, "max_batch": 1, "strategy": "per_slice"}], **config,
+         "executor": "emulated", "executor_options": {"profile": folder + "/slow.yaml"}}, name="slow")
 url, said = f"http://127.0.0.1:{port}/web", {}
 
 async def main():
@@ -57,6 +64,28 @@ async def main():
     said["same answer"] = by_handle.top_k == (await there.infer(good)).top_k
     await handle.close()
     await there.close()
+    said["left"] = await leave(HttpTransport(f"http://127.0.0.1:{port}/slow", "secret"))
+
+async def leave(there):
+    # Ten requests of 0.6 s each whose clients leave: how many waited before, and how many steps were still taken.
+    server = serve.get_app_handle("slow")
+    while True:
+        try:
+            served = await there.describe("digits_vit")
+            break
+        except Exception:
+            await asyncio.sleep(0.2)
+    one = Request("", "digits_vit", served.manifest, 1, "fp32", (16, 96), bytes(4 * 16 * 96), top_k=1)
+    calls = [asyncio.ensure_future(there.infer(replace(one, id=str(n)))) for n in range(10)]
+    while (before := (await server.status.remote())["waiting"].get("digits_vit", 0)) < 10:
+        await asyncio.sleep(0.01)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    while (after := await server.status.remote())["waiting"].get("digits_vit"):
+        await asyncio.sleep(0.01)
+    await there.close()
+    return before, after["steps"]
 
 try:
     asyncio.run(main())
@@ -87,4 +116,7 @@ def test_requests_go_through_haproxy_into_the_replica(tmp_path: Path) -> None:
     assert said["shard"] == 1000
     assert "401" in said["wrong token"]
     assert said["same answer"] is True
+    waiting, steps = said["left"]
+    assert waiting == 10
+    assert steps < 10  # of 30: a client that leaves takes its row with it
     assert f"already runs with HTTP at 127.0.0.1:{port}" in said["another port"]

@@ -1,48 +1,64 @@
-"""The way into the engine: who is admitted at once, who in a batch, and in which order."""
+"""The way into the engine: what is handed over together, who waits for whom, and what becomes of who leaves."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
 
 from deployments.admission import INLINE_BYTES, Admission, Arrival
-from deployments.engine import Engine
+from deployments.engine import Engine, Outcome
 from deployments.models import HostedModel
-from slicer.wire import Request
+from slicer.errors import CodecError
+from slicer.wire import Refusal, Request
 
 pytestmark = pytest.mark.usefixtures("replica_context")
+
+
+#: A payload that no codec has.
+BAD = 255
 
 
 class Hosted:
     """A model whose rows are the first byte of their payload."""
 
     name = "m"
+    shapes: ClassVar[dict[int, tuple[int, ...]]] = {0: (1,)}
 
     def decode(self, codec: str, payloads: Sequence[bytes], cut: int) -> Any:
+        if any(payload[0] == BAD for payload in payloads):
+            raise CodecError("bad")
         return np.array([[payload[0]] for payload in payloads], np.float32)
 
 
 class Inbox:
-    """An engine that keeps what it is handed, and answers nothing; `fails`: it takes nothing."""
+    """An engine that keeps what it is handed, and answers nothing; `fails`: it does not take number 1."""
 
     alive = True
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
+        self.cancelled: list[int] = []
         self.fails = False
 
     def submit(self, model: str, entry: int, rows: Any, *_: Any) -> list[int]:
-        if self.fails:
+        keys = [int(row[0]) for row in rows]
+        if self.fails and keys == [1]:
             raise ValueError("no")
-        self.calls.append([int(row[0]) for row in rows])
-        return [int(row[0]) for row in rows]
+        self.calls.append(keys)
+        return keys
 
     def cancel(self, key: int) -> None:
-        """Nothing runs here."""
+        self.cancelled.append(key)
+
+
+def outcome(key: int) -> Outcome:
+    return Outcome(key, np.zeros(1, np.float32))
 
 
 def arrival(number: int, codec: str = "fp32", size: int = 1) -> Arrival:
@@ -60,6 +76,13 @@ async def until(condition: Callable[[], bool]) -> None:
     await asyncio.wait_for(turn(), 10)
 
 
+async def quiet(*calls: asyncio.Future[Any]) -> None:
+    """End them."""
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
 def admit(*turns: Sequence[Arrival]) -> list[list[int]]:
     """What the engine is handed when each comes in a call of its own, those of one turn of the loop together."""
     engine = Inbox()
@@ -70,74 +93,152 @@ def admit(*turns: Sequence[Arrival]) -> list[list[int]]:
             calls += [asyncio.ensure_future(admission.infer([one])) for one in turn]
             await asyncio.sleep(0)
         await until(lambda: sum(map(len, engine.calls)) == len(calls))
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
+        await quiet(*calls)
 
     asyncio.run(work())
     return engine.calls
 
 
-def test_what_arrives_alone_is_admitted_before_its_caller_waits() -> None:
+def test_what_comes_in_one_turn_of_the_loop_is_handed_over_together() -> None:
+    assert admit([arrival(n) for n in (1, 2, 3, 4)]) == [[1, 2, 3, 4]]
+
+
+def test_nobody_waits_for_the_next_turn() -> None:
+    assert admit([arrival(1)], [arrival(2), arrival(3)], [arrival(4)]) == [[1], [2, 3], [4]]
+
+
+def test_who_comes_alone_is_admitted_two_turns_later() -> None:
     engine = Inbox()
 
     async def work() -> None:
         admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
         call = asyncio.ensure_future(admission.infer([arrival(1), arrival(2)]))
-        await asyncio.sleep(0)  # one turn; the handler of `serve.batch` needs several
+        await asyncio.sleep(0)  # its own turn
+        await asyncio.sleep(0)  # the one after; the handler of `serve.batch` needs several more
         assert engine.calls == [[1, 2]]
-        call.cancel()
+        await quiet(call)
 
     asyncio.run(work())
 
 
-def test_what_arrives_in_one_turn_is_a_batch_but_for_the_first() -> None:
-    assert admit([arrival(n) for n in (1, 2, 3, 4)]) == [[1], [2, 3, 4]]
-
-
-def test_one_that_comes_a_turn_later_is_alone_again() -> None:
-    assert admit([arrival(1)], [arrival(2)], [arrival(3)]) == [[1], [2], [3]]
-
-
-def test_nobody_overtakes_those_whom_the_handler_has() -> None:
-    calls = admit([arrival(1), arrival(2)], [arrival(3)], [arrival(4)])
-    assert [number for call in calls for number in call] == [1, 2, 3, 4]
+def test_each_codec_is_decoded_and_handed_over_for_itself() -> None:
+    assert admit([arrival(1), arrival(2, "fp16"), arrival(3), arrival(4, "fp16")]) == [[1, 3], [2, 4]]
 
 
 @pytest.mark.parametrize(("codec", "size"), [("png", 1), ("fp32", INLINE_BYTES + 1)])
-def test_others_wait_behind_what_takes_long_to_decode(codec: str, size: int) -> None:
-    calls = admit([arrival(1, codec, size)], [arrival(2)])
-    assert [number for call in calls for number in call] == [1, 2]
+def test_nobody_waits_behind_what_takes_long_to_decode(codec: str, size: int) -> None:
+    assert admit([arrival(1, codec, size), arrival(2)], [arrival(3)]) == [[2], [3], [1]]
 
 
-def test_after_a_batch_the_next_is_alone_again() -> None:
+def test_a_call_returns_when_its_last_row_has_ended_and_with_its_own_rows() -> None:
     engine = Inbox()
 
     async def work() -> None:
         admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
-        calls = [asyncio.ensure_future(admission.infer([arrival(n)])) for n in (1, 2)]
-        await until(lambda: not admission._at_work and len(engine.calls) == 2)
-        calls.append(asyncio.ensure_future(admission.infer([arrival(3)])))
-        await asyncio.sleep(0)
-        assert engine.calls == [[1], [2], [3]]
-        for call in calls:
-            call.cancel()
+        one, two = (asyncio.ensure_future(admission.infer(a)) for a in ([arrival(1), arrival(2)], [arrival(3)]))
+        await until(lambda: bool(engine.calls))
+        admission.deliver([outcome(2), outcome(3)])
+        assert [result[0].key for result in cast(Any, await two)] == [3]
+        assert not one.done()
+        admission.deliver([outcome(1), outcome(1)])  # the second time, nobody waits for it
+        assert [result[0].key for result in cast(Any, await one)] == [1, 2]
 
     asyncio.run(work())
 
 
-def test_one_that_fails_leaves_the_way_free() -> None:
+@pytest.mark.parametrize("codec", ["fp32", "png"])
+def test_one_that_cannot_be_decoded_is_refused_and_its_neighbours_are_not(codec: str) -> None:
+    engine = Inbox()
+
+    async def work() -> None:
+        admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
+        arrivals = [arrival(1, codec), arrival(BAD, codec), arrival(2, codec)]
+        call = asyncio.ensure_future(admission.infer(arrivals))
+        await until(lambda: bool(engine.calls))
+        assert engine.calls == [[1, 2]]
+        admission.deliver([outcome(2), outcome(1)])
+        first, refused, last = await call
+        assert isinstance(refused, Refusal)
+        assert refused.code == "bad_codec"
+        assert [cast(Any, result)[0].key for result in (first, last)] == [1, 2]
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("codec", ["fp32", "png"])
+def test_what_the_engine_does_not_take_fails_its_own_call_alone(codec: str) -> None:
     engine = Inbox()
 
     async def work() -> None:
         admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
         engine.fails = True
+        bad = asyncio.ensure_future(admission.infer([arrival(1, "fp16"), arrival(2, codec)]))
+        good = asyncio.ensure_future(admission.infer([arrival(3, codec)]))
         with pytest.raises(ValueError, match="no"):
-            await admission.infer([arrival(1)])
-        engine.fails = False
-        call = asyncio.ensure_future(admission.infer([arrival(2)]))
+            await bad
+        await until(lambda: [key for keys in engine.calls for key in keys] == [2, 3])
+        await until(lambda: engine.cancelled == [2])  # nobody waits for it any more
+        admission.deliver([outcome(3)])
+        assert len(await good) == 1
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("codec", ["fp32", "png"])
+def test_who_leaves_before_it_is_admitted_is_not(codec: str) -> None:
+    engine = Inbox()
+
+    async def work() -> None:
+        admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
+        calls = [asyncio.ensure_future(admission.infer([arrival(n, codec)])) for n in (1, 2)]
         await asyncio.sleep(0)
+        calls[0].cancel()
+        await until(lambda: bool(engine.calls))
         assert engine.calls == [[2]]
-        call.cancel()
+        await quiet(*calls)
+
+    asyncio.run(work())
+
+
+def test_who_leaves_while_it_is_decoded_leaves_the_engine_at_once() -> None:
+    engine, decoding, go_on = Inbox(), threading.Event(), threading.Event()
+
+    class Slow(Hosted):
+        def decode(self, codec: str, payloads: Sequence[bytes], cut: int) -> Any:
+            decoding.set()
+            assert go_on.wait(10)
+            return super().decode(codec, payloads, cut)
+
+    async def work() -> None:
+        admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
+        one = replace(arrival(1, "png"), model=cast(HostedModel, Slow()))
+        call = asyncio.ensure_future(admission.infer([one]))
+        await until(decoding.is_set)
+        await quiet(call)
+        go_on.set()
+        await until(lambda: bool(engine.calls))
+        await until(lambda: engine.cancelled == [1])
+
+    asyncio.run(work())
+
+
+def test_who_leaves_later_takes_its_rows_with_it() -> None:
+    engine = Inbox()
+
+    async def work() -> None:
+        admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
+        call = asyncio.ensure_future(admission.infer([arrival(1), arrival(2)]))
+        await until(lambda: bool(engine.calls))
+        await quiet(call)
+        assert engine.cancelled == [1, 2]
+        admission.deliver([outcome(1), outcome(2)])  # into nothing
+        await asyncio.sleep(0)
+
+    asyncio.run(work())
+
+
+def test_a_call_of_nothing_has_ended() -> None:
+    async def work() -> None:
+        assert await Admission(cast(Engine, Inbox()), max_batch=8, concurrency=1).infer([]) == []
 
     asyncio.run(work())

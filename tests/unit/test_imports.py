@@ -36,7 +36,8 @@ ARROWS: dict[str, set[str]] = {
     "calibrate": {"costs", "enqueuing", "executors", "scheduler"},
     "ledger": {"scheduler"},
     "models": set(),
-    "ingress": set(),
+    "connections": set(),
+    "ingress": {"connections"},
     "placement": set(),
     "slab": set(),
     "streams": {"executors"},
@@ -52,7 +53,7 @@ ARROWS: dict[str, set[str]] = {
     "decoding": {"models"},
     "load_report": set(),
     "answered": set(),
-    "admission": {"decoding", "engine", "models"},
+    "admission": {"decoding", "engine", "executors", "models"},
     "emulated": {"cost_profiles", "costs", "executors", "scheduler"},
     "naive": {"admission", "decoding", "engine", "executors", "models", "scheduler"},
     "tail": {
