@@ -1,6 +1,6 @@
 """Who still waits for an answer: the work for a client that has left is cancelled, at next to no cost for the others.
 
-Ray Serve watches every connection itself, with three tasks a request. Who sends `packet.UNWATCHED` asks it not to, and
+Ray Serve watches every connection itself, with two tasks a request. Who sends `packet.UNWATCHED` asks it not to, and
 is watched from here: a request that is answered soon costs two entries in a set, and only one that takes longer than
 `LOOK_AFTER_S` a task.
 """
