@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ray import serve
@@ -27,8 +27,8 @@ from deployments.models import HostedModel
 from slicer.codec import IMAGE_CODECS
 from slicer.wire import Refusal, Request
 
-#: Up to this much is decoded on the event loop (well below 1 ms); more, and any image, goes to a thread, so that the
-#: loop is never held.
+#: A call of up to this much is decoded on the event loop (well below 1 ms); more, and any image, goes to a thread, so
+#: that the loop is never held for longer than it took to receive what it decodes.
 INLINE_BYTES = 4 << 20
 
 
@@ -91,10 +91,16 @@ _Place = tuple[_Call, int]
 
 
 class Admission:
-    """Admits requests to one engine. Use it from one event loop only; the engine has its own thread."""
+    """Admits requests to one engine. Use it from one event loop only; the engine has its own thread.
 
-    def __init__(self, engine: Engine, *, max_batch: int, concurrency: int) -> None:
+    Args:
+        most: rows that are decoded and handed over at once, and calls that wait for one decoding on a thread.
+        threads: decodings on threads at a time.
+    """
+
+    def __init__(self, engine: Engine, *, most: int, threads: int) -> None:
         self._engine = engine
+        self._most = most
         self._pending: dict[int, tuple[_Call, int, float]] = {}  # by key: the request, and when it was admitted
         self._gathered: list[_Call] = []  # in this turn of the loop
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -104,9 +110,9 @@ class Admission:
             return [None] * len(calls)
 
         # Zero wait: the batch is what came in while the last one was decoded.
-        self._batched = serve.batch(
-            max_batch_size=max_batch, batch_wait_timeout_s=0.0, max_concurrent_batches=concurrency
-        )(admit_slow)
+        self._batched = serve.batch(max_batch_size=most, batch_wait_timeout_s=0.0, max_concurrent_batches=threads)(
+            admit_slow
+        )
 
     async def infer(self, arrivals: Sequence[Arrival]) -> list[Result]:
         """Requests of one call through the engine, in order: outcome and moment of admission (engine clock) of each.
@@ -136,12 +142,12 @@ class Admission:
     def _admit_gathered(self) -> None:
         """At the end of a turn of the loop."""
         calls, self._gathered = self._gathered, []
-        for places in _alike(calls):
+        for places in _alike(calls, self._most):
             with _failing(places):
                 self._submit(places, *decode_rows(*_hosted(places)))
 
     async def _admit_slow(self, calls: Sequence[_Call]) -> None:
-        for places in _alike(calls):
+        for places in _alike(calls, self._most):
             with _failing(places):
                 decoded = await asyncio.get_running_loop().run_in_executor(None, decode_rows, *_hosted(places))
                 self._submit(places, *decoded)
@@ -200,7 +206,7 @@ def _soon_decoded(arrivals: Sequence[Arrival]) -> bool:
     return size <= INLINE_BYTES
 
 
-def _alike(calls: Sequence[_Call]) -> Iterable[list[_Place]]:
+def _alike(calls: Sequence[_Call], most: int) -> Iterator[list[_Place]]:
     """The requests of calls whose caller is still there, in order, by what is decoded and submitted together."""
     groups: dict[tuple[str, int, str], list[_Place]] = {}
     for call in calls:
@@ -209,7 +215,9 @@ def _alike(calls: Sequence[_Call]) -> Iterable[list[_Place]]:
         for index, arrival in enumerate(call.arrivals):
             request = arrival.request
             groups.setdefault((arrival.model.name, request.cut, request.codec), []).append((call, index))
-    return groups.values()
+    for places in groups.values():
+        for start in range(0, len(places), most):
+            yield places[start : start + most]
 
 
 @contextlib.contextmanager

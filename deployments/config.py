@@ -133,7 +133,8 @@ class ServerConfig(_Strict):
         torch_threads: intra-op threads on a CPU; None leaves torch's default.
         max_queue_rows: rows one replica holds before it refuses with `overloaded`.
         max_ongoing_requests: Serve's limit per replica; None derives it from the queue.
-        admission_batch, admission_concurrency: of the ``@serve.batch`` admission handler.
+        admission_batch: rows that are decoded and handed to the engine at once, at most.
+        admission_concurrency: such decodings on threads at a time (images, very large payloads).
         naive_batch_wait_timeout_s, naive_concurrency: of the ``@serve.batch`` handlers of strategy `naive`.
         start_timeout_s: how long a start may take before it is given up with the name of what is missing.
         shard_dir: where replicas keep the shards that devices fetch.

@@ -144,9 +144,7 @@ class TailServer:
         self._engine = engine_class(self._executor)(
             Scheduler(policies), self._executor, self._deliver, max_rows=config.max_queue_rows
         )
-        self._admission = Admission(
-            self._engine, max_batch=config.admission_batch, concurrency=config.admission_concurrency
-        )
+        self._admission = Admission(self._engine, most=config.admission_batch, threads=config.admission_concurrency)
         self._save_tables()
         self._engine.start()
 

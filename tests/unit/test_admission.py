@@ -88,7 +88,7 @@ def admit(*turns: Sequence[Arrival]) -> list[list[int]]:
     engine = Inbox()
 
     async def work() -> None:
-        admission, calls = Admission(cast(Engine, engine), max_batch=8, concurrency=1), []
+        admission, calls = Admission(cast(Engine, engine), most=8, threads=1), []
         for turn in turns:
             calls += [asyncio.ensure_future(admission.infer([one])) for one in turn]
             await asyncio.sleep(0)
@@ -103,6 +103,10 @@ def test_what_comes_in_one_turn_of_the_loop_is_handed_over_together() -> None:
     assert admit([arrival(n) for n in (1, 2, 3, 4)]) == [[1, 2, 3, 4]]
 
 
+def test_but_no_more_than_so_many_rows_at_once() -> None:
+    assert admit([arrival(n) for n in range(1, 12)]) == [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
+
+
 def test_nobody_waits_for_the_next_turn() -> None:
     assert admit([arrival(1)], [arrival(2), arrival(3)], [arrival(4)]) == [[1], [2, 3], [4]]
 
@@ -111,7 +115,7 @@ def test_who_comes_alone_is_admitted_two_turns_later() -> None:
     engine = Inbox()
 
     async def work() -> None:
-        admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
+        admission = Admission(cast(Engine, engine), most=8, threads=1)
         call = asyncio.ensure_future(admission.infer([arrival(1), arrival(2)]))
         await asyncio.sleep(0)  # its own turn
         await asyncio.sleep(0)  # the one after; the handler of `serve.batch` needs several more
@@ -134,7 +138,7 @@ def test_a_call_returns_when_its_last_row_has_ended_and_with_its_own_rows() -> N
     engine = Inbox()
 
     async def work() -> None:
-        admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
+        admission = Admission(cast(Engine, engine), most=8, threads=1)
         one, two = (asyncio.ensure_future(admission.infer(a)) for a in ([arrival(1), arrival(2)], [arrival(3)]))
         await until(lambda: bool(engine.calls))
         admission.deliver([outcome(2), outcome(3)])
@@ -151,7 +155,7 @@ def test_one_that_cannot_be_decoded_is_refused_and_its_neighbours_are_not(codec:
     engine = Inbox()
 
     async def work() -> None:
-        admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
+        admission = Admission(cast(Engine, engine), most=8, threads=1)
         arrivals = [arrival(1, codec), arrival(BAD, codec), arrival(2, codec)]
         call = asyncio.ensure_future(admission.infer(arrivals))
         await until(lambda: bool(engine.calls))
@@ -170,7 +174,7 @@ def test_what_the_engine_does_not_take_fails_its_own_call_alone(codec: str) -> N
     engine = Inbox()
 
     async def work() -> None:
-        admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
+        admission = Admission(cast(Engine, engine), most=8, threads=1)
         engine.fails = True
         bad = asyncio.ensure_future(admission.infer([arrival(1, "fp16"), arrival(2, codec)]))
         good = asyncio.ensure_future(admission.infer([arrival(3, codec)]))
@@ -189,7 +193,7 @@ def test_who_leaves_before_it_is_admitted_is_not(codec: str) -> None:
     engine = Inbox()
 
     async def work() -> None:
-        admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
+        admission = Admission(cast(Engine, engine), most=8, threads=1)
         calls = [asyncio.ensure_future(admission.infer([arrival(n, codec)])) for n in (1, 2)]
         await asyncio.sleep(0)
         calls[0].cancel()
@@ -210,7 +214,7 @@ def test_who_leaves_while_it_is_decoded_leaves_the_engine_at_once() -> None:
             return super().decode(codec, payloads, cut)
 
     async def work() -> None:
-        admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
+        admission = Admission(cast(Engine, engine), most=8, threads=1)
         one = replace(arrival(1, "png"), model=cast(HostedModel, Slow()))
         call = asyncio.ensure_future(admission.infer([one]))
         await until(decoding.is_set)
@@ -226,7 +230,7 @@ def test_who_leaves_later_takes_its_rows_with_it() -> None:
     engine = Inbox()
 
     async def work() -> None:
-        admission = Admission(cast(Engine, engine), max_batch=8, concurrency=1)
+        admission = Admission(cast(Engine, engine), most=8, threads=1)
         call = asyncio.ensure_future(admission.infer([arrival(1), arrival(2)]))
         await until(lambda: bool(engine.calls))
         await quiet(call)
@@ -239,6 +243,6 @@ def test_who_leaves_later_takes_its_rows_with_it() -> None:
 
 def test_a_call_of_nothing_has_ended() -> None:
     async def work() -> None:
-        assert await Admission(cast(Engine, Inbox()), max_batch=8, concurrency=1).infer([]) == []
+        assert await Admission(cast(Engine, Inbox()), most=8, threads=1).infer([]) == []
 
     asyncio.run(work())
