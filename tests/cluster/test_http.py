@@ -24,7 +24,7 @@ import ray
 from ray import serve
 from actors.http_transport import AutoTransport, HttpTransport
 from deployments import app
-from slicer.errors import ServerError
+from slicer.errors import HeadTailError, ServerError
 from slicer.wire import Request
 
 port, folder = int(sys.argv[1]), sys.argv[2]
@@ -39,14 +39,17 @@ app.run({"models": [{"name": "digits_vit", "num_slices": 4, "max_batch": 1, "str
          "executor": "emulated", "executor_options": {"profile": folder + "/slow.yaml"}}, name="slow")
 url, said = f"http://127.0.0.1:{port}/web", {}
 
-async def main():
-    there = HttpTransport(url, "secret")
+async def joined(there):
     for attempt in range(100):  # HAProxy learns of a new application a moment after Serve says that it runs
         try:
-            served = await there.describe("digits_vit")
-            break
-        except Exception:
+            return await there.describe("digits_vit")
+        except HeadTailError:
             await asyncio.sleep(0.2)
+    raise AssertionError("no answer by HTTP within 20 s")
+
+async def main():
+    there = HttpTransport(url, "secret")
+    served = await joined(there)
     said["url"] = served.url
     good = Request("good", "digits_vit", served.manifest, 1, "fp32", (16, 96), bytes(4 * 16 * 96), top_k=1)
     bad = Request("bad", "digits_vit", "another", 1, "fp32", (16, 96), b"", top_k=1)
@@ -69,12 +72,7 @@ async def main():
 async def leave(there):
     # Ten requests of 0.6 s each whose clients leave: how many waited before, and how many steps were still taken.
     server = serve.get_app_handle("slow")
-    while True:
-        try:
-            served = await there.describe("digits_vit")
-            break
-        except Exception:
-            await asyncio.sleep(0.2)
+    served = await joined(there)
     one = Request("", "digits_vit", served.manifest, 1, "fp32", (16, 96), bytes(4 * 16 * 96), top_k=1)
     calls = [asyncio.ensure_future(there.infer(replace(one, id=str(n)))) for n in range(10)]
     while (before := (await server.status.remote())["waiting"].get("digits_vit", 0)) < 10:

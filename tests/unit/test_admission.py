@@ -57,6 +57,10 @@ class Inbox:
         self.cancelled.append(key)
 
 
+def admission_to(engine: Inbox) -> Admission:
+    return Admission(cast(Engine, engine), most=8, threads=1)
+
+
 def outcome(key: int) -> Outcome:
     return Outcome(key, np.zeros(1, np.float32))
 
@@ -88,7 +92,7 @@ def admit(*turns: Sequence[Arrival]) -> list[list[int]]:
     engine = Inbox()
 
     async def work() -> None:
-        admission, calls = Admission(cast(Engine, engine), most=8, threads=1), []
+        admission, calls = admission_to(engine), []
         for turn in turns:
             calls += [asyncio.ensure_future(admission.infer([one])) for one in turn]
             await asyncio.sleep(0)
@@ -115,7 +119,7 @@ def test_who_comes_alone_is_admitted_two_turns_later() -> None:
     engine = Inbox()
 
     async def work() -> None:
-        admission = Admission(cast(Engine, engine), most=8, threads=1)
+        admission = admission_to(engine)
         call = asyncio.ensure_future(admission.infer([arrival(1), arrival(2)]))
         await asyncio.sleep(0)  # its own turn
         await asyncio.sleep(0)  # the one after; the handler of `serve.batch` needs several more
@@ -138,7 +142,7 @@ def test_a_call_returns_when_its_last_row_has_ended_and_with_its_own_rows() -> N
     engine = Inbox()
 
     async def work() -> None:
-        admission = Admission(cast(Engine, engine), most=8, threads=1)
+        admission = admission_to(engine)
         one, two = (asyncio.ensure_future(admission.infer(a)) for a in ([arrival(1), arrival(2)], [arrival(3)]))
         await until(lambda: bool(engine.calls))
         admission.deliver([outcome(2), outcome(3)])
@@ -155,7 +159,7 @@ def test_one_that_cannot_be_decoded_is_refused_and_its_neighbours_are_not(codec:
     engine = Inbox()
 
     async def work() -> None:
-        admission = Admission(cast(Engine, engine), most=8, threads=1)
+        admission = admission_to(engine)
         arrivals = [arrival(1, codec), arrival(BAD, codec), arrival(2, codec)]
         call = asyncio.ensure_future(admission.infer(arrivals))
         await until(lambda: bool(engine.calls))
@@ -174,7 +178,7 @@ def test_what_the_engine_does_not_take_fails_its_own_call_alone(codec: str) -> N
     engine = Inbox()
 
     async def work() -> None:
-        admission = Admission(cast(Engine, engine), most=8, threads=1)
+        admission = admission_to(engine)
         engine.fails = True
         bad = asyncio.ensure_future(admission.infer([arrival(1, "fp16"), arrival(2, codec)]))
         good = asyncio.ensure_future(admission.infer([arrival(3, codec)]))
@@ -193,7 +197,7 @@ def test_who_leaves_before_it_is_admitted_is_not(codec: str) -> None:
     engine = Inbox()
 
     async def work() -> None:
-        admission = Admission(cast(Engine, engine), most=8, threads=1)
+        admission = admission_to(engine)
         calls = [asyncio.ensure_future(admission.infer([arrival(n, codec)])) for n in (1, 2)]
         await asyncio.sleep(0)
         calls[0].cancel()
@@ -214,7 +218,7 @@ def test_who_leaves_while_it_is_decoded_leaves_the_engine_at_once() -> None:
             return super().decode(codec, payloads, cut)
 
     async def work() -> None:
-        admission = Admission(cast(Engine, engine), most=8, threads=1)
+        admission = admission_to(engine)
         one = replace(arrival(1, "png"), model=cast(HostedModel, Slow()))
         call = asyncio.ensure_future(admission.infer([one]))
         await until(decoding.is_set)
@@ -230,7 +234,7 @@ def test_who_leaves_later_takes_its_rows_with_it() -> None:
     engine = Inbox()
 
     async def work() -> None:
-        admission = Admission(cast(Engine, engine), most=8, threads=1)
+        admission = admission_to(engine)
         call = asyncio.ensure_future(admission.infer([arrival(1), arrival(2)]))
         await until(lambda: bool(engine.calls))
         await quiet(call)
@@ -243,6 +247,6 @@ def test_who_leaves_later_takes_its_rows_with_it() -> None:
 
 def test_a_call_of_nothing_has_ended() -> None:
     async def work() -> None:
-        assert await Admission(cast(Engine, Inbox()), most=8, threads=1).infer([]) == []
+        assert await admission_to(Inbox()).infer([]) == []
 
     asyncio.run(work())
