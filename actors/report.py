@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from actors import plots, stats
+from actors.comparison import Ratio, mean
 from actors.stats import PHASES, Run, Summary
 from actors.tables import Table, mib, number, share
 
@@ -129,7 +130,7 @@ def _unstable(runs: Sequence[Run]) -> bool:
 
 
 def _mean_of(runs: Sequence[Run], key: str) -> float | None:
-    return stats.mean([value for run in runs if (value := run.server.get(key)) is not None])
+    return mean([value for run in runs if (value := run.server.get(key)) is not None])
 
 
 def _memory(runs: Sequence[Run]) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def _ratios(result: Result, name: str) -> dict[str, Any]:
     }
 
 
-def ratios(result: Result, name: str) -> dict[str, stats.Ratio | None]:
+def ratios(result: Result, name: str) -> dict[str, Ratio | None]:
     """Paired ratios of `name` to the baseline: mean and p99 inference time and throughput."""
 
     def sound(runs: Sequence[Run]) -> list[Run]:
@@ -158,9 +159,9 @@ def ratios(result: Result, name: str) -> dict[str, stats.Ratio | None]:
 
     ours, base = sound(result.of(name)), sound(result.of(result.baseline))
     return {
-        "mean_ms": stats.paired_ratio(ours, base, lambda run: stats.summarise(run.measured).mean_ms),
-        "p99_ms": stats.paired_ratio(ours, base, lambda run: stats.summarise(run.measured).p99_ms),
-        "throughput_rps": stats.paired_ratio(
+        "mean_ms": stats.ratio_of(ours, base, lambda run: stats.summarise(run.measured).mean_ms),
+        "p99_ms": stats.ratio_of(ours, base, lambda run: stats.summarise(run.measured).p99_ms),
+        "throughput_rps": stats.ratio_of(
             ours, base, lambda run: stats.summarise(run.measured, stats.elapsed_s(run)).throughput_rps
         ),
     }
@@ -248,11 +249,11 @@ def _ratio_table(result: Result, others: Sequence[str]) -> Table:
     return Table(title, ["strategy", "mean", "p99", "img/s", "seeds"], rows)
 
 
-def _pairs(found: Mapping[str, stats.Ratio | None]) -> list[int]:
+def _pairs(found: Mapping[str, Ratio | None]) -> list[int]:
     return [ratio.pairs for ratio in found.values() if ratio is not None]
 
 
-def _ratio_text(ratio: stats.Ratio | None) -> str:
+def _ratio_text(ratio: Ratio | None) -> str:
     if ratio is None:
         return "-"
     interval = "no interval" if ratio.low is None else f"{ratio.low:.2f}, {ratio.high:.2f}"

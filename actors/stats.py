@@ -1,34 +1,22 @@
 """Statistics of a run: pure functions over records. Raw timestamps first, these afterwards.
 
-A figure that cannot be computed is None, never zero: no answer means no latency, no label means no accuracy.
-Percentiles interpolate linearly between order statistics (numpy's default).
+A figure that cannot be computed is None, never zero: no answer means no latency, no label means no accuracy. The
+arithmetic is `actors.comparison`'s.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from actors.comparison import MAX_LAG_SHARE, Ratio, mean, paired_ratio, percentile, queue_grew
 from actors.records import Record
 
 #: The phases of an answered request, in the order of the path. With the rest they sum up to the inference time.
 PHASES = ("wait", "head", "encode", "network", "admission", "queue", "execution")
-
-#: A run is invalid when the generator's lag p99 exceeds this share of its p50 inference time.
-MAX_LAG_SHARE = 0.05
-
-#: 97.5 % quantiles of Student's t for 1, 2, ... 30 degrees of freedom; beyond, the normal one is near enough.
-_T_975 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
 
 
 @dataclass(frozen=True)
@@ -79,16 +67,6 @@ class Summary:
     agreement_top1: float | None
     overruns: int
     alone: int
-
-
-def percentile(values: Sequence[float], q: float) -> float | None:
-    """The q-th percentile (0 to 100), interpolated linearly; None for no values."""
-    return float(np.percentile(np.asarray(values, dtype=float), q)) if len(values) else None
-
-
-def mean(values: Sequence[float]) -> float | None:
-    """The arithmetic mean; None for no values."""
-    return math.fsum(values) / len(values) if len(values) else None
 
 
 def summarise(records: Sequence[Record], elapsed_s: float | None = None) -> Summary:
@@ -170,54 +148,26 @@ def invalid_reason(run: Run) -> str | None:
 
 
 def is_unstable(run: Run) -> bool:
-    """Whether the queue grew all through the run, so that a latency would only say how long the run was.
-
-    The median inference time of each quarter of the arrival window exceeds that of the quarter before it, the last is
-    at least twice the first, and the growth is at least 2 % of the window (the offered rate exceeds what is served by
-    about 3 %). Closed loop bounds its own queue and is never unstable. Needs 5 answers in every quarter.
-    """
+    """Whether the queue grew all through the run (`comparison.queue_grew`). Closed loop bounds its own queue."""
     if run.loop == "closed" or not run.window_s:
         return False
-    quarters: list[list[float]] = [[], [], [], []]
-    for record in run.measured:
-        if record.inference_ms is not None and record.outcome == "answered":
-            quarters[min(3, int(4 * (record.scheduled_s - run.warmup_s) / run.window_s))].append(record.inference_ms)
-    if min(len(quarter) for quarter in quarters) < 5:
-        return False
-    medians = [float(np.median(quarter)) for quarter in quarters]
-    grows = all(later > earlier for earlier, later in itertools.pairwise(medians))
-    return grows and medians[3] >= 2 * medians[0] and medians[3] - medians[0] >= 0.02 * 1000 * run.window_s
+    answered = [r for r in run.measured if r.inference_ms is not None and r.outcome == "answered"]
+    scheduled_s = [record.scheduled_s - run.warmup_s for record in answered]
+    return queue_grew(scheduled_s, [record.inference_ms or 0.0 for record in answered], run.window_s)
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """A paired ratio over seeds: geometric mean, and a 95 % confidence interval (None with fewer than two seeds)."""
-
-    ratio: float
-    low: float | None
-    high: float | None
-    pairs: int
-
-
-def paired_ratio(runs: Sequence[Run], baseline: Sequence[Run], metric: Callable[[Run], float | None]) -> Ratio | None:
-    """metric(run) / metric(baseline run of the same seed): mean and Student's t interval of the logarithms.
+def ratio_of(runs: Sequence[Run], baseline: Sequence[Run], metric: Callable[[Run], float | None]) -> Ratio | None:
+    """metric(run) / metric(baseline run of the same seed), paired.
 
     Seeds without a positive value on both sides are left out; None if no pair is left.
     """
     base = {run.seed: metric(run) for run in baseline}
-    logs = [
-        math.log(value / other)
+    pairs = [
+        (value, other)
         for run in runs
         if (value := metric(run)) is not None and (other := base.get(run.seed)) is not None and min(value, other) > 0
     ]
-    if not logs:
-        return None
-    centre = math.fsum(logs) / len(logs)
-    if len(logs) == 1:
-        return Ratio(math.exp(centre), None, None, 1)
-    spread = math.sqrt(math.fsum((value - centre) ** 2 for value in logs) / (len(logs) - 1) / len(logs))
-    t = _T_975[len(logs) - 2] if len(logs) - 2 < len(_T_975) else 1.960
-    return Ratio(math.exp(centre), math.exp(centre - t * spread), math.exp(centre + t * spread), len(logs))
+    return paired_ratio(*map(list, zip(*pairs, strict=True))) if pairs else None
 
 
 def slo_attainment(records: Sequence[Record], slo_ms: float) -> dict[int, float]:

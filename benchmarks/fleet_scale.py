@@ -37,6 +37,7 @@ sys.path.insert(0, str(ROOT))
 import yaml  # noqa: E402
 
 from actors import arrivals, reference, server, stats  # noqa: E402
+from actors.comparison import MAX_LAG_SHARE, percentile  # noqa: E402
 from actors.fleet import Fleet  # noqa: E402
 from actors.fleet_config import FleetConfig, parse_fleet  # noqa: E402
 from actors.plan import Plan  # noqa: E402
@@ -172,7 +173,7 @@ def judge(
             record.reference_top1 = truth[record.image]
     counted = [record for record in everything if record.scheduled_s >= args.warmup]
     summary = stats.summarise(counted, args.seconds)
-    lag_ms = stats.percentile([record.generator_lag_ms for record in counted], 99)
+    lag_ms = percentile([record.generator_lag_ms for record in counted], 99)
     return {
         "sent": sent,
         **{outcome: outcomes[outcome] for outcome in ("answered", "refused", "dropped", "lost")},
@@ -187,7 +188,7 @@ def judge(
         "phases_ms": summary.phases_ms,
         "generator_lag_p99_ms": lag_ms,
         "lag_share_of_p50": lag_ms / summary.p50_ms if lag_ms is not None and summary.p50_ms else None,
-        "valid": lag_ms is not None and bool(summary.p50_ms) and lag_ms <= stats.MAX_LAG_SHARE * (summary.p50_ms or 0),
+        "valid": lag_ms is not None and bool(summary.p50_ms) and lag_ms <= MAX_LAG_SHARE * (summary.p50_ms or 0),
         "unstable": stats.is_unstable(stats.Run("", args.seed, "open", args.warmup, args.seconds, tuple(everything))),
         "overruns": summary.overruns,
         "cuts": dict(sorted(Counter(record.cut for record in counted).items())),

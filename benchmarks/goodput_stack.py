@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from actors import server
+from actors.comparison import in_time, queue_grew
 from actors.http_transport import Way
-from benchmarks.figures import in_time, stable
 from benchmarks.goodput_case import WARM_UP, Case
 from deployments.simulator import Arrival
 from slicer.errors import ServerError
@@ -234,7 +234,9 @@ class Stack:
         least = 0.0 if cut_short else min(within[entry] / planned[entry] for entry in self.case.entries)
         lag_ms = [(one.sent_s - one.due_s) * 1e3 for one in counted]
         client_ms = [(one.received_s - one.due_s) * 1e3 for one in counted if one.outcome == "answered"]
-        slo_ms = [one.slo_ms for one in counted if one.slo_ms is not None]
+        held = [(one.due_s, one.slo_ms) for one in counted if one.slo_ms is not None]
+        slo_ms = [ms for _, ms in held]
+        began_s, ended_s = min(one.due_s for one in counted), max(one.due_s for one in counted)
         return {
             "requests": len(counted),
             "share_within": round(least, 5),
@@ -246,7 +248,7 @@ class Stack:
             "client_ms": figures(client_ms),
             "generator_lag_p99_ms": figures(lag_ms).get("p99"),
             "valid": in_time(lag_ms, client_ms),
-            "stable": stable(slo_ms),
+            "stable": not queue_grew([due_s - began_s for due_s, _ in held], slo_ms, ended_s - began_s),
         }
 
 

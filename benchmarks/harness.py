@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.figures import in_time, stable
+from actors.comparison import in_time, queue_grew
 from deployments.calibrate import measure
 from deployments.costs import CostModel
 from deployments.enqueuing import Enqueuing
@@ -220,6 +220,7 @@ def summary(records: Sequence[Record], wall_s: float | None = None, warm_up: flo
         return {"requests": len(counted), "answered": 0, "valid": False, "stable": False}
     times_ms = np.array([(record.ended_s - record.due_s) * 1e3 for record in answered])
     lag_ms = np.array([(record.submitted_s - record.due_s) * 1e3 for record in counted])
+    due_s = np.array([record.due_s - counted[0].due_s for record in answered])
     wall_s = wall_s or max(record.ended_s for record in answered) - counted[0].due_s
     return {
         "requests": len(counted),
@@ -231,7 +232,7 @@ def summary(records: Sequence[Record], wall_s: float | None = None, warm_up: flo
         "rows_per_step": statistics.fmean(statistics.fmean(record.rows_per_step) for record in answered),
         "generator_lag_p99_ms": float(np.percentile(lag_ms, 99)),
         "valid": in_time(lag_ms, times_ms),
-        "stable": stable(times_ms),
+        "stable": not queue_grew(due_s, times_ms, counted[-1].due_s - counted[0].due_s),
     }
 
 

@@ -45,6 +45,7 @@ sys.path.insert(0, str(ROOT))
 import yaml  # noqa: E402
 
 from actors import arrivals, server, stats  # noqa: E402
+from actors.comparison import percentile  # noqa: E402
 from actors.fleet import Fleet  # noqa: E402
 from actors.fleet_config import FleetConfig, parse_fleet  # noqa: E402
 from actors.plan import Plan  # noqa: E402
@@ -208,7 +209,7 @@ def measure(how: str, images: LabelledImages, args: argparse.Namespace) -> dict[
             for name in GROUPS
         },
         "rows_at_the_accelerator": _attempts([t - began.began_s for t in rows_s], at, length_s),
-        "generator_lag_p99_ms": stats.percentile([r.generator_lag_ms for m in records.values() for r in m], 99),
+        "generator_lag_p99_ms": percentile([r.generator_lag_ms for m in records.values() for r in m], 99),
         "failures": failures,
         "emulated": sorted({part for info in infos for part in (*info.emulated, *info.server_emulated)}),
     }

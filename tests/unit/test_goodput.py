@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks import goodput
-from benchmarks.figures import stable
 from benchmarks.goodput_case import Case
-from benchmarks.goodput_stack import figures, idle_before_steps_s
+from benchmarks.goodput_stack import idle_before_steps_s
 from slicer.errors import ConfigError
 
 CASE = Case("launch-bound")
@@ -110,12 +109,6 @@ def test_continuous_is_compared_seed_by_seed_beside_the_simulated_gain() -> None
     assert over_per_tail["simulated_ratio"] == pytest.approx(4.0)
     assert over_per_tail["share_of_simulated_gain"] == pytest.approx(1.75 / 3, rel=0.03)
     assert over_per_tail["mean_at_half_bound"] == pytest.approx(-0.25)
-
-
-def test_a_queue_that_grows_is_unstable() -> None:
-    assert stable([10.0] * 50)
-    assert not stable([float(value) for value in range(100)])
-    assert figures([1.0, 2.0, 3.0]) == {"mean": 2.0, "p50": 2.0, "p99": 2.98}
 
 
 def test_standing_still_counts_only_while_a_row_was_there() -> None:

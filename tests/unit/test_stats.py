@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import stats
+from actors.comparison import Ratio, queue_grew
 from actors.records import Outcome, Record
 from actors.stats import Run
 
@@ -132,21 +133,21 @@ def test_one_burst_or_a_slow_first_second_is_not_instability() -> None:
 def test_paired_ratios_have_the_t_interval_of_their_logarithms() -> None:
     base = [run([record(0, ms)], seed=seed) for seed, ms in enumerate((100.0, 200.0, 400.0))]
     ours = [run([record(0, ms)], seed=seed) for seed, ms in enumerate((50.0, 50.0, 400.0))]
-    ratio = stats.paired_ratio(ours, base, lambda r: stats.summarise(r.measured).mean_ms)
+    ratio = stats.ratio_of(ours, base, lambda r: stats.summarise(r.measured).mean_ms)
     assert ratio is not None
-    # Ratios 1/2, 1/4, 1: logarithms -1, -2, 0 times ln 2; mean -ln 2, standard error ln 2 / sqrt 3, t(2) = 4.303.
+    # Ratios 1/2, 1/4, 1: logarithms -1, -2, 0 times ln 2; mean -ln 2, standard error ln 2 / sqrt 3, t(2) = 4.3027.
     assert ratio.ratio == pytest.approx(0.5)
-    assert ratio.high == pytest.approx(0.5 * math.exp(4.303 * math.log(2) / math.sqrt(3)))
-    assert ratio.low == pytest.approx(0.5 * math.exp(-4.303 * math.log(2) / math.sqrt(3)))
+    assert ratio.high == pytest.approx(0.5 * math.exp(4.3027 * math.log(2) / math.sqrt(3)), rel=1e-4)
+    assert ratio.low == pytest.approx(0.5 * math.exp(-4.3027 * math.log(2) / math.sqrt(3)), rel=1e-4)
     assert ratio.pairs == 3
 
 
 def test_seeds_without_a_partner_are_left_out_of_a_ratio() -> None:
     base = [run([record(0, 100.0)], seed=0), run([record(0, None)], seed=1)]
     ours = [run([record(0, 50.0)], seed=seed) for seed in (0, 1, 2)]
-    ratio = stats.paired_ratio(ours, base, lambda r: stats.summarise(r.measured).mean_ms)
-    assert ratio == stats.Ratio(0.5, None, None, 1)
-    assert stats.paired_ratio(ours, [], lambda r: 1.0) is None
+    ratio = stats.ratio_of(ours, base, lambda r: stats.summarise(r.measured).mean_ms)
+    assert ratio == Ratio(0.5, None, None, (0.5,))
+    assert stats.ratio_of(ours, [], lambda r: 1.0) is None
 
 
 def test_slo_attainment_counts_refused_dropped_lost_late_and_wrong_ones_as_misses() -> None:
@@ -169,3 +170,13 @@ def test_goodput_needs_every_entry_to_hold() -> None:
     two_late = [*good[:-3], record(197, 99.0, cut=1), record(198, 10.0), record(199, 99.0, cut=1)]  # 98 % at cut 1
     assert stats.goodput_rps({10.0: good, 20.0: one_entry_late, 30.0: two_late}, slo_ms=50.0) == 20.0
     assert stats.goodput_rps({30.0: two_late}, slo_ms=50.0) is None
+
+
+def test_a_queue_is_judged_in_the_order_in_which_requests_were_due() -> None:
+    due_s = [t / 10 for t in range(100)]
+    latencies_ms = [20.0 + 10 * t for t in range(100)]
+    assert queue_grew(due_s, latencies_ms, 10.0)
+    assert queue_grew(due_s[::-1], latencies_ms[::-1], 10.0), "the order in which answers came says nothing"
+    assert not queue_grew(due_s, [20.0] * 100, 10.0)
+    assert not queue_grew([], [], 10.0)
+    assert not queue_grew(due_s[:30], latencies_ms[:30], 10.0), "a quarter without answers says nothing"
