@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from actors import plots, stats
-from actors.comparison import Ratio, mean
 from actors.stats import PHASES, Run, Summary
 from actors.tables import Table, mib, number, share
+from slicer.comparison import Ratio, mean
 
 _CSS = """body{font:15px/1.5 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}

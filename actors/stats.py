@@ -1,7 +1,7 @@
 """Statistics of a run: pure functions over records. Raw timestamps first, these afterwards.
 
 A figure that cannot be computed is None, never zero: no answer means no latency, no label means no accuracy. The
-arithmetic is `actors.comparison`'s.
+arithmetic is `slicer.comparison`'s.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.comparison import MAX_LAG_SHARE, Ratio, mean, paired_ratio, percentile, queue_grew
 from actors.records import Record
+from slicer.comparison import MAX_LAG_SHARE, Ratio, mean, paired_ratio, percentile, queue_grew
 
 #: The phases of an answered request, in the order of the path. With the rest they sum up to the inference time.
 PHASES = ("wait", "head", "encode", "network", "admission", "queue", "execution")

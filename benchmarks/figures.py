@@ -1,11 +1,11 @@
-"""How a comparison stands in a benchmark's JSON; the arithmetic is `actors.comparison`'s."""
+"""How a comparison stands in a benchmark's JSON; the arithmetic is `slicer.comparison`'s."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from actors import comparison
+from slicer import comparison
 
 
 def interval(values: Sequence[float]) -> list[float] | None:

@@ -37,7 +37,6 @@ sys.path.insert(0, str(ROOT))
 import yaml  # noqa: E402
 
 from actors import arrivals, reference, server, stats  # noqa: E402
-from actors.comparison import MAX_LAG_SHARE, percentile  # noqa: E402
 from actors.fleet import Fleet  # noqa: E402
 from actors.fleet_config import FleetConfig, parse_fleet  # noqa: E402
 from actors.plan import Plan  # noqa: E402
@@ -45,6 +44,7 @@ from actors.records import Record  # noqa: E402
 from actors.tables import Table, number  # noqa: E402
 from benchmarks.documents import manifest, publish  # noqa: E402
 from benchmarks.processes import Watch  # noqa: E402
+from slicer.comparison import MAX_LAG_SHARE, percentile  # noqa: E402
 from slicer.images import LabelledImages, write_digits  # noqa: E402
 
 MODEL = "digits_vit"

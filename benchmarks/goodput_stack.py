@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from actors import server
-from actors.comparison import in_time, queue_grew
 from actors.http_transport import Way
 from benchmarks.goodput_case import WARM_UP, Case
 from deployments.simulator import Arrival
+from slicer.comparison import in_time, queue_grew
 from slicer.errors import ServerError
 from slicer.punctual import prefer_thread
 

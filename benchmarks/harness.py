@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from actors.comparison import in_time, queue_grew
 from deployments.calibrate import measure
 from deployments.costs import CostModel
 from deployments.enqueuing import Enqueuing
@@ -31,6 +30,7 @@ from deployments.policies import make_policy, needs_costs
 from deployments.scheduler import Scheduler
 from deployments.simulator import Arrival
 from deployments.warm_up import warm_up
+from slicer.comparison import in_time, queue_grew
 from slicer.model import SlicedModel
 from slicer.punctual import hand_over_soon, sleep_exactly
 

@@ -45,13 +45,13 @@ sys.path.insert(0, str(ROOT))
 import yaml  # noqa: E402
 
 from actors import arrivals, server, stats  # noqa: E402
-from actors.comparison import percentile  # noqa: E402
 from actors.fleet import Fleet  # noqa: E402
 from actors.fleet_config import FleetConfig, parse_fleet  # noqa: E402
 from actors.plan import Plan  # noqa: E402
 from actors.records import Record  # noqa: E402
 from actors.tables import Table, number  # noqa: E402
 from benchmarks.documents import manifest, publish  # noqa: E402
+from slicer.comparison import percentile  # noqa: E402
 from slicer.errors import ServerError  # noqa: E402
 from slicer.images import LabelledImages, write_digits  # noqa: E402
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from deployments.costs import CostModel
 from deployments.policies import make_policy
 from deployments.scheduler import Row, Scheduler, Step
+from slicer.comparison import queue_grew
 from slicer.errors import ConfigError
 
 MODEL = "simulated"
@@ -86,9 +87,10 @@ class Run:
         """Plain figures, without the first `warm_up` share of the requests."""
         skip = int(len(self.latency_s) * warm_up)
         latency_s, entries = self.latency_s[skip:], np.array([a.entry for a in self.arrivals[skip:]])
-        answered = latency_s[np.isfinite(latency_s)]
+        finite = np.isfinite(latency_s)
+        answered = latency_s[finite]
         span_s = self.arrivals[-1].arrival_s - self.arrivals[skip].arrival_s if len(answered) else 0.0
-        first_half, second_half = np.array_split(latency_s, 2)
+        due_s = np.array([a.arrival_s - self.arrivals[skip].arrival_s for a in self.arrivals[skip:]])
         return {
             "requests": len(latency_s),
             "answered": len(answered),
@@ -100,8 +102,7 @@ class Run:
             "rows_per_step": self.rows / self.steps if self.steps else 0.0,
             "steps_per_request": self.steps / max(len(self.latency_s), 1),
             "utilisation": self.busy_s / (self.ended_s * self.accelerators) if self.ended_s else 0.0,
-            # A queue that grows shows as a later half that waits much longer than the earlier one.
-            "stable": bool(np.median(second_half) < 2 * np.median(first_half) + 1e-9),
+            "stable": not queue_grew(due_s[finite], answered * 1e3, span_s),
         }
 
     def share_within(self, slo_s: float, warm_up: float = 0.05) -> float:

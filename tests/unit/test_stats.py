@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import stats
-from actors.comparison import Ratio, queue_grew
 from actors.records import Outcome, Record
 from actors.stats import Run
+from slicer.comparison import Ratio, queue_grew
 
 
 def record(at_s: float, took_ms: float | None = 10.0, *, cut: int = 0, **more: object) -> Record:
