@@ -21,9 +21,10 @@ import numpy.typing as npt
 import ray
 import torch
 
-from deployments.admission import Admission, Arrival
+from deployments.admission import Admission
 from deployments.answered import Answered
 from deployments.calibrate import measure
+from deployments.calls import Arrival
 from deployments.config import ServerConfig, parse_config
 from deployments.cost_profiles import load_profile_of, save_profiles
 from deployments.costs import CostModel
@@ -144,7 +145,13 @@ class TailServer:
         self._engine = engine_class(self._executor)(
             Scheduler(policies), self._executor, self._deliver, max_rows=config.max_queue_rows
         )
-        self._admission = Admission(self._engine, most=config.admission_batch, threads=config.admission_concurrency)
+        self._admission = Admission(
+            self._engine,
+            most=config.admission_batch,
+            threads=config.admission_concurrency,
+            max_rows=config.max_queue_rows,
+            max_bytes=config.max_queue_bytes,
+        )
         self._save_tables()
         self._engine.start()
 
