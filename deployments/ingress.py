@@ -10,7 +10,8 @@
 Behind HAProxy each replica answers these itself. Raw ASGI, because a framework's request and response objects would be
 most of the cost of a request. The body is joined once; payloads are views into it until a row is decoded in place. A
 client that leaves takes its rows with it (`deployments.connections`).
-Bad input is answered with 4xx and ``{"error": ...}`` and touches no other request.
+Bad input is answered with 4xx and ``{"error": ...}`` and touches no other request. Every response has the header
+`packet.SERVER_HEADER`, by which clients tell it from what a proxy on the way says.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 _JSON = b"application/json"
 _BINARY = b"application/octet-stream"
 _PACKET = packet.CONTENT_TYPE.encode()
+_OURS = (packet.SERVER_HEADER.encode(), b"%d" % packet.VERSION)
 
 
 class Inference(Protocol):
@@ -84,7 +86,7 @@ class Ingress:
                 status, kind, body = problem.status, _JSON, json.dumps({"error": str(problem)}).encode()
             except Disconnected:
                 return
-            headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+            headers = [_OURS, (b"content-type", kind), (b"content-length", b"%d" % len(body))]
             if status == 413:
                 headers.append((b"connection", b"close"))  # the rest of that body is of no use to anyone
             await send({"type": "http.response.start", "status": status, "headers": headers})

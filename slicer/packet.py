@@ -30,6 +30,10 @@ UNWATCHED = {"x-request-disconnect-disabled": "?1"}
 
 VERSION = 1
 
+#: A header of every response of a HeadTail server, errors included, with VERSION: what lacks it is somebody else's
+#: answer, such as that of HAProxy while it has no replica to ask, of a gateway, or of a captive portal.
+SERVER_HEADER = "headtail"
+
 #: Most requests in one body, and most bytes of a header: far above what devices send, far below what hurts.
 MAX_REQUESTS = 1024
 MAX_HEADER_BYTES = 1 << 20

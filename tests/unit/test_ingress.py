@@ -82,6 +82,7 @@ def call(
         return 0, b""
     body = b"".join(m["body"] for m in sent[1:])
     assert dict(sent[0]["headers"])[b"content-length"] == b"%d" % len(body)
+    assert dict(sent[0]["headers"])[b"headtail"] == b"1"  # of every response, whatever its status
     return sent[0]["status"], body
 
 
