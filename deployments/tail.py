@@ -242,7 +242,9 @@ class TailServer:
 
     def _unknown(self, request_id: str, model: str) -> Refusal:
         known = ", ".join(self._models)
-        return Refusal(request_id, "unknown_model", f"model {model!r} is not served here; there is {known}", self._name)
+        return Refusal(
+            request_id, "unknown_model", f"model {model[:200]!r} is not served here; there is {known}", self._name
+        )
 
     def __serve_build_asgi_app__(self) -> Ingress:
         """The HTTP way in; Serve asks for it where `app.build` put `serve.ingress` around this class."""
@@ -256,14 +258,19 @@ class TailServer:
         return replace(hosted.describe(self._emulated), url=self._url, token=self._config.token if self._url else "")
 
     async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        """A piece of a slice's file; raises KeyError for a digest that no model of this application has."""
+        """A piece of a slice's file.
+
+        Raises:
+            KeyError: no model of this application has a file of that digest.
+            ValueError: `offset` lies past its end.
+        """
         length = min(length, MAX_SHARD_READ_BYTES)
         loop = asyncio.get_running_loop()
         for model in self._models.values():
             piece = await loop.run_in_executor(None, model.read_shard, sha256, offset, length)
             if piece is not None:
                 return piece
-        raise KeyError(f"no model of this application has a shard {sha256}; ask describe() again")
+        raise KeyError(f"no model of this application has a shard {sha256[:80]}; ask describe() again")
 
     async def status(self) -> dict[str, Any]:
         """What this replica is and has done; plain values, for the load job, the doctor and people."""
