@@ -206,7 +206,7 @@ def _unpack(body: Buffer, kind: str) -> tuple[list[Mapping[str, Any]], memoryvie
     limit = MAX_HEADER_BYTES if kind == "requests" else _LARGEST
     if length > limit or length > len(view) - _PREFIX.size:
         raise CodecError(
-            f"a header of {length} bytes in a body of {len(view)}; it ends within the body and has at most {limit} bytes"
+            f"a header of {length} bytes in a body of {len(view)}; it ends within the body, and has at most {limit}"
         )
     end = _PREFIX.size + length
     try:

@@ -157,7 +157,7 @@ def test_an_answer_of_an_unknown_kind_is_refused() -> None:
 
 
 def test_what_is_accepted_as_a_parcel_can_always_be_answered() -> None:
-    """The limit of a header is for requests: 1,024 of them may ask for long names to be refused, and for many classes."""
+    """The limit of a header is for requests: 1,024 of them may have long names, and ask for many classes."""
     name = "\u00e9" * 4096
     refused = [Refusal(name, "unknown_model", f"model {name!r} is not served here", "s")] * 1024
     found = packet.decode_answers(packet.encode_answers(refused))
