@@ -23,7 +23,7 @@ from torch import nn
 from slicer import codec
 from slicer.codec_images import encode_image
 from slicer.errors import ImageError
-from slicer.images import Preprocess, read_image
+from slicer.images import Preprocess
 from slicer.planner import Choice
 from slicer.profiles import NATIVE, Profile
 
@@ -246,7 +246,7 @@ def image_payload(name: str, image: str, prepare: Preprocess) -> bytes:
             return path.read_bytes()
         except OSError as error:
             raise ImageError(f"image {image}: cannot be read ({error.strerror})") from error
-    return encode_image(name, read_image(image), prepare)
+    return encode_image(name, image, prepare)
 
 
 def empty(dropped: Sequence[nn.Module], kept: Sequence[nn.Module]) -> None:

@@ -2,9 +2,9 @@
 
 Requests of one turn are one array per model, cut and codec, one `submit`, and one waking of the engine's thread. They
 wait for nothing else: neither for a timer nor for each other's answers, so whoever is alone is admitted at the end of
-its turn. What takes long to decode (images, very large payloads) goes through an ``@serve.batch`` handler to a thread,
-so that the loop is never held; it delays nobody else. Not everything does, since a call of such a handler costs as much
-as all the rest of an admission (docs/log.md, 2026-11-26).
+its turn. What takes long to decode (images, very large payloads) goes through an ``@serve.batch`` handler to a thread
+(`deployments.decode_queue`), so that the loop is never held; it delays nobody else. Not everything does, since a call
+of such a handler costs as much as all the rest of an admission (docs/log.md, 2026-11-26).
 
 A call's rows fail and are refused alone; it returns when its last row has ended. The engine binds late, so a batch of
 admission is no batch of execution.
@@ -15,11 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 
-from ray import serve
-
+from deployments.calls import Arrival, Call, Place, Result, arrival_at
+from deployments.decode_queue import DecodeQueue
 from deployments.decoding import decode_rows
 from deployments.engine import Engine, Outcome
 from deployments.executors import Arriving
@@ -32,86 +31,40 @@ from slicer.wire import Refusal, Request
 INLINE_BYTES = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A checked request, with the moment it reached the replica (engine clock)."""
-
-    model: HostedModel
-    request: Request
-    arrived_s: float
-
-    @property
-    def deadline_s(self) -> float | None:
-        """The deadline on the engine's clock."""
-        left_ms = self.request.deadline_ms
-        return None if left_ms is None else self.arrived_s + left_ms / 1e3
-
-
-#: What becomes of one request: its outcome and when it was admitted, or why it was not.
-Result = tuple[Outcome, float] | Refusal
-
-
-@dataclass(slots=True)
-class _Call:
-    """The requests of one call, and what becomes of them.
-
-    Attributes:
-        arrivals: one or several.
-        ended: done when every request has its result, when the call has failed, or when the caller is gone.
-        results: of the requests, in order, as they end.
-        open: how many have none yet.
-        keys: of the rows in the engine, once they are admitted.
-    """
-
-    arrivals: Sequence[Arrival]
-    ended: asyncio.Future[None]
-    results: list[Result | None] = field(init=False)
-    open: int = field(init=False)
-    keys: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.open = len(self.arrivals)
-        self.results = [None] * self.open
-
-    def end(self, index: int, result: Result) -> None:
-        """One request has ended."""
-        self.results[index] = result
-        self.open -= 1
-        if not self.open and not self.ended.done():
-            self.ended.set_result(None)
-
-    def fail(self, error: Exception) -> None:
-        """The whole call has failed."""
-        if not self.ended.done():
-            self.ended.set_exception(error)
-
-
-#: A request of a call: the call, and which one.
-_Place = tuple[_Call, int]
-
-
 class Admission:
     """Admits requests to one engine. Use it from one event loop only; the engine has its own thread.
 
     Args:
-        most: rows that are decoded and handed over at once, and calls that wait for one decoding on a thread.
+        most: rows that are decoded and handed over at once, and calls that one handler decodes on threads.
         threads: decodings on threads at a time.
+        max_rows, max_bytes: how many may wait, as for `DecodeQueue`.
     """
 
-    def __init__(self, engine: Engine, *, most: int, threads: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        most: int,
+        threads: int,
+        max_rows: int = 2048,
+        max_bytes: int = 1 << 28,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._engine = engine
         self._most = most
-        self._pending: dict[int, tuple[_Call, int, float]] = {}  # by key: the request, and when it was admitted
-        self._gathered: list[_Call] = []  # in this turn of the loop
+        self._pending: dict[int, tuple[Call, int, float]] = {}  # by key: the request, and when it was admitted
+        self._gathered: list[Call] = []  # in this turn of the loop
         self._loop: asyncio.AbstractEventLoop | None = None
 
-        async def admit_slow(calls: list[_Call]) -> list[None]:
-            await self._admit_slow(calls)
-            return [None] * len(calls)
-
-        # Zero wait: the batch is what came in while the last one was decoded.
-        self._batched = serve.batch(max_batch_size=most, batch_wait_timeout_s=0.0, max_concurrent_batches=threads)(
-            admit_slow
+        self._clock = clock
+        self._decode_queue = DecodeQueue(
+            self._submit,
+            self._pending.__len__,
+            most=most,
+            threads=threads,
+            max_rows=max_rows,
+            max_bytes=max_bytes,
+            clock=clock,
         )
 
     async def infer(self, arrivals: Sequence[Arrival]) -> list[Result]:
@@ -123,16 +76,17 @@ class Admission:
         if not arrivals:
             return []
         self._loop = loop = asyncio.get_running_loop()
-        call = _Call(arrivals, loop.create_future())
+        call = Call(arrivals, loop.create_future())
         try:
             if not _soon_decoded(arrivals):
-                await self._batched(call)
+                self._decode_queue.put(call)
             else:
                 if not self._gathered:
                     loop.call_soon(self._admit_gathered)
                 self._gathered.append(call)
             await call.ended
         except BaseException:  # cancelled, most often
+            call.left = True
             call.ended.cancel()  # it may not have been admitted yet
             for key in call.keys:
                 self._engine.cancel(key)  # harmless for one that has ended
@@ -146,17 +100,7 @@ class Admission:
             with _failing(places):
                 self._submit(places, *decode_rows(*_hosted(places)))
 
-    async def _admit_slow(self, calls: Sequence[_Call]) -> None:
-        for places in _alike(calls, self._most):
-            with _failing(places):
-                decoded = await asyncio.get_running_loop().run_in_executor(None, decode_rows, *_hosted(places))
-                self._submit(places, *decoded)
-        for call in calls:
-            if call.ended.cancelled():  # while it was decoded
-                for key in call.keys:
-                    self._engine.cancel(key)
-
-    def _submit(self, places: Sequence[_Place], rows: Arriving, refusals: Sequence[Refusal | None]) -> None:
+    def _submit(self, places: Sequence[Place], rows: Arriving, refusals: Sequence[Refusal | None]) -> None:
         """Hand decoded rows to the engine. Nothing is awaited between that and their registration, so no outcome can be
         missed."""
         good = []
@@ -167,8 +111,8 @@ class Admission:
                 place[0].end(place[1], refusal)
         if not good:
             return
-        arrivals = [call.arrivals[index] for call, index in good]
-        admitted_s = time.monotonic()  # before submit, from where the engine counts the row's waiting
+        arrivals = [arrival_at(place) for place in good]
+        admitted_s = self._clock()  # before submit, from where the engine counts the row's waiting
         keys = self._engine.submit(
             arrivals[0].model.name,
             arrivals[0].request.cut,
@@ -179,6 +123,10 @@ class Admission:
         for key, (call, index) in zip(keys, good, strict=True):
             self._pending[key] = call, index, admitted_s
             call.keys.append(key)
+        for call in {id(call): call for call, _ in good}.values():
+            if call.left:  # while it was decoded
+                for key in call.keys:
+                    self._engine.cancel(key)
 
     def deliver(self, outcomes: list[Outcome]) -> None:
         """The engine's callback, on its thread: one hop to the event loop for all rows that ended together."""
@@ -189,11 +137,13 @@ class Admission:
         for outcome in outcomes:
             if (found := self._pending.pop(outcome.key, None)) is not None:
                 call, index, admitted_s = found
+                if outcome.logits is not None:
+                    self._decode_queue.running.observe(outcome.queue_s + outcome.execution_s)
                 call.end(index, (outcome, admitted_s))
 
     async def healthy(self) -> bool:
-        """Whether the admission loop and the engine are alive (the loop can die alone: ray issue 66140)."""
-        return self._engine.alive and bool(await self._batched._is_batching_task_alive())
+        """Whether the engine and the loop that gathers what is decoded on threads are alive."""
+        return self._engine.alive and await self._decode_queue.healthy()
 
 
 def _soon_decoded(arrivals: Sequence[Arrival]) -> bool:
@@ -206,9 +156,9 @@ def _soon_decoded(arrivals: Sequence[Arrival]) -> bool:
     return size <= INLINE_BYTES
 
 
-def _alike(calls: Sequence[_Call], most: int) -> Iterator[list[_Place]]:
+def _alike(calls: Sequence[Call], most: int) -> Iterator[list[Place]]:
     """The requests of calls whose caller is still there, in order, by what is decoded and submitted together."""
-    groups: dict[tuple[str, int, str], list[_Place]] = {}
+    groups: dict[tuple[str, int, str], list[Place]] = {}
     for call in calls:
         if call.ended.done():
             continue
@@ -221,7 +171,7 @@ def _alike(calls: Sequence[_Call], most: int) -> Iterator[list[_Place]]:
 
 
 @contextlib.contextmanager
-def _failing(places: Sequence[_Place]) -> Iterator[None]:
+def _failing(places: Sequence[Place]) -> Iterator[None]:
     """Whatever is raised inside fails their calls, and no others."""
     try:
         yield
@@ -230,7 +180,6 @@ def _failing(places: Sequence[_Place]) -> Iterator[None]:
             call.fail(error)
 
 
-def _hosted(places: Sequence[_Place]) -> tuple[HostedModel, list[Request]]:
+def _hosted(places: Sequence[Place]) -> tuple[HostedModel, list[Request]]:
     """Their one model, and their requests."""
-    first, index = places[0]
-    return first.arrivals[index].model, [call.arrivals[index].request for call, index in places]
+    return arrival_at(places[0]).model, [arrival_at(place).request for place in places]

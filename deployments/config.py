@@ -131,7 +131,9 @@ class ServerConfig(_Strict):
         num_replicas: replicas of the server, an engine and an accelerator (share) each.
         gpus, cpus: what one replica asks of Ray.
         torch_threads: intra-op threads on a CPU; None leaves torch's default.
-        max_queue_rows: rows one replica holds before it refuses with `overloaded`.
+        max_queue_rows: rows one replica holds before it refuses with `overloaded`, images that wait to be decoded among
+            them.
+        max_queue_bytes: of images and very large payloads that wait to be decoded, before it refuses likewise.
         max_ongoing_requests: Serve's limit per replica; None derives it from the queue.
         admission_batch: rows that are decoded and handed to the engine at once, at most.
         admission_concurrency: such decodings on threads at a time (images, very large payloads).
@@ -154,6 +156,7 @@ class ServerConfig(_Strict):
     cpus: float = Field(default=1.0, ge=0)
     torch_threads: int | None = Field(default=None, ge=1)
     max_queue_rows: int = Field(default=2048, ge=1)
+    max_queue_bytes: int = Field(default=256 << 20, ge=1)
     max_ongoing_requests: int | None = Field(default=None, ge=1)
     admission_batch: int = Field(default=32, ge=1)
     admission_concurrency: int = Field(default=2, ge=1)

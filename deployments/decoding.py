@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy.typing as npt
 from deployments.models import HostedModel
 from slicer.errors import CodecError, NotFiniteError
 from slicer.wire import Refusal, Request
+
+logger = logging.getLogger("ray.serve")
 
 
 def decode_rows(
@@ -23,8 +26,8 @@ def decode_rows(
         try:
             rows = model.decode(requests[0].codec, [request.payload for request in requests], requests[0].cut)
             return rows, [None] * len(requests)
-        except CodecError:
-            pass  # one of them; which one is found below
+        except Exception:  # one of them; which one is found below
+            logger.debug("decoding %d payloads one by one", len(requests), exc_info=True)
     rows = np.empty((len(requests), *model.shapes[requests[0].cut]), dtype=np.float32)
     refusals: list[Refusal | None] = []
     good = 0
@@ -34,6 +37,9 @@ def decode_rows(
         except CodecError as error:
             code = "not_finite" if isinstance(error, NotFiniteError) else "bad_codec"
             refusals.append(Refusal(request.id, code, str(error)))  # type: ignore[arg-type]
+        except Exception as error:  # its own misfortune (memory, a defect), and nobody else's
+            logger.exception("a payload could not be decoded")
+            refusals.append(Refusal(request.id, "failed", f"it could not be decoded ({type(error).__name__})"))
         else:
             refusals.append(None)
             good += 1

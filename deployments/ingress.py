@@ -10,7 +10,8 @@
 Behind HAProxy each replica answers these itself. Raw ASGI, because a framework's request and response objects would be
 most of the cost of a request. The body is joined once; payloads are views into it until a row is decoded in place. A
 client that leaves takes its rows with it (`deployments.connections`).
-Bad input is answered with 4xx and ``{"error": ...}`` and touches no other request.
+Bad input is answered with 4xx and ``{"error": ...}`` and touches no other request. Every response has the header
+`packet.SERVER_HEADER`, by which clients tell it from what a proxy on the way says.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _JSON = b"application/json"
 _BINARY = b"application/octet-stream"
+_MOST_FIELDS = 10
 _PACKET = packet.CONTENT_TYPE.encode()
+_OURS = (packet.SERVER_HEADER.encode(), b"%d" % packet.VERSION)
 
 
 class Inference(Protocol):
@@ -44,7 +47,7 @@ class Inference(Protocol):
         """What a device needs to know to join."""
 
     async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        """A piece of a shard; KeyError if there is none of that digest."""
+        """A piece of a shard; KeyError if there is none of that digest, ValueError for an offset past its end."""
 
     async def check_health(self) -> None:
         """Raises if the replica cannot serve."""
@@ -84,7 +87,7 @@ class Ingress:
                 status, kind, body = problem.status, _JSON, json.dumps({"error": str(problem)}).encode()
             except Disconnected:
                 return
-            headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+            headers = [_OURS, (b"content-type", kind), (b"content-length", b"%d" % len(body))]
             if status == 413:
                 headers.append((b"connection", b"close"))  # the rest of that body is of no use to anyone
             await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -104,7 +107,7 @@ class Ingress:
         if name == "infer" and not rest:
             _expect(method, "POST")
             return await self._infer(await self._body(headers, receive), receive)
-        query = parse_qs(bytes(scope.get("query_string", b"")).decode("latin-1"), max_num_fields=10)
+        query = _query(bytes(scope.get("query_string", b"")))
         if name == "describe" and not rest:
             _expect(method, "GET")
             return await self._describe(query.get("model", [""])[0])
@@ -136,6 +139,8 @@ class Ingress:
             return 200, _BINARY, await self._server.shard(sha256, offset, length)
         except KeyError as error:
             raise Problem(404, str(error.args[0])) from None
+        except ValueError as error:
+            raise Problem(400, str(error)) from None
 
     async def _health(self) -> tuple[int, bytes, bytes]:
         try:
@@ -169,6 +174,13 @@ class Ingress:
 def _expect(method: str, want: str) -> None:
     if method != want:
         raise Problem(405, f"method {method[:20]}; use {want} here")
+
+
+def _query(text: bytes) -> Mapping[str, list[str]]:
+    try:
+        return parse_qs(text.decode("latin-1"), max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        raise Problem(400, f"a query of more than {_MOST_FIELDS} fields; there are model, offset and length") from None
 
 
 def _whole(query: Mapping[str, list[str]], key: str) -> int:

@@ -139,10 +139,17 @@ class HostedModel:
         del self.sliced
 
     def read_shard(self, sha256: str, offset: int, length: int) -> bytes | None:
-        """`length` bytes of a shard from `offset` (fewer at its end); None if this model has no such shard."""
+        """`length` bytes of a shard from `offset` (fewer at its end); None if this model has no such shard.
+
+        Raises:
+            ValueError: the offset lies past the end, or one of them is negative.
+        """
         path = self._files.get(sha256)
         if path is None:
             return None
+        size = path.stat().st_size
+        if not 0 <= offset <= size or length < 0:
+            raise ValueError(f"offset {offset}, length {length}: the shard has {size} bytes; ask for some of these")
         with path.open("rb") as file:
             file.seek(offset)
             piece: bytes = file.read(length)

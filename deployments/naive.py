@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from ray import serve
 
-from deployments.admission import Arrival, Result
+from deployments.calls import Arrival, Result
 from deployments.decoding import decode_rows
 from deployments.engine import Outcome
 from deployments.executors import Executor, Floats

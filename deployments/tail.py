@@ -21,9 +21,10 @@ import numpy.typing as npt
 import ray
 import torch
 
-from deployments.admission import Admission, Arrival
+from deployments.admission import Admission
 from deployments.answered import Answered
 from deployments.calibrate import measure
+from deployments.calls import Arrival
 from deployments.config import ServerConfig, parse_config
 from deployments.cost_profiles import load_profile_of, save_profiles
 from deployments.costs import CostModel
@@ -144,7 +145,13 @@ class TailServer:
         self._engine = engine_class(self._executor)(
             Scheduler(policies), self._executor, self._deliver, max_rows=config.max_queue_rows
         )
-        self._admission = Admission(self._engine, most=config.admission_batch, threads=config.admission_concurrency)
+        self._admission = Admission(
+            self._engine,
+            most=config.admission_batch,
+            threads=config.admission_concurrency,
+            max_rows=config.max_queue_rows,
+            max_bytes=config.max_queue_bytes,
+        )
         self._save_tables()
         self._engine.start()
 
@@ -235,7 +242,9 @@ class TailServer:
 
     def _unknown(self, request_id: str, model: str) -> Refusal:
         known = ", ".join(self._models)
-        return Refusal(request_id, "unknown_model", f"model {model!r} is not served here; there is {known}", self._name)
+        return Refusal(
+            request_id, "unknown_model", f"model {model[:200]!r} is not served here; there is {known}", self._name
+        )
 
     def __serve_build_asgi_app__(self) -> Ingress:
         """The HTTP way in; Serve asks for it where `app.build` put `serve.ingress` around this class."""
@@ -249,14 +258,19 @@ class TailServer:
         return replace(hosted.describe(self._emulated), url=self._url, token=self._config.token if self._url else "")
 
     async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        """A piece of a slice's file; raises KeyError for a digest that no model of this application has."""
+        """A piece of a slice's file.
+
+        Raises:
+            KeyError: no model of this application has a file of that digest.
+            ValueError: `offset` lies past its end.
+        """
         length = min(length, MAX_SHARD_READ_BYTES)
         loop = asyncio.get_running_loop()
         for model in self._models.values():
             piece = await loop.run_in_executor(None, model.read_shard, sha256, offset, length)
             if piece is not None:
                 return piece
-        raise KeyError(f"no model of this application has a shard {sha256}; ask describe() again")
+        raise KeyError(f"no model of this application has a shard {sha256[:80]}; ask describe() again")
 
     async def status(self) -> dict[str, Any]:
         """What this replica is and has done; plain values, for the load job, the doctor and people."""

@@ -7,17 +7,18 @@ starts, so an application that comes to a Serve that runs takes what is there.
 
 from __future__ import annotations
 
+import http.client
 import logging
 import secrets
 import socket
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deployments.config import HttpConfig, ServerConfig
 from deployments.placement import Node
+from slicer import packet
 from slicer.errors import ServerError
 from slicer.serve_settings import HAPROXY_PORTS
 
@@ -95,15 +96,17 @@ def free_port(port: int) -> int:
 def wait_reachable(config: ServerConfig, name: str, address: str) -> None:
     """Wait until the application answers HTTP at this address. Where it does not in time, it is said and nothing more:
     devices try for themselves, and have the handle."""
-    http = config.http
-    host = address if http.host in ("0.0.0.0", "::") else http.host
-    url = f"http://{f'[{host}]' if ':' in host else host}:{http.port}/{name}/health"
+    bound = config.http
+    host = address if bound.host in ("0.0.0.0", "::") else bound.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{bound.port}/{name}/health"
     until_s = time.monotonic() + _REACHABLE_WITHIN_S
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=2.0):
-                return
-        except (urllib.error.URLError, OSError) as error:
+            with urllib.request.urlopen(url, timeout=2.0) as response:
+                if packet.SERVER_HEADER in response.headers:
+                    return
+                raise OSError("something else answers there")
+        except (OSError, http.client.HTTPException) as error:
             if time.monotonic() > until_s:
                 logger.warning("%s does not answer (%s); devices use the Serve handle instead", url, error)
                 return

@@ -15,22 +15,21 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from slicer.codec import IMAGE_CODECS
-from slicer.errors import CodecError
+from slicer.errors import CodecError, ImageError
 from slicer.images import Preprocess
+from slicer.pixels import MAX_PIXELS, check_size
 
 Array = npt.NDArray[np.float32]
 
-#: No PNG or JPEG of more pixels is decoded: a file of some kB can claim gigabytes.
-MAX_PIXELS = 50_000_000
 
-
-def encode_image(codec: str, image: Image.Image, preprocess: Preprocess, *, quality: int = 90) -> bytes:
+def encode_image(codec: str, image: str | Path | Image.Image, preprocess: Preprocess, *, quality: int = 90) -> bytes:
     """One image to its payload.
 
     Args:
@@ -38,15 +37,16 @@ def encode_image(codec: str, image: Image.Image, preprocess: Preprocess, *, qual
         quality: of JPEG, 1 to 95.
 
     Raises:
-        CodecError: the codec is unknown, the quality out of range, or more than MAX_PIXELS.
+        CodecError: the codec is unknown, or the quality out of range.
+        ImageError: the image is one that `slicer.pixels` refuses.
     """
     _known(codec)
     if codec == "rgb8":
         return preprocess.crop(image).tobytes()
     if not 1 <= quality <= 95:
         raise CodecError(f"JPEG quality {quality}: it must be from 1 to 95")
-    _check_pixels(image, codec)
-    file, plain = io.BytesIO(), image.convert(preprocess.mode)
+    # Upright already, and without its EXIF block: the server has nothing left to turn.
+    file, plain = io.BytesIO(), preprocess.plain(image)
     if codec == "jpeg":
         plain.save(file, "JPEG", quality=quality)
     else:
@@ -58,7 +58,7 @@ def decode_images(codec: str, payloads: Sequence[bytes | memoryview], preprocess
     """Payloads to model inputs, float32 [B, C, H, W], in order.
 
     Raises:
-        CodecError: a payload is of the wrong length, damaged, another format, or of more than MAX_PIXELS.
+        CodecError: a payload is of the wrong length, damaged, another format, or an image that `slicer.pixels` refuses.
     """
     _known(codec)
     channels, height, width = preprocess.shape
@@ -73,28 +73,28 @@ def decode_images(codec: str, payloads: Sequence[bytes | memoryview], preprocess
         return preprocess.normalise(pixels.reshape(len(payloads), height, width, channels))
     rows = np.empty((len(payloads), *preprocess.shape), dtype=np.float32)
     for row, payload in zip(rows, payloads, strict=True):
-        row[...] = preprocess(_opened(codec, payload))
+        try:
+            row[...] = preprocess(_opened(codec, payload))
+        except ImageError as error:
+            raise CodecError(f"the {codec} payload: {error}") from error
     return rows
 
 
 def _opened(codec: str, payload: bytes | memoryview) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(payload), formats=[codec.upper()])
-        _check_pixels(image, codec)  # from the header, before anything is decoded
+        check_size(*image.size)  # from the header, before anything is decoded
         image.load()
-    except CodecError:
+        return image
+    except ImageError:
         raise
-    except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise CodecError(f"the {codec} payload: {error}; at most {MAX_PIXELS} are decoded: make it smaller") from error
+    except UnidentifiedImageError as error:
         raise CodecError(f"the payload of {len(payload)} bytes is no {codec} image ({type(error).__name__})") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError) as error:
-        raise CodecError(f"the {codec} payload of {len(payload)} bytes is damaged ({error}); send it again") from error
-    return image
-
-
-def _check_pixels(image: Image.Image, codec: str) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise CodecError(f"the {codec} image has {width}x{height} pixels, more than {MAX_PIXELS}; make it smaller")
+    except Exception as error:  # PIL's readers raise what their parts raise: of zlib, struct, of memory
+        said = str(error) or type(error).__name__
+        raise CodecError(f"the {codec} payload of {len(payload)} bytes is damaged ({said}); send it again") from error
 
 
 def _known(codec: str) -> None:

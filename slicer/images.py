@@ -1,6 +1,7 @@
 """Real images: finding them, the shipped digits as files, and a model's own preprocessing (timm's).
 
-Grayscale and palette images become RGB first, as a model of three channels wants; one of one channel gets luminance.
+Whatever an image is (grey, palette, 16 bits, on its side), `slicer.pixels` makes it upright 8-bit RGB first, as a model
+of three channels wants; one of one channel gets luminance.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import nn
 
 from slicer import zoo
 from slicer.errors import ImageError
+from slicer.pixels import check_size, plain
 from slicer.spec import ModelSpec
 
 #: What is taken for an image in a directory; other files in it are refused by name, hidden ones are skipped.
@@ -55,6 +57,8 @@ class Preprocess:
     Attributes:
         shape: (channels, height, width) of every result.
         mode: PIL's, of the image that the transform is given: RGB or L.
+        upright: images are turned as their EXIF orientation says; `exif_orientation: false` of the spec's data_config
+            leaves them as timm has them.
 
     Thread-safe after construction; picklable. Raises ImageError for a model of neither three channels nor one.
     """
@@ -67,27 +71,38 @@ class Preprocess:
         if self.shape[0] not in (1, 3):
             raise ImageError(f"the model takes {self.shape[0]} channels; images become 3 (RGB) or 1 (in_chans=1)")
         self.mode = "L" if self.shape[0] == 1 else "RGB"
+        self.upright = not isinstance(model, ModelSpec) or bool(model.data_config.get(zoo.EXIF_KEY, True))
         self._transform: Any = create_transform(**config, is_training=False)
 
     def __call__(self, image: str | Path | Image.Image) -> npt.NDArray[np.float32]:
         """The image as float32, `shape`, contiguous.
 
         Raises:
-            ImageError: the file cannot be read as an image.
+            ImageError: the file cannot be read as an image, or `slicer.pixels` cannot make it what the model takes.
         """
-        opened = image if isinstance(image, Image.Image) else read_image(image)
-        array = np.ascontiguousarray(self._transform(opened.convert(self.mode)).numpy(), dtype=np.float32)
+        array = np.ascontiguousarray(self._transform(self.plain(image)).numpy(), dtype=np.float32)
         if array.shape != self.shape:
             raise ImageError(f"the image became {array.shape}, the model takes {self.shape}; check its data_config")
         return array
 
-    def crop(self, image: Image.Image) -> Image.Image:
+    def plain(self, image: str | Path | Image.Image) -> Image.Image:
+        """The image upright and in `mode`, of its own size. Raises ImageError, with the name of a file."""
+        if isinstance(image, Image.Image):
+            return plain(image, self.mode, upright=self.upright)
+        try:
+            return plain(read_image(image), self.mode, upright=self.upright)
+        except ImageError as error:
+            if str(image) in str(error):
+                raise
+            raise ImageError(f"image {image}: {error}") from error
+
+    def crop(self, image: str | Path | Image.Image) -> Image.Image:
         """The first part of timm's transform, resize and crop: an image in `mode` of the model's size, still uint8.
 
         Raises:
             ImageError: the transform does not end in to-tensor and normalise, or leaves another size.
         """
-        resized: Image.Image = image.convert(self.mode)
+        resized = self.plain(image)
         for step in self._split()[0]:
             resized = step(resized)
         if (resized.height, resized.width) != self.shape[1:]:
@@ -114,16 +129,21 @@ class Preprocess:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """The decoded image of a file. Raises ImageError with the file's name when it is none, or is damaged."""
+    """The decoded image of a file. Raises ImageError with the file's name when it is none, too large, or damaged."""
     try:
-        with Image.open(path) as image:
+        with Path(path).open("rb") as file:
+            image: Image.Image = Image.open(file)
+            check_size(*image.size)  # by the header
             image.load()
-            decoded: Image.Image = image.copy()
-            return decoded
+            image.getexif()  # reads on in the file
+            return image
     except FileNotFoundError:
         raise ImageError(f"image {path}: there is no such file") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"image {path} cannot be read ({error}); remove it or replace it by a valid image") from error
+    except ImageError as error:
+        raise ImageError(f"image {path}: {error}") from None
+    except Exception as error:  # each of PIL's readers has its own classes for a damaged file; memory may not suffice
+        said = str(error) or type(error).__name__
+        raise ImageError(f"image {path} cannot be read ({said}); remove it or replace it by a valid image") from error
 
 
 def find_images(directory: str | Path, labels_csv: str | Path | None = None) -> LabelledImages:

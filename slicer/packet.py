@@ -30,13 +30,19 @@ UNWATCHED = {"x-request-disconnect-disabled": "?1"}
 
 VERSION = 1
 
-#: Most requests in one body, and most bytes of a header: far above what devices send, far below what hurts.
+#: A header of every response of a HeadTail server, errors included, with VERSION: what lacks it is somebody else's
+#: answer, such as that of HAProxy while it has no replica to ask, of a gateway, or of a captive portal.
+SERVER_HEADER = "headtail"
+
+#: Most requests in one body, and most bytes of their header: far above what devices send, far below what hurts. The
+#: header of the answers has no such limit: whatever is accepted can be answered, and how much was asked is known.
 MAX_REQUESTS = 1024
 MAX_HEADER_BYTES = 1 << 20
 
 _JSON = json.JSONEncoder(separators=(",", ":"))
 _MAGIC = b"HTP"
 _PREFIX = struct.Struct("<3sBI")
+_LARGEST = (1 << 32) - 1  # what the prefix can say
 _ALIGN = 16
 _MAX_TEXT = 4096
 _MAX_DIMS = 8
@@ -65,7 +71,7 @@ def encode_requests(requests: Sequence[Request]) -> bytes:
         }
         for request in requests
     ]
-    return _pack({"requests": entries}, [request.payload for request in requests])
+    return _pack({"requests": entries}, [request.payload for request in requests], MAX_HEADER_BYTES)
 
 
 def decode_requests(body: Buffer) -> list[Request]:
@@ -105,7 +111,8 @@ def encode_answers(answers: Sequence[Answer]) -> bytes:
     payloads: list[Buffer] = []
     for answer in answers:
         if isinstance(answer, Refusal):
-            entries.append({"id": answer.id, "code": answer.code, "message": answer.message, "server": answer.server})
+            message = answer.message[:_MAX_TEXT]  # it may repeat a name as long as that
+            entries.append({"id": answer.id, "code": answer.code, "message": message, "server": answer.server})
             continue
         timings = answer.timings
         entries.append(
@@ -121,7 +128,7 @@ def encode_answers(answers: Sequence[Answer]) -> bytes:
             }
         )
         payloads.append(answer.logits)
-    return _pack({"answers": entries}, payloads)
+    return _pack({"answers": entries}, payloads, _LARGEST)
 
 
 def decode_answers(body: Buffer) -> list[Answer]:
@@ -178,11 +185,11 @@ def decode_model(data: Any) -> ServedModel:
     )
 
 
-def _pack(header: Mapping[str, Any], payloads: Iterable[Buffer]) -> bytes:
+def _pack(header: Mapping[str, Any], payloads: Iterable[Buffer], limit: int) -> bytes:
     text = _JSON.encode(header).encode("ascii")
     text += b" " * (-(_PREFIX.size + len(text)) % _ALIGN)
-    if len(text) > MAX_HEADER_BYTES:
-        raise CodecError(f"a header of {len(text)} bytes; at most {MAX_HEADER_BYTES}: send fewer requests at once")
+    if len(text) > limit:
+        raise CodecError(f"a header of {len(text)} bytes; at most {limit}: send fewer requests at once")
     return b"".join([_PREFIX.pack(_MAGIC, VERSION, len(text)), text, *payloads])
 
 
@@ -196,10 +203,10 @@ def _unpack(body: Buffer, kind: str) -> tuple[list[Mapping[str, Any]], memoryvie
         raise CodecError(f"the body begins with {bytes(magic)!r}, not {_MAGIC!r}; send {CONTENT_TYPE}")
     if version != VERSION:
         raise CodecError(f"packet version {version}; this build speaks {VERSION}: use the same release on both sides")
-    if length > MAX_HEADER_BYTES or length > len(view) - _PREFIX.size:
+    limit = MAX_HEADER_BYTES if kind == "requests" else _LARGEST
+    if length > limit or length > len(view) - _PREFIX.size:
         raise CodecError(
-            f"a header of {length} bytes in a body of {len(view)}; it ends within the body and has at most "
-            f"{MAX_HEADER_BYTES} bytes"
+            f"a header of {length} bytes in a body of {len(view)}; it ends within the body, and has at most {limit}"
         )
     end = _PREFIX.size + length
     try:

@@ -23,7 +23,8 @@ class ModelSpec:
         dtype: fp32, fp16 or bf16.
         seed: of the random weights, where there are no others.
         data_config: how images become input, where it differs from what timm says of the model: any of input_size
-            (channels, height, width), mean, std, interpolation, crop_pct, crop_mode.
+            (channels, height, width), mean, std, interpolation, crop_pct, crop_mode; and exif_orientation: false, which
+            leaves images as they lie in the file.
     """
 
     architecture: str

@@ -33,8 +33,11 @@ DEMO_MODELS: tuple[str, ...] = ("digits_vit", "digits_swin")
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-#: What a model file or an own module may say about its input; the defaults are timm's own.
-DATA_KEYS: tuple[str, ...] = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+#: Of data_config: whether images are turned upright by their EXIF orientation (the default). false: as timm has them.
+EXIF_KEY = "exif_orientation"
+
+#: What a model file or an own module may say about its input; the defaults are timm's own, but for EXIF_KEY.
+DATA_KEYS: tuple[str, ...] = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", EXIF_KEY)
 
 _DEMO = Path(__file__).parent / "demo"
 _ONE_AT_A_TIME = threading.RLock()
@@ -94,6 +97,8 @@ def check(spec: ModelSpec) -> ModelSpec:
         raise ModelError(f"kwargs may not hold {', '.join(reserved)}; use the options checkpoint and pretrained")
     if unknown := [key for key in spec.data_config if key not in DATA_KEYS]:
         raise ModelError(f"unknown data_config {', '.join(map(str, unknown))}; known are {', '.join(DATA_KEYS)}")
+    if not isinstance(spec.data_config.get(EXIF_KEY, True), bool):
+        raise ModelError(f"data_config {EXIF_KEY} is {spec.data_config[EXIF_KEY]!r}; it must be true or false")
     return replace(spec, kwargs=_as_json("kwargs", spec.kwargs), data_config=_as_json("data_config", spec.data_config))
 
 

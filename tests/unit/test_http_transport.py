@@ -57,8 +57,11 @@ async def token(
     http: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     if http.headers.get("Authorization") != "Bearer secret":
-        return web.json_response({"error": "a missing or wrong token"}, status=401)
-    return await handler(http)
+        response: web.StreamResponse = web.json_response({"error": "a missing or wrong token"}, status=401)
+    else:
+        response = await handler(http)
+    response.headers[packet.SERVER_HEADER] = "1"
+    return response
 
 
 def against(use: Use, given: str = "secret") -> object:

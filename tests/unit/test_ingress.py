@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from deployments.ingress import Ingress
 from slicer import packet
@@ -82,6 +84,7 @@ def call(
         return 0, b""
     body = b"".join(m["body"] for m in sent[1:])
     assert dict(sent[0]["headers"])[b"content-length"] == b"%d" % len(body)
+    assert dict(sent[0]["headers"])[b"headtail"] == b"1"  # of every response, whatever its status
     return sent[0]["status"], body
 
 
@@ -183,3 +186,43 @@ def test_the_lifespan_that_serve_starts_and_ends() -> None:
 
     asyncio.run(Ingress(Server())({"type": "lifespan"}, receive, send))
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        ("/describe", b"&".join(b"x%d=1" % n for n in range(12)) + b"&model=m"),
+        ("/shard/abc", b"offset=" + b"9" * 4000),
+        ("/shard/abc", b"offset=-1"),
+        ("/shard/abc", b"offset=1e3&length=1"),
+        ("/shard/abc", b"length=%D9%A3"),
+        ("/shard/past", b"offset=1000000000000000&length=1"),
+        ("/describe", b"model=" + b"%00" * 3000),
+        ("/describe", b"\xff\xfe=\x80"),
+    ],
+)
+def test_a_query_that_makes_no_sense_is_the_client_s_mistake(path: str, query: bytes) -> None:
+    status, said = error(call(Ingress(PastTheEnd()), "GET", path, query=query))
+    assert status in (400, 404)
+    assert said
+
+
+class PastTheEnd(Server):
+    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
+        if sha256 == "past":
+            raise ValueError(f"offset {offset} lies past the end")
+        return await super().shard(sha256, offset, length)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    method=st.sampled_from(["GET", "POST", "PUT", "HEAD", "DELETE", "GET\0"]),
+    path=st.one_of(
+        st.sampled_from(["/infer", "/describe", "/shard/abc", "/shard/", "/health/x", ""]), st.text(max_size=40)
+    ),
+    query=st.one_of(st.binary(max_size=60), st.text("&=offsetlngmdr0123456789%-", max_size=60).map(str.encode)),
+    body=st.binary(max_size=40),
+)
+def test_no_request_ends_in_a_500(method: str, path: str, query: bytes, body: bytes) -> None:
+    status, _ = call(Ingress(PastTheEnd()), method, path, body, query=query)
+    assert status in (200, 400, 404, 405)

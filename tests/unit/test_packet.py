@@ -154,3 +154,22 @@ def test_hostile_bodies_are_refused_with_the_value(hostile: bytes, says: str) ->
 def test_an_answer_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(CodecError, match="different versions"):
         packet.decode_answers(body({"answers": [{"id": "a", "code": "new", "message": "", "server": ""}]}))
+
+
+def test_what_is_accepted_as_a_parcel_can_always_be_answered() -> None:
+    """The limit of a header is for requests: 1,024 of them may have long names, and ask for many classes."""
+    name = "\u00e9" * 4096
+    refused = [Refusal(name, "unknown_model", f"model {name!r} is not served here", "s")] * 1024
+    found = packet.decode_answers(packet.encode_answers(refused))
+    assert [(answer.id, len(answer.message)) for answer in found if isinstance(answer, Refusal)] == [
+        (name, 4096)
+    ] * 1024
+    classes = tuple((index, 7.123456789 + index) for index in range(1000))
+    replies = [Reply(f"cam-{n:04d}", Timings(0.1, 1.2, 5.1, 6.1, (4,)), classes, server="s") for n in range(600)]
+    assert packet.decode_answers(packet.encode_answers(replies)) == replies
+
+
+def test_requests_keep_the_limit_of_their_header() -> None:
+    long = [Request("i" * 4000, "m" * 4000, "d", 0, "fp32", (1,), b"1234")] * 400
+    with pytest.raises(CodecError, match="send fewer requests at once"):
+        packet.encode_requests(long)
