@@ -33,7 +33,8 @@ from actors.link_estimate import LinkEstimate
 from actors.self_estimate import SelfEstimate
 from slicer.codec import CODECS, encoded_bytes
 from slicer.planner import Choice, DeviceView, Estimate, Facts, Goal, ServerView, choose, estimate, estimate_all
-from slicer.profiles import Profile, Strict
+from slicer.profiles import Profile
+from slicer.strict import Strict
 
 #: Weight of what a reply says of its own wait and execution.
 _OWN_WEIGHT = 0.3

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,9 @@ from actors.emulated_link import resolve
 from slicer.codec import CODECS, IMAGE_CODECS
 from slicer.errors import ConfigError
 from slicer.link_presets import PRESETS
-from slicer.profiles import Profile, Strict, explain, load_profile, read_yaml
+from slicer.profiles import Profile, load_profile
+from slicer.strict import Strict, explain, nearest
+from slicer.yaml_files import read_yaml, shown
 
 #: Of `alone`: the same model's own tail.
 TAIL = "tail"
@@ -110,7 +113,10 @@ class GroupConfig(Strict):
     def _no_contradiction(self) -> GroupConfig:
         known = CODECS + IMAGE_CODECS
         if self.codec not in known:
-            raise ValueError(f"group {self.name!r}: unknown codec {self.codec!r}; this build has {', '.join(known)}")
+            raise ValueError(
+                f"group {self.name!r}: unknown codec {self.codec!r}{nearest(self.codec, known)}; "
+                f"this build has {', '.join(known)}"
+            )
         if self.codec in IMAGE_CODECS and self.cut:
             raise ValueError(f"group {self.name!r}: codec {self.codec} carries images, so it goes with cut 0 only")
         if self.accelerator == "cuda" and not self.gpus:
@@ -260,7 +266,7 @@ def parse_fleet(data: Any, where: str = "fleet", directory: Path | None = None) 
     try:
         fleet = FleetConfig(**data, directory=directory or Path())
     except (ValidationError, TypeError) as error:
-        raise ConfigError(explain(error, where)) from None
+        raise ConfigError(explain(error, where, FleetConfig)) from None
     for group in fleet.groups:
         try:
             fleet.devices(group)
@@ -276,9 +282,12 @@ def load_fleet(name: str | Path) -> FleetConfig:
         ConfigError: there is no such fleet, or it contradicts itself.
     """
     path = Path(name)
-    if not path.suffix and (_SHIPPED / f"{name}.yaml").is_file():
+    if str(name) in {found.stem for found in _SHIPPED.glob("*.yaml")}:
         path = _SHIPPED / f"{name}.yaml"
-    if not path.is_file():
-        shipped = ", ".join(sorted(found.stem for found in _SHIPPED.glob("*.yaml")))
-        raise ConfigError(f"no fleet {str(name)!r}; give a path to a YAML file, or a shipped one: {shipped}")
+    if not os.path.lexists(path):
+        shipped = sorted(found.stem for found in _SHIPPED.glob("*.yaml"))
+        raise ConfigError(
+            f"no fleet {shown(repr(str(name)))}{nearest(name, shipped)}; give a path to a YAML file, or a shipped one: "
+            f"{', '.join(shipped)}"
+        )
     return parse_fleet(read_yaml(path), str(path), path.parent)

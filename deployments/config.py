@@ -10,10 +10,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from slicer.errors import ConfigError
+from slicer.strict import Strict, explain, nearest
+from slicer.yaml_files import read_yaml, shown
 
 #: Strategies that this package brings. An own one is written ``package.module:Class``.
 STRATEGIES: tuple[str, ...] = ("unbatched", "per_tail", "per_tail_shared", "per_slice", "continuous", "lazy", "naive")
@@ -23,11 +24,7 @@ STRATEGIES: tuple[str, ...] = ("unbatched", "per_tail", "per_tail_shared", "per_
 EXECUTORS: tuple[str, ...] = ("torch", "emulated")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelConfig(_Strict):
+class ModelConfig(Strict):
     """One served model.
 
     Attributes:
@@ -62,7 +59,8 @@ class ModelConfig(_Strict):
     def _known_strategy(cls, strategy: str) -> str:
         if strategy not in STRATEGIES and ":" not in strategy:
             raise ValueError(
-                f"unknown strategy {strategy!r}; this build has {', '.join(STRATEGIES)}; "
+                f"unknown strategy {shown(repr(strategy))}{nearest(strategy, STRATEGIES)}; "
+                f"this build has {', '.join(STRATEGIES)}; "
                 "an own one is written package.module:Class"
             )
         return strategy
@@ -86,7 +84,7 @@ class ModelConfig(_Strict):
         return self.model or self.name
 
 
-class HttpConfig(_Strict):
+class HttpConfig(Strict):
     """The HTTP way in, through HAProxy straight into the replicas. Serve binds its ports when it starts.
 
     Attributes:
@@ -120,7 +118,7 @@ class HttpConfig(_Strict):
         return host
 
 
-class ServerConfig(_Strict):
+class ServerConfig(Strict):
     """The whole application.
 
     Attributes:
@@ -173,8 +171,8 @@ class ServerConfig(_Strict):
     def _known_executor(cls, executor: str) -> str:
         if executor not in EXECUTORS and ":" not in executor:
             raise ValueError(
-                f"unknown executor {executor!r}; this build has {', '.join(EXECUTORS)}; an own one is written "
-                "package.module:Class"
+                f"unknown executor {shown(repr(executor))}{nearest(executor, EXECUTORS)}; "
+                f"this build has {', '.join(EXECUTORS)}; an own one is written package.module:Class"
             )
         return executor
 
@@ -206,20 +204,6 @@ class ServerConfig(_Strict):
         return self.max_ongoing_requests or self.max_queue_rows + 2 * self.admission_batch * self.admission_concurrency
 
 
-def explain(error: ValidationError) -> str:
-    """Pydantic's report in our words: one line per wrong key, with its value."""
-    lines = []
-    for item in error.errors(include_url=False):
-        place = ".".join(str(part) for part in item["loc"]) or "configuration"
-        if item["type"] == "extra_forbidden":
-            lines.append(f"{place}: unknown key; remove it or check its spelling")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            value = "" if item["type"] in ("value_error", "missing") else f" (got {item['input']!r})"
-            lines.append(f"{place}: {message}{value}")
-    return "\n".join(lines)
-
-
 def parse_config(data: Any) -> ServerConfig:
     """Check a mapping (or take a ServerConfig as it is).
 
@@ -229,11 +213,11 @@ def parse_config(data: Any) -> ServerConfig:
     if isinstance(data, ServerConfig):
         return data
     if not isinstance(data, dict):
-        raise ConfigError(f"a configuration is a mapping of keys, got {type(data).__name__}: {data!r}")
+        raise ConfigError(f"a configuration is a mapping of keys, got {type(data).__name__}: {shown(data)}")
     try:
         return ServerConfig(**data)
-    except ValidationError as error:
-        raise ConfigError(explain(error)) from None
+    except (ValidationError, TypeError) as error:
+        raise ConfigError(explain(error, "", ServerConfig)) from None
 
 
 def load_config(path: str | Path) -> ServerConfig:
@@ -242,11 +226,8 @@ def load_config(path: str | Path) -> ServerConfig:
     Raises:
         ConfigError: the file cannot be read or a key is wrong; the message names the file.
     """
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
+    data = read_yaml(path)
     try:
         return parse_config(data if data is not None else {})
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{shown(path)}: {error}") from None

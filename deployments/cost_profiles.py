@@ -9,6 +9,8 @@ import yaml
 
 from deployments.costs import CostModel, from_dict
 from slicer.errors import ConfigError
+from slicer.strict import nearest
+from slicer.yaml_files import read_yaml, shown
 
 _SHIPPED = Path(__file__).parent / "profiles"
 
@@ -28,13 +30,14 @@ def load_profile(name_or_path: str | Path) -> CostModel:
     if str(name_or_path) in shipped():
         path = _SHIPPED / f"{name_or_path}.yaml"
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"cost profile {path}: {error}; shipped are {', '.join(shipped())}") from None
+        data = read_yaml(path)
+    except ConfigError as error:
+        near = nearest(name_or_path, shipped())
+        raise ConfigError(f"cost profile {error}{near}; shipped are {', '.join(shipped())}") from None
     try:
         return from_dict(data)
     except ConfigError as error:
-        raise ConfigError(f"cost profile {path}: {error}") from None
+        raise ConfigError(f"cost profile {shown(path)}: {error}") from None
 
 
 def load_profile_of(model: str, num_slices: int, name_or_path: str | Path) -> CostModel:

@@ -15,12 +15,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deployments import doctor_facts
 from deployments.doctor_checks import Facts, Finding, examine
 from deployments.doctor_facts import NodeFacts
 from slicer.errors import ConfigError, HeadTailError, ServerError
+from slicer.yaml_files import read_yaml
 
 #: Ray's usual ports: GCS, dashboard, Serve's HTTP.
 PORTS = (6379, 8265, 8000)
@@ -115,9 +114,12 @@ def members_of(path: str | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        provider = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))["provider"]
-        return [provider["head_ip"], *provider["worker_ips"]]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        provider = read_yaml(Path(path).expanduser())["provider"]
+        members = [provider["head_ip"], *list(provider["worker_ips"])]
+        if isinstance(provider["worker_ips"], str) or not all(isinstance(member, str) for member in members):
+            raise TypeError("addresses are texts, and worker_ips is a list of them")
+        return members
+    except (RuntimeError, KeyError, TypeError) as error:  # RuntimeError: ~ of nobody
         raise ConfigError(
             f"{path}: no cluster's file with provider.head_ip and provider.worker_ips ({type(error).__name__}: {error})"
         ) from error

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from slicer import plan_table
 from slicer.errors import ConfigError, HeadTailError
+from slicer.yaml_files import parse_json, shown
 
 if TYPE_CHECKING:
     from slicer.manifest import Manifest
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--export", metavar="DIR", help="write one safetensors file per slice and a manifest")
     p.add_argument("--profile", metavar="FILE", help="time every slice on this machine and write a device profile")
     p.add_argument("--batches", type=_batches, default=[1], metavar="1,2,..", help="of --profile (default 1)")
-    p.add_argument("--threads", type=int, metavar="N", help="of torch, for --profile (default: torch's own)")
+    p.add_argument("--threads", type=_threads, metavar="N", help="of torch, for --profile (default: torch's own)")
     plan_table.add_arguments(p)
     p.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     return p
@@ -95,10 +96,18 @@ def _profile(args: argparse.Namespace, sliced: SlicedModel) -> str:
 
     from slicer import profiling
 
+    path = Path(args.profile)
+    if path.is_dir() or not path.parent.is_dir():  # before the minutes that measuring takes
+        raise ConfigError(f"--profile {path}: it must be a file in a folder that exists")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    path = Path(args.profile)
-    profile = profiling.measure(sliced, name=path.stem, model=args.model, batches=args.batches)
+    profile = profiling.measure(
+        sliced,
+        name=path.stem,
+        model=args.model,
+        batches=args.batches,
+        progress=lambda line: print(f"headtail-slice: {line}", file=sys.stderr, flush=True),
+    )
     text = profiling.to_yaml(profile)
     try:
         path.write_text(text, encoding="utf-8")
@@ -273,18 +282,27 @@ def _places(text: str) -> list[str | int]:
 
 def _batches(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        sizes = [int(part) for part in text.split(",")]
+        if not all(1 <= size <= 4096 for size in sizes):
+            raise ValueError
+        return sizes
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of batch sizes such as 1,2,4") from None
+        raise argparse.ArgumentTypeError(f"{text[:50]!r} is no list of batch sizes such as 1,2,4") from None
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or not 1 <= len(text) <= 4 or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text[:50]!r} is no number of threads from 1 to 1024")
+    return int(text)
 
 
 def _kwargs(text: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from error
+        value = parse_json(text, "JSON")
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"depth": 6}}')
+        raise argparse.ArgumentTypeError(f'{shown(repr(text))} is not a JSON object such as {{"depth": 6}}')
     return value
 
 

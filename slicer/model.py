@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from slicer.boundaries import Boundary, find_crossings
-from slicer.errors import ModelError, NotSliceable
+from slicer.errors import CutError, ModelError, NotSliceable
 from slicer.graph import Traced, trace
 from slicer.partition import choose, named
 from slicer.sliced import SlicedModel, SliceInfo, SpanTensor
@@ -26,12 +28,12 @@ NumSlices = int | Literal["all"]
 
 
 def slice_model(
-    name_or_module: str | nn.Module,
+    name_or_module: str | os.PathLike[str] | nn.Module,
     num_slices: NumSlices = 4,
     *,
     at: Sequence[str | int] | None = None,
     pretrained: bool = False,
-    checkpoint: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     input_shape: Sequence[int] | None = None,
     dtype: str | None = None,
     seed: int | None = None,
@@ -56,7 +58,7 @@ def slice_model(
         ModelError: the model is unknown or cannot be built; as NotSliceable: it offers no boundary, and why.
         CutError: num_slices or `at` does not fit the model.
     """
-    if isinstance(name_or_module, str):
+    if not isinstance(name_or_module, nn.Module):
         from slicer import zoo
 
         spec = zoo.resolve(
@@ -69,14 +71,14 @@ def slice_model(
     if checkpoint is not None:
         from slicer.checkpoints import load_checkpoint
 
-        load_checkpoint(name_or_module, checkpoint)
+        load_checkpoint(name_or_module, str(checkpoint))
     if dtype is not None:
         from slicer.zoo import DTYPES
 
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise ModelError(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}")
         name_or_module.to(DTYPES[dtype])
-    shape = _shape_of(name_or_module) if input_shape is None else tuple(input_shape)
+    shape = _shape_of(name_or_module) if input_shape is None else input_shape
     return slice_module(name_or_module, num_slices, at=at, input_shape=shape, verify=verify)
 
 
@@ -91,7 +93,8 @@ def slice_spec(
     """Build what `spec` says and slice it; arguments and errors as for `slice_model`."""
     from slicer import zoo
 
-    shape = tuple(zoo.data_config(spec)["input_size"] if input_shape is None else input_shape)
+    num_slices, at = _checked_cuts(num_slices, at)  # before anything is built
+    shape = zoo.data_config(spec)["input_size"] if input_shape is None else _checked_shape(input_shape)
     return slice_module(zoo.build(spec), num_slices, at=at, input_shape=shape, spec=spec, verify=verify)
 
 
@@ -109,6 +112,8 @@ def slice_module(
     Puts `module` into eval mode and switches its gradients off. Arguments and errors as for `slice_model`; on meta
     nothing can be verified.
     """
+    num_slices, at = _checked_cuts(num_slices, at)
+    input_shape = _checked_shape(input_shape)
     module.eval().requires_grad_(False)
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     traced = trace(module, tuple(input_shape), dtype)
@@ -125,6 +130,34 @@ def slice_module(
     if verify and not any(tensor.is_meta for tensor in named_tensors(module).values()):
         _verify(sliced)
     return sliced
+
+
+def _checked_shape(value: Any) -> tuple[int, ...]:
+    """The shape of one input as plain integers; ModelError for anything else."""
+    from slicer.zoo import sizes
+
+    count = len(value) if isinstance(value, Sequence) and value else 1
+    return sizes(value, count, "input_shape", "the sizes of one input without the batch, such as (3, 224, 224)")
+
+
+def _checked_cuts(num_slices: Any, at: Any) -> tuple[NumSlices, list[str | int] | None]:
+    """Both as plain values, numpy's integers included; CutError for another kind."""
+    from slicer.zoo import whole
+
+    if isinstance(num_slices, str) and num_slices == "all":
+        count: NumSlices = "all"
+    elif whole(num_slices):
+        count = operator.index(num_slices)
+    else:
+        raise CutError(f"num_slices {num_slices!r}: give a whole number, or 'all'")
+    if at is None:
+        return count, None
+    if isinstance(at, str) or not isinstance(at, Iterable):
+        raise CutError(f"at={at!r}: give a list of boundaries' names or blocks' numbers, such as [2, 5]")
+    places = [operator.index(place) if whole(place) else place for place in at]
+    if wrong := [place for place in places if not isinstance(place, str | int) or isinstance(place, bool)]:
+        raise CutError(f"at={wrong[0]!r}: give the name of a boundary or the number of a block")
+    return count, places
 
 
 def _because(traced: Traced) -> str:

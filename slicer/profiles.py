@@ -24,23 +24,19 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from slicer.errors import ConfigError
+from slicer.strict import Strict, explain, nearest
+from slicer.yaml_files import read_yaml, shown
 
 _SHIPPED = Path(__file__).parent / "device_profiles"
-
-
-class Strict(BaseModel):
-    """Base of what is read from YAML here: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Spread(Strict):
@@ -189,7 +185,7 @@ def parse_profile(data: Any, where: str) -> Profile:
     try:
         return Profile(**data)
     except (ValidationError, TypeError) as error:
-        raise ConfigError(explain(error, where)) from None
+        raise ConfigError(explain(error, where, Profile)) from None
 
 
 def load_profile(name: str, beside: Path | None = None) -> Profile:
@@ -202,33 +198,10 @@ def load_profile(name: str, beside: Path | None = None) -> Profile:
         return NATIVE
     shipped = sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
     candidates = [_SHIPPED / f"{name}.yaml"] if name in shipped else [(beside or Path()) / name, Path(name)]
-    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    path = next((candidate for candidate in candidates if os.path.lexists(candidate)), None)
     if path is None:
-        raise ConfigError(f"no profile {name!r}; there are native, {', '.join(shipped)}, or give a path to a YAML file")
+        raise ConfigError(
+            f"no profile {shown(repr(name))}{nearest(name, ['native', *shipped])}; there are native, "
+            f"{', '.join(shipped)}, or give a path to a YAML file"
+        )
     return parse_profile(read_yaml(path), str(path))
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file. Raises ConfigError when it cannot be read."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({error})") from error
-
-
-def explain(error: ValidationError | TypeError, where: str) -> str:
-    """Pydantic's report in our words: one line per wrong key, with its value."""
-    if isinstance(error, TypeError):
-        return f"{where}: keys must be words ({error})"
-    lines = []
-    for item in error.errors(include_url=False):
-        place = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            message = "unknown key; remove it or check its spelling"
-        elif item["type"] == "missing":
-            message = "missing; give it a value"
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            message += "" if item["type"] == "value_error" else f" (got {item['input']!r})"
-        lines.append(f"{where}: {place}: {message}" if place else f"{where}: {message}")
-    return "\n".join(lines)

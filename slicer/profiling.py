@@ -43,6 +43,7 @@ def measure(
     batches: Sequence[int] = (1,),
     repeats: int = 30,
     clock: Callable[[], float] = time.perf_counter,
+    progress: Callable[[str], object] = lambda line: None,
 ) -> Profile:
     """Time every slice at every batch size, preprocessing of a 640x480 JPEG, and what they take of memory. Blocks.
 
@@ -50,6 +51,7 @@ def measure(
         name: of the profile; model: the name by which servers know the model.
         batches: sizes; 1 must be among them.
         repeats: timed runs of each.
+        progress: is told how far it is, a line before each part.
 
     Raises:
         ConfigError: 1 is not among the batches, one of them is below 1, or there are fewer than 5 repeats.
@@ -58,7 +60,12 @@ def measure(
         raise ConfigError(
             f"batches {list(batches)}, {repeats} repeats: batch 1 must be among them, and at least 5 repeats"
         )
-    times_ms = {batch: _slices_ms(sliced, batch, repeats, clock) for batch in sorted(set(batches))}
+    sizes = sorted(set(batches))
+    times_ms = {}
+    for done, batch in enumerate(sizes, 1):
+        progress(f"{done} of {len(sizes) + 1}: {sliced.num_slices} slices at batch {batch}, {repeats} runs of each")
+        times_ms[batch] = _slices_ms(sliced, batch, repeats, clock)
+    progress(f"{len(sizes) + 1} of {len(sizes) + 1}: preprocessing")
     shapes = [sliced.shape_at(cut) for cut in range(sliced.num_slices + 1)]
     return Profile(
         name=name,

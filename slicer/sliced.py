@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import torch
 from torch import nn
@@ -154,7 +154,8 @@ class SlicedModel:
         }
 
     def _check(self, cut: int, what: str) -> None:
-        if isinstance(cut, bool) or not isinstance(cut, int) or not 0 <= cut <= self.num_slices:
+        # numpy's integers have an __index__, too
+        if isinstance(cut, bool) or not isinstance(cut, SupportsIndex) or not 0 <= cut.__index__() <= self.num_slices:
             raise CutError(
                 f"{what} {cut!r} is none of this model's cuts; with {self.num_slices} slices they are 0 to "
                 f"{self.num_slices}"

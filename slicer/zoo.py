@@ -9,24 +9,27 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import operator
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 from urllib.parse import urlsplit
 
+import numpy as np
 import timm
 import torch
-import yaml
 from torch import nn
 
 from slicer.checkpoints import load_checkpoint
 from slicer.errors import ConfigError, ModelError
 from slicer.plugins import load_object
 from slicer.spec import ModelSpec
+from slicer.strict import nearest
+from slicer.yaml_files import read_yaml, shown
 
 #: Trained models that are part of this package; see slicer/demo/README.md.
 DEMO_MODELS: tuple[str, ...] = ("digits_vit", "digits_swin")
@@ -39,6 +42,9 @@ EXIF_KEY = "exif_orientation"
 #: What a model file or an own module may say about its input; the defaults are timm's own, but for EXIF_KEY.
 DATA_KEYS: tuple[str, ...] = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", EXIF_KEY)
 
+#: Of an input's channels, height and width; more is a slip, and would fill the memory.
+MAX_SIDE = 16384
+
 _DEMO = Path(__file__).parent / "demo"
 _ONE_AT_A_TIME = threading.RLock()
 _YAML_SUFFIXES = (".yaml", ".yml")
@@ -47,10 +53,10 @@ _RESERVED = ("pretrained", "checkpoint_path", "features_only", "scriptable", "ex
 
 
 def resolve(
-    model: str,
+    model: str | os.PathLike[str],
     *,
     kwargs: Mapping[str, Any] | None = None,
-    checkpoint: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     pretrained: bool = False,
     dtype: str | None = None,
     seed: int | None = None,
@@ -69,6 +75,12 @@ def resolve(
     Raises:
         ModelError: nothing of that name, a wrong value, or a model file that cannot be read.
     """
+    if isinstance(model, os.PathLike):
+        model = str(os.fspath(model))
+    if not isinstance(model, str):
+        raise ModelError(f"model {shown(model)}: give a name as text, or a torch.nn.Module to slice_model")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise ModelError(f"kwargs {shown(kwargs)}: it must be a mapping")
     if model in DEMO_MODELS:
         spec = _from_file(_DEMO / f"{model}.yaml")
     elif model.endswith(_YAML_SUFFIXES):
@@ -78,13 +90,14 @@ def resolve(
     if kwargs:
         spec = replace(spec, kwargs={**spec.kwargs, **kwargs})
     if checkpoint is not None or pretrained:  # other weights than the file's
-        spec = replace(spec, checkpoint=None if checkpoint is None else str(checkpoint), pretrained=pretrained)
+        spec = replace(spec, checkpoint=None if checkpoint is None else os.fspath(checkpoint), pretrained=pretrained)
     spec = replace(spec, dtype=spec.dtype if dtype is None else dtype, seed=spec.seed if seed is None else seed)
     return check(spec)
 
 
 def check(spec: ModelSpec) -> ModelSpec:
     """The spec with its mappings as plain JSON values. Raises ModelError for whatever cannot be built from it."""
+    spec = _right_kinds(spec)
     if spec.architecture.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         raise ModelError(f"{spec.architecture!r}: give the model's timm name, and its weights by checkpoint=FILE")
     if ":" not in spec.architecture:
@@ -143,17 +156,28 @@ def data_config(spec: ModelSpec) -> dict[str, Any]:
     if ":" not in spec.architecture:
         found = timm.get_pretrained_cfg(spec.architecture)
         known = found.to_dict() if found is not None else {}
-    known.update(spec.kwargs.get("pretrained_cfg_overlay") or {})
-    channels, height, width = known.get("input_size") or (3, 224, 224)
+    overlay = spec.kwargs.get("pretrained_cfg_overlay") or {}
+    if not isinstance(overlay, Mapping):
+        raise ModelError(f"pretrained_cfg_overlay {shown(overlay)}: it must be a mapping of timm's data config")
+    known.update(overlay)
+    channels, height, width = sizes(known.get("input_size") or (3, 224, 224), 3, "input_size")
     if (img_size := spec.kwargs.get("img_size")) is not None:
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    channels = spec.kwargs.get("in_chans") or channels
+        pair = [img_size] * 2 if isinstance(img_size, int) else img_size
+        height, width = sizes(pair, 2, "img_size", "one number, or height and width, such as 224 or [224, 224]")
+    if spec.kwargs.get("in_chans") is not None:
+        (channels,) = sizes([spec.kwargs["in_chans"]], 1, "in_chans", "one number, such as 3")
     args = {"input_size": (channels, height, width), **spec.data_config}
     try:
         config = dict(resolve_data_config(args, pretrained_cfg=known))
-    except (AssertionError, TypeError, ValueError) as error:
+        config["input_size"] = sizes(config["input_size"], 3, "input_size")
+        for key in ("mean", "std"):
+            config[key] = tuple(float(value) for value in config[key])
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        given = {**overlay, **spec.data_config}
         raise ModelError(
-            f"data_config {dict(spec.data_config)} is not valid ({error}); see timm's data config"
+            f"data_config {shown(given)} is not valid ({shown(str(error))}); see timm's data config"
         ) from error
     for key in ("mean", "std"):  # timm states three; another number of channels (in_chans) gets their average
         if len(config[key]) != config["input_size"][0]:
@@ -161,23 +185,78 @@ def data_config(spec: ModelSpec) -> dict[str, Any]:
     return config
 
 
+def sizes(
+    value: Any, count: int, what: str, meant: str = "channels, height and width, such as [3, 224, 224]"
+) -> tuple[int, ...]:
+    """`count` whole numbers from 1 to `MAX_SIDE`; else ModelError with `what` was given and what is `meant`."""
+    found = list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else [None]
+    if len(found) != count or not all(whole(n) for n in found):
+        raise ModelError(f"{what} {shown(repr(value) if isinstance(value, str) else value)}: give {meant}")
+    numbers = tuple(operator.index(n) for n in found)
+    if not all(1 <= n <= MAX_SIDE for n in numbers):
+        raise ModelError(f"{what} {shown(value)}: each number must be from 1 to {MAX_SIDE}")
+    return numbers
+
+
+def whole(value: object) -> bool:
+    """Whether it is an integer, numpy's included; neither a boolean nor a tensor or array, which also count."""
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool | np.bool_ | torch.Tensor | np.ndarray)
+
+
 def _from_file(path: Path) -> ModelSpec:
     try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"model file {path} cannot be read: {error}") from error
+        document = read_yaml(path)
+    except ConfigError as error:
+        raise ModelError(f"model file {error}") from None
     known = [f.name for f in fields(ModelSpec)]
-    if not isinstance(document, dict) or not isinstance(document.get("architecture"), str):
+    if not isinstance(document, dict):
         raise ModelError(f"model file {path}: it must be a mapping with an architecture; keys are {', '.join(known)}")
-    if unknown := [str(key) for key in document if key not in known]:
-        raise ModelError(f"model file {path}: unknown key {', '.join(unknown)}; keys are {', '.join(known)}")
-    for key in ("kwargs", "data_config"):
-        if not isinstance(document.setdefault(key, {}), dict):
-            raise ModelError(f"model file {path}: {key} must be a mapping, not {document[key]!r}")
-    spec = ModelSpec(**document)
+    if unknown := [key for key in document if key not in known]:
+        raise ModelError(
+            f"model file {path}: unknown key {', '.join(shown(str(key)) for key in unknown[:5])}"
+            f"{nearest(unknown[0], known)}; keys are {', '.join(known)}"
+        )
+    if not isinstance(document.get("architecture"), str):
+        raise ModelError(f"model file {path}: it must be a mapping with an architecture; keys are {', '.join(known)}")
+    try:
+        spec = check(ModelSpec(**document))
+    except ModelError as error:
+        raise ModelError(f"model file {path}: {error}") from None
     if spec.checkpoint is not None:
         spec = replace(spec, checkpoint=str(path.parent / spec.checkpoint))
     return spec
+
+
+def _right_kinds(spec: ModelSpec) -> ModelSpec:
+    """The spec with plain values; ModelError for a value of the wrong kind."""
+
+    def wrong(key: str, value: object, meant: str) -> ModelError:
+        return ModelError(f"{key} {meant}, not {shown(repr(value) if isinstance(value, str) else value)}")
+
+    if not isinstance(spec.architecture, str):
+        raise wrong("model", spec.architecture, "must be a name, such as vit_tiny_patch16_224")
+    for key, mapping in (("kwargs", spec.kwargs), ("data_config", spec.data_config)):
+        if not isinstance(mapping, Mapping):
+            raise wrong(key, mapping, "must be a mapping")
+        if unfit := [name for name in mapping if not isinstance(name, str)]:
+            raise wrong(key, unfit[0], "must have words as keys")
+    if not isinstance(spec.pretrained, bool):
+        raise wrong("pretrained", spec.pretrained, "must be true or false")
+    if not isinstance(spec.dtype, str):
+        raise wrong("dtype", spec.dtype, f"must be one of {', '.join(DTYPES)}")
+    if not whole(spec.seed):
+        raise wrong("seed", spec.seed, "must be an integer")
+    seed = operator.index(spec.seed)
+    if not -(2**63) <= seed < 2**63:
+        raise wrong("seed", seed, "must be an integer of 64 bits")
+    checkpoint = spec.checkpoint
+    if checkpoint is not None:
+        if not isinstance(checkpoint, str | os.PathLike) or not isinstance(os.fspath(checkpoint), str):
+            raise wrong("checkpoint", checkpoint, "must be the path of a weights file")
+        checkpoint = os.fspath(checkpoint)
+        if not checkpoint or "\0" in checkpoint:
+            raise wrong("checkpoint", checkpoint, "must be the path of a weights file")
+    return replace(spec, seed=seed, checkpoint=checkpoint)
 
 
 def _check_timm_name(name: str) -> None:
@@ -260,16 +339,16 @@ def _offline_if_unreachable() -> Iterator[None]:
 def _as_json(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return dict(json.loads(json.dumps(dict(values), allow_nan=False)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ModelError(
-            f"{what} {dict(values)!r} must be JSON values ({error}); for anything else write a function that builds "
-            "the model and name it as package.module:callable"
+            f"{what} {shown(dict(values))} must be JSON values ({shown(str(error))}); "
+            "for anything else write a function that builds the model and name it as package.module:callable"
         ) from error
 
 
 def _said(spec: ModelSpec) -> str:
-    return f"{spec.architecture}({', '.join(f'{key}={value!r}' for key, value in spec.kwargs.items())})"
+    return f"{spec.architecture}({', '.join(f'{shown(key)}={shown(value)}' for key, value in spec.kwargs.items())})"
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return shown((str(error).splitlines() or [""])[0]) or type(error).__name__

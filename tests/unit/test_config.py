@@ -60,7 +60,7 @@ def test_a_file_is_read_and_its_errors_name_it(tmp_path: Path) -> None:
     bad.write_text("model: digits_swin\n")
     with pytest.raises(ConfigError, match=r"bad\.yaml: model: unknown key"):
         load_config(bad)
-    with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: there is no such file"):
         load_config(tmp_path / "absent.yaml")
 
 
