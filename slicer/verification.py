@@ -188,7 +188,7 @@ class _Runs:
             )
 
     def difference_of(self, run: Callable[[torch.Tensor], Sequence[torch.Tensor]], *batches: torch.Tensor) -> float:
-        """How far the rows differ that `batches`, those of `check`, share: the worst of all that `run` gives for them."""
+        """How far the rows differ that `batches`, those of `check`, share, in all that `run` gives for them."""
         worst = 0.0
         for first, second, alone in zip(*(run(batch) for batch in batches), strict=True):
             pairs = [(first[1:2], second[1:2]), (first[:1], second[3:]), (first[3:], alone)]
