@@ -18,7 +18,9 @@ from torch import fx, nn
 
 from slicer.errors import NotSliceable
 from slicer.proxy import IN_PLACE_OPERATORS
+from slicer.state import snapshot
 from slicer.tracer import BATCHES, ValueTracer, named_tensors
+from slicer.watch import DataUse, Watch, data_use
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -
             graph = tracer.trace(module)
         else:
             tracer, graph = _trace_with_weights(module, input_shape, dtype, device)
+    except DataUse as error:
+        raise NotSliceable(data_use(module, str(error))) from error
     except Exception as error:
         raise NotSliceable(
             f"{type(module).__name__} cannot be sliced: {type(error).__name__} while its forward pass was recorded for "
@@ -72,8 +76,23 @@ def _trace_with_weights(
         tracer = ValueTracer(_meta_twin(module), input_shape, dtype, meta, allow_constants=False)
         return tracer, tracer.trace(tracer.module)
     except Exception:
-        tracer = ValueTracer(module, input_shape, dtype, device, allow_constants=True)
-        return tracer, tracer.trace(module)
+        restore = snapshot(module)
+        try:
+            _refuse_data_use(module, torch.zeros(BATCHES[0], *input_shape, dtype=dtype, device=device))
+            tracer = ValueTracer(module, input_shape, dtype, device, allow_constants=True)
+            return tracer, tracer.trace(module)
+        finally:
+            restore()
+
+
+def _refuse_data_use(module: nn.Module, x: torch.Tensor) -> None:
+    """On meta nothing can be read; here an input's content could, and the trace would hold for such inputs only."""
+    try:
+        Watch(module).run(x)
+    except DataUse:
+        raise
+    except Exception:  # the trace will say it
+        return
 
 
 def _meta_twin(module: nn.Module) -> nn.Module:

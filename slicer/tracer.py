@@ -134,6 +134,8 @@ class ValueTracer(fx.Tracer):
         if isinstance(a, fx.Node):
             return a
         if isinstance(a, ValueProxy):
+            if a.tracer is not self:
+                raise TraceError("forward uses what it kept from an earlier call")
             return a.node
         if isinstance(a, torch.Tensor):
             return self.create_proxy("get_attr", self._name_of(a), (), {}).node
