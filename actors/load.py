@@ -35,22 +35,20 @@ YARDSTICK = "unbatched"
 DIGITS_DIRECTORY = "~/.cache/headtail/digits"
 
 
-def measure(config: LoadConfig) -> Result:
+def measure(job: Job) -> Result:
     """Run the whole job and return what was measured.
 
     Raises:
         HeadTailError: wrong input, no server, or the cluster lacks something. Nothing is left running then, either.
     """
-    job = Job(config)
-    if config.server is None:
+    if not job.server:
         job.compute_reference()  # also what shows whether images and models fit, so it comes before any start
-    with server.ray_session(config.address, running=config.server is not None):
-        if config.server is not None:
+    with server.ray_session(job.address, running=bool(job.server)):
+        if job.server:
             job.find_server()
             job.compute_reference()
         with job.devices() as fleet, job.servers(fleet):
-            for seed, strategy in job.order():
-                job.run_one(fleet, seed, strategy)
+            job.run_all(fleet)
     return job.result()
 
 
@@ -89,6 +87,25 @@ class Job:
         self._failures: list[str] = []
         self._emulated: dict[str, None] = {}
         self._facts: dict[str, Any] = {}
+
+    @property
+    def server(self) -> str:
+        """Name of the running application to measure; empty: the job starts its own."""
+        return self._config.server or ""
+
+    @property
+    def address(self) -> str | None:
+        """Of the Ray cluster, as in the configuration."""
+        return self._config.address
+
+    @property
+    def requests(self) -> int:
+        """How many requests all runs together will ask; of a closed loop by time: a guess, from a fast device."""
+        planned = sum(len(plan.arrivals) for plans in self._plans.values() for plan in plans.values())
+        if self._config.loop == "closed":
+            each = self._config.requests or int((self._config.warmup_s + (self._config.duration_s or 0)) * 100)
+            planned = each * len(self._config.seeds)
+        return planned * max(len(self._apps), 1)
 
     def find_server(self) -> None:
         """Look at the running application. Raises ServerError: it is absent, or another one than was asked for."""
@@ -174,6 +191,21 @@ class Job:
             strategies = list(self._apps)
             random.Random(f"order/{seed}").shuffle(strategies)
             yield from ((seed, strategy) for strategy in strategies)
+
+    def run_all(self, fleet: Fleet) -> None:
+        """Every run in its order. One that fails ends the job; what was measured before it stays.
+
+        Raises:
+            HeadTailError: of the first run.
+        """
+        for seed, strategy in self.order():
+            try:
+                self.run_one(fleet, seed, strategy)
+            except HeadTailError as error:
+                if not self._runs:
+                    raise
+                self._failures.append(f"{strategy}, seed {seed}: not measured, nor what was to follow: {error}")
+                return
 
     def run_one(self, fleet: Fleet, seed: int, strategy: str) -> None:
         """One measured run. A server that is gone costs its own runs only, and says so."""
