@@ -16,12 +16,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ray
 from tqdm import tqdm
 
 from actors import labels, provenance, reference, remote_images, schedule, server
 from actors.arrivals import parse_process
 from actors.fleet import Fleet, load_fleet
 from actors.fleet_config import FleetConfig
+from actors.placement import check, demands_of
 from actors.report import Result
 from actors.settings import DIGITS, LoadConfig
 from actors.stats import Run
@@ -115,9 +117,16 @@ class Job:
 
     @contextlib.contextmanager
     def devices(self) -> Iterator[Fleet]:
-        """The fleet, placed: its processes import while the servers start. It is gone at the end."""
+        """The fleet, placed: its processes import while the servers start. It is gone at the end.
+
+        Raises:
+            PlacementError: fleet and servers together do not fit; nothing was begun.
+        """
         self._connected = self._apps[next(iter(self.order()))[1]]
         fleet = Fleet(self._fleet, app=self._connected, run=self._id, say=say)
+        together = len(self._configs) if self._config.resident == "all" else 1
+        beside = server.beside(list(self._configs.values())[:together])
+        check(ray.nodes(), demands_of(self._fleet), self._fleet.resource, beside)
         say(f"placing {len(self._model_of)} devices")
         try:
             fleet.place()
