@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ DEMO: dict[str, Any] = {
     "drain": 15.0,
     "resident": "all",
     "out": "report",
+    "overwrite": True,  # of an earlier demo's report, so that `make demo` can be given again
 }
 
 #: Defaults of the flags, where neither the command line nor `--demo` says otherwise.
@@ -45,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="headtail-load",
         description="Drive a fleet of devices against one strategy or several, and say what was measured. "
-        "The last line of stdout is one JSON document.",
+        "The last line of stdout is one JSON document; on a terminal it goes to a file.",
         epilog="Exit status: 0 measured; 2 wrong input, no server, or one that went away; 130 interrupted.",
     )
     p.add_argument("--demo", action="store_true", help="eight devices at cuts 0 to 4, six strategies, shipped digits")
@@ -79,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--max-batch", type=int, default=32, help="most rows in one step (default 32)")
     own.add_argument("--resident", choices=("one", "all"), help="one application at a time (default), or all at once")
     p.add_argument("--out", metavar="DIR", help="write report.html, report.md, records.jsonl and plots there")
+    p.add_argument("--overwrite", action="store_true", default=None, help="replace the report of an earlier job there")
     return p
 
 
@@ -122,7 +127,8 @@ def config_of(args: argparse.Namespace) -> LoadConfig:
         resident=value("resident"),
         top_k=args.top_k,
         codec=args.codec,
-        out=Path(value("out")).expanduser() if value("out") else None,
+        out=folder_of(value("out")),
+        overwrite=bool(value("overwrite")),
         # The demo needs nothing else at hand; within a Ray job it stays in that job's cluster.
         address="local" if args.demo and args.address is None and "RAY_ADDRESS" not in os.environ else args.address,
     )
@@ -144,6 +150,18 @@ def strategies_of(text: str, running: str | None) -> tuple[str, ...]:
     if text and not names:
         raise ConfigError(f"--strategy {text!r} names none; give some of {', '.join(known)}, or all")
     return names if names or running else ("per_tail_shared",)
+
+
+def folder_of(text: str | None) -> Path | None:
+    """The folder of the report. Raises ConfigError: its name is none."""
+    if text is None:
+        return None
+    try:
+        if text and "\0" not in text:
+            return Path(text).expanduser()
+    except RuntimeError:  # ~somebody
+        pass
+    raise ConfigError(f"--out {text!r} names no folder; give a path such as results/first")
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
@@ -171,10 +189,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HeadTailError as error:
         print(f"headtail-load: {error}", file=sys.stderr)
         return 2
-    from actors.load import measure  # Ray and torch are imported only once the input is known to be right
+    # Ray and torch are imported only once the input is known to be right.
+    from actors.load import Job, measure, say
+    from actors.report_files import reserved
 
     try:
-        result = measure(config)
+        job = Job(config)
+        with reserved(config.out, job.requests, overwrite=config.overwrite, say=say):
+            result = measure(job)
     except HeadTailError as error:
         print(f"headtail-load: {error}", file=sys.stderr)
         return 2
@@ -185,26 +207,65 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def finish(result: report.Result, out: Path | None) -> int:
-    """Print the tables and, as the last line, the JSON document; write the report.
+    """Write the report, print the tables and, as the last line, the JSON document; on a terminal, where it is.
 
-    2 if a run failed (the server went away, a device died) or a strategy answered nothing.
+    2 if a run failed (the server went away, a device died), a strategy answered nothing, or something could not be
+    written; all else is written and printed all the same.
     """
-    print(report.text(result))
-    if out is not None:
-        report.write(result, out)
-        print(f"\nreport: {out / 'report.html'}, report.md, records.jsonl (every request), plots")
+    from actors import report_files
+
+    failures = [
+        f"{failure}; what was measured is above, start the server again for the rest" for failure in result.failures
+    ]
     found = report.document(result)
-    print(json.dumps(found), flush=True)
-    for failure in result.failures:
-        print(
-            f"headtail-load: {failure}; what was measured is above, start the server again for the rest",
-            file=sys.stderr,
-        )
     silent = [name for name, figures in found["strategies"].items() if not figures["answered"]]
     if silent:
-        print(
-            f"headtail-load: no request was answered by {', '.join(silent)}; the remarks above say why, "
-            "`serve status` what the server does",
-            file=sys.stderr,
+        failures.append(
+            f"no request was answered by {', '.join(silent)}; the remarks above say why, "
+            "`serve status` what the server does"
         )
-    return 2 if silent or result.failures else 0
+    at: Path | None = None
+    written = ""
+    if out is not None:
+        problems = report_files.write(result, out)
+        failures += problems
+        if problems:
+            written = f"\nreport: {out}, but not all of it, see below"
+        else:
+            written = f"\nreport: {out / 'report.html'}, report.md, records.jsonl (every request), plots"
+            at = out / "result.json"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path in a remark need not fit the terminal's encoding
+    try:
+        print(report.text(result))
+        if written:
+            print(written)
+        print(_last_line(found, at), flush=True)
+    except OSError as error:  # a full disk, or nobody who reads: `| head`
+        failures.append(f"stdout cannot be written ({error.strerror})")
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left must not fail at exit again
+    for failure in failures:
+        print(f"headtail-load: {failure}", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def _last_line(found: Mapping[str, Any], at: Path | None) -> str:
+    """The document in one line; on a terminal, which its 40 kB would sweep clean, the file that holds it.
+
+    Args:
+        at: where it is written already; None: nowhere.
+    """
+    text = json.dumps(found)
+    if not sys.stdout.isatty():
+        return text
+    if at is None:
+        try:
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", prefix="headtail-load-", suffix=".json", delete=False
+            ) as file:
+                file.write(text + "\n")
+        except OSError:
+            return text
+        at = Path(file.name)
+    return f"JSON document: {at}"

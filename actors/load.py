@@ -16,12 +16,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ray
 from tqdm import tqdm
 
-from actors import provenance, reference, remote_images, schedule, server
+from actors import labels, provenance, reference, remote_images, schedule, server
 from actors.arrivals import parse_process
 from actors.fleet import Fleet, load_fleet
 from actors.fleet_config import FleetConfig
+from actors.placement import check, demands_of
 from actors.report import Result
 from actors.settings import DIGITS, LoadConfig
 from actors.stats import Run
@@ -35,18 +37,20 @@ YARDSTICK = "unbatched"
 DIGITS_DIRECTORY = "~/.cache/headtail/digits"
 
 
-def measure(config: LoadConfig) -> Result:
+def measure(job: Job) -> Result:
     """Run the whole job and return what was measured.
 
     Raises:
         HeadTailError: wrong input, no server, or the cluster lacks something. Nothing is left running then, either.
     """
-    job = Job(config)
-    needs_one = config.server is not None
-    with server.ray_session(config.address, running=needs_one), job.devices() as fleet, job.servers(fleet):
-        job.compute_reference(fleet)
-        for seed, strategy in job.order():
-            job.run_one(fleet, seed, strategy)
+    if not job.server:
+        job.compute_reference()  # also what shows whether images and models fit, so it comes before any start
+    with server.ray_session(job.address, running=bool(job.server)):
+        if job.server:
+            job.find_server()
+            job.compute_reference()
+        with job.devices() as fleet, job.servers(fleet):
+            job.run_all(fleet)
     return job.result()
 
 
@@ -68,9 +72,7 @@ class Job:
         if config.loop == "open":
             self._process = parse_process(config.arrivals, config.fleet_rate_rps(len(devices)))
         self._plans = {
-            seed: schedule.plans(
-                config, self._process, list(self._model_of), self._images.files, self._images.labels, seed
-            )
+            seed: schedule.plans(config, self._process, list(self._model_of), self._images.files, seed)
             for seed in config.seeds
         }
         self._id = uuid.uuid4().hex[:8]
@@ -81,20 +83,50 @@ class Job:
         self._up: set[str] = set()  # own strategies whose application runs
         self._connected = ""  # the application that the fleet talks to
         self._reference: dict[str, dict[int, int]] = {}
+        self._labels: dict[str, labels.Labels] = {}
         self._runs: list[Run] = []
         self._notes: list[str] = []
         self._failures: list[str] = []
         self._emulated: dict[str, None] = {}
         self._facts: dict[str, Any] = {}
 
+    @property
+    def server(self) -> str:
+        """Name of the running application to measure; empty: the job starts its own."""
+        return self._config.server or ""
+
+    @property
+    def address(self) -> str | None:
+        """Of the Ray cluster, as in the configuration."""
+        return self._config.address
+
+    @property
+    def requests(self) -> int:
+        """How many requests all runs together will ask; of a closed loop by time: a guess, from a fast device."""
+        planned = sum(len(plan.arrivals) for plans in self._plans.values() for plan in plans.values())
+        if self._config.loop == "closed":
+            each = self._config.requests or int((self._config.warmup_s + (self._config.duration_s or 0)) * 100)
+            planned = each * len(self._config.seeds)
+        return planned * max(len(self._apps), 1)
+
+    def find_server(self) -> None:
+        """Look at the running application. Raises ServerError: it is absent, or another one than was asked for."""
+        assert self._config.server is not None, "only where one was named"
+        strategy = server.check_running(self._config.server, self._models, self._config.strategies)
+        self._apps = {strategy: self._config.server}
+
     @contextlib.contextmanager
     def devices(self) -> Iterator[Fleet]:
-        """The fleet, placed: its processes import while the servers start. It is gone at the end."""
-        if self._config.server is not None:
-            strategy = server.check_running(self._config.server, self._models, self._config.strategies)
-            self._apps = {strategy: self._config.server}
+        """The fleet, placed: its processes import while the servers start. It is gone at the end.
+
+        Raises:
+            PlacementError: fleet and servers together do not fit; nothing was begun.
+        """
         self._connected = self._apps[next(iter(self.order()))[1]]
         fleet = Fleet(self._fleet, app=self._connected, run=self._id, say=say)
+        together = len(self._configs) if self._config.resident == "all" else 1
+        beside = server.beside(list(self._configs.values())[:together])
+        check(ray.nodes(), demands_of(self._fleet), self._fleet.resource, beside)
         say(f"placing {len(self._model_of)} devices")
         try:
             fleet.place()
@@ -123,14 +155,22 @@ class Job:
             if self._config.address != "local":  # a Ray of its own takes its applications with it, and sooner
                 self._stop(*self._up)
 
-    def compute_reference(self, fleet: Fleet) -> None:
-        """What the unsliced model says of every image that will be asked; agreement is measured against it."""
+    def compute_reference(self) -> None:
+        """What the unsliced model says of every image that will be asked; agreement is measured against it. And which
+        of its classes each image's label is, for accuracy.
+
+        Raises:
+            ModelError, ImageError: a model does not classify, an image is damaged, a class number is beyond its.
+        """
         say("asking the unsliced model")
         used: dict[str, set[int]] = {model: set() for model in self._models}
         for plans in self._plans.values():
             for device, plan in plans.items():
                 used[self._model_of[device]] |= schedule.asked(plan)
         for model, images in used.items():
+            order = sorted(images)
+            classes: int | None = None
+            names: tuple[str, ...] = ()
             try:
                 if self._config.server is None:
                     module, spec = reference.named_model(model)
@@ -138,10 +178,21 @@ class Job:
                     module, spec = reference.served_model(*server.weights(self._config.server, model))
             except HeadTailError as error:
                 self._notes.append(f"no agreement for {model}: the unsliced model cannot be built here: {error}")
-                continue
-            order = sorted(images)
-            classes = reference.top1(module, spec, [self._images.files[index] for index in order])
-            self._reference[model] = dict(zip(order, classes, strict=True))
+            else:
+                found = reference.answers(module, spec, [self._images.files[index] for index in order])
+                self._reference[model] = dict(zip(order, found.top1, strict=True))
+                classes, names = found.classes, labels.class_names(module, found.classes or 0)
+            self._labels[model] = labels.match(
+                model,
+                self._images,
+                classes,
+                names,
+                shipped=self._config.images == DIGITS,
+                csv=self._config.labels is not None,
+            )
+            if note := self._labels[model].note:
+                self._notes.append(note)
+                say(note)
 
     def order(self) -> Iterator[tuple[int, str]]:
         """Every strategy under every seed; within a seed in an order that the seed decides."""
@@ -149,6 +200,21 @@ class Job:
             strategies = list(self._apps)
             random.Random(f"order/{seed}").shuffle(strategies)
             yield from ((seed, strategy) for strategy in strategies)
+
+    def run_all(self, fleet: Fleet) -> None:
+        """Every run in its order. One that fails ends the job; what was measured before it stays.
+
+        Raises:
+            HeadTailError: of the first run.
+        """
+        for seed, strategy in self.order():
+            try:
+                self.run_one(fleet, seed, strategy)
+            except HeadTailError as error:
+                if not self._runs:
+                    raise
+                self._failures.append(f"{strategy}, seed {seed}: not measured, nor what was to follow: {error}")
+                return
 
     def run_one(self, fleet: Fleet, seed: int, strategy: str) -> None:
         """One measured run. A server that is gone costs its own runs only, and says so."""
@@ -166,7 +232,9 @@ class Job:
             by_device = fleet.run(plans, on_progress=lambda counts: advance(bar, counts))
         records = tuple(record for device in plans for record in by_device[device])
         for record in records:
-            record.reference_top1 = self._reference.get(self._model_of[record.device], {}).get(record.image)
+            model = self._model_of[record.device]
+            record.reference_top1 = self._reference.get(model, {}).get(record.image)
+            record.label = self._labels[model].of[record.image]
         try:
             after = server.status(app)
         except ServerError as error:
@@ -202,6 +270,7 @@ class Job:
             "seeds": list(config.seeds),
             "order": [[run.seed, run.strategy] for run in self._runs],
             "fleet": self._fleet.model_dump(mode="json"),
+            "labels": {model: {"matched_by": found.matched or None} for model, found in self._labels.items()},
             "servers": {strategy: dict(self._configs.get(strategy, {})) for strategy in self._apps},
             **self._facts,
         }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,23 +17,24 @@ _COLOURS = dict(zip(PHASES, ("#b7d7a8", "#6aa84f", "#38761d", "#999999", "#ffe59
 _LINES = ("-", "--", "-.", ":")
 
 
-def write(runs: Sequence[Run], strategies: Sequence[str], directory: Path, emulated: str) -> list[str]:
-    """Write the PNGs into `directory` and return their names. No display is needed; nothing to plot: no file."""
+def draw(runs: Sequence[Run], strategies: Sequence[str], emulated: str) -> dict[str, bytes]:
+    """PNGs by file name. No display is needed; nothing to plot: no file."""
     if not any(record.outcome == "answered" for run in runs for record in run.measured):
-        return []
+        return {}
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     made = {}
-    for name, draw in (("latency_cdf.png", _latency_cdf), ("phases.png", _phases)):
+    for name, fill in (("latency_cdf.png", _latency_cdf), ("phases.png", _phases)):
         figure = Figure(layout="constrained")
         FigureCanvasAgg(figure)
-        draw(figure, runs, strategies)
+        fill(figure, runs, strategies)
         if emulated:
             figure.supxlabel(f"emulated: {emulated}", fontsize=7, color="#666666")
-        figure.savefig(directory / name, dpi=130)
-        made[name] = figure
-    return list(made)
+        image = io.BytesIO()
+        figure.savefig(image, format="png", dpi=130)
+        made[name] = image.getvalue()
+    return made
 
 
 def _latency_cdf(figure: Any, runs: Sequence[Run], strategies: Sequence[str]) -> None:

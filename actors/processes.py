@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from actors.actor import DeviceActor, DeviceInfo
 from actors.fleet_config import DeviceConfig, FleetConfig, GroupConfig
 from actors.fleet_run import Gone
-from actors.placement import MARK, Demand, place, release
+from actors.placement import MARK, demands_of, place, release
 from actors.transport import DEVICE_ENV
 from slicer.errors import HeadTailError
 
@@ -78,11 +78,9 @@ class RayProcesses:
         """
         fleet = self._fleet
         processes = [fleet.processes(group) for group in fleet.groups]
-        demands = [
-            Demand(g.name, len(mine), g.cpus, g.gpus, g.placement)
-            for g, mine in zip(fleet.groups, processes, strict=True)
-        ]
-        self._groups = place(demands, name=self._prefix, resource=fleet.resource, timeout_s=fleet.place_timeout_s)
+        self._groups = place(
+            demands_of(fleet), name=self._prefix, resource=fleet.resource, timeout_s=fleet.place_timeout_s
+        )
         for group, placed, mine in zip(fleet.groups, self._groups, processes, strict=True):
             for index, configs in enumerate(mine):
                 spot = _Place(index, group, placed, configs)

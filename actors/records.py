@@ -20,7 +20,7 @@ Outcome = Literal[
 
 @dataclass(slots=True)
 class Record:
-    """One intended request of one device. The device fills everything but `reference_top1` (the load job).
+    """One intended request of one device. The device fills everything but `label` and `reference_top1` (the load job).
 
     Attributes:
         id: unique in the run.
@@ -28,7 +28,8 @@ class Record:
         cut: the cut it was sent at; num_slices: the device computed all of it, as planned.
         codec: of what was sent, or would have been.
         alone: the model with which the device finished by itself, since the server did not; `message` says why.
-        image: index into the job's list of images; `label`: its class, None where unknown.
+        image: index into the job's list of images; `label`: its class as this device's model numbers them, None where
+            unknown.
         scheduled_s: intended capture time, seconds since the start of the run on the device's clock.
         started_s: when the device began to work on it, same clock; `finished_s`: when the answer was there.
         wait_ms, head_ms, encode_ms, network_ms, admission_ms, queue_ms, execution_ms: the phases.

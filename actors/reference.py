@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -57,14 +58,23 @@ def served_model(manifest_json: str, read: ReadShard) -> tuple[nn.Module, ModelS
             cache.close()
 
 
-def top1(module: nn.Module, spec: ModelSpec, files: Sequence[Path], batch: int = 16) -> list[int]:
-    """The model's top-1 class for each file, in order; the lower class on ties.
+@dataclass(frozen=True)
+class Answers:
+    """What a model said: top-1 class per file, the lower one on ties, and how many classes it has (None: no file)."""
+
+    top1: tuple[int, ...]
+    classes: int | None
+
+
+def answers(module: nn.Module, spec: ModelSpec, files: Sequence[Path], batch: int = 16) -> Answers:
+    """The model's answers to the files, in order.
 
     Raises:
         ModelError: the model does not classify. ImageError: a file is no image.
     """
     preprocess = Preprocess(spec)
-    classes: list[int] = []
+    top1: list[int] = []
+    classes = None
     with torch.inference_mode():
         for start in range(0, len(files), batch):
             images = [torch.from_numpy(preprocess(file)) for file in files[start : start + batch]]
@@ -74,5 +84,6 @@ def top1(module: nn.Module, spec: ModelSpec, files: Sequence[Path], batch: int =
                     f"model {spec.architecture!r} gives {tuple(logits.shape[1:])} per image, not one logit per class; "
                     "load a classifier"
                 )
-            classes += [int(index) for index in logits.float().argmax(dim=1)]
-    return classes
+            classes = logits.shape[1]
+            top1 += [int(index) for index in logits.float().argmax(dim=1)]
+    return Answers(tuple(top1), classes)

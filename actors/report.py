@@ -1,29 +1,18 @@
-"""What a load job says: tables for people, one JSON document for programs, and the files of the report.
+"""What a load job says: tables for people, one JSON document for programs.
 
 A strategy whose queue grew is reported as unstable, without a latency; a run whose generator was late is named invalid.
 """
 
 from __future__ import annotations
 
-import base64
-import html
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from actors import plots, stats
+from actors import stats
 from actors.stats import PHASES, Run, Summary
 from actors.tables import Table, mib, number, share
 from slicer.comparison import Ratio, mean
-
-_CSS = """body{font:15px/1.5 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}
-th,td{padding:.25em .7em;border-bottom:1px solid #ddd}
-th,td.r{text-align:right}td.l,th:first-child{text-align:left}img{max-width:100%}
-.note{background:#fff3d6;padding:.4em .8em;margin:.4em 0}
-pre{background:#f4f4f4;padding:1em;overflow:auto;font-size:12px}"""
 
 
 @dataclass(frozen=True)
@@ -305,42 +294,3 @@ def text(result: Result) -> str:
             *(["\n".join(remarks(result))] * bool(remarks(result))),
         ]
     )
-
-
-def write(result: Result, directory: Path) -> None:
-    """records.jsonl, result.json, report.md, report.html and the plots (PNG) into `directory`, which is made.
-
-    Files of an earlier report of the same names are replaced; nothing else is touched.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    write_records(result.runs, directory / "records.jsonl")
-    found = document(result)
-    (directory / "result.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    images = plots.write(result.runs, result.strategies, directory, ", ".join(result.emulated))
-    manifest = json.dumps(found["manifest"], indent=1)
-    made = tables(result)
-    markdown = ["# HeadTail load report", "", result.load, ""]
-    markdown += [line for note in remarks(result) for line in (f"> {note}", "")]
-    markdown += [line for table in made for line in (table.markdown(), "")]
-    markdown += [line for name in images for line in (f"![{name}]({name})", "")]
-    markdown += ["## Manifest", "", "```json", manifest, "```", ""]
-    (directory / "report.md").write_text("\n".join(markdown), encoding="utf-8")
-    page = ["<!doctype html><meta charset=utf-8><title>HeadTail load report</title>", f"<style>{_CSS}</style>"]
-    page += ["<h1>HeadTail load report</h1>", f"<p>{html.escape(result.load)}</p>"]
-    page += [f'<p class="note">{html.escape(note)}</p>' for note in remarks(result)]
-    page += [table.html() for table in made]
-    for name in images:
-        data = base64.b64encode((directory / name).read_bytes()).decode()
-        page.append(f'<p><img alt="{name}" src="data:image/png;base64,{data}"></p>')
-    page.append(f"<h2>Manifest</h2><pre>{html.escape(manifest)}</pre>")
-    (directory / "report.html").write_text("\n".join(page) + "\n", encoding="utf-8")
-
-
-def write_records(runs: Sequence[Run], path: Path) -> None:
-    """One JSON object per line: the record, its strategy, seed, loop, and whether it belongs to the warm-up."""
-    with path.open("w", encoding="utf-8") as lines:
-        for run in runs:
-            for record in run.records:
-                about = {"strategy": run.strategy, "seed": run.seed, "loop": run.loop}
-                about["warmup"] = record.scheduled_s < run.warmup_s
-                lines.write(json.dumps({**about, **record.to_json()}) + "\n")

@@ -21,10 +21,9 @@ def plans(
     process: Process | None,
     devices: Sequence[str],
     files: Sequence[Path],
-    labels: Sequence[int | None],
     seed: int,
 ) -> dict[str, Plan]:
-    """A plan per device, by name, for one seed. `process` is None in closed loop.
+    """A plan per device, by name, for one seed. `process` is None in closed loop. The labels stay with the job.
 
     Raises:
         ConfigError: the load cannot be scheduled.
@@ -36,7 +35,7 @@ def plans(
         device: Plan(
             run_id=f"seed{seed}",
             images=paths,
-            labels=tuple(labels),
+            labels=(None,) * len(files),
             arrivals=made.get(device, ()),
             closed=closed.get(device),
             max_age_ms=config.max_age_ms,

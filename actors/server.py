@@ -13,11 +13,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from actors.settings import LoadConfig
 from slicer.errors import ServerError
 from slicer.wire import ServedModel
+
+if TYPE_CHECKING:
+    from actors.placement import Beside
 
 #: How long a replica may take to say what it is.
 STATUS_TIMEOUT_S = 20.0
@@ -49,6 +52,50 @@ def own_config(load: LoadConfig, models: Sequence[str], strategy: str) -> dict[s
         config.update(cpus=share, gpus=share)
     parse_config(config)
     return config
+
+
+def beside(configs: Sequence[Mapping[str, Any]]) -> list[Beside]:
+    """The replicas that share the cluster with a fleet: those that run now, and those that `configs` will start."""
+    import ray
+
+    from actors.placement import Beside
+    from deployments import placement
+    from deployments.config import parse_config
+
+    nodes = placement.living(ray.nodes())
+    found = running_replicas()
+    for config in map(parse_config, configs):
+        options = placement.decide(config, nodes).actor_options
+        amounts = {"CPU": options["num_cpus"], "GPU": options.get("num_gpus", 0.0), **options.get("resources", {})}
+        selector = options.get("label_selector", {}).get("ray.io/node-id", "")
+        allowed = tuple(node.node_id for node in nodes if not selector or node.node_id in selector)
+        found += [Beside("the server of this job", amounts, allowed)] * config.num_replicas
+    return found
+
+
+def running_replicas() -> list[Beside]:
+    """Of all applications of the Serve that runs here, ours or not; none where no Serve runs."""
+    import ray
+
+    from actors.placement import Beside
+
+    try:
+        controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+        details = ray.get(controller.get_serve_instance_details.remote(), timeout=STATUS_TIMEOUT_S)
+        found = []
+        for name, app in details["applications"].items():
+            for deployment in app["deployments"].values():
+                options = deployment["deployment_config"].get("ray_actor_options") or {}
+                amounts = {"CPU": options.get("num_cpus", 1.0), "GPU": options.get("num_gpus", 0.0)}
+                amounts.update(options.get("resources") or {})
+                found += [
+                    Beside(f"the running application {name!r}", amounts, (replica["node_id"],))
+                    for replica in deployment["replicas"]
+                    if replica["node_id"]
+                ]
+        return found
+    except Exception:  # no Serve; or one that says it otherwise, and then Ray finds out when it places the devices
+        return []
 
 
 def status(name: str) -> dict[str, Any]:

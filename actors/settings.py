@@ -36,7 +36,7 @@ class LoadConfig:
         resident: "one" application at a time, each in a fresh process (memory and accelerator are its own); "all" of
             them loaded from the start, idle but for the one that is measured (saves starts).
         top_k: classes in an answer; codec: replaces the fleet's codecs.
-        out: directory of the report; None: none is written.
+        out: directory of the report; None: none is written. `overwrite`: an earlier report there is replaced.
         address: Ray cluster to join; None: a running one, else one is started here; "local": always start one.
 
     Raises:
@@ -68,11 +68,14 @@ class LoadConfig:
     top_k: int = 5
     codec: str | None = None
     out: Path | None = None
+    overwrite: bool = False
     address: str | None = None
 
     def __post_init__(self) -> None:
         self._check_load()
         self._check_numbers()
+        if self.overwrite and self.out is None:
+            raise ConfigError("--overwrite replaces the report in --out DIR; give --out, too")
         if not self.server and not self.strategies:
             raise ConfigError("no strategy; give --strategy, such as per_slice, a list, or all")
         doubled = sorted({name for name in self.strategies if self.strategies.count(name) > 1})

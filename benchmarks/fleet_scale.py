@@ -167,7 +167,7 @@ def judge(
     by_server = sum(r.outcome == "answered" and not r.alone and bool(r.rows_per_step) for r in everything)
     if args.answers == "true":
         asked = sorted({record.image for record in everything})
-        classes = reference.top1(*reference.named_model(MODEL), [images.files[index] for index in asked])
+        classes = reference.answers(*reference.named_model(MODEL), [images.files[index] for index in asked]).top1
         truth = dict(zip(asked, classes, strict=True))
         for record in everything:
             record.reference_top1 = truth[record.image]

@@ -97,8 +97,7 @@ def _profile(args: argparse.Namespace, sliced: SlicedModel) -> str:
     from slicer import profiling
 
     path = Path(args.profile)
-    if path.is_dir() or not path.parent.is_dir():  # before the minutes that measuring takes
-        raise ConfigError(f"--profile {path}: it must be a file in a folder that exists")
+    _check_writable(path)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     profile = profiling.measure(
@@ -112,7 +111,8 @@ def _profile(args: argparse.Namespace, sliced: SlicedModel) -> str:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"--profile {path}: cannot be written ({error.strerror})") from error
+        print(text)  # what was measured is not lost
+        raise ConfigError(f"--profile {path}: cannot be written ({error.strerror}); it is printed above") from error
     if args.json:
         return json.dumps(profile.model_dump(mode="json"))
     lines = [f"written to {path}; a fleet's group takes it as `profile: {path}`, --plan as `--plan {path}`"]
@@ -121,17 +121,37 @@ def _profile(args: argparse.Namespace, sliced: SlicedModel) -> str:
     return "\n".join([text, *lines])
 
 
+def _check_writable(path: Path) -> None:
+    """Before a minute of measuring. Raises ConfigError."""
+    try:
+        there = path.exists()
+        path.open("a").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"--profile {path}: cannot be written ({error.strerror}); give a file in a folder that can"
+        ) from None
+
+
 def _plan(args: argparse.Namespace, sliced: SlicedModel) -> str:
     from slicer.profiles import load_profile
 
     profile = load_profile(args.plan)
-    estimates, chosen = plan_table.plan(args, sliced, profile)
+    on_server = load_profile(args.server_profile) if args.server_profile is not None else None
+    estimates, chosen = plan_table.plan(args, sliced, profile, on_server)
+    n, told = sliced.num_slices, plan_table.told(args)
     if args.json:
-        return json.dumps(plan_table.document(estimates, chosen))
-    lines = [f"{args.model} on device {profile.name!r} ({', '.join(profile.emulated)})", ""]
-    lines += _table(plan_table.rows(estimates, chosen))
-    if args.execution_ms is None:
-        lines += ["", "No --execution-ms was given, so the server takes no time in this table."]
+        return json.dumps(plan_table.document(estimates, chosen, n, told))
+    said = f"{args.model} on device {profile.name!r} ({', '.join(profile.emulated)})"
+    if on_server is not None:
+        said += f", its rest on {on_server.name!r} ({', '.join(on_server.emulated)})"
+    lines = [said, ""]
+    lines += _table(plan_table.rows(estimates, chosen, n, told))
+    if not told:
+        lines += ["", plan_table.UNTOLD]
+    elif args.wait_ms is None:
+        lines += ["", "Nobody else uses the server in this table: --wait-ms says how long requests wait in its queues."]
     return "\n".join(lines)
 
 

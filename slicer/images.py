@@ -196,9 +196,15 @@ def _from_csv(root: Path, table: Path) -> LabelledImages:
         files.append(file)
         names.append(row[1].strip())
     if all(name.isdecimal() for name in names):  # class indices, as the model counts them
+        if longest := next((name for name in names if len(name) > 6), ""):
+            raise ImageError(f"labels {table}: {_short(longest)} is no class number; the highest is 999999")
         return LabelledImages(tuple(files), tuple(map(int, names)), tuple(map(str, range(max(map(int, names)) + 1))))
     classes = sorted(set(names))
     return LabelledImages(tuple(files), tuple(classes.index(name) for name in names), tuple(classes))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 20 else f"{text[:20]}..."
 
 
 def _check_extension(file: Path) -> None:

@@ -12,7 +12,7 @@ from actors.actor import device_class
 from actors.device import Device
 from actors.fleet_config import FleetConfig, load_fleet, parse_fleet
 from actors.links import DirectLink, make_link
-from actors.placement import MARK, Demand, check
+from actors.placement import MARK, Beside, Demand, check, demands_of
 from slicer.errors import ConfigError, PlacementError
 
 # --- the file --------------------------------------------------------------------------------------------------------
@@ -108,8 +108,8 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
 # --- placement -------------------------------------------------------------------------------------------------------
 
 
-def node(alive: bool = True, **resources: float) -> dict[str, Any]:
-    return {"Alive": alive, "Resources": resources}
+def node(alive: bool = True, name: str = "", **resources: float) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": resources, **({"NodeID": name} if name else {})}
 
 
 def demand(count: int = 1, cpus: float = 0.1, strategy: str = "SPREAD", gpus: float = 0.0) -> Demand:
@@ -163,6 +163,47 @@ def test_what_does_not_fit_is_refused_with_what_is_missing(
 def test_ten_tenths_of_a_cpu_are_a_cpu() -> None:
     check([node(CPU=1)], [demand(10)])
     check([node(CPU=1)], [demand(3), demand(7)])  # as floats, 1 - 3 * 0.1 is less than 7 * 0.1
+
+
+def server(cpus: float, node_id: str = "0", **more: float) -> Beside:
+    return Beside("the running application 'cameras'", {"CPU": cpus, **more}, (node_id,))
+
+
+def test_the_fleet_has_what_the_servers_leave() -> None:
+    check([node(CPU=2)], [demand(10)], beside=[server(1)])
+    with pytest.raises(PlacementError) as refused:
+        check([node(CPU=2)], [demand(11)], beside=[server(1)])
+    assert "1 of 11 devices do not fit 1 machines; missing CPU 0.1" in str(refused.value)
+    assert "fleet asks for CPU 1.1, the running application 'cameras' CPU 1, the machines have CPU 2" in str(
+        refused.value
+    )
+
+
+def test_several_servers_and_their_gpus_count() -> None:
+    check([node(CPU=4, GPU=1)], [demand(2, gpus=0.25)], beside=[server(1, GPU=0.5)])
+    with pytest.raises(PlacementError, match=r"1 of 2 devices.*missing GPU 0\.25"):
+        check([node(CPU=4, GPU=1)], [demand(2, gpus=0.25)], beside=[server(1, GPU=0.5), server(1, GPU=0.25)])
+
+
+def test_a_server_on_a_node_of_its_own_takes_nothing_from_the_devices() -> None:
+    nodes = [node(name="rack", CPU=1, server=1), node(name="board", CPU=1, edge=1)]
+    assert check(nodes, [demand(10)], beside=[server(1, "rack", server=0.001)]) == "edge"
+    with pytest.raises(PlacementError) as refused:
+        check(nodes, [demand(11)], beside=[server(1, "rack", server=0.001)])
+    assert "cameras" not in str(refused.value)
+
+
+def test_a_server_that_fits_nowhere_is_left_to_its_own_start() -> None:
+    check([node(CPU=1)], [demand(10)], beside=[server(2), server(0.5, "gone")])
+
+
+def test_virtual_devices_are_counted_as_devices_and_as_processes() -> None:
+    crowd = demands_of(fleet({"count": 500, "virtual": True, "profile": "fast-board"}))[0]
+    assert (crowd.count, crowd.devices) == (2, 500)
+    with pytest.raises(PlacementError) as refused:
+        check([node(CPU=1)], [crowd], beside=[server(0.9)])
+    assert "1 of 2 processes, which hold 500 devices, do not fit" in str(refused.value)
+    assert "raise its per_actor" in str(refused.value)
 
 
 # --- own classes -----------------------------------------------------------------------------------------------------

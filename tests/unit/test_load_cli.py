@@ -153,7 +153,7 @@ def plans(*flags: str, devices: int = 3, seed: int = 0) -> Mapping[str, Any]:
     made = config(*flags)
     names = [f"d{index}" for index in range(devices)]
     process = load.parse_process(made.arrivals, made.fleet_rate_rps(devices)) if made.loop == "open" else None
-    return schedule.plans(made, process, names, [Path(f"{i}.png") for i in range(4)], [0, 1, 2, 3], seed)
+    return schedule.plans(made, process, names, [Path(f"{i}.png") for i in range(4)], seed)
 
 
 def test_an_open_loop_plan_has_arrivals_and_a_closed_one_has_clients() -> None:

@@ -40,8 +40,49 @@ def test_a_plan_is_a_table_over_all_cuts_and_codecs_with_the_reason_of_each(
     assert "hypothetical" in table
     assert cli.main([*plan, "--mbit-per-s", "0.001", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["chosen"]["cut"] == 4
-    assert cli.main([*plan[:-2], "--link", "lte"]) == 0
-    assert "No --execution-ms" in capsys.readouterr().out
+
+
+def test_without_the_servers_times_no_cut_is_named_as_if_they_were_known(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = [*MODEL, "--plan", "slow-board", "--link", "lte"]
+    assert cli.main(plan) == 0
+    table = capsys.readouterr().out
+    assert "<- chosen" not in table
+    assert "--server-profile" in table and "--execution-ms" in table
+    assert cli.main([*plan, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["chosen"] is None and document["server_told"] is False
+    for one in document["choices"]:
+        known = one["cut"] == 4
+        assert all((one[key] is not None) == known for key in ("execution_ms", "total_ms", "cost"))
+
+
+def test_a_server_that_takes_no_time_is_one_when_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*MODEL, "--plan", "slow-board", "--link", "lte", "--execution-ms", "0"]) == 0
+    table = capsys.readouterr().out
+    assert table.count("<- chosen") == 1 and "not known, so" not in table
+    assert "--wait-ms" in table, "that nobody else uses it is said as well"
+
+
+def test_what_wins_even_against_a_server_of_0_ms_is_chosen_without_its_times(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main([*MODEL, "--plan", "slow-board", "--mbit-per-s", "0.001", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["chosen"]["cut"] == 4
+
+
+def test_the_servers_times_may_be_a_profile_that_was_measured_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = [4.0, 3.0, 2.0, 1.0]
+    file = tmp_path / "rack.yaml"
+    spreads = tuple(Spread(mean=time, std=0.0) for time in times)
+    file.write_text(profiling.to_yaml(Profile(name="rack", source="measured somewhere", slices_ms=spreads)))
+    assert cli.main([*MODEL, "--plan", "slow-board", "--link", "wifi", "--server-profile", str(file), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {one["cut"]: one["execution_ms"] for one in document["choices"]} == {0: 10, 1: 6, 2: 3, 3: 1, 4: 0}
+    assert document["chosen"] is not None
+    assert cli.main([*MODEL, "--plan", "slow-board", "--link", "wifi", "--server-profile", str(file)]) == 0
+    assert "its rest on 'rack'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -52,6 +93,9 @@ def test_a_plan_is_a_table_over_all_cuts_and_codecs_with_the_reason_of_each(
         (["--plan", "slow-board", "--execution-ms", "1,2"], "2 values for 4 entries"),
         (["--plan", "slow-board", "--mbit-per-s", "0"], "above 0"),
         (["--plan", "slow-board", "--link", "lte", "--mbit-per-s", "3"], "leave"),
+        (["--plan", "slow-board", "--server-profile", "native"], "--server-profile native"),
+        (["--plan", "slow-board", "--server-profile", "absent"], "no profile 'absent'"),
+        (["--plan", "slow-board", "--server-profile", "slow-board", "--execution-ms", "1"], "give one"),
         (["--profile", "/nowhere/x.yaml"], "cannot be written"),
         (["--profile", "x.yaml", "--batches", "2"], "batch 1 must be among them"),
     ],
@@ -61,6 +105,45 @@ def test_what_cannot_be_measured_or_planned_is_said(
 ) -> None:
     assert cli.main([*MODEL, *arguments]) == 2
     assert word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--execution-ms", "nan,1,1,1"),
+        ("--execution-ms", "-1"),
+        ("--wait-ms", "inf"),
+        ("--execution-ms", "fast"),
+        ("--rate", "nan"),
+        ("--round-trip-ms", "-3"),
+        ("--deadline-ms", "inf"),
+        ("--joule-ms", "much"),
+    ],
+)
+def test_a_number_that_is_none_is_refused(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*MODEL, "--plan", "slow-board", f"{option}={value}"])
+    assert stop.value.code == 2
+    assert value in capsys.readouterr().err
+
+
+def test_where_a_profile_goes_is_looked_at_before_it_is_measured_and_none_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(profiling, "measure", lambda *_, **__: pytest.fail("measured"))
+    for bad in (tmp_path, tmp_path / "absent" / "x.yaml", Path("/proc/x.yaml"), tmp_path / ("n" * 300)):
+        assert cli.main([*MODEL, "--profile", str(bad)]) == 2
+        assert "cannot be written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+    def measure(*_: object, **__: object) -> Profile:
+        (tmp_path / "x.yaml").mkdir()  # meanwhile
+        return Profile(name="x", source="measured", slices_ms=(Spread(mean=1.0, std=0.0),))
+
+    monkeypatch.setattr(profiling, "measure", measure)
+    assert cli.main([*MODEL, "--profile", str(tmp_path / "x.yaml")]) == 2
+    printed = capsys.readouterr()
+    assert "printed above" in printed.err and "slices_ms" in printed.out
 
 
 def test_the_processor_is_named_as_people_name_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 import actors
-from actors import report
+from actors import report, report_files
 from actors.records import Record
 from actors.report import Result
 from actors.stats import PHASES, Run
@@ -121,7 +121,7 @@ def test_an_invalid_run_says_so_and_is_in_no_ratio() -> None:
 def test_emulated_parts_overruns_and_refusals_are_said_everywhere(tmp_path: Path) -> None:
     rows = (*steady(1.0, 0), record(5, 50.0, overrun=True), record(6, 1.0, outcome="refused", code="overloaded"))
     found = result(Run("unbatched", 0, "open", 0.0, 10.0, rows), emulated=("emulated device slow-board (made up)",))
-    report.write(found, tmp_path)
+    report_files.write(found, tmp_path)
     for text in (report.text(found), *((tmp_path / name).read_text() for name in ("report.md", "report.html"))):
         assert "Emulated: device slow-board (made up)." in text
         assert "OVERRUN: unbatched: 1 of 102" in text
@@ -130,7 +130,7 @@ def test_emulated_parts_overruns_and_refusals_are_said_everywhere(tmp_path: Path
 
 def test_the_files_of_a_report(tmp_path: Path) -> None:
     found = two_strategies()
-    report.write(found, tmp_path / "made" / "here")
+    report_files.write(found, tmp_path / "made" / "here")
     directory = tmp_path / "made" / "here"
     assert sorted(path.name for path in directory.iterdir()) == [
         "latency_cdf.png",
@@ -152,7 +152,7 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
 
 
 def test_records_can_be_summarised_again_from_the_file_alone(tmp_path: Path) -> None:
-    report.write_records(two_strategies().runs, tmp_path / "records.jsonl")
+    report_files.write(two_strategies(), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     again = [line["inference_ms"] for line in lines if line["strategy"] == "per_slice" and not line["warmup"]]
     mean = report.document(two_strategies())["strategies"]["per_slice"]["mean_ms"]
@@ -160,7 +160,7 @@ def test_records_can_be_summarised_again_from_the_file_alone(tmp_path: Path) -> 
 
 
 def test_html_is_escaped(tmp_path: Path) -> None:
-    report.write(result(Run("unbatched", 0, "open", 0.0, 10.0, steady(1, 0)), notes=("<b>bold</b>",)), tmp_path)
+    report_files.write(result(Run("unbatched", 0, "open", 0.0, 10.0, steady(1, 0)), notes=("<b>bold</b>",)), tmp_path)
     assert "&lt;b&gt;bold&lt;/b&gt;" in (tmp_path / "report.html").read_text()
 
 
