@@ -41,6 +41,13 @@ DEFAULTS: dict[str, Any] = {
     "warmup": 2.0,
     "drain": 30.0,
     "resident": "one",
+    "think_ms": 0.0,
+    "seeds": "1",
+    "images": "digits",
+    "top_k": 5,
+    "slices": 4,
+    "accelerator": "auto",
+    "max_batch": 32,
 }
 
 
@@ -64,23 +71,23 @@ def parser() -> argparse.ArgumentParser:
     load.add_argument("--device-rate", type=float, metavar="R", help="open loop: images per second of each device")
     load.add_argument("--arrivals", metavar="KIND", help="open loop: poisson (default), periodic or trace:FILE")
     load.add_argument("--concurrency", type=int, metavar="N", help="closed loop: clients of the whole fleet")
-    load.add_argument("--think-ms", type=float, default=0.0, metavar="MS", help="closed loop: pause after an answer")
+    load.add_argument("--think-ms", type=float, metavar="MS", help="closed loop: pause after an answer")
     load.add_argument("--duration", type=float, metavar="S", help="length of the measured window")
     load.add_argument("--requests", type=int, metavar="N", help="instead of --duration: images of the whole fleet")
     load.add_argument("--warmup", type=float, metavar="S", help="load before the window, not counted (default 2)")
     load.add_argument("--drain", type=float, metavar="S", help="wait for open requests after the window (default 30)")
-    load.add_argument("--seeds", default="1", metavar="N", help="how many seeds (default 1), or a list such as 3,7")
+    load.add_argument("--seeds", metavar="N", help="how many seeds (default 1), or a list such as 3,7")
     load.add_argument("--max-age-ms", type=float, metavar="MS", help="devices drop images older than this: misses")
     load.add_argument("--deadline-ms", type=float, metavar="MS", help="an answer later than this is refused: a miss")
     what = p.add_argument_group("images and answers")
-    what.add_argument("--images", default="digits", metavar="DIR", help="DIR/class/file, or digits (default)")
+    what.add_argument("--images", metavar="DIR", help="DIR/class/file, or digits (default)")
     what.add_argument("--labels", metavar="CSV", help="rows of file,label instead of class directories")
-    what.add_argument("--top-k", type=int, default=5, metavar="K", help="classes in an answer (default 5)")
+    what.add_argument("--top-k", type=int, metavar="K", help="classes in an answer (default 5)")
     what.add_argument("--codec", help="fp32 or fp16, for the whole fleet; default: as the fleet file says")
     own = p.add_argument_group("own servers")
-    own.add_argument("--slices", type=int, default=4, help="number of slices (default 4)")
-    own.add_argument("--accelerator", choices=("auto", "cuda", "cpu"), default="auto")
-    own.add_argument("--max-batch", type=int, default=32, help="most rows in one step (default 32)")
+    own.add_argument("--slices", type=int, help="number of slices (default 4)")
+    own.add_argument("--accelerator", choices=("auto", "cuda", "cpu"), help="default auto")
+    own.add_argument("--max-batch", type=int, help="most rows in one step (default 32)")
     own.add_argument("--resident", choices=("one", "all"), help="one application at a time (default), or all at once")
     p.add_argument("--out", metavar="DIR", help="write report.html, report.md, records.jsonl and plots there")
     p.add_argument("--overwrite", action="store_true", default=None, help="replace the report of an earlier job there")
@@ -98,10 +105,11 @@ def config_of(args: argparse.Namespace) -> LoadConfig:
         given = getattr(args, name)
         if given is not None:
             return given
-        return DEMO.get(name) if args.demo else DEFAULTS.get(name)
+        return DEMO[name] if args.demo and name in DEMO else DEFAULTS.get(name)
 
+    _refuse_idle(args)
     rates = (args.rate, args.device_rate, args.concurrency)
-    load_given = any(rate is not None for rate in rates) or args.arrivals is not None
+    load_given = any(rate is not None for rate in rates) or (args.arrivals or "").startswith("trace:")
     return LoadConfig(
         strategies=strategies_of(value("strategy"), args.server),
         fleet=value("fleet"),
@@ -110,28 +118,51 @@ def config_of(args: argparse.Namespace) -> LoadConfig:
         rate_rps=args.rate,
         device_rate_rps=args.device_rate if load_given else value("device_rate"),
         concurrency=args.concurrency,
-        think_ms=args.think_ms,
+        think_ms=value("think_ms"),
         arrivals=value("arrivals"),
         duration_s=args.duration if args.requests is not None else value("duration"),
         requests=args.requests,
         warmup_s=value("warmup"),
         drain_s=value("drain"),
-        seeds=seeds_of(args.seeds),
-        images=args.images,
+        seeds=seeds_of(value("seeds")),
+        images=value("images"),
         labels=args.labels,
         max_age_ms=args.max_age_ms,
         deadline_ms=args.deadline_ms,
-        slices=args.slices,
-        accelerator=args.accelerator,
-        max_batch=args.max_batch,
+        slices=value("slices"),
+        accelerator=value("accelerator"),
+        max_batch=value("max_batch"),
         resident=value("resident"),
-        top_k=args.top_k,
+        top_k=value("top_k"),
         codec=args.codec,
         out=folder_of(value("out")),
         overwrite=bool(value("overwrite")),
         # The demo needs nothing else at hand; within a Ray job it stays in that job's cluster.
         address="local" if args.demo and args.address is None and "RAY_ADDRESS" not in os.environ else args.address,
     )
+
+
+def _refuse_idle(args: argparse.Namespace) -> None:
+    """Refuse flags that would do nothing beside others. Raises ConfigError.
+
+    A flag that is not given is None in `args`, so a default is never taken for a wish.
+    """
+    idle = {
+        "slices": args.server and f"the server {args.server} runs already, cut as it is",
+        "max_batch": args.server and f"the server {args.server} runs already, with batches of its own",
+        "accelerator": args.server and f"the server {args.server} runs already, where it is",
+        "resident": args.server and f"the server {args.server} runs already, and stays",
+        "arrivals": args.concurrency is not None and "a closed loop (--concurrency) has no arrivals of its own",
+        "think_ms": args.concurrency is None and "only a closed loop (--concurrency) has pauses",
+        "warmup": args.concurrency is not None
+        and args.requests is not None
+        and "a closed loop that ends by --requests has no warm-up by time",
+    }
+    for name, why in idle.items():
+        given = getattr(args, name)
+        if why and given is not None:
+            shown = f"{given:g}" if isinstance(given, float) else given
+            raise ConfigError(f"--{name.replace('_', '-')} {shown} would do nothing: {why}; leave it out")
 
 
 def strategies_of(text: str, running: str | None) -> tuple[str, ...]:

@@ -59,7 +59,9 @@ def build(args: dict[str, Any] | ServerConfig | None = None) -> Application:
         graceful_shutdown_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.2,  # how often it looks whether requests still run; 2 s by default
     )
-    return deployment.bind(config.model_dump(), decision.device, decision.note)
+    # What was set, so that a replica can still tell it from a default; the token's default is this process's.
+    values = {**config.model_dump(exclude_unset=True), "token": config.token}
+    return deployment.bind(values, decision.device, decision.note)
 
 
 def __getattr__(name: str) -> Any:
@@ -78,6 +80,8 @@ def _from_args(args: Mapping[str, Any] | ServerConfig | None) -> ServerConfig:
         if values:
             raise ConfigError(f"config={path} is the whole configuration; remove {', '.join(values)} or put it there")
         return load_config(path)
+    if "model" in values and "models" in values:
+        raise ConfigError(f"model={values['model']} and models are both given; leave out one of the two")
     if "model" in values:
         model: dict[str, Any] = {"name": values.pop("model")}
         for key in ("strategy", "num_slices", "max_batch", "shards", "checkpoint"):

@@ -8,26 +8,58 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from deployments.config import STRATEGIES, ServerConfig, load_config, parse_config
-from slicer.errors import HeadTailError
+from pydantic import BaseModel
+
+from deployments.config import STRATEGIES, ModelConfig, ServerConfig, load_config, parse_config
+from slicer.errors import ConfigError, HeadTailError
+
+#: Flag -> the key of a model that it sets.
+OF_A_MODEL: dict[str, str] = {
+    "model": "name",
+    "slices": "num_slices",
+    "shards": "shards",
+    "checkpoint": "checkpoint",
+    "strategy": "strategy",
+    "max_batch": "max_batch",
+}
+
+#: Flag -> the key of the application that it sets; ``a.b`` is key b of a.
+OF_THE_APPLICATION: dict[str, str] = {
+    "accelerator": "accelerator",
+    "replicas": "num_replicas",
+    "start_timeout": "start_timeout_s",
+    "http": "http.enabled",
+}
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; also what the README's test reads."""
+    """The command line; also what the README's test reads. A flag that is not given is None: defaults are the models'
+    of `deployments.config`, so that a flag can be told from a default and wins over a file."""
     p = argparse.ArgumentParser(
         prog="headtail-serve",
-        description="Serve the tails of sliced models. Give a configuration file, or one model by flags.",
+        description="Serve the tails of sliced models. Give a configuration file, or one model by flags. A flag wins "
+        "over the file.",
+        epilog="Exit status: 0 served and stopped; 2 wrong input, or it did not start; 130 interrupted at the start.",
     )
     p.add_argument("config", nargs="?", help="YAML file with the keys of deployments.config.ServerConfig")
     p.add_argument("--model", help="a timm name, package.module:callable, a model file or a shipped demo model")
-    p.add_argument("--slices", type=int, default=4, help="number of slices (default 4)")
+    p.add_argument("--slices", type=int, help=f"number of slices {_default(ModelConfig, 'num_slices')}")
     p.add_argument("--shards", help="serve from this directory that headtail-slice --export wrote")
     p.add_argument("--checkpoint", help="weights file (.safetensors or .pth)")
-    p.add_argument("--strategy", default="per_tail_shared", help=f"{', '.join(STRATEGIES)} or package.module:Class")
-    p.add_argument("--max-batch", type=int, default=32, help="most rows in one step (default 32)")
-    p.add_argument("--accelerator", choices=("auto", "cuda", "cpu"), default="auto")
-    p.add_argument("--replicas", type=int, default=1)
-    p.add_argument("--start-timeout", type=float, default=300.0, metavar="S", help="give up a start after S seconds")
+    p.add_argument(
+        "--strategy", help=f"{', '.join(STRATEGIES)} or package.module:Class {_default(ModelConfig, 'strategy')}"
+    )
+    p.add_argument("--max-batch", type=int, help=f"most rows in one step {_default(ModelConfig, 'max_batch')}")
+    p.add_argument(
+        "--accelerator", choices=("auto", "cuda", "cpu"), help=f"where {_default(ServerConfig, 'accelerator')}"
+    )
+    p.add_argument("--replicas", type=int, help=f"replicas of the server {_default(ServerConfig, 'num_replicas')}")
+    p.add_argument(
+        "--start-timeout",
+        type=float,
+        metavar="S",
+        help=f"give up a start after S seconds {_default(ServerConfig, 'start_timeout_s')}",
+    )
     p.add_argument("--name", default="headtail", help="name of the application (default headtail)")
     p.add_argument("--address", help="Ray cluster to join, such as auto; default: a running one, else start one here")
     p.add_argument(
@@ -39,31 +71,37 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def _default(config: type[BaseModel], key: str) -> str:
+    default = config.model_fields[key].default
+    return f"(default {default:g})" if isinstance(default, float) else f"(default {default})"
+
+
 def config_of(args: argparse.Namespace) -> ServerConfig:
-    """The configuration that the flags mean."""
-    if args.config:
-        if args.model or args.shards or args.checkpoint or args.http is not None:
-            raise HeadTailError(
-                f"{args.config} is the whole configuration; leave out --model, --shards, --checkpoint, --http"
-            )
-        return load_config(args.config)
-    model = {
-        "name": args.model or "digits_vit",
-        "num_slices": args.slices,
-        "strategy": args.strategy,
-        "max_batch": args.max_batch,
-        "shards": args.shards,
-        "checkpoint": args.checkpoint,
-    }
-    return parse_config(
-        {
-            "models": [model],
-            "accelerator": args.accelerator,
-            "num_replicas": args.replicas,
-            "start_timeout_s": args.start_timeout,
-            "http": {} if args.http is None else {"enabled": args.http},
-        }
-    )
+    """The configuration that the flags mean: a flag wins over the environment, that over the file, that over a default.
+
+    Raises:
+        ConfigError: a flag that has no place in the file, or a wrong value.
+    """
+    file = load_config(args.config) if args.config else ServerConfig()
+    values = file.model_dump(exclude_unset=True)
+    models = [model.model_dump(exclude_unset=True) for model in file.models]
+    of_model = {key: getattr(args, flag) for flag, key in OF_A_MODEL.items() if getattr(args, flag) is not None}
+    if args.config and args.model is not None:
+        names = ", ".join(model.name for model in file.models)
+        raise ConfigError(f"--model {args.model}: {args.config} names its models ({names}); leave out one of the two")
+    if of_model and len(models) > 1:
+        flags = [f"--{flag.replace('_', '-')}" for flag in OF_A_MODEL if getattr(args, flag) is not None]
+        raise ConfigError(
+            f"{', '.join(flags)}: {args.config} has {len(models)} models, and a flag could mean any of them; set it in "
+            "the file, under the model"
+        )
+    if of_model:
+        values["models"] = [{**models[0], **of_model}]
+    for flag, key in OF_THE_APPLICATION.items():
+        given, (head, _, inner) = getattr(args, flag), key.partition(".")
+        if given is not None:
+            values[head] = {**values.get(head, {}), inner: given} if inner else given
+    return parse_config(values)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

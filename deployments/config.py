@@ -19,6 +19,8 @@ from slicer.yaml_files import read_yaml, shown
 #: Strategies that this package brings. An own one is written ``package.module:Class``.
 STRATEGIES: tuple[str, ...] = ("unbatched", "per_tail", "per_tail_shared", "per_slice", "continuous", "lazy", "naive")
 
+#: Keys that an exported directory has answered already; beside `shards` they would do nothing.
+_SHARDS_DECIDE = ("model", "kwargs", "checkpoint", "pretrained", "seed", "dtype", "num_slices", "at")
 
 #: Executors that this package brings.
 EXECUTORS: tuple[str, ...] = ("torch", "emulated")
@@ -67,10 +69,16 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> ModelConfig:
-        if self.shards and (self.checkpoint or self.pretrained or self.kwargs or self.at):
+        decided = [key for key in _SHARDS_DECIDE if key in self.model_fields_set and getattr(self, key) is not None]
+        if self.shards and decided:
             raise ValueError(
                 f"model {self.name!r}: shards={self.shards!r} already holds weights and cuts; "
-                "leave out checkpoint, pretrained, kwargs and at"
+                f"leave out {', '.join(decided)}"
+            )
+        if self.at is not None and "num_slices" in self.model_fields_set and self.num_slices != len(self.at) + 1:
+            raise ValueError(
+                f"model {self.name!r}: at has {len(self.at)} places, which makes {len(self.at) + 1} slices, not "
+                f"num_slices={self.num_slices}; leave out one of the two"
             )
         if self.checkpoint and self.pretrained:
             raise ValueError(f"model {self.name!r}: checkpoint and pretrained both name weights; give one")

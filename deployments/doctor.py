@@ -24,6 +24,9 @@ from slicer.yaml_files import read_yaml
 #: Ray's usual ports: GCS, dashboard, Serve's HTTP.
 PORTS = (6379, 8265, 8000)
 
+#: How long a node of a cluster may take to be looked at; importing torch on a slow board is most of it.
+TIMEOUT_S = 120.0
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line; also what the README's test reads."""
@@ -32,7 +35,6 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--address",
-        default=os.environ.get("RAY_ADDRESS"),
         help="check the cluster at host:port, or `auto` on one of its nodes; default: $RAY_ADDRESS, else this machine",
     )
     p.add_argument("--shards", metavar="DIR", help="also check the shards exported to DIR, every byte")
@@ -40,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--cluster", metavar="FILE", help="also check that all machines of this cluster-onprem.yaml are in the cluster"
     )
-    p.add_argument("--timeout", type=float, default=120.0, metavar="S", help="wait so long for a node (default 120)")
+    p.add_argument(
+        "--timeout", type=float, metavar="S", help=f"wait so long for a cluster's node (default {TIMEOUT_S:g})"
+    )
     p.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
     return p
 
@@ -142,17 +146,41 @@ def report(findings: Sequence[Finding]) -> str:
     return "\n".join([*lines, counts])
 
 
+def address_of(args: argparse.Namespace) -> str | None:
+    """The cluster to look at; None: this machine alone.
+
+    Raises:
+        ConfigError: a flag that means nothing without a cluster.
+    """
+    address: str | None = args.address or os.environ.get("RAY_ADDRESS") or None
+    if address is None and (args.server is not None or args.cluster is not None):
+        address = "auto"
+    if address == "local":
+        raise ConfigError("--address local would start a Ray of its own; leave it out to check this machine")
+    if address is None and args.timeout is not None:
+        raise ConfigError(f"--timeout {args.timeout:g} is for the nodes of a cluster; give --address, or leave it out")
+    return address
+
+
+def look(args: argparse.Namespace) -> Facts:
+    """What the flags ask for. Raises HeadTailError."""
+    address = address_of(args)
+    members = members_of(args.cluster)
+    if address is None:
+        return look_here(args.shards)
+    timeout_s = TIMEOUT_S if args.timeout is None else args.timeout
+    return replace(look_at_cluster(address, args.shards, args.server, timeout_s), members=members)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: 0 if nothing failed, else 2."""
     args = parser().parse_args(argv)
-    address = args.address or ("auto" if args.server or args.cluster else None)
     try:
-        members = members_of(args.cluster)
-        facts = look_at_cluster(address, args.shards, args.server, args.timeout) if address else look_here(args.shards)
+        facts = look(args)
     except HeadTailError as error:
         print(f"headtail-doctor: {error}", file=sys.stderr)
         return 2
-    findings = examine(replace(facts, members=members))
+    findings = examine(facts)
     failed = any(finding.level == "fail" for finding in findings)
     if args.json:
         document = {

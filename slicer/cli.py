@@ -33,18 +33,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="a timm name, package.module:callable, a model file (.yaml), or a demo model (digits_vit, digits_swin)",
     )
-    p.add_argument("--slices", type=_slices, default=4, metavar="N", help="even in FLOPs (default 4); or: all")
+    p.add_argument("--slices", type=_slices, metavar="N", help="even in FLOPs (default 4); or: all")
     p.add_argument("--at", type=_places, metavar="A,B", help="cut here instead: after these blocks or boundaries")
     p.add_argument("--boundaries", action="store_true", help="list every place where the model can be cut, and stop")
     p.add_argument("--checkpoint", metavar="F", help="weights file (.safetensors or .pth)")
     p.add_argument("--pretrained", action="store_true", help="timm's pretrained weights (model hub or its local cache)")
     p.add_argument("--img-size", type=int, metavar="PX", help="side of the square input, if not the model's own")
-    p.add_argument("--kwargs", type=_kwargs, default={}, metavar="JSON", help='more arguments, such as {"depth": 6}')
+    p.add_argument("--kwargs", type=_kwargs, metavar="JSON", help='more arguments, such as {"depth": 6}')
     p.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="of weights and activations (default fp32)")
     p.add_argument("--seed", type=int, help="of random weights, where none are given (default 0)")
     p.add_argument("--export", metavar="DIR", help="write one safetensors file per slice and a manifest")
     p.add_argument("--profile", metavar="FILE", help="time every slice on this machine and write a device profile")
-    p.add_argument("--batches", type=_batches, default=[1], metavar="1,2,..", help="of --profile (default 1)")
+    p.add_argument("--batches", type=_batches, metavar="1,2,..", help="of --profile (default 1)")
     p.add_argument("--threads", type=_threads, metavar="N", help="of torch, for --profile (default: torch's own)")
     plan_table.add_arguments(p)
     p.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
@@ -69,7 +69,10 @@ def _run(args: argparse.Namespace) -> str:
     from slicer import shards, zoo
     from slicer.model import slice_spec
 
-    kwargs = args.kwargs if args.img_size is None else {**args.kwargs, "img_size": args.img_size}
+    _check(args)
+    kwargs = args.kwargs or {}
+    if args.img_size is not None:
+        kwargs = {**kwargs, "img_size": args.img_size}
     spec = zoo.resolve(
         args.model,
         kwargs=kwargs,
@@ -78,7 +81,10 @@ def _run(args: argparse.Namespace) -> str:
         dtype=args.dtype,
         seed=args.seed,
     )
-    sliced = slice_spec(spec, args.slices, at=args.at)
+    if args.seed is not None and (spec.checkpoint or spec.pretrained):
+        what = f"the weights of {spec.checkpoint}" if spec.checkpoint else "pretrained weights"
+        raise ConfigError(f"--seed {args.seed} is for random weights, but {args.model} has {what}; leave it out")
+    sliced = slice_spec(spec, 4 if args.slices is None else args.slices, at=args.at)
     if args.boundaries:
         return json.dumps(_boundaries(sliced)) if args.json else _boundary_table(args.model, sliced)
     if args.profile:
@@ -89,6 +95,25 @@ def _run(args: argparse.Namespace) -> str:
     if args.json:
         return json.dumps(describe(args.model, sliced, manifest, args.export))
     return _report(args.model, sliced, manifest, args.export)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what would do nothing: flags of something that is not asked for, and two answers to one question."""
+    given = [flag for flag, value in vars(args).items() if value is not None and value is not False]
+    asked = [flag for flag in ("boundaries", "profile", "plan", "export") if flag in given]
+    if len(asked) > 1:
+        names = " and ".join(f"--{flag}" for flag in asked)
+        raise ConfigError(f"{names}: one at a time; run the command once for each")
+    for flag in given:
+        name = f"--{flag.replace('_', '-')}"
+        if flag in ("batches", "threads") and "profile" not in given:
+            raise ConfigError(f"{name} is for measuring; give --profile FILE, or leave it out")
+        if flag in plan_table.FLAGS and "plan" not in given:
+            raise ConfigError(f"{name} is for the planner; give --plan PROFILE, or leave it out")
+        if flag in ("slices", "at") and "boundaries" in given:
+            raise ConfigError(f"{name}: --boundaries lists every place where the model can be cut; leave it out")
+    if "slices" in given and "at" in given:
+        raise ConfigError(f"--slices {args.slices}: --at says where to cut, and so into how many; leave one out")
 
 
 def _profile(args: argparse.Namespace, sliced: SlicedModel) -> str:
@@ -104,7 +129,7 @@ def _profile(args: argparse.Namespace, sliced: SlicedModel) -> str:
         sliced,
         name=path.stem,
         model=args.model,
-        batches=args.batches,
+        batches=args.batches or [1],
         progress=lambda line: print(f"headtail-slice: {line}", file=sys.stderr, flush=True),
     )
     text = profiling.to_yaml(profile)

@@ -17,23 +17,39 @@ if TYPE_CHECKING:
     from slicer.sliced import SlicedModel
 
 
+#: What add_arguments adds beside --plan; none of them means anything without it.
+FLAGS: tuple[str, ...] = (
+    "link",
+    "mbit_per_s",
+    "round_trip_ms",
+    "rate",
+    "execution_ms",
+    "server_profile",
+    "wait_ms",
+    "deadline_ms",
+    "agreement",
+    "joule_ms",
+    "server_ms",
+)
+
+
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """What --plan goes by."""
     group = p.add_argument_group("plan", "which cut and codec a device of a profile would choose, and why")
     group.add_argument("--plan", metavar="PROFILE", help="the device: a profile file, or a shipped one's name")
     group.add_argument("--link", choices=sorted(PRESETS), help="a preset, instead of --mbit-per-s and --round-trip-ms")
-    group.add_argument("--mbit-per-s", type=float, help="rate of the link upwards (default 50)")
+    group.add_argument("--mbit-per-s", type=_number, help="rate of the link upwards (default 50)")
     group.add_argument("--round-trip-ms", type=_number, help="of a small message (default 10)")
-    group.add_argument("--rate", type=_number, default=0.0, help="images per second that the device takes")
+    group.add_argument("--rate", type=_number, help="images per second that the device takes (default 0)")
     group.add_argument(
         "--execution-ms", type=_numbers, metavar="E0,E1,...", help="of the server's tail, per entry or one"
     )
     group.add_argument("--server-profile", metavar="FILE", help="instead: what --profile wrote on the server")
     group.add_argument("--wait-ms", type=_numbers, metavar="W0,W1,...", help="in the server's queues, per entry or one")
     group.add_argument("--deadline-ms", type=_number, help="meet it at the least execution on the server")
-    group.add_argument("--agreement", type=_number, default=0.99, help="least top-1 agreement of the codec with fp32")
-    group.add_argument("--joule-ms", type=_number, default=0.0, help="worth of a joule of the device, in ms")
-    group.add_argument("--server-ms", type=_number, default=0.0, help="worth of a ms of the server's execution, in ms")
+    group.add_argument("--agreement", type=_number, help="least top-1 agreement of the codec with fp32 (default 0.99)")
+    group.add_argument("--joule-ms", type=_number, help="worth of a joule of the device, in ms (default 0)")
+    group.add_argument("--server-ms", type=_number, help="worth of a ms of the server's execution, in ms (default 0)")
 
 
 #: What stands where a figure hangs on the server's time, which nobody told.
@@ -80,11 +96,12 @@ def plan(
         tuple(spread.mean_ms for spread in profile.slices_ms),
         profile.preprocess_ms.mean_ms if profile.preprocess_ms else 0.0,
         memory_bytes=profile.memory_budget_bytes,
-        rate_rps=args.rate,
+        rate_rps=args.rate or 0.0,
         watts=profile.watts,
         joules_per_mb=profile.joules_per_mb,
     )
-    goal = Goal(args.joule_ms, args.server_ms, args.deadline_ms, agreement=args.agreement)
+    agreement = 0.99 if args.agreement is None else args.agreement
+    goal = Goal(args.joule_ms or 0.0, args.server_ms or 0.0, args.deadline_ms, agreement=agreement)
     server = ServerView(_per_entry(args.wait_ms, n, "--wait-ms"), execution_ms)
     estimates = estimate_all(facts, device, link_of(args), server, goal)
     chosen = choose(estimates, goal)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from slicer import load_span, slice_model
-from slicer.cli import main
+from slicer import load_span, plan_table, slice_model
+from slicer.cli import main, parser
 from slicer.shards import load_manifest
 
 TINY = '{"img_size": 32, "embed_dim": 24, "depth": 4, "num_heads": 2}'
@@ -102,6 +102,19 @@ def test_json_names_the_export(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         (["no_such_module:model"], "cannot import no_such_module"),
         (["vit_tiny_patch16_224", "--kwargs", '{"wings": 2}'], "wings"),
         (["digits_vit", "--export", "/dev/null/x"], "can be written"),
+        (["digits_vit", "--slices", "2", "--at", "3"], "--slices 2: --at says where to cut"),
+        (["digits_vit", "--slices", "4", "--at", "3"], "--slices 4: --at says where to cut"),
+        (["digits_vit", "--boundaries", "--at", "3"], "--at: --boundaries lists every place"),
+        (["digits_vit", "--boundaries", "--export", "x"], "--boundaries and --export: one at a time"),
+        (["digits_vit", "--plan", "x", "--profile", "y"], "--profile and --plan: one at a time"),
+        (["digits_vit", "--batches", "1,2"], "--batches is for measuring; give --profile FILE"),
+        (["digits_vit", "--threads", "1", "--export", "x"], "--threads is for measuring; give --profile FILE"),
+        (["digits_vit", "--seed", "0"], "--seed 0 is for random weights"),
+        (["vit_tiny_patch16_224", "--pretrained", "--seed", "3"], "--seed 3 is for random weights"),
+        *[
+            (["digits_vit", f"--{flag.replace('_', '-')}", "wifi" if flag == "link" else "0"], "give --plan PROFILE")
+            for flag in plan_table.FLAGS
+        ],
     ],
 )
 def test_wrong_input_is_one_message_on_stderr_and_exit_code_2(
@@ -112,6 +125,13 @@ def test_wrong_input_is_one_message_on_stderr_and_exit_code_2(
     assert captured.out == ""
     assert captured.err.startswith("headtail-slice: ") and says in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_no_flag_has_a_default_that_could_be_taken_for_a_wish_and_the_planners_are_known_to_be_its() -> None:
+    actions = {action.dest: action for action in parser()._actions if action.dest != "help"}
+    assert [name for name, action in actions.items() if action.default not in (None, False)] == []
+    group = next(group for group in parser()._action_groups if group.title == "plan")
+    assert {action.dest for action in group._group_actions} == {"plan", *plan_table.FLAGS}
 
 
 @pytest.mark.parametrize(

@@ -356,3 +356,36 @@ class TestCommand:
         assert lines[0].startswith("ok")
         assert lines[1] == "fail  x          n: bad -> mend"
         assert lines[2] == "1 ok, 0 warn, 1 fail"
+
+
+class TestFlags:
+    def test_none_has_a_default_that_could_be_taken_for_a_wish(self) -> None:
+        assert [a.dest for a in doctor.parser()._actions if a.default not in (None, False, "==SUPPRESS==")] == []
+
+    def test_one_that_means_nothing_without_a_cluster_is_refused(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        assert doctor.main(["--timeout", "120"]) == 2
+        assert "--timeout 120 is for the nodes of a cluster" in capsys.readouterr().err
+        assert doctor.main(["--address", "local"]) == 2
+        assert "would start a Ray of its own" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("flags", "environment", "address"),
+        [
+            ([], None, None),
+            ([], "h:1", "h:1"),
+            (["--address", "g:1"], "h:1", "g:1"),
+            (["--server", "x"], None, "auto"),
+            (["--cluster", "x"], None, "auto"),
+            (["--server", "x", "--timeout", "3"], None, "auto"),
+        ],
+    )
+    def test_where_it_looks(
+        self, flags: list[str], environment: str | None, address: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        if environment:
+            monkeypatch.setenv("RAY_ADDRESS", environment)
+        assert doctor.address_of(doctor.parser().parse_args(flags)) == address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -88,7 +89,9 @@ BAD = [
     (("--rate", "5", "--duration", "2", "--server", "x", "--strategy", "naive,per_slice"), ("x", "naive, per_slice")),
     (("--rate", "5", "--duration", "2", "--arrivals", "bursty"), ("'bursty'", "periodic")),
     (("--rate", "5", "--duration", "2", "--arrivals", "trace:/absent"), ("/absent", "text file")),
-    (("--concurrency", "2", "--duration", "2", "--arrivals", "periodic"), ("periodic", "open loop")),
+    (("--concurrency", "2", "--duration", "2", "--arrivals", "periodic"), ("periodic", "closed loop")),
+    (("--concurrency", "2", "--duration", "2", "--arrivals", "poisson"), ("poisson", "closed loop")),
+    (("--concurrency", "2", "--requests", "9", "--warmup", "2"), ("--warmup 2", "--requests", "leave it out")),
     (("--concurrency", "0", "--duration", "2"), ("--concurrency 0", "from 1")),
     (("--rate", "5", "--duration", "2", "--think-ms", "3"), ("--think-ms 3", "--concurrency")),
     (("--concurrency", "2", "--duration", "2", "--max-age-ms", "9"), ("--max-age-ms 9", "open loop")),
@@ -104,6 +107,67 @@ BAD = [
     (("--rate", "fast", "--duration", "2"), ("--rate", "'fast'")),
     (("--rate", "5", "--duration", "2", "--colour"), ("--colour",)),
 ]
+
+
+# Every flag with a value that is not its default, and what must stand beside it.
+SAMPLES: dict[str, tuple[str, ...]] = {
+    "demo": (),
+    "server": ("x",),
+    "address": ("10.0.0.1:6379",),
+    "fleet": ("emulated",),
+    "model": ("digits_swin",),
+    "strategy": ("naive",),
+    "rate": ("7",),
+    "device_rate": ("7",),
+    "arrivals": ("periodic",),
+    "concurrency": ("3",),
+    "think_ms": ("3",),
+    "duration": ("9",),
+    "requests": ("9",),
+    "warmup": ("9",),
+    "drain": ("9",),
+    "seeds": ("9",),
+    "max_age_ms": ("9",),
+    "deadline_ms": ("9",),
+    "images": ("folder",),
+    "labels": ("x.csv",),
+    "top_k": ("3",),
+    "codec": ("fp16",),
+    "slices": ("3",),
+    "accelerator": ("cpu",),
+    "max_batch": ("3",),
+    "resident": ("all",),
+    "out": ("folder",),
+}
+ACTIONS = [action for action in cli.parser()._actions if action.dest != "help"]
+LOADS = {
+    "open": OPEN,
+    "closed": ("--concurrency", "2", "--duration", "2"),
+    "closed by requests": ("--concurrency", "2", "--requests", "20"),
+    "running server": (*OPEN, "--server", "running"),
+    "demo": ("--demo",),
+}
+#: What `--demo` means already.
+SAME = {("demo", "demo"), ("demo", "fleet"), ("demo", "resident")}
+
+
+@pytest.mark.parametrize("beside", LOADS)
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.dest)
+def test_every_flag_changes_what_is_done_or_is_refused(action: argparse.Action, beside: str) -> None:
+    flags = (action.option_strings[0], *SAMPLES[action.dest])
+    plain = config(*LOADS[beside])
+    try:
+        changed = config(*LOADS[beside], *flags)
+    except ConfigError as error:
+        assert any(word in str(error) for word in (*flags, "--server")), error
+        return
+    assert (changed != plain) != ((beside, action.dest) in SAME), flags
+
+
+@pytest.mark.parametrize("flags", [("--slices", "4"), ("--max-batch", "32"), ("--accelerator", "auto")])
+def test_a_flag_that_names_the_default_is_a_wish_too(flags: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=f"{flags[0]} {flags[1]} would do nothing: the server x runs already"):
+        config(*OPEN, "--server", "x", *flags)
 
 
 @pytest.mark.parametrize(("flags", "named"), BAD, ids=lambda value: " ".join(value))
