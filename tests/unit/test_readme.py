@@ -1,7 +1,8 @@
-"""README's code runs, its YAML is valid, its commands and files exist.
+"""README's code runs, its YAML is valid, its commands and files exist, and so do those of docs/*.md.
 
 Blocks are marked by what follows the fence: ``python run`` is run, ``yaml server`` and ``yaml fleet`` are parsed; every
-line of a block without a language is a command, or output if the block has no command.
+line of a block without a language is a command, or output if the block has no command. Here commands are only read;
+`tests/cluster/test_documented_commands.py` runs them.
 """
 
 from __future__ import annotations
@@ -15,16 +16,22 @@ import pytest
 import yaml
 from ray.scripts.scripts import cli as ray_cli
 
+from actors.cli import config_of as load_config_of
 from actors.cli import parser as load_parser
 from actors.fleet_config import parse_fleet
+from actors.load import Job
+from actors.placement import Beside, check, demands_of
+from deployments.cli import config_of as serve_config_of
 from deployments.cli import parser as serve_parser
 from deployments.config import STRATEGIES, parse_config
 from deployments.doctor import parser as doctor_parser
 from slicer.cli import parser as slice_parser
+from slicer.errors import ConfigError
+from tests import documented
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```([^\n]*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+BLOCKS = documented.blocks("README.md")
 
 PARSERS = {
     "headtail-slice": slice_parser,
@@ -33,27 +40,20 @@ PARSERS = {
     "headtail-doctor": doctor_parser,
     "python -m actors": load_parser,
     "python -m deployments.doctor": doctor_parser,
+    "python -m deployments.cli": serve_parser,
 }
-COMMAND = re.compile(r"^(headtail-|python -m |make |ray |\.venv/)")
 
 
 def blocks(kind: str) -> list[str]:
     return [text for info, text in BLOCKS if info == kind]
 
 
-def commands(text: str) -> list[str]:
-    """Commands in a block, comments removed and chains taken apart; ``ray job submit -- X`` gives X as well."""
-    found = []
-    for line in text.splitlines():
-        if COMMAND.match(line):
-            for part in re.split(r"\s+&&\s+", re.sub(r"\s+#.*", "", line)):
-                found.append(part)
-                if part.startswith("ray job submit") and " -- " in part:
-                    found.append(part.partition(" -- ")[2])
-    return found
-
-
-COMMANDS = [command for block in blocks("") for command in commands(block)]
+#: ``ray job submit -- X`` gives X as well.
+COMMANDS = [
+    part
+    for command in documented.all_commands()
+    for part in (command, *([command.partition(" -- ")[2]] if command.startswith("ray job submit") else []))
+]
 
 
 def ours(command: str) -> tuple[argparse.ArgumentParser, list[str]] | None:
@@ -93,6 +93,41 @@ def test_our_commands_parse(command: str, capsys: pytest.CaptureFixture[str]) ->
         parser.parse_args(arguments)
     except SystemExit:
         pytest.fail(f"{command}: {capsys.readouterr().err}")
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """README's server.yaml and fleet.yaml are in the current folder."""
+    documented.put_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("command", [c for c in COMMANDS if (found := ours(c)) and found[0].prog == "headtail-load"])
+def test_load_jobs_are_complete_up_to_what_needs_ray(command: str) -> None:
+    found = ours(command)
+    assert found is not None
+    assert Job(load_config_of(found[0].parse_args(found[1]))).requests > 0
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("command", [c for c in COMMANDS if (found := ours(c)) and found[0].prog == "headtail-serve"])
+def test_servers_are_complete_up_to_what_needs_ray(command: str) -> None:
+    found = ours(command)
+    assert found is not None
+    assert serve_config_of(found[0].parse_args(found[1])).models
+
+
+def test_a_load_job_without_a_load_would_be_found() -> None:
+    with pytest.raises(ConfigError, match="--rate"):
+        load_config_of(load_parser().parse_args(["--out", "report"]))
+
+
+def test_the_fleet_and_the_server_that_are_shown_fit_the_two_cores_that_are_asked_for() -> None:
+    (fleet,), (config,) = map(blocks, ("yaml fleet", "yaml server"))
+    machine = [{"Alive": True, "NodeID": "here", "Resources": {"CPU": 2.0}}]
+    one = Beside("the server", {"CPU": parse_config(yaml.safe_load(config)).cpus}, ("here",))
+    check(machine, demands_of(parse_fleet(yaml.safe_load(fleet))), beside=[one])
 
 
 def test_a_wrong_flag_would_be_found() -> None:

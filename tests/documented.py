@@ -1,0 +1,64 @@
+"""The commands that README and docs/*.md show, and what a test has to know to run them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: Not docs/log.md: it says what was done at its time, with the commands of that time.
+DOCUMENTS = [
+    "README.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md") if path.name != "log.md"),
+]
+
+COMMAND = re.compile(r"^(headtail-|python |make |ray |serve |\.venv/|export |prometheus )")
+
+#: Commands that no test of this machine alone can run, and why. A test asserts that this list is exact.
+ELSEWHERE = {
+    "make demo": "is itself what the README's figures come from, and minutes of work in an environment of its own",
+    "make test": "runs these tests",
+    "make venv": "makes the environment that these tests run in",
+    ".venv/bin/pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu": "needs the internet",
+    "make cluster-test RIG=PATH": "needs root and what makes hosts (tests/rig)",
+    "ray up cluster.yaml": "needs AWS",
+    "ray up cluster-onprem.yaml": "needs several hosts; make cluster-test runs it",
+    "ray down cluster-onprem.yaml": "needs several hosts",
+    "ray rsync-down cluster-onprem.yaml '~/results/' results/": "needs several hosts",
+    "export RAY_AUTH_MODE=token RAY_UP_enable_autoscaler_v2=0": "of the shell that types `ray up`",
+    "ray job submit --address http://192.168.1.10:8265 --working-dir . -- python -m deployments.doctor --address auto "
+    "--cluster '~/ray_bootstrap_config.yaml'": "reads a file that `ray up` writes",
+    "prometheus --config.file=/tmp/ray/session_latest/metrics/prometheus/prometheus.yml "
+    "--storage.tsdb.path=/tmp/prometheus": "a program of the system; make cluster-test runs it",
+}
+
+#: What a command says for a machine of the reader's, and what it is here. Nothing else is changed.
+HEADS = ("http://HEAD:8265", "http://192.168.1.10:8265")
+
+
+def blocks(document: str) -> list[tuple[str, str]]:
+    """(what follows the fence, text) of every block."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(r"^```([^\n]*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    """The commands in a block: comments removed, chains taken apart. What does not begin like one is output."""
+    lines = [re.sub(r"\s+#.*", "", line).strip() for line in text.splitlines() if COMMAND.match(line)]
+    return [part for line in lines for part in re.split(r"\s+&&\s+", line)]
+
+
+def all_commands() -> list[str]:
+    """Of all documents, in order, each once."""
+    found = [
+        c for document in DOCUMENTS for info, text in blocks(document) if info in ("", "text") for c in commands(text)
+    ]
+    return list(dict.fromkeys(found))
+
+
+def put_files(folder: Path) -> None:
+    """README's server.yaml and fleet.yaml, as its reader has them."""
+    for info, text in blocks("README.md"):
+        if info in ("yaml server", "yaml fleet"):
+            (folder / f"{info.removeprefix('yaml ')}.yaml").write_text(text, encoding="utf-8")
