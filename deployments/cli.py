@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 
 from deployments.config import STRATEGIES, ServerConfig, load_config, parse_config
+from slicer.addresses import application_name
 from slicer.errors import HeadTailError
 
 
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. 0: served and stopped; 2: wrong input, nothing was left running."""
     args = parser().parse_args(argv)
     try:
+        application_name(args.name)
         config = config_of(args)
     except HeadTailError as error:
         print(f"headtail-serve: {error}", file=sys.stderr)

@@ -20,6 +20,7 @@ import yaml
 from deployments import doctor_facts
 from deployments.doctor_checks import Facts, Finding, examine
 from deployments.doctor_facts import NodeFacts
+from slicer.addresses import application_name
 from slicer.errors import ConfigError, HeadTailError, ServerError
 
 #: Ray's usual ports: GCS, dashboard, Serve's HTTP.
@@ -145,6 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     address = args.address or ("auto" if args.server or args.cluster else None)
     try:
+        if args.server is not None:
+            application_name(args.server)
         members = members_of(args.cluster)
         facts = look_at_cluster(address, args.shards, args.server, args.timeout) if address else look_here(args.shards)
     except HeadTailError as error:
