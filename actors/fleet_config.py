@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from actors.adaptive import PlanConfig
 from actors.emulated_link import resolve
+from slicer.addresses import application_url
 from slicer.codec import CODECS, IMAGE_CODECS
 from slicer.errors import ConfigError
 from slicer.link_presets import PRESETS
@@ -130,6 +131,8 @@ class GroupConfig(Strict):
                 f"group {self.name!r}: transport {self.transport} with url {self.url!r}; transport http needs the url, "
                 "http://host:port/application, and the others none"
             )
+        if self.url:
+            application_url(self.url)
         if self.link not in ("direct", "emulated", *PRESETS) and ":" not in self.link:
             raise ValueError(
                 f"group {self.name!r}: unknown link {self.link!r}; direct, emulated, {', '.join(PRESETS)}, or "

@@ -22,6 +22,7 @@ from actors.fleet_config import DeviceConfig, FleetConfig, GroupConfig
 from actors.fleet_run import Gone
 from actors.placement import MARK, demands_of, place, release
 from actors.transport import DEVICE_ENV
+from slicer.addresses import bearer_token
 from slicer.errors import HeadTailError
 
 #: How much longer than its plan says a device may take before it is given up.
@@ -192,7 +193,7 @@ def living_nodes() -> list[dict[str, Any]]:
 
 def _token() -> dict[str, str]:
     """The HTTP token of this process, for the devices."""
-    token = os.environ.get("HEADTAIL_TOKEN", "")
+    token = bearer_token(os.environ.get("HEADTAIL_TOKEN", ""), "HEADTAIL_TOKEN")
     return {"HEADTAIL_TOKEN": token} if token else {}
 
 

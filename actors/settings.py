@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from slicer.addresses import application_name
 from slicer.codec import CODECS
 from slicer.errors import ConfigError
 
@@ -72,6 +73,8 @@ class LoadConfig:
     address: str | None = None
 
     def __post_init__(self) -> None:
+        if self.server is not None:
+            application_name(self.server)
         self._check_load()
         self._check_numbers()
         if self.overwrite and self.out is None:

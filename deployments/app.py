@@ -19,6 +19,7 @@ from ray.serve import Application
 from deployments import placement, way_in
 from deployments.config import ServerConfig, load_config, parse_config
 from deployments.tail import TailServer
+from slicer.addresses import application_name
 from slicer.errors import ConfigError, PlacementError, ServerError
 from slicer.serve_settings import environment
 
@@ -50,6 +51,7 @@ def build(args: dict[str, Any] | ServerConfig | None = None) -> Application:
         serve.ingress()(TailServer) if config.http.enabled else TailServer,
         name=DEPLOYMENT,
         num_replicas=config.num_replicas,
+        max_surge_percent=config.max_surge_percent,
         max_ongoing_requests=config.ongoing,
         ray_actor_options={
             **decision.actor_options,
@@ -107,8 +109,10 @@ def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") 
     Several start side by side. Not thread-safe, since Serve's own building of a deployment is not.
 
     Raises:
+        ConfigError: the name is none for an application.
         ServerError: Serve runs without the HTTP port that is asked for.
     """
+    application_name(name)
     asked = _from_args(config if isinstance(config, ServerConfig) else dict(config))
     running = running_serve()
     settled = way_in.settle(asked, placement.living(ray.nodes()), running)
@@ -149,7 +153,19 @@ def _start_serve(config: ServerConfig) -> None:
     if not config.http.enabled:
         serve.start(proxy_location="Disabled")
         return
-    variables = {**environment("controller", http=True), **way_in.own_ports(os.environ)}
+    folder = way_in.private_folder()
+    make = ray.remote(num_cpus=0)(way_in.make_private)
+    ray.get(
+        [
+            make.options(label_selector={"ray.io/node-id": node.node_id}).remote(folder)
+            for node in placement.living(ray.nodes())
+        ]
+    )
+    variables = {
+        **environment("controller", http=True),
+        **way_in.own_ports(os.environ),
+        **way_in.own_files(os.environ, folder),
+    }
     serve.start(
         proxy_location="EveryNode",
         http_options={"host": config.http.host, "port": config.http.port},

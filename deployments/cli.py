@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from deployments.config import STRATEGIES, ModelConfig, ServerConfig, load_config, parse_config
+from slicer.addresses import application_name
 from slicer.errors import ConfigError, HeadTailError
 
 #: Flag -> the key of a model that it sets.
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. 0: served and stopped; 2: wrong input, nothing was left running."""
     args = parser().parse_args(argv)
     try:
+        application_name(args.name)
         config = config_of(args)
     except HeadTailError as error:
         print(f"headtail-serve: {error}", file=sys.stderr)

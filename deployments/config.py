@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from slicer.addresses import application_url, bearer_token
 from slicer.errors import ConfigError
 from slicer.strict import Strict, explain, nearest
 from slicer.yaml_files import read_yaml, shown
@@ -115,6 +116,11 @@ class HttpConfig(Strict):
     max_body_bytes: int = Field(default=64 << 20, ge=1024)
     url: str = ""
 
+    @field_validator("url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        return application_url(url) if url else url
+
     @field_validator("host")
     @classmethod
     def _reachable(cls, host: str) -> str:
@@ -126,6 +132,10 @@ class HttpConfig(Strict):
         return host
 
 
+def _token_of_environment() -> str:
+    return bearer_token(os.environ.get("HEADTAIL_TOKEN", ""), "HEADTAIL_TOKEN")
+
+
 class ServerConfig(Strict):
     """The whole application.
 
@@ -135,6 +145,9 @@ class ServerConfig(Strict):
             living nodes when the application starts.
         executor: ``torch``, ``emulated`` or an own ``package.module:Class``; `executor_options` are its own.
         num_replicas: replicas of the server, an engine and an accelerator (share) each.
+        max_surge_percent: Serve's own: so many more replicas, in percent, may run while a redeploy replaces them. 100:
+            the new one is there before the old one stops, and no request meets a gap; the cluster needs room for both,
+            else the redeploy waits for it. 0: the old one stops first.
         gpus, cpus: what one replica asks of Ray.
         torch_threads: intra-op threads on a CPU; None leaves torch's default.
         max_queue_rows: rows one replica holds before it refuses with `overloaded`, images that wait to be decoded among
@@ -158,6 +171,7 @@ class ServerConfig(Strict):
     executor: str = "torch"
     executor_options: dict[str, Any] = Field(default_factory=dict)
     num_replicas: int = Field(default=1, ge=1)
+    max_surge_percent: int = Field(default=0, ge=0, le=100)
     gpus: float = Field(default=1.0, gt=0)
     cpus: float = Field(default=1.0, ge=0)
     torch_threads: int | None = Field(default=None, ge=1)
@@ -172,7 +186,12 @@ class ServerConfig(Strict):
     shard_dir: str = "~/.cache/headtail/served"
     profile_dir: str | None = None
     http: HttpConfig = HttpConfig()
-    token: str = Field(default_factory=lambda: os.environ.get("HEADTAIL_TOKEN", ""), repr=False)
+    token: str = Field(default_factory=_token_of_environment, repr=False)
+
+    @field_validator("token", mode="before")
+    @classmethod
+    def _sendable(cls, token: Any) -> str:
+        return bearer_token(token, "token")
 
     @field_validator("executor")
     @classmethod
@@ -221,7 +240,7 @@ def parse_config(data: Any) -> ServerConfig:
     if isinstance(data, ServerConfig):
         return data
     if not isinstance(data, dict):
-        raise ConfigError(f"a configuration is a mapping of keys, got {type(data).__name__}: {shown(data)}")
+        raise ConfigError(f"a configuration is a mapping of keys, got {type(data).__name__}")  # it may hold the token
     try:
         return ServerConfig(**data)
     except (ValidationError, TypeError) as error:

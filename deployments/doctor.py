@@ -18,6 +18,7 @@ from typing import Any
 from deployments import doctor_facts
 from deployments.doctor_checks import Facts, Finding, examine
 from deployments.doctor_facts import NodeFacts
+from slicer.addresses import application_name
 from slicer.errors import ConfigError, HeadTailError, ServerError
 from slicer.yaml_files import read_yaml
 
@@ -176,6 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: 0 if nothing failed, else 2."""
     args = parser().parse_args(argv)
     try:
+        if args.server is not None:
+            application_name(args.server)
         facts = look(args)
     except HeadTailError as error:
         print(f"headtail-doctor: {error}", file=sys.stderr)

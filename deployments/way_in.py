@@ -15,12 +15,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from deployments.config import HttpConfig, ServerConfig
 from deployments.placement import Node
 from slicer import packet
 from slicer.errors import ServerError
-from slicer.serve_settings import HAPROXY_PORTS
+from slicer.serve_settings import OWN_FILES, OWN_PORTS
 
 logger = logging.getLogger("ray.serve")
 
@@ -75,9 +76,27 @@ def settle(
 
 
 def own_ports(environ: Mapping[str, str], free: Callable[[int], int] | None = None) -> dict[str, str]:
-    """Variables that put HAProxy's own ports where they are free on this host; what an operator has set stays."""
+    """Variables that put the ports beside the one for requests where they are free on this host; what an operator has
+    set stays."""
     free = free or free_port
-    return {name: environ.get(name) or str(free(port)) for name, port in HAPROXY_PORTS.items()}
+    return {name: environ.get(name) or str(free(port)) for name, port in OWN_PORTS.items()}
+
+
+def own_files(environ: Mapping[str, str], folder: str) -> dict[str, str]:
+    """Variables that put HAProxy's files into `folder`; what an operator has set stays."""
+    return {name: environ.get(name) or str(Path(folder, file)) for name, file in OWN_FILES.items()}
+
+
+def private_folder() -> str:
+    """A name that nobody can guess, for a folder on every node; short, since a socket's path has to be."""
+    return f"/tmp/headtail-{secrets.token_hex(4)}"
+
+
+def make_private(folder: str) -> None:
+    """Make it on this node, for its user alone."""
+    path = Path(folder)
+    path.mkdir(mode=0o700, exist_ok=True)
+    path.chmod(0o700)  # fails where it is another user's; the umask may have taken bits away
 
 
 def free_port(port: int) -> int:

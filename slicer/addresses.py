@@ -37,15 +37,20 @@ def application_url(url: str) -> str:
     """
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port out of range, or brackets without an address
-        good = False
-        parts = urlsplit("")
-    if not good or not url.isascii() or not url.isprintable() or " " in url or parts.query or parts.fragment:
-        raise ConfigError(f"url {url[:200]!r} is no address; write http://host:port/application")
+        port = parts.port  # ValueError where it is out of range
+    except ValueError:
+        raise _no_address(url) from None
     if parts.username is not None or parts.password is not None:
         raise ConfigError("the url holds a user or a password; give http://host:port/application, and HEADTAIL_TOKEN")
+    known = parts.scheme in ("http", "https") and parts.hostname and port != 0
+    if not known or parts.query or parts.fragment or not all("!" <= letter <= "~" for letter in url):
+        raise _no_address(url)
     return url.rstrip("/")
+
+
+def _no_address(url: str) -> ConfigError:
+    shown = "with an @" if "@" in url else repr(url[:200])  # before an @ may stand a password
+    return ConfigError(f"url {shown} is no address; write http://host:port/application")
 
 
 def bearer_token(token: object, where: str) -> str:

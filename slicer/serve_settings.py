@@ -82,6 +82,14 @@ SETTINGS: tuple[Setting, ...] = (
         http=True,
     ),
     Setting(
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S",
+        "120",
+        ("controller",),
+        "A client that sends nothing loses its connection after so long, instead of holding it for an hour. It is of "
+        "silence, so a slow upload lasts as long as it must; a client that waits for its answer is not silent.",
+        http=True,
+    ),
+    Setting(
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S",
         "2",
         ("controller", "replica"),
@@ -91,9 +99,25 @@ SETTINGS: tuple[Setting, ...] = (
     ),
 )
 
-#: HAProxy's statistics and metrics ports by the variable that moves them, at the controller; it binds them on all
-#: interfaces. `deployments.way_in` moves them where they are taken: two Rays on one machine would collide.
-HAPROXY_PORTS: dict[str, int] = {"RAY_SERVE_HAPROXY_STATS_PORT": 8404, "RAY_SERVE_HAPROXY_METRICS_PORT": 9101}
+#: Ports beside the one for requests, by the variable that moves them, at the controller: HAProxy's statistics and
+#: metrics, which it binds on all interfaces, and Serve's own proxy, to which HAProxy turns where an application has no
+#: replica. `deployments.way_in` moves them where they are taken: two Rays on one machine would share them.
+OWN_PORTS: dict[str, int] = {
+    "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
+    "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
+}
+
+#: HAProxy's files by the variable that moves them, at the controller. Ray puts them into a folder in /tmp that anybody
+#: may make first, and any user may write to the admin socket. A folder of the node's id goes between, of 57 bytes,
+#: and HAProxy takes no socket with a path of more than 97.
+OWN_FILES: dict[str, str] = {
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
+}
 
 
 def environment(where: Where, *, http: bool = False) -> dict[str, str]:

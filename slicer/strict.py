@@ -23,7 +23,7 @@ _SECRET = frozenset({"token"})
 class Strict(BaseModel):
     """Base of what is read from YAML: frozen, unknown keys refused, numbers finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
@@ -54,7 +54,8 @@ def _line(item: dict[str, Any], before: str, model: type[BaseModel]) -> str:
     elif kind == "missing":
         message = "missing; give it a value"
     elif kind != "value_error":
-        secret = any(part in _SECRET for part in loc)
+        # A mapping or list in place of another thing is not shown: it may hold the token.
+        secret = any(part in _SECRET for part in loc) or isinstance(item["input"], dict | list)
         message += "" if secret else f" (got {_value(item['input'])})"
         if kind == "literal_error":
             message += nearest(item["input"], _words(str(item["ctx"]["expected"])))

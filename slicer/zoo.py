@@ -192,7 +192,7 @@ def sizes(
     found = list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else [None]
     if len(found) != count or not all(whole(n) for n in found):
         raise ModelError(f"{what} {shown(repr(value) if isinstance(value, str) else value)}: give {meant}")
-    numbers = tuple(operator.index(n) for n in found)
+    numbers = tuple(operator.index(n) for n in found if n is not None)
     if not all(1 <= n <= MAX_SIDE for n in numbers):
         raise ModelError(f"{what} {shown(value)}: each number must be from 1 to {MAX_SIDE}")
     return numbers

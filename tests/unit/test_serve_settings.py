@@ -9,7 +9,7 @@ import pytest
 
 from actors.transport import DEVICE_ENV
 from deployments.config import parse_config
-from slicer.serve_settings import SETTINGS, environment
+from slicer.serve_settings import OWN_FILES, OWN_PORTS, SETTINGS, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +35,8 @@ def test_what_the_operator_set_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_settings_exist_in_the_installed_ray() -> None:
     constants = pytest.importorskip("ray.serve._private.constants")
     text = Path(constants.__file__).read_text(encoding="utf-8")
-    assert [s.name for s in SETTINGS if s.name not in text] == []
+    names = [*(setting.name for setting in SETTINGS), *OWN_PORTS, *OWN_FILES]
+    assert [name for name in names if f'"{name}"' not in text] == []
 
 
 def test_no_other_module_sets_one() -> None:

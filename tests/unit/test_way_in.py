@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import socket
+import stat
+from pathlib import Path
 
 import pytest
 
 from deployments.config import ServerConfig, parse_config
 from deployments.placement import Node
-from deployments.way_in import Running, free_port, own_ports, settle
+from deployments.way_in import Running, free_port, make_private, own_files, own_ports, private_folder, settle
 from slicer.errors import ConfigError, ServerError
-from slicer.serve_settings import HAPROXY_PORTS
+from slicer.serve_settings import OWN_FILES, OWN_PORTS
 
 ONE = [Node("a", "10.0.0.1", {})]
 TWO = [*ONE, Node("b", "10.0.0.2", {})]
@@ -78,9 +80,23 @@ def test_a_given_token_is_kept() -> None:
 
 
 def test_haproxys_own_ports_move_where_they_are_taken_and_the_operators_word_counts() -> None:
-    stats, metrics = HAPROXY_PORTS
-    assert own_ports({}, as_asked) == {stats: "8404", metrics: "9101"}
-    assert own_ports({stats: "8500"}, taken) == {stats: "8500", metrics: "41000"}
+    stats, metrics, fallback = OWN_PORTS
+    assert own_ports({}, as_asked) == {stats: "8404", metrics: "9101", fallback: "8500"}
+    assert own_ports({stats: "8405"}, taken) == {stats: "8405", metrics: "41000", fallback: "41000"}
+
+
+def test_haproxys_files_lie_where_no_other_user_gets_and_a_sockets_path_is_not_too_long(tmp_path: Path) -> None:
+    folder = private_folder()
+    assert folder != private_folder()
+    files = own_files({"RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "/mine/cfg"}, folder)
+    assert files.keys() == OWN_FILES.keys() and files.pop("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC") == "/mine/cfg"
+    assert all(path == folder or path.startswith(f"{folder}/") for path in files.values())
+    node_id = "/" + "f" * 56
+    assert max(len(path) + len(node_id) for path in files.values()) <= 97  # HAProxy's limit for a socket
+
+    make_private(str(tmp_path / "a"))
+    make_private(str(tmp_path / "a"))
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
 
 
 def test_a_port_is_free_until_somebody_listens_there() -> None:
