@@ -4,8 +4,9 @@
 |----------------------------------------------|---------------------------------------------------------------------|
 | 1, L, P, RGB, CMYK, YCbCr, HSV, ... (8 bits) | what PIL converts it to, as timm has it; transparency is dropped    |
 | I;16, I;16L, I;16B, I;16N                    | 8 bits of the mode's 16, rounded (PIL itself would clip at 255)     |
-| I, from a PNG or PGM file                    | the same: these files hold 16 bits                                  |
-| I from elsewhere, F                          | refused: their numbers have no range that says what white is        |
+| the same, from a TIFF file                   | as the file says: of its 12 or 16 bits, and 0 is white where it is  |
+| I, from a PNG or PGM file                    | 8 bits of 16: so these files' samples are given                     |
+| I from elsewhere, F, signed samples          | refused: their numbers have no range that says what white is        |
 
 Images are turned upright by their EXIF orientation, unless the caller wants them as timm has them, which ignores it.
 """
@@ -26,6 +27,10 @@ MAX_ASPECT = 32
 
 _16_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _32_BIT_THAT_HOLD_16 = ("PNG", "PPM")  # what Pillow gives these files' 16-bit samples as
+_FULL_RANGE = (None, "PNG", "PPM", "IM", "JPEG2000")  # whose 16 bits run from black to white; None: made in memory
+
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF's tags
+_WHITE_IS_ZERO, _SIGNED = 0, 2
 
 
 def check_size(width: int, height: int) -> None:
@@ -56,7 +61,7 @@ def plain(image: Image.Image, mode: str, *, upright: bool = True) -> Image.Image
     check_size(*image.size)
     try:
         turned = _upright(image) if upright else image
-        return _eight_bits(turned, getattr(image, "format", None)).convert(mode)
+        return _eight_bits(turned, image).convert(mode)
     except ImageError:
         raise
     except Exception as error:  # PIL has no class of its own for what it cannot convert
@@ -65,17 +70,32 @@ def plain(image: Image.Image, mode: str, *, upright: bool = True) -> Image.Image
         ) from error
 
 
-def _eight_bits(image: Image.Image, file_format: str | None) -> Image.Image:
-    if image.mode in _16_BIT or (image.mode == "I" and file_format in _32_BIT_THAT_HOLD_16):
-        values = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    if image.mode in ("I", "F") or image.mode.startswith(("I;", "F;")):
+def _eight_bits(image: Image.Image, source: Image.Image) -> Image.Image:
+    """`image` in a mode of 8 bits; `source` is as it was opened, and knows of its file."""
+    file_format = source.format
+    tags = getattr(source, "tag_v2", {}) if file_format == "TIFF" else {}
+    signed = _SIGNED in tags.get(_SAMPLE_FORMAT, ())
+    if image.mode in _16_BIT and file_format == "TIFF" and not signed:
+        # Pillow hands these samples over as they are, 12 bits as well, and leaves out what it does for 8: to invert.
+        grey = _scaled(image, (1 << tags.get(_BITS, (16,))[0]) - 1)
+        return ImageOps.invert(grey) if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else grey
+    if image.mode in _16_BIT and file_format in _FULL_RANGE:
+        return _scaled(image, 65535)
+    if image.mode == "I" and file_format in _32_BIT_THAT_HOLD_16:
+        return _scaled(image, 65535)
+    if signed or image.mode in ("I", "F") or image.mode.startswith(("I;", "F;")):
         raise ImageError(
-            f"an image of mode {image.mode}: its numbers do not say which of them is white; save it as 8- or 16-bit "
-            "grey, or as RGB"
+            f"an image of mode {image.mode}{' with signed samples' if signed else ''}: its numbers do not say which of "
+            "them is white; save it as 8- or 16-bit grey, or as RGB"
         )
     # PIL converts these to the others by way of one mode only.
     return image.convert({"La": "LA", "LAB": "RGB"}[image.mode]) if image.mode in ("La", "LAB") else image
+
+
+def _scaled(image: Image.Image, white: int) -> Image.Image:
+    """Its samples of 0 to `white` as 8 bits, rounded."""
+    samples = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((samples * 255 + white // 2) // white).clip(max=255).astype(np.uint8))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -18,6 +18,7 @@ from slicer.codec_images import decode_images, encode_image
 from slicer.errors import CodecError, ImageError
 from slicer.images import Preprocess
 from slicer.pixels import MAX_ASPECT, plain
+from slicer.spec import ModelSpec
 
 RAMP = np.linspace(0, 255, 256, dtype=np.uint8)[None].repeat(64, 0)
 VIT = "vit_tiny_patch16_224"
@@ -43,6 +44,23 @@ def pgm(maxval: int) -> bytes:
     return b"P5 256 64 %d\n" % maxval + samples.tobytes()
 
 
+def tiff(samples: bytes, bits: int, photometric: int, sample_format: int = 1) -> bytes:
+    """A grey TIFF of 256 x 64, as other programs write them and Pillow does not."""
+    tags = [(256, 4, 256), (257, 4, 64), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8), (277, 3, 1)]
+    tags += [(278, 4, 64), (279, 4, len(samples)), (339, 3, sample_format)]
+    entries = b"".join(struct.pack("<HHIHH", tag, kind, 1, value & 65535, value >> 16) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(samples)) + samples + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def twelve_bits() -> bytes:
+    """The ramp, two samples in three bytes."""
+    samples = np.round(RAMP * (4095 / 255)).astype(np.uint16)
+    one, two = samples[:, ::2], samples[:, 1::2]
+    return np.stack([one >> 4, (one & 15) << 4 | two >> 8, two & 255], -1).astype(np.uint8).tobytes()
+
+
+UNDO = (None, None, *map(Image.Transpose, (0, 3, 1, 5, 2, 6, 4)))
+
 DEEP = Image.fromarray(RAMP.astype(np.uint16) * 257)
 
 
@@ -66,6 +84,36 @@ DEEP = Image.fromarray(RAMP.astype(np.uint16) * 257)
 def test_every_grey_image_is_the_same_ramp(image: Image.Image, mode: str) -> None:
     pixels = np.asarray(plain(image, mode).convert("L"))
     assert np.abs(pixels.astype(int) - RAMP).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff((RAMP.astype("<u2") * 257).tobytes(), 16, 1),
+        tiff((65535 - RAMP.astype("<u2") * 257).tobytes(), 16, 0),
+        tiff(RAMP.tobytes(), 8, 1),
+        tiff((255 - RAMP).tobytes(), 8, 0),
+        tiff(twelve_bits(), 12, 1),
+    ],
+    ids=["16", "16 white is zero", "8", "8 white is zero", "12"],
+)
+def test_a_tiff_is_read_as_it_says(preprocess: Preprocess, tmp_path: Path, data: bytes) -> None:
+    assert np.abs(np.asarray(plain(opened(data), "L")).astype(int) - RAMP).max() <= 1
+    (tmp_path / "a.tif").write_bytes(data)  # the tags are still known when the file is closed
+    np.testing.assert_allclose(preprocess(tmp_path / "a.tif"), preprocess(Image.fromarray(RAMP)), atol=0.01)
+
+
+def test_a_tiff_on_its_side_is_still_read_as_it_says() -> None:
+    image = opened(tiff((65535 - RAMP.astype("<u2") * 257).tobytes(), 16, 0))
+    image.getexif()[0x0112] = 6
+    assert np.abs(np.asarray(plain(image, "L")).astype(int) - np.rot90(RAMP, -1)).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_signed_samples_are_refused(bits: int) -> None:
+    samples = RAMP.astype("<u2").tobytes() if bits == 16 else RAMP.tobytes()
+    with pytest.raises(ImageError, match="which of them is white"):
+        plain(opened(tiff(samples, bits, 1, sample_format=2)), "RGB")
 
 
 def test_a_pgm_of_ten_bits_is_scaled_by_its_own_maximum() -> None:
@@ -107,9 +155,9 @@ def test_images_are_turned_upright_once_on_their_whole_way(
     quarters[:32, :48], quarters[:32, 48:], quarters[32:, :48] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    lossless = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}.get(kind, {})
+    lossless: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}.get(kind, {})
     file = tmp_path / f"camera.{kind.lower()}"
-    undo = [None, None, 0, 3, 1, 5, 2, 6, 4][orientation]  # the transposition that a camera held so has made
+    undo = UNDO[orientation]  # the transposition that a camera held so has made
     stored = Image.fromarray(quarters)
     file.write_bytes(saved(stored if undo is None else stored.transpose(undo), kind, exif=exif, **lossless))
 
@@ -127,7 +175,7 @@ def test_a_camera_s_own_file_is_turned_by_the_server_unless_the_model_wants_it_a
     payload = saved(Image.fromarray(RAMP).convert("RGB"), "PNG", exif=exif)
     pixels = opened(payload)
     upright = Preprocess(zoo.resolve(VIT))
-    spec = zoo.check(zoo.ModelSpec(VIT, data_config={"exif_orientation": False}))
+    spec = zoo.check(ModelSpec(VIT, data_config={"exif_orientation": False}))
     as_timm = Preprocess(spec)
     assert not np.array_equal(upright(opened(payload)), as_timm(opened(payload)))
     np.testing.assert_array_equal(decode_images("png", [payload], as_timm)[0], as_timm(pixels.convert("RGB")))
@@ -194,4 +242,4 @@ def test_a_value_that_is_no_switch_is_refused() -> None:
     from slicer.errors import ModelError
 
     with pytest.raises(ModelError, match="exif_orientation is 'no'; it must be true or false"):
-        zoo.check(zoo.ModelSpec(VIT, data_config={"exif_orientation": "no"}))
+        zoo.check(ModelSpec(VIT, data_config={"exif_orientation": "no"}))
