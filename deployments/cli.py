@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + ended.number
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: it was set outside Python
 
 
 def _serve(args: argparse.Namespace, config: ServerConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -90,3 +91,18 @@ def test_a_person_is_told_where_it_is_and_never_the_token(host: str, url: str) -
         assert "headtail-load --address 10.0.0.1:6379 --server cams" in told
     closed = parse_config({"http": {"enabled": False}})
     assert "HTTP" not in cli.running(closed, "cams", "10.0.0.1:6379", False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_the_start_is_one_line_and_its_own_exit_status(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(*_: object) -> int:
+        signal.raise_signal(number)
+        raise AssertionError("the signal should have ended the start")
+
+    monkeypatch.setattr(cli, "_serve", start)
+    before = signal.getsignal(number)
+    assert cli.main([]) == 128 + number
+    assert capsys.readouterr().err == "headtail-serve: interrupted; everything it started is taken back\n"
+    assert signal.getsignal(number) == before
