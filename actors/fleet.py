@@ -29,6 +29,9 @@ __all__ = ["Fleet", "FleetConfig", "load_fleet", "parse_fleet"]
 
 logger = logging.getLogger(__name__)
 
+#: How often a start that takes long says how far it is, seconds.
+SAY_S = 5.0
+
 
 class Fleet:
     """The devices of one fleet file, against one application.
@@ -115,7 +118,20 @@ class Fleet:
         homes = [home for home in self._processes.actors if home not in self._missing]
         calls = {home: self._processes.call(home, method, *args) for home in homes}
         until_s = time.monotonic() + timeout_s
+        self._wait(calls, method, until_s)
         return {name: self._get(name, call, method, until_s - time.monotonic()) for name, call in calls.items()}
+
+    def _wait(self, calls: Mapping[str, Any], method: str, until_s: float) -> None:
+        """Until all have answered or the time is over, with a line of how many have; the first failure is raised."""
+        homes, pending = {call: home for home, call in calls.items()}, list(calls.values())
+        said_s = time.monotonic()
+        while pending and time.monotonic() < until_s:
+            ready, pending = ray.wait(pending, num_returns=1, timeout=min(SAY_S, max(until_s - time.monotonic(), 0.0)))
+            for call in ready:
+                self._get(homes[call], call, method, 1.0)
+            if pending and time.monotonic() - said_s >= SAY_S:
+                said_s = time.monotonic()
+                self._say(f"{len(calls) - len(pending)} of {len(calls)} processes of devices ready ({method})")
 
     def _get(self, name: str, call: Any, method: str, timeout_s: float) -> Any:
         try:

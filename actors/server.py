@@ -234,27 +234,22 @@ def ray_session(address: str | None, quiet: bool = True, *, running: bool = Fals
     import ray
     from ray import serve
 
+    from deployments.connecting import connect
+
     del serve  # imported for its logger, whose INFO lines would bury what the job says; replicas log to files
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Workers of an own cluster get this process's priority; at Ray's default, nice 15, one measures what else runs.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # It warns that a token protects the cluster, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    if running and address is None:
-        address = os.environ.get("RAY_ADDRESS", "auto")
-    try:
-        ray.init(
-            address=address,
-            include_dashboard=False,  # of an own cluster; a running one keeps what it has
-            log_to_driver=not quiet,
-            configure_logging=True,
-            logging_level="WARNING",
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ServerError(
-            f"no Ray cluster at {address or 'RAY_ADDRESS'!r} ({error}); start one with `ray start --head`, or give "
-            "--address local"
-        ) from error
+    connect(
+        address,
+        own=not running,
+        include_dashboard=False,  # of an own cluster; a running one keeps what it has
+        log_to_driver=not quiet,
+        configure_logging=True,
+        logging_level="WARNING",
+    )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)  # after ray.init, which sets its own
     try:

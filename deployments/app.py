@@ -7,16 +7,18 @@ hanging.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve import Application
 
-from deployments import placement, way_in
+from deployments import checks, placement, way_in
 from deployments.config import ServerConfig, load_config, parse_config
 from deployments.tail import TailServer
 from slicer.addresses import application_name
@@ -29,6 +31,12 @@ DEPLOYMENT = "TailServer"
 #: Of a replica. A line per request was 6 % of its time, and metrics count; with the lines off, Serve still makes each
 #: (3 %) and drops it, but for warnings only it does not. A replica has nothing else to say below a warning.
 LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
+
+#: How often a start that takes long says how far it is, seconds.
+SAY_S = 10.0
+
+#: Serve's words for a replica that raised while it started (Ray 2.60); with retries left it goes on trying.
+FAILED = "failed to start with exception"
 
 
 def build(args: dict[str, Any] | ServerConfig | None = None) -> Application:
@@ -93,14 +101,26 @@ def _from_args(args: Mapping[str, Any] | ServerConfig | None) -> ServerConfig:
     return parse_config(values)
 
 
-def run(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") -> None:
-    """Start the application and return when it is RUNNING. Ray must be initialised.
+def run(
+    config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail", say: Callable[[str], None] | None = None
+) -> ServerConfig:
+    """Start the application and return what was settled when it is RUNNING. Ray must be initialised.
+
+    Args:
+        say: told in one line how far the start is, when that changes and every `SAY_S` seconds.
 
     Raises:
+        HeadTailError: the configuration cannot work on the only machine there is.
         PlacementError: no node can hold a replica within `start_timeout_s`; names demand, supply and remedy.
         ServerError: a replica failed to start; holds its message. In both cases the application is taken down.
     """
-    wait_running(name, deploy(config, name=name))
+    try:
+        settled = deploy(config, name=name)
+    except BaseException:
+        stop_quietly(name)  # a signal may have come after Serve was asked
+        raise
+    wait_running(name, settled, say)
+    return settled
 
 
 def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") -> ServerConfig:
@@ -110,12 +130,16 @@ def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") 
 
     Raises:
         ConfigError: the name is none for an application.
-        ServerError: Serve runs without the HTTP port that is asked for.
+        ServerError: Serve runs without the HTTP port that is asked for, or that port is taken.
+        HeadTailError: the configuration cannot work on the only machine there is.
     """
     application_name(name)
     asked = _from_args(config if isinstance(config, ServerConfig) else dict(config))
+    nodes = placement.living(ray.nodes())
+    if len(nodes) == 1 and nodes[0].address == ray.util.get_node_ip_address():
+        checks.check_here(asked)
     running = running_serve()
-    settled = way_in.settle(asked, placement.living(ray.nodes()), running)
+    settled = way_in.settle(asked, nodes, running)
     if running is None:
         _start_serve(settled)
     application = build(settled)
@@ -153,6 +177,11 @@ def _start_serve(config: ServerConfig) -> None:
     if not config.http.enabled:
         serve.start(proxy_location="Disabled")
         return
+    if way_in.free_port(config.http.port) != config.http.port:
+        raise ServerError(
+            f"port {config.http.port} is taken on this machine: end what listens there, or set http: {{port: N}} to "
+            "another one"
+        )
     folder = way_in.private_folder()
     make = ray.remote(num_cpus=0)(way_in.make_private)
     ray.get(
@@ -173,30 +202,41 @@ def _start_serve(config: ServerConfig) -> None:
     )
 
 
-def wait_running(name: str, config: ServerConfig) -> None:
+def wait_running(name: str, config: ServerConfig, say: Callable[[str], None] | None = None) -> None:
     """Return when the application runs and, where it offers HTTP, answers it; raises as `run`, and takes it down then.
 
     Args:
         config: as `deploy` returned it.
+        say: as for `run`.
     """
     try:
-        _wait_running(name, config, time.monotonic() + config.start_timeout_s)
+        _wait_running(name, config, time.monotonic() + config.start_timeout_s, say or (lambda _: None))
         if config.http.enabled is True:
             way_in.wait_reachable(config, name, ray.util.get_node_ip_address())
     except BaseException:
-        serve.delete(name)
+        stop_quietly(name)
         raise
 
 
-def _wait_running(name: str, config: ServerConfig, deadline_s: float) -> None:
+def _wait_running(name: str, config: ServerConfig, deadline_s: float, say: Callable[[str], None]) -> None:
+    said, said_s = "", -SAY_S
     while True:
         status = serve.status().applications.get(name)
         if status is not None and status.status == "RUNNING":
             return
         message = "" if status is None else _message(status)
-        if status is not None and status.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            raise ServerError(f"application {name!r} did not start: {message}")
-        if time.monotonic() > deadline_s:
+        # At the first failure: Serve would try twice more, which takes minutes and gives the same.
+        if (status is not None and status.status in ("DEPLOY_FAILED", "UNHEALTHY")) or FAILED in message:
+            raise ServerError(f"application {name!r} did not start: {innermost(message)}")
+        ready = 0
+        for deployment in status.deployments.values() if status is not None else ():
+            ready += deployment.replica_states.get("RUNNING", 0)
+        progress = f"{ready} of {config.num_replicas} replicas of {name!r} ready"
+        now_s = time.monotonic()
+        if progress != said or now_s - said_s >= SAY_S:
+            say(progress)
+            said, said_s = progress, now_s
+        if now_s > deadline_s:
             nodes = placement.living(ray.nodes())
             lacking = placement.missing(config, placement.decide(config, nodes), nodes)
             raise PlacementError(
@@ -208,7 +248,38 @@ def _wait_running(name: str, config: ServerConfig, deadline_s: float) -> None:
 
 def _message(status: Any) -> str:
     parts = [status.message, *(deployment.message for deployment in status.deployments.values())]
-    return " ".join(part for part in parts if part).strip()
+    return "\n".join(part for part in parts if part).strip()
+
+
+def innermost(message: str) -> str:
+    """What a replica raised, of a traceback that Serve passes on: our own words alone, else kind and words."""
+    # A traceback's last line is "module.Kind: words"; what follows without indentation belongs to the words.
+    raised = list(re.finditer(r"^(?:ray::[^\n]*?: )?((?:\w+\.)*\w*(?:Error|Exception|NotSliceable)): ", message, re.M))
+    if not raised:
+        return message
+    last = raised[-1]
+    words = message[last.end() :].strip()
+    return words if last[1].startswith("slicer.errors.") else f"{last[1]}: {words}"
+
+
+def url(config: ServerConfig, name: str, address: str) -> str:
+    """Where the application answers HTTP, for people; empty where it does not.
+
+    Args:
+        config: as `deploy` returned it.
+        address: of this node.
+    """
+    http = config.http
+    if http.enabled is not True:
+        return ""
+    host = address if http.host in ("0.0.0.0", "::") else http.host
+    return http.url or f"http://{f'[{host}]' if ':' in host else host}:{http.port}/{name}"
+
+
+def stop_quietly(name: str) -> None:
+    """Take an application down whose start failed; the failure counts, not what this may raise."""
+    with contextlib.suppress(Exception):
+        serve.delete(name)
 
 
 def stop(name: str = "headtail", *others: str) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 
 from pydantic import BaseModel
@@ -105,59 +108,108 @@ def config_of(args: argparse.Namespace) -> ServerConfig:
     return parse_config(values)
 
 
+class _Ended(BaseException):
+    """A signal that ends the command; raised in the main thread, so that what was started is taken back."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _end(number: int, _: object) -> None:
+    for again in _SIGNALS:  # a second one must not leave behind what the first is taking back
+        signal.signal(again, signal.SIG_IGN)
+    raise _Ended(number)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. 0: served and stopped; 2: wrong input, nothing was left running."""
+    """Entry point. 0: served and stopped; 2: wrong input; 128 + signal: ended at the start. Nothing is left running."""
     args = parser().parse_args(argv)
+    before = {number: signal.signal(number, _end) for number in _SIGNALS}
     try:
         application_name(args.name)
-        config = config_of(args)
+        return _serve(args, config_of(args))
     except HeadTailError as error:
         print(f"headtail-serve: {error}", file=sys.stderr)
         return 2
+    except _Ended as ended:
+        print("headtail-serve: interrupted; everything it started is taken back", file=sys.stderr)
+        return 128 + ended.number
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: it was set outside Python
 
+
+def _serve(args: argparse.Namespace, config: ServerConfig) -> int:
+    say("importing Ray and torch")
     import ray
 
     from deployments import app
+    from deployments.connecting import connect
 
     embedded = False
     try:
-        try:
-            # Without an address: RAY_ADDRESS, or what `ray start` started here, else a Ray of our own. Never "auto",
-            # which would also find the Ray of somebody's script on this machine.
-            ray.init(address=args.address, include_dashboard=False, log_to_driver=False)
-        except (ConnectionError, ValueError):
-            print(f"headtail-serve: no Ray cluster at {args.address}; start one: ray start --head", file=sys.stderr)
-            return 2
+        say("connecting to Ray, or starting one")
+        # Without an address: RAY_ADDRESS, or what `ray start` started here, else a Ray of our own. Never "auto",
+        # which would also find the Ray of somebody's script on this machine.
+        connect(args.address, include_dashboard=False, log_to_driver=False)
+        for number in _SIGNALS:
+            signal.signal(number, _end)  # Ray has set its own
         node = ray._private.worker._global_node
         embedded = node is not None and node.is_head()
         if embedded and args.detach:
-            print(
-                "headtail-serve: --detach needs a Ray cluster that goes on; start one: ray start --head",
-                file=sys.stderr,
-            )
-            return 2
-        app.run(config, name=args.name)
-        names = ", ".join(f"{model.name} ({model.strategy})" for model in config.models)
-        address = ray.get_runtime_context().gcs_address
-        print(f"application {args.name!r} is running on the Ray cluster {address}: {names}", flush=True)
-        if args.detach:
-            return 0
-        stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
-        stop.wait()
-        app.stop(args.name)
+            raise ConfigError("--detach needs a Ray cluster that goes on; start one: ray start --head")
+        say("starting the application")
+        settled = app.run(config, name=args.name, say=say)
+        print(running(settled, args.name, ray.get_runtime_context().gcs_address, bool(config.token)), flush=True)
+        if not args.detach:
+            try:
+                threading.Event().wait()
+            except _Ended:
+                say("stopping")
+                app.stop(args.name)
         return 0
-    except HeadTailError as error:
-        print(f"headtail-serve: {error}", file=sys.stderr)
-        return 2
     finally:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         if embedded:
             from ray import serve
 
-            serve.shutdown()
-        if ray.is_initialized():
-            ray.shutdown()
+            with contextlib.suppress(Exception):
+                serve.shutdown()
+        ray.shutdown()
+
+
+def running(config: ServerConfig, name: str, cluster: str, own_token: bool) -> str:
+    """What a person needs to know of an application that runs: where it is, and how to ask it; no secret.
+
+    Args:
+        config: as `deployments.app.run` returned it.
+        cluster: ``host:port`` of its Ray.
+        own_token: whether the token is one that was given, not made at the start.
+    """
+    from deployments import app
+
+    names = ", ".join(f"{model.name} ({model.strategy})" for model in config.models)
+    lines = [f"application {name!r} is running on the Ray cluster {cluster}: {names}"]
+    if url := app.url(config, name, cluster.rpartition(":")[0].strip("[]")):
+        token = "none is asked for"
+        if config.token and own_token:
+            token = "as set by the file or HEADTAIL_TOKEN"
+        elif config.token:
+            token = "made at the start, for devices inside Ray only; for others set HEADTAIL_TOKEN before the start"
+        lines += [f"HTTP: {url}; token: {token}", f"  try it: curl {url}/health"]
+    # Ray turns this on by itself where it starts; other processes have to be told.
+    mode = "RAY_AUTH_MODE=token " if os.environ.get("RAY_AUTH_MODE") == "token" else ""
+    lines.append(f"  load it: {mode}headtail-load --address {cluster} --server {name} --rate 10 --duration 10")
+    return "\n".join(lines)
+
+
+def say(line: str, since_s: float = time.monotonic()) -> None:
+    """One line for the person who waits; never on stdout."""
+    print(f"[{time.monotonic() - since_s:5.1f} s] {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

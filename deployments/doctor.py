@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from deployments import doctor_facts
+from deployments.connecting import connect
 from deployments.doctor_checks import Facts, Finding, examine
 from deployments.doctor_facts import NodeFacts
 from slicer.addresses import application_name
-from slicer.errors import ConfigError, HeadTailError, ServerError
+from slicer.errors import ConfigError, HeadTailError
 from slicer.yaml_files import read_yaml
 
 #: Ray's usual ports: GCS, dashboard, Serve's HTTP.
@@ -68,16 +69,7 @@ def look_at_cluster(address: str, shards: str | None, server: str | None, timeou
     from ray import cloudpickle
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    if address not in ("auto", "local") and "://" not in address and not doctor_facts.reachable(address):
-        raise ServerError(f"nothing answers at {address}; give the GCS address, host:6379, and open that port to here")
-    try:
-        context = ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except Exception as error:  # Ray raises ConnectionError, RuntimeError and its own AuthenticationError
-        raise ServerError(
-            f"cannot join the cluster at {address!r}: {error}\n"
-            "Is Ray running there (ray status)? Are Python and Ray the same as there? In token mode: export "
-            "RAY_AUTH_MODE=token and bring the ~/.ray/auth_token of that cluster, not another one"
-        ) from error
+    context = connect(address, own=False, log_to_driver=False, configure_logging=False)
     try:
         dashboard = str(getattr(context, "dashboard_url", "") or "")
         # By value: the nodes need no HeadTail to be looked at.

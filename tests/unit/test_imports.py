@@ -80,11 +80,13 @@ ARROWS: dict[str, set[str]] = {
         "warm_up",
     },
     "way_in": {"placement", "config"},
-    "app": {"tail", "placement", "way_in"},
-    "cli": {"app", "placement"},
+    "checks": {"cost_profiles", "policies"},
+    "app": {"checks", "tail", "placement", "way_in"},
     "doctor_facts": set(),
+    "connecting": {"doctor_facts"},
+    "cli": {"app", "connecting", "placement"},
     "doctor_checks": {"doctor_facts"},
-    "doctor": {"doctor_facts", "doctor_checks"},
+    "doctor": {"connecting", "doctor_facts", "doctor_checks"},
 }
 
 #: Pure state and arithmetic: the simulator runs them in virtual time, on hosts that have neither library.

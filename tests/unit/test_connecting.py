@@ -1,0 +1,74 @@
+"""Why a command cannot join a Ray: one line, with what to do. Nothing here starts Ray."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from deployments import connecting
+from slicer.errors import ServerError
+
+AT = "10.0.0.1:6379"
+NO_TOKEN = "Failed to connect: Unauthenticated: InvalidAuthToken: Authentication token is missing or incorrect"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_a_cluster_with_tokens_says_which_step_is_missing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = RuntimeError(NO_TOKEN)
+    none = connecting.diagnose(AT, NO_TOKEN, error)
+    assert AT in none and "there is none here: copy ~/.ray/auth_token" in none and "RAY_AUTH_MODE=token" in none
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text("secret")
+    unused = connecting.diagnose(AT, NO_TOKEN, error)
+    assert "not in use: export RAY_AUTH_MODE=token" in unused and "secret" not in unused
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert "another token than the one here" in connecting.diagnose(AT, NO_TOKEN, error)
+
+
+def test_another_version_names_both() -> None:
+    said = (
+        "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.9.1\n"
+        "This process on node 10.0.0.2 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+    )
+    line = connecting.diagnose(AT, said, RuntimeError(said))
+    assert "Ray 2.9.0, Python 3.9.1, this process Ray 2." in line and "use the same" in line and "\n" not in line
+
+
+def test_something_else_that_listens_is_no_ray_and_the_line_has_no_noise() -> None:
+    line = connecting.diagnose(AT, "E0000 grpc noise\n" * 20, ConnectionError("timed out\nmore\n"))
+    assert "no Ray that can be joined (timed out)" in line and "noise" not in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("foo", "address 'foo' is none: give HOST:6379, auto or local"),
+        ("127.0.0.1:1", ":1: give the GCS address"),
+    ],
+)
+def test_an_address_without_a_ray_is_refused_before_ray_is_asked(home: Path, address: str, says: str) -> None:
+    with pytest.raises(ServerError, match=says):
+        connecting.connect(address)
+
+
+def test_what_a_dead_ray_left_is_passed_over_or_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ray._private import services
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dead = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setattr(services, "canonicalize_bootstrap_address", lambda _: dead)
+    assert connecting._settle(None, own=True) == (None, "local")
+    assert "has ended, so a new one is started" in capsys.readouterr().err
+    with pytest.raises(ServerError, match=f"{dead}, has ended: start one with `ray start --head`"):
+        connecting._settle(None, own=False)

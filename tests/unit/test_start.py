@@ -1,0 +1,108 @@
+"""A start: what can be refused before it, what a replica's failure says, and what a person is told."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from deployments import app, cli
+from deployments.checks import check_here
+from deployments.config import parse_config
+from slicer.errors import HeadTailError
+
+
+class Broken:
+    """An own strategy whose constructor fails."""
+
+    def __init__(self, model: str, num_slices: int, max_batch: int, max_wait_s: float) -> None:
+        raise RuntimeError("no such table")
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({"name": "vit_tinny_patch16_224"}, "did you mean vit_tiny_patch16_224"),
+        ({"name": "digits_vit", "checkpoint": "absent.pth"}, "checkpoint absent.pth: no such file"),
+        ({"name": "digits_vit", "strategy": "no_such_module:Mine"}, "cannot import no_such_module"),
+        ({"name": "digits_vit", "strategy": "deployments.app:Mine"}, "has no Mine"),
+        ({"name": "digits_vit", "strategy": f"{__name__}:Broken"}, "cannot be made: RuntimeError: no such table"),
+        ({"name": "digits_vit", "strategy": "per_slice", "options": {"order": "newest"}}, "order 'newest'"),
+        ({"name": "digits_vit", "options": {"colour": 1}}, "colour"),
+        ({"name": "digits_vit", "entries": [4]}, "entry 4 is out of range; 4 slices have entries 0 to 3"),
+        ({"name": "digits_vit", "strategy": "continuous", "profile": "absent.yaml"}, "cost profile absent.yaml"),
+        ({"name": "digits_vit", "shards": "absent"}, "absent"),
+        ({"name": "a", "model": "no_such_module:model"}, "cannot import no_such_module"),
+        ({"name": "a", "model": "absent.yaml"}, "absent.yaml"),
+    ],
+)
+def test_what_a_replica_would_refuse_is_refused_before_it_starts(model: dict[str, Any], says: str) -> None:
+    with pytest.raises(HeadTailError) as caught:
+        check_here(parse_config({"models": [model]}))
+    assert says in str(caught.value) and model["name"] in str(caught.value)
+
+
+def test_an_executor_that_cannot_be_imported_is_refused_and_a_good_configuration_is_not() -> None:
+    with pytest.raises(HeadTailError, match="cannot import no_such_module"):
+        check_here(parse_config({"executor": "no_such_module:Mine"}))
+    check_here(parse_config({}))
+
+
+TRACEBACK = """The deployment failed to start 3 times in a row. Error:
+ray::ServeReplica:headtail:TailServer.initialize_and_get_metadata() (pid=1, ip=10.0.0.1)
+  File "a.py", line 1, in f
+    raise KeyError(1)
+KeyError: 1
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "b.py", line 2, in g
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ("slicer.errors.ModelError: it is wrong\nhere; do that", "it is wrong\nhere; do that"),
+        ("slicer.errors.NotSliceable: no boundary: one", "no boundary: one"),
+        ("RuntimeError: no such table", "RuntimeError: no such table"),
+        ("torch.OutOfMemoryError: CUDA out of memory.", "torch.OutOfMemoryError: CUDA out of memory."),
+    ],
+)
+def test_of_a_replicas_traceback_the_innermost_message_is_left(end: str, says: str) -> None:
+    assert app.innermost(TRACEBACK + end) == says
+
+
+def test_words_without_a_traceback_are_left_as_they_are() -> None:
+    assert app.innermost("the replica died: out of memory") == "the replica died: out of memory"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "http://127.0.0.1:8000/cams"), ("0.0.0.0", "http://10.0.0.1:8000/cams")],
+)
+def test_a_person_is_told_where_it_is_and_never_the_token(host: str, url: str) -> None:
+    config = parse_config({"http": {"enabled": True, "host": host, "port": 8000}, "token": "secret-1"})
+    for own in (True, False):
+        told = cli.running(config, "cams", "10.0.0.1:6379", own)
+        assert f"curl {url}/health" in told and "secret-1" not in told and "HEADTAIL_TOKEN" in told
+        assert "headtail-load --address 10.0.0.1:6379 --server cams" in told
+    closed = parse_config({"http": {"enabled": False}})
+    assert "HTTP" not in cli.running(closed, "cams", "10.0.0.1:6379", False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_the_start_is_one_line_and_its_own_exit_status(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(*_: object) -> int:
+        signal.raise_signal(number)
+        raise AssertionError("the signal should have ended the start")
+
+    monkeypatch.setattr(cli, "_serve", start)
+    before = signal.getsignal(number)
+    assert cli.main([]) == 128 + number
+    assert capsys.readouterr().err == "headtail-serve: interrupted; everything it started is taken back\n"
+    assert signal.getsignal(number) == before
