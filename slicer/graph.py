@@ -19,7 +19,7 @@ from torch import fx, nn
 from slicer.errors import NotSliceable
 from slicer.proxy import IN_PLACE_OPERATORS
 from slicer.state import snapshot
-from slicer.tracer import BATCHES, ValueTracer, named_tensors
+from slicer.tracer import BATCHES, Read, ValueTracer, named_tensors
 from slicer.watch import DataUse, Watch, data_use
 
 
@@ -34,6 +34,7 @@ class Traced:
         input_shape: without the batch dimension.
         failures: containers that were kept as one unit, and why.
         constants: tensors that the forward pass makes and that are in no module; `build_span` needs them.
+        reads: numbers that the forward pass read out of weights, in order.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -42,10 +43,16 @@ class Traced:
     input_shape: tuple[int, ...]
     failures: Mapping[str, str]
     constants: Mapping[str, torch.Tensor]
+    reads: tuple[Read, ...] = ()
 
 
-def trace(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> Traced:
+def trace(
+    module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype, reads: Sequence[Read] | None = None
+) -> Traced:
     """Trace `module` (eval mode). Nothing is computed where that can be avoided, so large models are no burden.
+
+    Args:
+        reads: of another trace of this model, for a module that has not its weights.
 
     Raises:
         NotSliceable: the forward pass cannot be expressed as a graph with a free batch size; says why.
@@ -53,10 +60,10 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -
     device = next((tensor.device for tensor in named_tensors(module).values()), torch.device("cpu"))
     try:
         if device.type == "meta":
-            tracer = ValueTracer(module, input_shape, dtype, device, allow_constants=True)
+            tracer = ValueTracer(module, input_shape, dtype, device, allow_constants=True, reads=reads)
             graph = tracer.trace(module)
         else:
-            tracer, graph = _trace_with_weights(module, input_shape, dtype, device)
+            tracer, graph = _trace_with_weights(module, input_shape, dtype, device, reads)
     except DataUse as error:
         raise NotSliceable(data_use(module, str(error))) from error
     except Exception as error:
@@ -68,18 +75,22 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -
 
 
 def _trace_with_weights(
-    module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    reads: Sequence[Read] | None,
 ) -> tuple[ValueTracer, fx.Graph]:
     """Try a copy on meta first. Some models look at values while they run: those are traced with their weights."""
     meta = torch.device("meta")
     try:
-        tracer = ValueTracer(_meta_twin(module), input_shape, dtype, meta, allow_constants=False)
+        tracer = ValueTracer(_meta_twin(module), input_shape, dtype, meta, allow_constants=False, reads=reads)
         return tracer, tracer.trace(tracer.module)
     except Exception:
         restore = snapshot(module)
         try:
             _refuse_data_use(module, torch.zeros(BATCHES[0], *input_shape, dtype=dtype, device=device))
-            tracer = ValueTracer(module, input_shape, dtype, device, allow_constants=True)
+            tracer = ValueTracer(module, input_shape, dtype, device, allow_constants=True, reads=reads)
             return tracer, tracer.trace(module)
         finally:
             restore()
@@ -125,6 +136,7 @@ def _clean(module: nn.Module, graph: fx.Graph, tracer: ValueTracer, input_shape:
         input_shape=input_shape,
         failures=dict(tracer.failures),
         constants=dict(tracer.constants),
+        reads=tuple(tracer.reads),
     )
 
 

@@ -27,8 +27,8 @@ from slicer.wire import ShardInfo
 
 FILE = "manifest.json"
 
-_FORMAT = 1
-_KEYS = frozenset({"format", "spec", "torch", "timm", "boundaries", "shapes", "dtypes", "shards"})
+_FORMAT = 2
+_KEYS = frozenset({"format", "spec", "torch", "timm", "boundaries", "shapes", "dtypes", "shards", "programs", "reads"})
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # no path separators: a manifest comes from another machine
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -44,6 +44,9 @@ class Manifest:
         shapes: activation's shape without batch at cuts 0..n; 0 is the input, n the output.
         dtypes: the activations' dtypes at cuts 0..n, as torch names them.
         shards: one file per slice, S1 first.
+        programs: SHA-256 of what each slice does beside its weights (`slicer.program`).
+        reads: numbers that the model's forward reads out of weights while it is traced: names of these, and the value
+            as a Python literal; whoever loads a span without the weights is told them.
     """
 
     spec: ModelSpec
@@ -53,6 +56,8 @@ class Manifest:
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]
     shards: tuple[ShardInfo, ...]
+    programs: tuple[str, ...]
+    reads: tuple[tuple[str, str], ...] = ()
 
     @property
     def num_slices(self) -> int:
@@ -81,6 +86,8 @@ class Manifest:
             "shapes": self.shapes,
             "dtypes": self.dtypes,
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
+            "programs": self.programs,
+            "reads": self.reads,
         }
         return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -125,6 +132,8 @@ def _parse(document: Any) -> Manifest:
             raise ValueError(f"shard {shard.file!r} has a bad name, sha256 or size")
     if len({shard.file for shard in shards}) != len(shards) or not shards:
         raise ValueError("it must name each shard once, and at least one")
+    if not all(isinstance(program, str) and _SHA256.fullmatch(program) for program in document["programs"]):
+        raise ValueError("programs must be sha256 digests")
     manifest = Manifest(
         spec=ModelSpec(**document["spec"]),
         torch=str(document["torch"]),
@@ -133,8 +142,11 @@ def _parse(document: Any) -> Manifest:
         shapes=tuple(tuple(int(size) for size in shape) for shape in document["shapes"]),
         dtypes=tuple(str(dtype) for dtype in document["dtypes"]),
         shards=shards,
+        programs=tuple(document["programs"]),
+        reads=tuple((str(weights), str(value)) for weights, value in document["reads"]),
     )
     n = manifest.num_slices
-    if (len(manifest.boundaries), len(manifest.shapes), len(manifest.dtypes)) != (n - 1, n + 1, n + 1):
-        raise ValueError(f"boundaries, shapes or dtypes do not fit {n} shards")
+    lengths = (len(manifest.boundaries), len(manifest.shapes), len(manifest.dtypes), len(manifest.programs))
+    if lengths != (n - 1, n + 1, n + 1, n):
+        raise ValueError(f"boundaries, shapes, dtypes or programs do not fit {n} shards")
     return manifest

@@ -22,7 +22,7 @@ from slicer.partition import choose, named
 from slicer.sliced import SlicedModel, SliceInfo, SpanTensor
 from slicer.spec import ModelSpec
 from slicer.state import snapshot
-from slicer.tracer import named_tensors
+from slicer.tracer import Read, named_tensors
 from slicer.verification import Verify
 
 __all__ = ["Boundary", "SliceInfo", "SlicedModel", "SpanTensor", "slice_model", "slice_module", "slice_spec"]
@@ -111,18 +111,19 @@ def slice_module(
     input_shape: Sequence[int],
     spec: ModelSpec | None = None,
     verify: Verify = True,
+    reads: Sequence[Read] | None = None,
 ) -> SlicedModel:
     """Slice a built module, also one on the meta device, whose boundaries and graph are the same as with weights.
 
     Puts `module` into eval mode and switches its gradients off. Arguments and errors as for `slice_model`; on meta
-    nothing can be verified.
+    nothing can be verified. `reads`: the numbers that its forward reads out of weights, for a module without these.
     """
     num_slices, at = _checked_cuts(num_slices, at)
     input_shape = _checked_shape(input_shape)
     module.eval().requires_grad_(False)
     restore = snapshot(module)
     try:
-        return _sliced(module, num_slices, at, tuple(input_shape), spec, verify)
+        return _sliced(module, num_slices, at, tuple(input_shape), spec, verify, reads)
     except Exception:
         restore()
         raise
@@ -135,9 +136,10 @@ def _sliced(
     input_shape: tuple[int, ...],
     spec: ModelSpec | None,
     verify: Verify,
+    reads: Sequence[Read] | None,
 ) -> SlicedModel:
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    traced = trace(module, input_shape, dtype)
+    traced = trace(module, input_shape, dtype, reads)
     crossings = find_crossings(module, traced)
     if len(crossings) < 2:
         raise NotSliceable(

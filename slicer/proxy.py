@@ -54,7 +54,8 @@ class ValueProxy(fx.Proxy):
         return self._record("call_function", getattr, name)
 
     def _same(self, convert: Callable[[Any], Any]) -> Any:
-        first, second = (convert(value) for value in self.values)
+        tracer: Any = self.tracer
+        first, second = (tracer.number(self.node, value, convert) for value in self.values)
         if first != second:
             raise TraceError(f"the batch size decides over {self.node.name!r} (it is {first} or {second})")
         return first

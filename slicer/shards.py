@@ -10,6 +10,7 @@ on the same kind of machine.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import tempfile
@@ -26,7 +27,8 @@ from slicer import tensorfile, zoo
 from slicer.errors import HeadTailError, ModelError, ShardError
 from slicer.manifest import Manifest, load_manifest
 from slicer.model import SlicedModel, slice_module
-from slicer.tracer import named_tensors
+from slicer.program import difference, digest
+from slicer.tracer import Read, named_tensors
 from slicer.wire import ShardInfo
 
 __all__ = ["Manifest", "export", "load_manifest", "load_sliced", "load_span"]
@@ -40,7 +42,8 @@ def export(sliced: SlicedModel, directory: str | Path) -> Manifest:
     that holds this very export is kept, and damaged files in it are replaced.
 
     Raises:
-        ShardError: the model cannot be built again by name, or the directory holds another export.
+        ShardError: the model cannot be built again by name, another build of it is another program (its constructor
+            draws random numbers, say), or the directory holds another export.
     """
     if sliced.spec is None:
         raise ShardError(
@@ -53,6 +56,7 @@ def export(sliced: SlicedModel, directory: str | Path) -> Manifest:
         with tempfile.TemporaryDirectory(prefix=".export-", dir=target) as scratch:
             shards = tuple(_write_slice(sliced, index, Path(scratch)) for index in range(sliced.num_slices))
             manifest = _manifest(sliced, shards)
+            _refuse_other_program(sliced, manifest)
             _refuse_other_export(target, manifest)
             for shard in shards:
                 final = target / shard.file
@@ -86,8 +90,10 @@ def load_span(directory: str | Path, start: int, end: int) -> nn.Module:
     shards = manifest.span_shards(start, end)
     with torch.inference_mode(False):  # the caller may be inside of it; what is made there cannot be traced
         tensors = _read(directory, shards)
-        span = _structure(manifest, str(directory)).span(start, end)
+        sliced = _structure(manifest, str(directory))
+        span = sliced.span(start, end)
         _check(named_tensors(span), tensors, manifest, str(directory))
+        _same_program(sliced, manifest, str(directory))
         _fill(span, tensors)
     return span
 
@@ -103,6 +109,7 @@ def load_slices(directory: str | Path, start: int, end: int) -> list[nn.Module]:
     shards = manifest.span_shards(start, end)
     with torch.inference_mode(False):
         structure = _structure(manifest, str(directory))
+        _same_program(structure, manifest, str(directory))
         slices = []
         for index, shard in enumerate(shards, start):
             tensors = _read(directory, [shard])
@@ -124,6 +131,7 @@ def load_sliced(directory: str | Path) -> SlicedModel:
         tensors = _read(directory, manifest.shards)
         sliced = _structure(manifest, str(directory))
         _check(named_tensors(sliced.tail(0)), tensors, manifest, str(directory))
+        _same_program(sliced, manifest, str(directory))
         _fill(sliced.module, tensors)
         # What no slice needs (a pretraining head, a mask token) is not in the shards, but must not stay on meta.
         unused = {name: tensor for name, tensor in named_tensors(sliced.module).items() if tensor.is_meta}
@@ -151,7 +159,36 @@ def _manifest(sliced: SlicedModel, shards: tuple[ShardInfo, ...]) -> Manifest:
         shapes=tuple(sliced.shape_at(cut) for cut in range(sliced.num_slices + 1)),
         dtypes=(str(sliced.input_dtype).removeprefix("torch."), *(part.dtype for part in sliced.slices)),
         shards=shards,
+        programs=tuple(digest(lines) for lines in sliced.programs),
+        reads=tuple((read.weights, _literal(read)) for read in sliced.reads),
     )
+
+
+def _literal(read: Read) -> str:
+    """What was read, as `ast.literal_eval` takes it."""
+    text = repr(read.value)
+    try:
+        if ast.literal_eval(text) == read.value:
+            return text
+    except (ValueError, SyntaxError):
+        pass
+    raise ShardError(
+        f"forward reads {text[:80]} out of {read.weights}, which cannot be stored; let it be a finite number, "
+        "or keep it a tensor"
+    )
+
+
+def _refuse_other_program(sliced: SlicedModel, manifest: Manifest) -> None:
+    """Build the model once more as whoever loads it will. Raises ShardError where that is another program."""
+    assert sliced.spec is not None
+    again = _structure(manifest, f"{sliced.spec.architecture}, built once more")
+    for index, (mine, other) in enumerate(zip(sliced.programs, again.programs, strict=True), start=1):
+        if mine != other:
+            raise ShardError(
+                f"{sliced.spec.architecture} built once more is another model: in slice {index} "
+                f"{difference(mine, other)}. Whoever loads the shards builds it by name: make its constructor draw no "
+                "random numbers (or seed them), and read neither clock nor environment"
+            )
 
 
 def _refuse_other_export(target: Path, manifest: Manifest) -> None:
@@ -175,16 +212,33 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _same_program(sliced: SlicedModel, manifest: Manifest, source: str) -> None:
+    """Raise ShardError unless each slice does what it did where it was exported."""
+    for index, (lines, exported) in enumerate(zip(sliced.programs, manifest.programs, strict=True), start=1):
+        if digest(lines) != exported:
+            raise ShardError(
+                f"{source}: slice {index} ({', '.join(sliced.slices[index - 1].units[:3])}, ...) is another program "
+                "here: the model's code, or what its constructor depends on, has changed since; "
+                f"{_versions(manifest)}"
+            )
+
+
 def _structure(manifest: Manifest, source: str) -> SlicedModel:
-    """The manifest's model, cut where it says, on meta. Raises ShardError if it differs from what was exported."""
+    """The manifest's model, cut where it says, on meta if it can be. Raises ShardError if its shapes are others."""
     spec = replace(manifest.spec, pretrained=False)
-    where = {"at": manifest.boundaries, "input_shape": manifest.shapes[0], "spec": manifest.spec, "verify": False}
     try:
+        where = {
+            "at": manifest.boundaries,
+            "input_shape": manifest.shapes[0],
+            "spec": manifest.spec,
+            "verify": False,
+            "reads": [Read(weights, ast.literal_eval(value)) for weights, value in manifest.reads],
+        }
         try:
             sliced = slice_module(zoo.build_structure(spec), **where)  # type: ignore[arg-type]
         except ModelError:
             sliced = slice_module(zoo.build(spec), **where)  # type: ignore[arg-type]
-    except HeadTailError as error:
+    except (HeadTailError, ValueError, SyntaxError) as error:
         raise ShardError(f"{source}: {error} ({_versions(manifest)})") from error
     shapes = tuple(sliced.shape_at(cut) for cut in range(manifest.num_slices + 1))
     if shapes != manifest.shapes:

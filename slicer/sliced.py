@@ -13,6 +13,7 @@ from torch import nn
 from slicer.boundaries import Boundary, Crossing
 from slicer.errors import CutError
 from slicer.graph import Traced, build_span
+from slicer.program import program
 from slicer.spec import ModelSpec
 from slicer.tracer import named_tensors
 
@@ -71,6 +72,8 @@ class SlicedModel:
         slices: the n slices in numbers.
         input_shape: of one input, without the batch dimension.
         input_dtype: of the input.
+        programs: what each slice does, line by line (`slicer.program`).
+        reads: the numbers that the model's forward read out of its weights while it was traced.
         shared_names: state_dict keys that more than one slice holds (tied weights, or an embedding that each slice adds
             again); empty for most models, whose heads and tails then have disjoint keys.
     """
@@ -95,6 +98,9 @@ class SlicedModel:
         # _ends[k]: how many crossings lie in the first k slices.
         self._ends = [0, *(cut.index + 1 for cut in cuts), len(crossings)]
         self._state_names = {*dict(module.named_parameters(remove_duplicate=False))}, {*module.state_dict()}
+        # Before anything runs: some units remember the shapes that they have seen.
+        self.programs = tuple(tuple(program(self.span(index, index + 1), module)) for index in range(self.num_slices))
+        self.reads = traced.reads
         tensors = [self.tensors(index, index + 1) for index in range(self.num_slices)]
         self.slices: tuple[SliceInfo, ...] = tuple(
             self._describe(index, tensors[index]) for index in range(len(tensors))

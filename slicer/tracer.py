@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +29,18 @@ _FACTORIES = ("arange", "zeros", "ones", "full", "empty", "linspace", "tensor", 
 #: Tracing patches torch.nn.Module for the whole process (other threads run on undisturbed, see `ValueTracer.off`).
 _ONE_AT_A_TIME = threading.RLock()
 
+#: Methods that make Python values of a tensor's values.
+_READERS = ("item", "tolist", "is_nonzero", "equal", "allclose")
+
+
+@dataclass(frozen=True)
+class Read:
+    """A number, or a list of them, that forward read out of weights; `weights` names these."""
+
+    weights: str
+    value: Any
+
+
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.layout, torch.memory_format, slice)
 
 
@@ -40,8 +53,10 @@ class ValueTracer(fx.Tracer):
         device: where the example runs; on ``meta`` nothing is computed.
         allow_constants: keep tensors that forward makes by means that the graph cannot show. On a meta copy of a model
             their values would be lost.
+        reads: what another trace of this model read; it is taken instead of the values of `module`'s own weights.
 
     Attributes:
+        reads: numbers that forward read out of weights and buffers, in order, each with the names of these.
         failures: containers that were kept whole because tracing into them failed: path and reason.
         constants: tensors made in forward, by the name their get_attr node has.
     """
@@ -53,6 +68,7 @@ class ValueTracer(fx.Tracer):
         dtype: torch.dtype,
         device: torch.device,
         allow_constants: bool,
+        reads: Sequence[Read] | None = None,
     ) -> None:
         super().__init__(autowrap_functions=())
         self._allow_constants = allow_constants
@@ -68,6 +84,8 @@ class ValueTracer(fx.Tracer):
         self._names = {id(tensor): name for name, tensor in reversed(self._tensors.items())}
         self._evaluating = False
         self._thread = threading.get_ident()
+        self.reads: list[Read] = []
+        self._replayed = None if reads is None else iter(reads)
         self.failures: dict[str, str] = {}
         self.constants: dict[str, torch.Tensor] = {}
 
@@ -129,6 +147,41 @@ class ValueTracer(fx.Tracer):
         node.meta["version"] = value._version if isinstance(value, torch.Tensor) else 0
         return self._seen(node)
 
+    def number(self, node: fx.Node, value: Any, convert: Callable[[Any], Any]) -> Any:
+        """``convert(value)``, for a value of `node`: what a tensor is converted to is remembered, or replayed.
+
+        Both example batches see the same number, so it is remembered once.
+        """
+        if not isinstance(value, torch.Tensor):
+            return convert(value)
+        read = node.meta.setdefault("reads", {})
+        what = getattr(convert, "__name__", str(convert))
+        if what not in read:
+            read[what] = self._replay(node) if self._replayed is not None else convert(value)
+            if self._replayed is None:
+                self.reads.append(Read(self._weights_of(node), read[what]))
+        return read[what] if self._replayed is not None else convert(value)
+
+    def _replay(self, node: fx.Node) -> Any:
+        weights = self._weights_of(node)
+        found = next(self._replayed or iter(()), None)
+        if found is None or found.weights != weights:
+            said = "nothing" if found is None else f"a number of {found.weights}"
+            raise TraceError(f"forward reads a number of {weights}, where the export read {said}")
+        return found.value
+
+    def _weights_of(self, node: fx.Node) -> str:
+        """Names of the parameters and buffers that a node is computed from."""
+        found, todo, seen = set(), [node], set()
+        while todo:
+            one = todo.pop()
+            if one not in seen:
+                seen.add(one)
+                todo += one.all_input_nodes
+                if one.op == "get_attr":
+                    found.add(str(one.target))
+        return ", ".join(sorted(found)) or "a constant"
+
     def create_arg(self, a: Any) -> Any:
         """Proxies to their nodes, tensors to get_attr nodes."""
         if isinstance(a, fx.Node):
@@ -162,10 +215,16 @@ class ValueTracer(fx.Tracer):
                 for i, example in enumerate(self._inputs):
                     args, kwargs = _with_values(node.args, i), _with_values(node.kwargs, i)
                     with counter if i == 0 else nullcontext():
-                        values.append(self._run(node.op, node.target, args, kwargs, example))
+                        values.append(self._run_or_read(node, args, kwargs, example))
         finally:
             self._evaluating = False
         return (values[0], values[1]), counter.flops / BATCHES[0]
+
+    def _run_or_read(self, node: fx.Node, args: Any, kwargs: Any, example: torch.Tensor) -> Any:
+        """The node's value; one that makes numbers of a tensor is a read."""
+        if node.op == "call_method" and node.target in _READERS and isinstance(args[0], torch.Tensor):
+            return self.number(node, args[0], lambda tensor: getattr(tensor, str(node.target))(*args[1:], **kwargs))
+        return self._run(node.op, node.target, args, kwargs, example)
 
     def _run(self, op: str, target: Any, args: Any, kwargs: Any, example: torch.Tensor) -> Any:
         if op == "placeholder":
