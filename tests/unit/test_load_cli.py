@@ -138,6 +138,7 @@ SAMPLES: dict[str, tuple[str, ...]] = {
     "max_batch": ("3",),
     "resident": ("all",),
     "out": ("folder",),
+    "overwrite": (),
 }
 ACTIONS = [action for action in cli.parser()._actions if action.dest != "help"]
 LOADS = {
@@ -148,7 +149,7 @@ LOADS = {
     "demo": ("--demo",),
 }
 #: What `--demo` means already.
-SAME = {("demo", "demo"), ("demo", "fleet"), ("demo", "resident")}
+SAME = {("demo", "demo"), ("demo", "overwrite"), ("demo", "fleet"), ("demo", "resident")}
 
 
 @pytest.mark.parametrize("beside", LOADS)
