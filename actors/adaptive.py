@@ -31,7 +31,7 @@ from pydantic import Field
 
 from actors.link_estimate import LinkEstimate
 from actors.self_estimate import SelfEstimate
-from slicer.codec import CODECS, encoded_bytes
+from slicer.codec import CODECS
 from slicer.planner import Choice, DeviceView, Estimate, Facts, Goal, ServerView, choose, estimate, estimate_all
 from slicer.profiles import Profile
 from slicer.strict import Strict
@@ -194,7 +194,7 @@ class Adaptive:
         """The activation with the fewest bytes that the server takes; of equals that of the shortest tail."""
         goal = self._config.goal(None)
         sizes = [
-            (encoded_bytes(codec, self._facts.shapes[cut]), -cut, codec)
+            (self._facts.encoded_bytes(Choice(cut, codec)), -cut, codec)
             for cut in self._facts.entries
             for codec in CODECS
             if codec in self._facts.codecs and goal.agreement_of(codec) >= goal.agreement
@@ -245,6 +245,10 @@ class Adaptive:
     def shape(self, cut: int) -> tuple[int, ...]:
         """Of the activation at a cut."""
         return self._facts.shapes[cut]
+
+    def channel_axis(self, cut: int) -> int | None:
+        """Of the activation at a cut; None: not told."""
+        return self._facts.channel_axes[cut] if self._facts.channel_axes else None
 
     def estimates(self, deadline_ms: float | None = None) -> list[Estimate]:
         """All choices as they look, whatever is on its way."""

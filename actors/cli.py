@@ -160,7 +160,7 @@ def _refuse_idle(args: argparse.Namespace) -> None:
     }
     for name, why in idle.items():
         given = getattr(args, name)
-        if why and given is not None:
+        if why and given is not None and not (name == "warmup" and given == 0):  # 0 is what it comes to
             shown = f"{given:g}" if isinstance(given, float) else given
             raise ConfigError(f"--{name.replace('_', '-')} {shown} would do nothing: {why}; leave it out")
 

@@ -68,6 +68,7 @@ class Head:
         prepare: preprocessing of an image file; a `Preprocess`, if images are sent as they are.
         slices: slices 0, 1, ..., as many as are loaded. `dtype` and `accelerator` are where they run and in what.
         manifest, num_slices: what they are the beginning of; `slice_bytes`: of the shards of all slices.
+        channel_axes: of the activations at the cuts 0..n, for the codecs; empty: measured.
         profile: how long slices and preprocessing take, if they are emulated; `seed`: of the times drawn from it.
         sleep: waits so many seconds.
     """
@@ -80,6 +81,7 @@ class Head:
         manifest: str,
         num_slices: int,
         slice_bytes: Sequence[int] = (),
+        channel_axes: Sequence[int] = (),
         dtype: torch.dtype = torch.float32,
         accelerator: str = "cpu",
         profile: Profile = NATIVE,
@@ -89,6 +91,7 @@ class Head:
         self.manifest = manifest
         self.num_slices = num_slices
         self._slice_bytes = tuple(slice_bytes)
+        self._channel_axes = tuple(channel_axes)
         self._prepare = prepare
         self._slices = list(slices)
         self._dtype = dtype
@@ -143,7 +146,8 @@ class Head:
             codec.check_finite(activation)
             payload, encode_ms = b"", 0.0
         else:
-            payload = codec.encode(choice.codec, activation)
+            axis = self._channel_axes[cut] if self._channel_axes else None
+            payload = codec.encode(choice.codec, activation, axis)
             encode_ms = (time.perf_counter() - head_done) * 1e3
         return Computed(
             self.manifest,

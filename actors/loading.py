@@ -60,6 +60,7 @@ def load_head(served: ServedModel, config: DeviceConfig, get: GetShard) -> Head:
         manifest=manifest.digest,
         num_slices=served.num_slices,
         slice_bytes=[shard.size_bytes for shard in manifest.shards],
+        channel_axes=manifest.channel_axes,
         dtype=dtype,
         accelerator=config.accelerator,
         profile=config.profile,

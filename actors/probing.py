@@ -32,7 +32,7 @@ async def probe(device: Device, planner: Adaptive, choice: Choice | None) -> Non
     if choice is None or served is None:
         return
     shape = planner.shape(choice.cut)
-    payload = codec.encode(choice.codec, np.zeros(shape, np.float32))
+    payload = codec.encode(choice.codec, np.zeros(shape, np.float32), planner.channel_axis(choice.cut))
     began_s = device.clock.now_s()
     request = Request(
         id=f"{device.config.name}/probe-{began_s:.6f}@{device.token}",

@@ -9,8 +9,8 @@ boundaries and models counts.
 
 **Outliers**: channels a hundred times larger than the rest are what ruins per-tensor scales in large transformers; the
 demo models have none. So some channels (--outliers, at least one, drawn by the seed per boundary; the channel axis is
-`slicer.codec_int`'s) are multiplied by 100 before they are encoded and divided by 100 after they are decoded, and the
-tail runs on that. An exact codec would make no difference: what is seen is the codec's error alone, as a model would
+`slicer.codec.measured_axis`'s) are multiplied by 100 before they are encoded and divided by 100 after they are decoded,
+and the tail runs on that. An exact codec would make no difference: what is seen is the codec's error alone, as a model would
 have it whose weights were scaled so. fp16's and bf16's error does not depend on the size, and a scale per channel grows
 with its channel; a scale per tensor, and per token, is set by the outliers. These two are the baselines here
 (symmetric but `per_tensor`, which is affine over minimum to maximum, as in FQ-ViT's).
@@ -55,7 +55,7 @@ from PIL import Image  # noqa: E402
 
 from actors import provenance  # noqa: E402
 from benchmarks.documents import manifest, put  # noqa: E402
-from slicer import codec, codec_int, slice_model  # noqa: E402
+from slicer import codec, slice_model  # noqa: E402
 from slicer.codec_images import IMAGE_CODECS, decode_images, encode_image  # noqa: E402
 from slicer.images import Preprocess, find_images, load_digits, read_image  # noqa: E402
 from slicer.model import SlicedModel  # noqa: E402
@@ -95,7 +95,7 @@ def per_token(bits: int) -> Coder:
     """Symmetric, a scale for every token: over the channels."""
 
     def code(rows: Array) -> Array:
-        axis = 1 + codec_int.channel_axis(rows.shape[1:])
+        axis = 1 + codec.measured_axis(rows[0])
         levels = 2 ** (bits - 1) - 1
         scale = np.maximum(np.abs(rows).max(axis=axis, keepdims=True) / levels, np.float32(1e-30))
         return np.asarray(np.rint(rows / scale) * scale, dtype=np.float32)
@@ -109,9 +109,8 @@ BASELINES: dict[str, Coder] = {
 }
 
 
-def outliers(shape: Sequence[int], share: float, seed: int) -> Array:
+def outliers(shape: Sequence[int], share: float, seed: int, axis: int) -> Array:
     """[1, *ones but for the channels]: 100 for the drawn channels, 1 for the rest."""
-    axis = codec_int.channel_axis(shape)
     factors = np.ones(shape[axis], dtype=np.float32)
     count = max(1, round(share * shape[axis]))
     factors[np.random.default_rng(seed).choice(shape[axis], size=count, replace=False)] = 100
@@ -156,7 +155,10 @@ def agreement(args: argparse.Namespace, model: str, samples: dict[str, list[byte
     reference = best(sliced.module, inputs)
     cuts: dict[str, Any] = {}
     for cut, rows in boundaries(sliced, inputs, args.every):
-        tail, factors = sliced.tail(cut), outliers(rows.shape[1:], args.outliers, args.seed + cut)
+        tail, factors = (
+            sliced.tail(cut),
+            outliers(rows.shape[1:], args.outliers, args.seed + cut, codec.measured_axis(rows[0])),
+        )
         found = {}
         for name, coder in {**CODERS, **BASELINES}.items():
             if name == "fp32":  # exact, so the tail need not run: 1 only if every bit came back

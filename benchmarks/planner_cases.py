@@ -95,7 +95,9 @@ def served(model: str) -> ServedModel:
     """What the server says of a model of SHAPES."""
     shapes = SHAPES[model]
     shards = tuple(ShardInfo(f"slice_{i}.safetensors", f"{i:064x}", 22_000_000) for i in range(1, 5))
-    manifest = Manifest(ModelSpec(model), "torch", "timm", ("a", "b", "c"), shapes, ("float32",) * 5, shards)
+    axes = (0, *(max(len(shape) - 1, 0) for shape in shapes[1:]))
+    names, dtypes, programs = ("a", "b", "c"), ("float32",) * 5, ("0" * 64,) * 4
+    manifest = Manifest(ModelSpec(model), "torch", "timm", names, shapes, dtypes, shards, programs, axes)
     return ServedModel(model, manifest.digest, manifest.to_json(), 4, (0, 1, 2, 3), "continuous", CODECS)
 
 

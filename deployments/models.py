@@ -49,6 +49,7 @@ class HostedModel:
             self.manifest, self.directory = _publish(self.sliced, shard_dir)
         self.num_slices = self.sliced.num_slices
         self.shapes = tuple(self.sliced.shape_at(cut) for cut in range(self.num_slices + 1))
+        self.channel_axes = self.manifest.channel_axes
         self.entries = self._entries()
         self._takes_images = 0 in self.entries and self.shapes[0][0] in (1, 3) and len(self.shapes[0]) == 3
         self._preprocess = Preprocess(self.manifest.spec) if self._takes_images else None
@@ -108,7 +109,7 @@ class HostedModel:
         if request.codec in codec.IMAGE_CODECS:
             return self._check_image(request)
         try:
-            codec.check_payload(request.codec, request.shape, request.payload)
+            codec.check_payload(request.codec, request.shape, request.payload, self.channel_axes[request.cut])
         except CodecError as error:
             return Refusal(request.id, "bad_codec", str(error))
         return None
@@ -132,7 +133,7 @@ class HostedModel:
         if name in codec.IMAGE_CODECS:
             assert self._preprocess is not None, "checked before"
             return decode_images(name, payloads, self._preprocess)
-        return codec.decode_batch(name, payloads, self.shapes[cut], self.receiving)
+        return codec.decode_batch(name, payloads, self.shapes[cut], self.receiving, self.channel_axes[cut])
 
     def release(self) -> None:
         """Forget the weights on the host; whoever runs the model holds what it needs."""

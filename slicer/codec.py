@@ -9,12 +9,13 @@
 | int4  | n / 2 + 2 C, rounded up       | 0.5001 s, s <= max(peak of the channel / 7 * (1 + 2^-7), 2^-126)          |
 
 int8 and int4 refuse more than 2^126. Values are little-endian and row-major; `slicer.codec_int` says where int8 and
-int4 keep their scales and what a channel is. A vector has no channels and goes as bf16 under these two names. Images at
-cut 0: `slicer.codec_images`.
+int4 keep their scales. `axis` is the axis of the channels, 0 or the last, as the manifest says (`channel_axes`).
+Without one, `encode` measures it and a payload's length tells it, as far as it can: for tools without a manifest. A
+vector has no channels and goes as bf16 under these two names. Images at cut 0: `slicer.codec_images`.
 
 Encoding refuses NaN and infinity (of the input, or made by the narrower type), and so does decoding, because on the
 server they would be an answer that looks like one. Rows are encoded one by one on a device and decoded many at a time
-on the server; straight on an accelerator by `slicer.codec_torch`. There is no lossless stage: see benchmarks/codecs.py.
+on the server. There is no lossless stage: see benchmarks/codecs.py.
 All functions may be called from several threads at once.
 """
 
@@ -50,17 +51,17 @@ JOINED_BELOW_BYTES = 32 << 10
 _NOT_FINITE = "the activation holds NaN or infinity; check the image and the head's weights"
 
 
-def encoded_bytes(codec: str, shape: Sequence[int]) -> int:
-    """Exact payload size of one activation of `shape`, in bytes.
+def encoded_bytes(codec: str, shape: Sequence[int], axis: int | None = None) -> int:
+    """Exact payload size of one activation of `shape`, in bytes; without `axis`, with channels along the last one.
 
     Raises:
-        CodecError: the codec is unknown, or a dimension is no whole number above 0.
+        CodecError: the codec is unknown, a dimension is no whole number above 0, or `axis` is neither 0 nor the last.
     """
     if not all(isinstance(size, int) and size > 0 for size in shape):
         raise CodecError(f"shape {tuple(shape)!r}: every dimension must be a whole number above 0")
     stored = _stored_as(codec, shape)
     if stored in codec_int.BITS:
-        return codec_int.encoded_bytes(stored, shape)
+        return codec_int.encoded_bytes(stored, shape, _axis(shape, axis))
     return math.prod(shape) * _DTYPES[stored].itemsize
 
 
@@ -71,13 +72,13 @@ def image_bytes(codec: str, shape: Sequence[int]) -> int | None:
     return math.prod(shape) if codec == "rgb8" else None
 
 
-def encode(codec: str, activation: npt.NDArray[np.floating]) -> bytes:
+def encode(codec: str, activation: npt.NDArray[np.floating], axis: int | None = None) -> bytes:
     """One activation (no batch dimension) to bytes, row-major.
 
     Raises:
         CodecError: it is not finite, or beyond what the codec holds; it is empty; the codec is unknown.
     """
-    encoded_bytes(codec, activation.shape)  # refuses what has no size
+    encoded_bytes(codec, activation.shape, axis)  # refuses what has no size
     stored = _stored_as(codec, activation.shape)
     with np.errstate(over="ignore", invalid="ignore"):
         if stored == "fp16":
@@ -87,7 +88,7 @@ def encode(codec: str, activation: npt.NDArray[np.floating]) -> bytes:
         else:
             x = np.ascontiguousarray(activation, dtype=np.float32)
             if stored in codec_int.BITS:
-                return codec_int.encode(stored, x)
+                return codec_int.encode(stored, x, _measured(x) if axis is None else _axis(x.shape, axis))
             encoded = x.astype("<f4", copy=False) if stored == "fp32" else _to_bf16(x)
             finite = bool(np.isfinite(x if stored == "fp32" else _from_bf16(encoded)).all())
     if not finite:
@@ -104,21 +105,22 @@ def check_finite(activation: npt.NDArray[np.floating]) -> None:
         raise NotFiniteError(_NOT_FINITE)
 
 
-def check_payload(codec: str, shape: Sequence[int], payload: bytes | memoryview) -> None:
-    """Raise CodecError unless `payload` is exactly as long as codec and shape say."""
-    want = encoded_bytes(codec, shape)
+def check_payload(codec: str, shape: Sequence[int], payload: bytes | memoryview, axis: int | None = None) -> None:
+    """Raise CodecError unless `payload` is exactly as long as codec, shape and axis say."""
+    want = encoded_bytes(codec, shape, _told(codec, shape, payload) if axis is None else axis)
     if len(payload) != want:
         raise CodecError(f"the payload has {len(payload)} bytes; {codec} of shape {tuple(shape)} has {want}")
 
 
-def decode_into(codec: str, payload: bytes | memoryview, out: Array) -> None:
+def decode_into(codec: str, payload: bytes | memoryview, out: Array, axis: int | None = None) -> None:
     """Decode one payload into `out` (float32, the activation's shape).
 
     Raises:
         CodecError: the payload has the wrong size, holds NaN or infinity, or scales that `encode` never writes.
     """
-    check_payload(codec, out.shape, payload)
-    _decode(codec, np.frombuffer(payload, dtype=np.uint8)[np.newaxis], out[np.newaxis])
+    axis = _told(codec, out.shape, payload) if axis is None else axis
+    check_payload(codec, out.shape, payload, axis)
+    _decode(codec, np.frombuffer(payload, dtype=np.uint8)[np.newaxis], out[np.newaxis], axis)
 
 
 def ordinary(shape: tuple[int, ...]) -> Array:
@@ -131,6 +133,7 @@ def decode_batch(
     payloads: Sequence[bytes | memoryview],
     shape: Sequence[int],
     empty: Callable[[tuple[int, ...]], Array] = ordinary,
+    axis: int | None = None,
 ) -> Array:
     """Payloads of one codec and shape to one float32 [B, *shape] array, in order; B may be 0.
 
@@ -139,29 +142,29 @@ def decode_batch(
     Raises:
         CodecError: as `decode_into`, if any of them is bad. To learn which, decode one by one: it is the rare case.
     """
+    if axis is None and payloads:
+        told = [_told(codec, shape, payload) for payload in payloads]
+        if len(set(told)) > 1:
+            rows = [decode_batch(codec, [one], shape, axis=own)[0] for one, own in zip(payloads, told, strict=True)]
+            return np.stack(rows)
+        axis = told[0]
     for payload in payloads:
-        check_payload(codec, shape, payload)
+        check_payload(codec, shape, payload, axis)
     out = empty((len(payloads), *shape))
     if payloads and len(payloads[0]) < JOINED_BELOW_BYTES:
-        _decode(codec, np.frombuffer(b"".join(payloads), dtype=np.uint8).reshape(len(payloads), -1), out)
+        _decode(codec, np.frombuffer(b"".join(payloads), dtype=np.uint8).reshape(len(payloads), -1), out, axis)
         return out
     for row, payload in zip(out, payloads, strict=True):
-        _decode(codec, np.frombuffer(payload, dtype=np.uint8)[np.newaxis], row[np.newaxis])
+        _decode(codec, np.frombuffer(payload, dtype=np.uint8)[np.newaxis], row[np.newaxis], axis)
     return out
 
 
-def joined(codec: str, payloads: Sequence[bytes | memoryview], shape: Sequence[int]) -> bytes:
-    """The payloads one after another, each of the right length or CodecError."""
-    for payload in payloads:
-        check_payload(codec, shape, payload)
-    return b"".join(payloads)
-
-
-def error_bound(codec: str, activation: Array) -> npt.NDArray[np.float64]:
+def error_bound(codec: str, activation: Array, axis: int | None = None) -> npt.NDArray[np.float64]:
     """Of each value: how far the decoded one can be from it. Raises CodecError as `encode`."""
     stored, magnitude = _stored_as(codec, activation.shape), np.abs(activation.astype(np.float64))
     if stored in codec_int.BITS:
-        scales = codec_int.scales_of(stored, np.ascontiguousarray(activation, dtype=np.float32))
+        x = np.ascontiguousarray(activation, dtype=np.float32)
+        scales = codec_int.scales_of(stored, x, _measured(x) if axis is None else _axis(x.shape, axis))
         return np.broadcast_to(0.5001 * scales.astype(np.float64), activation.shape)
     if stored == "fp32":
         return np.zeros_like(magnitude)
@@ -175,12 +178,46 @@ def _stored_as(codec: str, shape: Sequence[int]) -> str:
     return "bf16" if codec in codec_int.BITS and not codec_int.has_channels(shape) else codec
 
 
-def _decode(codec: str, raw: npt.NDArray[np.uint8], out: Array) -> None:
+def _axis(shape: Sequence[int], axis: int | None) -> int:
+    last = len(shape) - 1
+    if axis is None or axis == last:
+        return last
+    if axis != 0:
+        raise CodecError(f"axis {axis} of shape {tuple(shape)}: channels run along the first axis or the last")
+    return 0
+
+
+def measured_axis(activation: Array) -> int:
+    """The axis along which the peaks of an activation differ most, the first or the last: the last of two axes."""
+    last = activation.ndim - 1
+    if activation.ndim < 3:
+        return last
+    magnitude, spread = np.abs(activation), {}
+    for axis in (last, 0):
+        peaks = magnitude.max(axis=tuple(other for other in range(activation.ndim) if other != axis))
+        logs = np.log(np.maximum(peaks, np.float32(codec_int.SMALLEST_SCALE)).astype(np.float64))
+        spread[axis] = float(logs.std())
+    return 0 if spread[0] > spread[last] else last
+
+
+def _measured(activation: Array) -> int:
+    """The measured one; the last, where a payload's length could not tell the decoder otherwise."""
+    last = activation.ndim - 1
+    return last if activation.shape[0] == activation.shape[last] else measured_axis(activation)
+
+
+def _told(codec: str, shape: Sequence[int], payload: bytes | memoryview) -> int:
+    """The axis that a payload's length tells."""
+    first = len(shape) > 2 and len(payload) == encoded_bytes(codec, shape, 0) != encoded_bytes(codec, shape)
+    return 0 if first else max(len(shape) - 1, 0)
+
+
+def _decode(codec: str, raw: npt.NDArray[np.uint8], out: Array, axis: int | None) -> None:
     """Payloads of the right length, [B, bytes], into `out` [B, *shape]."""
     stored = _stored_as(codec, out.shape[1:])
     if stored in codec_int.BITS:
         target = out if out.flags.c_contiguous else np.empty(out.shape, dtype=np.float32)
-        codec_int.decode(stored, raw, target)
+        codec_int.decode(stored, raw, target, _axis(out.shape[1:], axis))
         if target is not out:
             np.copyto(out, target)
         return

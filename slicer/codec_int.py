@@ -9,10 +9,9 @@ The payload, little-endian, nothing between the parts:
 value = integer * scale. A scale has 8 significant bits and an integer at most 8, so that their product is exact in
 float32: every decoder, on whatever hardware, gives the same bits.
 
-**Axis.** A channel is the last axis, as ViT's [tokens, C] and Swin's [H, W, C] have it. Three axes of which the last
-two are equal and the first is another are [C, H, W], as a convolution leaves them. Where a shape deceives this rule
-the scales run along another axis: the bound in `slicer.codec` holds all the same, the accuracy has to be measured. A
-vector (a pooled feature) has nothing to share a scale over; `slicer.codec` sends it as bf16.
+**Axis.** A channel runs along one axis, the first or the last. Which one is a fact of the model that its manifest holds
+(`slicer.layout`); the bound in `slicer.codec` holds along any axis, the accuracy does not. A vector (a pooled feature)
+has nothing to share a scale over; `slicer.codec` sends it as bf16.
 
 Why per channel: transformers have a few channels a hundred times larger than the rest, in every token. One scale per
 tensor or per token is then set by them and the rest is rounded away (benchmarks/codecs.py shows it).
@@ -46,36 +45,30 @@ def has_channels(shape: Sequence[int]) -> bool:
     return len(shape) > 1
 
 
-def channel_axis(shape: Sequence[int]) -> int:
-    """Which axis of an activation has the scales: 0 or the last (see the module)."""
-    first = len(shape) == 3 and shape[1] == shape[2] != shape[0]
-    return 0 if first else len(shape) - 1
-
-
-def encoded_bytes(codec: str, shape: Sequence[int]) -> int:
+def encoded_bytes(codec: str, shape: Sequence[int], axis: int) -> int:
     """Exact payload size in bytes."""
-    return 2 * shape[channel_axis(shape)] + (math.prod(shape) * BITS[codec] + 7) // 8
+    return 2 * shape[axis] + (math.prod(shape) * BITS[codec] + 7) // 8
 
 
-def scales_of(codec: str, activation: Array) -> Array:
+def scales_of(codec: str, activation: Array, axis: int) -> Array:
     """The scale of each channel, its peak over 127 (int8) or 7 (int4) rounded up; broadcasts over `activation`.
 
     Raises:
         CodecError: NaN, infinity, or more than LARGEST.
     """
-    bits = _scale_bits(codec, _matrix(activation), _reduced(activation.shape))
+    bits = _scale_bits(codec, _matrix(activation, axis), _reduced(axis))
     shape = [1] * activation.ndim
-    shape[channel_axis(activation.shape)] = -1
+    shape[axis] = -1
     return _floats(bits).reshape(shape)
 
 
-def encode(codec: str, activation: Array) -> bytes:
-    """One contiguous activation of at least two axes to its payload.
+def encode(codec: str, activation: Array, axis: int) -> bytes:
+    """One contiguous activation of at least two axes to its payload; its channels run along `axis`, 0 or the last.
 
     Raises:
         CodecError: NaN, infinity, or more than LARGEST.
     """
-    x, over = _matrix(activation), _reduced(activation.shape)
+    x, over = _matrix(activation, axis), _reduced(axis)
     bits = _scale_bits(codec, x, over)
     # No clipping: a scale is rounded up, so the largest quotient rounds to 127 (7) at most.
     quotients = x * np.expand_dims(np.float32(1) / _floats(bits), over)
@@ -84,22 +77,22 @@ def encode(codec: str, activation: Array) -> bytes:
     return payload
 
 
-def decode(codec: str, raw: Bytes, out: Array) -> None:
+def decode(codec: str, raw: Bytes, out: Array, axis: int) -> None:
     """Decode payloads `raw` [B, encoded_bytes] into `out` [B, *shape], which is contiguous.
 
     Raises:
         CodecError: a scale is none that `encode` writes.
     """
     shape = out.shape[1:]
-    channels = shape[channel_axis(shape)]
+    channels = shape[axis]
     scales = _floats(np.ascontiguousarray(raw[:, : 2 * channels]).view("<u2"))
     if not np.all((scales >= SMALLEST_SCALE) & (scales <= largest_scale(codec))):
         raise bad_scale(codec)
     values = raw[:, 2 * channels :]
     integers = values.view(np.int8) if BITS[codec] == 8 else _unpacked(values)[:, : math.prod(shape)]
-    matrices = (len(raw), *_sides(shape))
+    matrices = (len(raw), *_sides(shape, axis))
     np.multiply(
-        integers.reshape(matrices), np.expand_dims(scales, 1 + _reduced(shape)), out=out.reshape(matrices), dtype="f4"
+        integers.reshape(matrices), np.expand_dims(scales, 1 + _reduced(axis)), out=out.reshape(matrices), dtype="f4"
     )
 
 
@@ -120,18 +113,18 @@ def _levels(codec: str) -> int:
     return 127 if BITS[codec] == 8 else 7
 
 
-def _reduced(shape: Sequence[int]) -> int:
+def _reduced(axis: int) -> int:
     """The axis of the matrix that a scale is shared over."""
-    return 1 if channel_axis(shape) == 0 else 0
+    return 1 if axis == 0 else 0
 
 
-def _sides(shape: Sequence[int]) -> tuple[int, int]:
-    return (shape[0], math.prod(shape[1:])) if channel_axis(shape) == 0 else (math.prod(shape[:-1]), shape[-1])
+def _sides(shape: Sequence[int], axis: int) -> tuple[int, int]:
+    return (shape[0], math.prod(shape[1:])) if axis == 0 else (math.prod(shape[:-1]), shape[-1])
 
 
-def _matrix(activation: Array) -> Array:
+def _matrix(activation: Array, axis: int) -> Array:
     """[values, C], or [C, values] for channels first."""
-    return activation.reshape(_sides(activation.shape))
+    return activation.reshape(_sides(activation.shape, axis))
 
 
 def _packed(codec: str, integers: npt.NDArray[np.int8]) -> npt.NDArray[np.generic]:

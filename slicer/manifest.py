@@ -28,7 +28,9 @@ from slicer.wire import ShardInfo
 FILE = "manifest.json"
 
 _FORMAT = 2
-_KEYS = frozenset({"format", "spec", "torch", "timm", "boundaries", "shapes", "dtypes", "shards", "programs", "reads"})
+_KEYS = frozenset(
+    {"format", "spec", "torch", "timm", "boundaries", "shapes", "dtypes", "shards", "programs", "reads", "channel_axes"}
+)
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # no path separators: a manifest comes from another machine
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -45,6 +47,8 @@ class Manifest:
         dtypes: the activations' dtypes at cuts 0..n, as torch names them.
         shards: one file per slice, S1 first.
         programs: SHA-256 of what each slice does beside its weights (`slicer.program`).
+        channel_axes: of the activation at cuts 0..n, the axis of the channels without the batch: 0, or the last
+            (`slicer.layout`); what int8 and int4 share their scales over.
         reads: numbers that the model's forward reads out of weights while it is traced: names of these, and the value
             as a Python literal; whoever loads a span without the weights is told them.
     """
@@ -57,6 +61,7 @@ class Manifest:
     dtypes: tuple[str, ...]
     shards: tuple[ShardInfo, ...]
     programs: tuple[str, ...]
+    channel_axes: tuple[int, ...]
     reads: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -87,6 +92,7 @@ class Manifest:
             "dtypes": self.dtypes,
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
             "programs": self.programs,
+            "channel_axes": self.channel_axes,
             "reads": self.reads,
         }
         return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -143,10 +149,14 @@ def _parse(document: Any) -> Manifest:
         dtypes=tuple(str(dtype) for dtype in document["dtypes"]),
         shards=shards,
         programs=tuple(document["programs"]),
+        channel_axes=tuple(int(axis) for axis in document["channel_axes"]),
         reads=tuple((str(weights), str(value)) for weights, value in document["reads"]),
     )
     n = manifest.num_slices
     lengths = (len(manifest.boundaries), len(manifest.shapes), len(manifest.dtypes), len(manifest.programs))
     if lengths != (n - 1, n + 1, n + 1, n):
         raise ValueError(f"boundaries, shapes, dtypes or programs do not fit {n} shards")
+    axes = zip(manifest.channel_axes, manifest.shapes, strict=False)
+    if len(manifest.channel_axes) != n + 1 or any(axis not in (0, max(len(shape) - 1, 0)) for axis, shape in axes):
+        raise ValueError("channel_axes must be the first axis or the last of each activation")
     return manifest

@@ -60,6 +60,7 @@ class Facts:
 
     Attributes:
         shapes: of the activation at the cuts 0..n; `slice_bytes`: weights of each slice.
+        channel_axes: of these activations; empty: the last axis of each.
         entries: cuts that the server takes; `codecs`: codecs that it takes, those of images at cut 0 among them.
     """
 
@@ -67,6 +68,7 @@ class Facts:
     slice_bytes: tuple[int, ...]
     entries: tuple[int, ...]
     codecs: tuple[str, ...]
+    channel_axes: tuple[int, ...] = ()
 
     @property
     def num_slices(self) -> int:
@@ -77,7 +79,13 @@ class Facts:
     def of(cls, served: ServedModel) -> Facts:
         """From what the server says of a model."""
         manifest = Manifest.from_json(served.manifest_json)
-        return cls(manifest.shapes, tuple(s.size_bytes for s in manifest.shards), served.entries, served.codecs)
+        sizes = tuple(shard.size_bytes for shard in manifest.shards)
+        return cls(manifest.shapes, sizes, served.entries, served.codecs, manifest.channel_axes)
+
+    def encoded_bytes(self, choice: Choice) -> int:
+        """Of the activation at a cut, by a codec of activations; exact."""
+        axis = self.channel_axes[choice.cut] if self.channel_axes else None
+        return codecs.encoded_bytes(choice.codec, self.shapes[choice.cut], axis)
 
     def memory_bytes(self, cut: int) -> int:
         """Weights of slices 0:cut and their largest activation, as fp32."""
@@ -266,7 +274,7 @@ def payload_bytes(facts: Facts, choice: Choice, device: DeviceView) -> float | N
     if choice.codec in codecs.IMAGE_CODECS:
         exact = codecs.image_bytes(choice.codec, facts.shapes[0])
         return device.image_bytes.get(choice.codec) if exact is None else exact
-    return codecs.encoded_bytes(choice.codec, facts.shapes[choice.cut])
+    return facts.encoded_bytes(choice)
 
 
 def _wait(busy: float, service_ms: float) -> float:

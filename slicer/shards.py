@@ -25,6 +25,7 @@ from torch import nn
 from slicer import manifest as manifests
 from slicer import tensorfile, zoo
 from slicer.errors import HeadTailError, ModelError, ShardError
+from slicer.layout import channel_axes
 from slicer.manifest import Manifest, load_manifest
 from slicer.model import SlicedModel, slice_module
 from slicer.program import difference, digest
@@ -159,6 +160,7 @@ def _manifest(sliced: SlicedModel, shards: tuple[ShardInfo, ...]) -> Manifest:
         shapes=tuple(sliced.shape_at(cut) for cut in range(sliced.num_slices + 1)),
         dtypes=(str(sliced.input_dtype).removeprefix("torch."), *(part.dtype for part in sliced.slices)),
         shards=shards,
+        channel_axes=channel_axes(sliced),
         programs=tuple(digest(lines) for lines in sliced.programs),
         reads=tuple((read.weights, _literal(read)) for read in sliced.reads),
     )

@@ -40,6 +40,8 @@ MANIFEST = Manifest(
     ((3, 32, 32), (16, 24), (16, 24), (16, 24), (10,)),
     ("float32",) * 5,
     tuple(ShardInfo(f"slice_{i}.safetensors", f"{i:064x}", 1000) for i in range(1, 5)),
+    ("0" * 64,) * 4,
+    (0, 1, 1, 1, 0),
 )
 PLANNED = ServedModel("m", MANIFEST.digest, MANIFEST.to_json(), 4, (0, 1, 2, 3), "per_tail", ("fp32", "int8"))
 

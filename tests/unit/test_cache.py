@@ -33,9 +33,9 @@ def model(*contents: bytes) -> tuple[Manifest, dict[str, bytes]]:
         for i, content in enumerate(contents)
     )
     n = len(contents)
-    manifest = Manifest(
-        ModelSpec("any"), "2", "1", tuple(map(str, range(n - 1))), ((1,),) * (n + 1), ("float32",) * (n + 1), shards
-    )
+    boundaries = tuple(map(str, range(n - 1)))
+    shapes, dtypes, axes = ((1,),) * (n + 1), ("float32",) * (n + 1), (0,) * (n + 1)
+    manifest = Manifest(ModelSpec("any"), "2", "1", boundaries, shapes, dtypes, shards, ("0" * 64,) * n, axes)
     return manifest, {shard.sha256: content for shard, content in zip(shards, contents, strict=True)}
 
 

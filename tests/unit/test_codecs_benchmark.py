@@ -12,10 +12,10 @@ from benchmarks import codecs
 
 
 def test_outliers_are_drawn_along_the_channels_and_repeat_with_the_seed() -> None:
-    factors = codecs.outliers((16, 96), 0.02, seed=5)
+    factors = codecs.outliers((16, 96), 0.02, seed=5, axis=1)
     assert factors.shape == (1, 1, 96) and sorted(factors.ravel())[-3:] == [1, 100, 100]
-    np.testing.assert_array_equal(factors, codecs.outliers((16, 96), 0.02, seed=5))
-    assert codecs.outliers((3, 8, 8), 0.02, seed=0).shape == (1, 3, 1, 1)
+    np.testing.assert_array_equal(factors, codecs.outliers((16, 96), 0.02, seed=5, axis=1))
+    assert codecs.outliers((3, 8, 8), 0.02, seed=0, axis=0).shape == (1, 3, 1, 1)
 
 
 def test_the_baselines_round_each_row_as_their_names_say() -> None:

@@ -191,7 +191,9 @@ def export_two_slices(directory: Path) -> Manifest:
         tensorfile.write(path, {"weight": torch.zeros(4)})
         shards.append(tensorfile.describe(path, path.name))
     spec = ModelSpec("tiny")
-    manifest = Manifest(spec, "2.6", "1.0.20", ("b",), ((1,), (1,), (1,)), ("float32",) * 3, tuple(shards))
+    manifest = Manifest(
+        spec, "2.6", "1.0.20", ("b",), ((1,), (1,), (1,)), ("float32",) * 3, tuple(shards), ("0" * 64,) * 2, (0, 0, 0)
+    )
     (directory / "manifest.json").write_text(manifest.to_json())
     return manifest
 
