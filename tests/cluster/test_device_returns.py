@@ -53,5 +53,6 @@ def test_a_device_that_dies_is_back_in_the_same_run(cluster: Cluster, no_applica
     (absence,) = fleet.absences
     assert absence.devices == ("camera-1",) and absence.to_s is not None
     assert fleet.failures == []
-    assert [line.partition(":")[0] for line in said] == ["missing", "back"]
+    told = [line.partition(":")[0] for line in said if " ready" not in line]  # how far a start is, on a slow machine
+        assert told == ["missing", "back"]
     assert after == before, "on its own node"
