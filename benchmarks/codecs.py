@@ -11,8 +11,8 @@ boundaries and models counts.
 demo models have none. So some channels (--outliers, at least one, drawn by the seed per boundary; the channel axis is
 `slicer.codec.measured_axis`'s) are multiplied by 100 before they are encoded and divided by 100 after they are decoded,
 and the tail runs on that. An exact codec would make no difference: what is seen is the codec's error alone, as a model
-would have it whose weights were scaled so. fp16's and bf16's error does not depend on the size, and a scale per channel grows
-with its channel; a scale per tensor, and per token, is set by the outliers. These two are the baselines here
+would have it whose weights were scaled so. fp16's and bf16's error does not depend on the size, and a scale per channel
+grows with its channel; a scale per tensor, and per token, is set by the outliers. These two are the baselines here
 (symmetric but `per_tensor`, which is affine over minimum to maximum, as in FQ-ViT's).
 
 **Time**: encode and decode of one 197 x 768 activation (ViT-B at 224 px), median, against the link time that the codec

@@ -54,5 +54,5 @@ def test_a_device_that_dies_is_back_in_the_same_run(cluster: Cluster, no_applica
     assert absence.devices == ("camera-1",) and absence.to_s is not None
     assert fleet.failures == []
     told = [line.partition(":")[0] for line in said if " ready" not in line]  # how far a start is, on a slow machine
-        assert told == ["missing", "back"]
+    assert told == ["missing", "back"]
     assert after == before, "on its own node"
