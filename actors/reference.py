@@ -20,6 +20,7 @@ from slicer.errors import ModelError
 from slicer.images import Preprocess
 from slicer.manifest import Manifest
 from slicer.spec import ModelSpec
+from slicer.weights import DTYPES
 
 #: Reads up to `length` bytes of a shard: (sha256, offset, length).
 ReadShard = Callable[[str, int, int], bytes]
@@ -78,7 +79,7 @@ def answers(module: nn.Module, spec: ModelSpec, files: Sequence[Path], batch: in
     with torch.inference_mode():
         for start in range(0, len(files), batch):
             images = [torch.from_numpy(preprocess(file)) for file in files[start : start + batch]]
-            logits = module(torch.stack(images).to(zoo.DTYPES[spec.dtype]))
+            logits = module(torch.stack(images).to(DTYPES[spec.dtype]))
             if logits.ndim != 2:
                 raise ModelError(
                     f"model {spec.architecture!r} gives {tuple(logits.shape[1:])} per image, not one logit per class; "

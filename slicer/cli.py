@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--slices", type=_slices, metavar="N", help="even in FLOPs (default 4); or: all")
     p.add_argument("--at", type=_places, metavar="A,B", help="cut here instead: after these blocks or boundaries")
     p.add_argument("--boundaries", action="store_true", help="list every place where the model can be cut, and stop")
-    p.add_argument("--checkpoint", metavar="F", help="weights file (.safetensors or .pth)")
+    p.add_argument("--checkpoint", metavar="F", help="weights file (.safetensors, .pth, .ckpt, ...)")
     p.add_argument("--pretrained", action="store_true", help="timm's pretrained weights (model hub or its local cache)")
     p.add_argument("--img-size", type=int, metavar="PX", help="side of the square input, if not the model's own")
     p.add_argument("--kwargs", type=_kwargs, metavar="JSON", help='more arguments, such as {"depth": 6}')

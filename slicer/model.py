@@ -24,6 +24,7 @@ from slicer.spec import ModelSpec
 from slicer.state import snapshot
 from slicer.tracer import Read, named_tensors
 from slicer.verification import Verify
+from slicer.weights import convert, refuse_not_finite
 
 __all__ = ["Boundary", "SliceInfo", "SlicedModel", "SpanTensor", "slice_model", "slice_module", "slice_spec"]
 
@@ -78,11 +79,7 @@ def slice_model(
 
         load_checkpoint(name_or_module, str(checkpoint))
     if dtype is not None:
-        from slicer.zoo import DTYPES
-
-        if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise ModelError(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}")
-        name_or_module.to(DTYPES[dtype])
+        convert(name_or_module, dtype)
     shape = _shape_of(name_or_module) if input_shape is None else input_shape
     return slice_module(name_or_module, num_slices, at=at, input_shape=shape, verify=verify)
 
@@ -121,6 +118,7 @@ def slice_module(
     num_slices, at = _checked_cuts(num_slices, at)
     input_shape = _checked_shape(input_shape)
     module.eval().requires_grad_(False)
+    refuse_not_finite(module)
     restore = snapshot(module)
     try:
         return _sliced(module, num_slices, at, tuple(input_shape), spec, verify, reads)

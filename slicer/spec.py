@@ -18,7 +18,7 @@ class ModelSpec:
     Attributes:
         architecture: a timm model name, or ``package.module:callable`` for an own module.
         kwargs: keyword arguments for timm's create_model or the callable (JSON values only).
-        checkpoint: a .safetensors or .pth file with the weights; None for random or pretrained ones.
+        checkpoint: a file with the weights (.safetensors, .pth, .ckpt, ...); None for random or pretrained ones.
         pretrained: load timm's pretrained weights (needs the model hub or its local cache).
         dtype: fp32, fp16 or bf16.
         seed: of the random weights, where there are no others.

@@ -29,12 +29,11 @@ from slicer.errors import ConfigError, ModelError
 from slicer.plugins import load_object
 from slicer.spec import ModelSpec
 from slicer.strict import nearest
+from slicer.weights import DTYPES, convert
 from slicer.yaml_files import read_yaml, shown
 
 #: Trained models that are part of this package; see slicer/demo/README.md.
 DEMO_MODELS: tuple[str, ...] = ("digits_vit", "digits_swin")
-
-DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 #: Of data_config: whether images are turned upright by their EXIF orientation (the default). false: as timm has them.
 EXIF_KEY = "exif_orientation"
@@ -130,7 +129,7 @@ def build(spec: ModelSpec) -> nn.Module:
             module = _instantiate(spec)
         if spec.checkpoint is not None:
             load_checkpoint(module, spec.checkpoint)
-        return module.to(DTYPES[spec.dtype]).eval().requires_grad_(False)
+        return convert(module, spec.dtype).eval().requires_grad_(False)
 
 
 def build_structure(spec: ModelSpec) -> nn.Module:
