@@ -95,6 +95,16 @@ def _refuse_data_use(module: nn.Module, x: torch.Tensor) -> None:
         return
 
 
+def takes(module: nn.Module, input_shape: tuple[int, ...]) -> bool:
+    """Whether `module` runs on inputs of that shape, as far as can be seen without computing anything."""
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            _meta_twin(module)(torch.empty(2, *input_shape))
+    except Exception:  # whatever a model raises for a shape that it does not take
+        return False
+    return True
+
+
 def _meta_twin(module: nn.Module) -> nn.Module:
     """A copy of `module` whose tensors have shapes but no values, made without copying any weight."""
     memo: dict[int, Any] = {}

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torch import nn
 from slicer import verification
 from slicer.boundaries import Boundary, find_crossings
 from slicer.errors import ModelError, NotSliceable
-from slicer.graph import Traced, trace
+from slicer.graph import Traced, takes, trace
 from slicer.partition import choose, named
 from slicer.sliced import SlicedModel, SliceInfo, SpanTensor
 from slicer.spec import ModelSpec
@@ -135,10 +136,7 @@ def _sliced(
     traced = trace(module, input_shape, dtype)
     crossings = find_crossings(module, traced)
     if len(crossings) < 2:
-        raise NotSliceable(
-            f"{type(module).__name__} offers no boundary: between its units always more than one tensor is alive, "
-            f"or one without a row per image{_because(traced)}"
-        )
+        raise NotSliceable(f"{type(module).__name__} offers no boundary: {_because(module, traced)}")
     boundaries = tuple(crossing.boundary for crossing in crossings[:-1])
     total = crossings[-1].boundary.flops
     cuts = choose(boundaries, total, num_slices) if at is None else named(boundaries, at)
@@ -148,15 +146,35 @@ def _sliced(
     return sliced
 
 
-def _because(traced: Traced) -> str:
-    return "".join(f"; {path} is one unit, because: {reason}" for path, reason in traced.failures.items())
+def _because(module: nn.Module, traced: Traced) -> str:
+    called = {str(node.target) for node in traced.nodes if node in traced.data and node.op == "call_module"}
+    data_nodes = [node for node in traced.data if node.op != "placeholder"]
+    if len(called) == 1 and len(data_nodes) <= 2:
+        (path,) = called
+        kind = type(module.get_submodule(path)).__name__
+        said = f"all of it is one unit, its {path} ({kind}), which holds no list of blocks that could be recorded"
+    else:
+        said = "between its units always more than one tensor is alive, or one without a row per image"
+    return said + "".join(f"; {path} is one unit, because: {reason}" for path, reason in traced.failures.items())
 
 
 def _shape_of(module: nn.Module) -> tuple[int, ...]:
-    """Shape of one input, as the module says by itself (timm's models do); else ImageNet's."""
-    config = getattr(module, "pretrained_cfg", None) or {}
-    embed = getattr(module, "patch_embed", None)
-    channels, height, width = getattr(module, "input_shape", None) or config.get("input_size") or (3, 224, 224)
+    """Shape of one input, as the module says by itself (timm's models do); else ImageNet's.
+
+    What a model's config says may be outdated by options such as img_size and in_chans, which its parts tell.
+    """
+    if (own := getattr(module, "input_shape", None)) is not None:
+        return tuple(int(size) for size in own)
+    wrapped = [part for part in module.modules() if getattr(part, "pretrained_cfg", None)]
+    model = wrapped[0] if wrapped else module
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    channels, height, width = config.get("input_size") or (3, 224, 224)
+    embed = getattr(model, "patch_embed", None)
     height, width = getattr(embed, "img_size", None) or (height, width)
-    channels = getattr(getattr(embed, "proj", None), "in_channels", channels)
-    return (int(channels), int(height), int(width))
+    first: Any = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    if isinstance(config.get("first_conv"), str):
+        with contextlib.suppress(AttributeError):
+            first = model.get_submodule(config["first_conv"])
+    said, other = (int(channels), int(height), int(width)), getattr(first, "in_channels", channels)
+    # Built for other channels (in_chans), or the first layer gathers pixels into channels before its convolution.
+    return said if other == channels or takes(module, said) else (int(other), *said[1:])
