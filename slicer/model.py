@@ -16,7 +16,7 @@ from torch import nn
 from slicer import verification
 from slicer.boundaries import Boundary, find_crossings
 from slicer.errors import ModelError, NotSliceable
-from slicer.graph import Traced, takes, trace
+from slicer.graph import Traced, must_be_plain, takes, trace
 from slicer.partition import choose, named
 from slicer.sliced import SlicedModel, SliceInfo, SpanTensor
 from slicer.spec import ModelSpec
@@ -62,6 +62,24 @@ def slice_model(
         ModelError: the model is unknown or cannot be built; as NotSliceable: it offers no boundary, and why.
         CutError: num_slices or `at` does not fit the model.
     """
+    with torch.inference_mode(False):  # the caller may be inside of it; what is made there cannot be traced
+        return _slice_model(
+            *(name_or_module, num_slices, at, pretrained, checkpoint, input_shape, dtype, seed, verify), timm_kwargs
+        )
+
+
+def _slice_model(
+    name_or_module: str | nn.Module,
+    num_slices: NumSlices,
+    at: Sequence[str | int] | None,
+    pretrained: bool,
+    checkpoint: str | None,
+    input_shape: Sequence[int] | None,
+    dtype: str | None,
+    seed: int | None,
+    verify: Verify,
+    timm_kwargs: dict[str, Any],
+) -> SlicedModel:
     if isinstance(name_or_module, str):
         from slicer import zoo
 
@@ -69,6 +87,7 @@ def slice_model(
             name_or_module, kwargs=timm_kwargs, checkpoint=checkpoint, pretrained=pretrained, dtype=dtype, seed=seed
         )
         return slice_spec(spec, num_slices, at, input_shape=input_shape, verify=verify)
+    must_be_plain(name_or_module)
     if pretrained or timm_kwargs or seed is not None:
         given = ", ".join([*timm_kwargs, *(["pretrained"] * pretrained), *(["seed"] * (seed is not None))])
         raise ModelError(f"{given} cannot be applied to a module that is built already; build it with them")
@@ -115,10 +134,13 @@ def slice_module(
     Puts `module` into eval mode and switches its gradients off. Arguments and errors as for `slice_model`; on meta
     nothing can be verified.
     """
-    module.eval().requires_grad_(False)
-    restore = snapshot(module)
+    must_be_plain(module)
+    with torch.inference_mode(False):
+        module.eval().requires_grad_(False)
+        restore = snapshot(module)
     try:
-        return _sliced(module, num_slices, at, tuple(input_shape), spec, verify)
+        with torch.inference_mode(False):
+            return _sliced(module, num_slices, at, tuple(input_shape), spec, verify)
     except Exception:
         restore()
         raise

@@ -130,7 +130,7 @@ class ValueTracer(fx.Tracer):
             self.graph.erase_node(node)
             raise
         value = node.meta["values"][0]
-        node.meta["version"] = value._version if isinstance(value, torch.Tensor) else 0
+        node.meta["version"] = version(value)
         return self._seen(node)
 
     def create_arg(self, a: Any) -> Any:
@@ -279,6 +279,11 @@ def _has_blocks(module: nn.Module) -> bool:
         name in ("blocks", "layers", "stages") and isinstance(child, (nn.Sequential, nn.ModuleList)) and len(child) > 0
         for name, child in module.named_children()
     )
+
+
+def version(value: object) -> int:
+    """How often a tensor was written into; tensors made in inference mode do not count it."""
+    return value._version if isinstance(value, torch.Tensor) and not value.is_inference() else 0
 
 
 def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
