@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from slicer.errors import NotSliceable
+from slicer.errors import CutError, ModelError, NotSliceable
 from slicer.proxy import IN_PLACE_OPERATORS
 from slicer.state import snapshot
-from slicer.tracer import BATCHES, Read, ValueTracer, named_tensors
+from slicer.tracer import BATCHES, Read, ValueTracer, named_tensors, version
 from slicer.watch import DataUse, Watch, data_use
 
 
@@ -104,6 +105,42 @@ def _refuse_data_use(module: nn.Module, x: torch.Tensor) -> None:
         raise
     except Exception:  # the trace will say it
         return
+
+
+def must_be_plain(module: Any) -> None:
+    """Raise ModelError unless `module` is a module whose Python code can be traced."""
+    kind, remedy = type(module).__name__, ""
+    if not isinstance(module, nn.Module):
+        remedy = "give a model's name as str, or a torch.nn.Module"
+        if isinstance(module, os.PathLike):
+            remedy = f"give a path as str: {os.fspath(module)!r}"
+    elif isinstance(module, torch.jit.ScriptModule):
+        remedy = "it is compiled by torch.jit; give the torch.nn.Module it was made of"
+    elif isinstance(getattr(module, "_orig_mod", None), nn.Module):
+        remedy = "it is compiled by torch.compile; give the module it was made of (its _orig_mod)"
+    elif isinstance(module, fx.GraphModule) and _is_exported(module):
+        remedy = "it comes out of torch.export, with its batch size and units lost; give the torch.nn.Module before it"
+    if remedy:
+        raise ModelError(f"a {kind} cannot be sliced: {remedy}")
+
+
+def _is_exported(module: nn.Module) -> bool:
+    """Whether torch.export made it, which forbids eval()."""
+    try:
+        module.eval()
+    except NotImplementedError:
+        return True
+    return False
+
+
+def takes(module: nn.Module, input_shape: tuple[int, ...]) -> bool:
+    """Whether `module` runs on inputs of that shape, as far as can be seen without computing anything."""
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            _meta_twin(module)(torch.empty(2, *input_shape))
+    except Exception:  # whatever a model raises for a shape that it does not take
+        return False
+    return True
 
 
 def _meta_twin(module: nn.Module) -> nn.Module:
@@ -222,12 +259,23 @@ def batch_multiple(node: fx.Node) -> int | None:
     return factor if (factor * BATCHES[0], factor * BATCHES[1]) == (first, second) else None
 
 
+def must_have_shape(x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """`x`, unchanged. Raises CutError unless its rows have `shape`: sizes inside of a span hold for that one only."""
+    if isinstance(x, torch.Tensor) and tuple(x.shape[1:]) != tuple(shape):
+        raise CutError(
+            f"a span takes rows of shape {tuple(shape)}, not {tuple(x.shape[1:])}; slice the model with the "
+            "input_shape that it shall run with"
+        )
+    return x
+
+
 def build_span(
     module: nn.Module, traced: Traced, start: fx.Node, body: Sequence[fx.Node], end: fx.Node
 ) -> fx.GraphModule:
     """A module that computes `end` from `start` by running the data nodes `body`; it shares `module`'s weights."""
     graph = fx.Graph()
-    source = graph.placeholder("x")
+    shape = batch_shape(start)
+    source = graph.call_function(must_have_shape, (graph.placeholder("x"), shape))
     # Some units overwrite their input (ReLU(inplace=True)). The caller's tensor must survive.
     env: dict[fx.Node, Any] = {start: graph.call_method("clone", (source,)) if overwritten(start) else source}
     batch: list[fx.Node] = []
@@ -258,7 +306,7 @@ def build_span(
 def overwritten(node: fx.Node) -> bool:
     """Whether anything wrote into the node's tensor after it was made (on the example that was traced)."""
     value, _ = node.meta["values"]
-    return bool(value._version != node.meta["version"])
+    return bool(version(value) != node.meta["version"])
 
 
 def _graph_module(module: nn.Module, traced: Traced, graph: fx.Graph) -> fx.GraphModule:

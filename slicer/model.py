@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from torch import nn
 from slicer import verification
 from slicer.boundaries import Boundary, find_crossings
 from slicer.errors import CutError, ModelError, NotSliceable
-from slicer.graph import Traced, trace
+from slicer.graph import Traced, must_be_plain, takes, trace
 from slicer.partition import choose, named
 from slicer.sliced import SlicedModel, SliceInfo, SpanTensor
 from slicer.spec import ModelSpec
@@ -64,6 +65,24 @@ def slice_model(
         ModelError: the model is unknown or cannot be built; as NotSliceable: it offers no boundary, and why.
         CutError: num_slices or `at` does not fit the model.
     """
+    with torch.inference_mode(False):  # the caller may be inside of it; what is made there cannot be traced
+        return _slice_model(
+            *(name_or_module, num_slices, at, pretrained, checkpoint, input_shape, dtype, seed, verify), timm_kwargs
+        )
+
+
+def _slice_model(
+    name_or_module: str | os.PathLike[str] | nn.Module,
+    num_slices: NumSlices,
+    at: Sequence[str | int] | None,
+    pretrained: bool,
+    checkpoint: str | os.PathLike[str] | None,
+    input_shape: Sequence[int] | None,
+    dtype: str | None,
+    seed: int | None,
+    verify: Verify,
+    timm_kwargs: dict[str, Any],
+) -> SlicedModel:
     if not isinstance(name_or_module, nn.Module):
         from slicer import zoo
 
@@ -71,6 +90,7 @@ def slice_model(
             name_or_module, kwargs=timm_kwargs, checkpoint=checkpoint, pretrained=pretrained, dtype=dtype, seed=seed
         )
         return slice_spec(spec, num_slices, at, input_shape=input_shape, verify=verify)
+    must_be_plain(name_or_module)
     if pretrained or timm_kwargs or seed is not None:
         given = ", ".join([*timm_kwargs, *(["pretrained"] * pretrained), *(["seed"] * (seed is not None))])
         raise ModelError(f"{given} cannot be applied to a module that is built already; build it with them")
@@ -117,11 +137,14 @@ def slice_module(
     """
     num_slices, at = _checked_cuts(num_slices, at)
     input_shape = _checked_shape(input_shape)
-    module.eval().requires_grad_(False)
-    refuse_not_finite(module)
-    restore = snapshot(module)
+    must_be_plain(module)
+    with torch.inference_mode(False):
+        module.eval().requires_grad_(False)
+        refuse_not_finite(module)
+        restore = snapshot(module)
     try:
-        return _sliced(module, num_slices, at, tuple(input_shape), spec, verify, reads)
+        with torch.inference_mode(False):
+            return _sliced(module, num_slices, at, tuple(input_shape), spec, verify, reads)
     except Exception:
         restore()
         raise
@@ -140,10 +163,7 @@ def _sliced(
     traced = trace(module, input_shape, dtype, reads)
     crossings = find_crossings(module, traced)
     if len(crossings) < 2:
-        raise NotSliceable(
-            f"{type(module).__name__} offers no boundary: between its units always more than one tensor is alive, "
-            f"or one without a row per image{_because(traced)}"
-        )
+        raise NotSliceable(f"{type(module).__name__} offers no boundary: {_because(module, traced)}")
     boundaries = tuple(crossing.boundary for crossing in crossings[:-1])
     total = crossings[-1].boundary.flops
     cuts = choose(boundaries, total, num_slices) if at is None else named(boundaries, at)
@@ -181,15 +201,35 @@ def _checked_cuts(num_slices: Any, at: Any) -> tuple[NumSlices, list[str | int] 
     return count, places
 
 
-def _because(traced: Traced) -> str:
-    return "".join(f"; {path} is one unit, because: {reason}" for path, reason in traced.failures.items())
+def _because(module: nn.Module, traced: Traced) -> str:
+    called = {str(node.target) for node in traced.nodes if node in traced.data and node.op == "call_module"}
+    data_nodes = [node for node in traced.data if node.op != "placeholder"]
+    if len(called) == 1 and len(data_nodes) <= 2:
+        (path,) = called
+        kind = type(module.get_submodule(path)).__name__
+        said = f"all of it is one unit, its {path} ({kind}), which holds no list of blocks that could be recorded"
+    else:
+        said = "between its units always more than one tensor is alive, or one without a row per image"
+    return said + "".join(f"; {path} is one unit, because: {reason}" for path, reason in traced.failures.items())
 
 
 def _shape_of(module: nn.Module) -> tuple[int, ...]:
-    """Shape of one input, as the module says by itself (timm's models do); else ImageNet's."""
-    config = getattr(module, "pretrained_cfg", None) or {}
-    embed = getattr(module, "patch_embed", None)
-    channels, height, width = getattr(module, "input_shape", None) or config.get("input_size") or (3, 224, 224)
+    """Shape of one input, as the module says by itself (timm's models do); else ImageNet's.
+
+    What a model's config says may be outdated by options such as img_size and in_chans, which its parts tell.
+    """
+    if (own := getattr(module, "input_shape", None)) is not None:
+        return tuple(int(size) for size in own)
+    wrapped = [part for part in module.modules() if getattr(part, "pretrained_cfg", None)]
+    model = wrapped[0] if wrapped else module
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    channels, height, width = config.get("input_size") or (3, 224, 224)
+    embed = getattr(model, "patch_embed", None)
     height, width = getattr(embed, "img_size", None) or (height, width)
-    channels = getattr(getattr(embed, "proj", None), "in_channels", channels)
-    return (int(channels), int(height), int(width))
+    first: Any = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    if isinstance(config.get("first_conv"), str):
+        with contextlib.suppress(AttributeError):
+            first = model.get_submodule(config["first_conv"])
+    said, other = (int(channels), int(height), int(width)), getattr(first, "in_channels", channels)
+    # Built for other channels (in_chans), or the first layer gathers pixels into channels before its convolution.
+    return said if other == channels or takes(module, said) else (int(other), *said[1:])

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from slicer.tracer import version
+
 _CONTAINERS = (list, dict, OrderedDict, defaultdict, set, deque)
 _OPAQUE = (type, ModuleType, FunctionType, MethodType, BuiltinFunctionType, nn.Module, torch.Generator)
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -84,8 +86,7 @@ def fingerprint(module: nn.Module) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path, value in kept_values(module):
         if isinstance(value, torch.Tensor):
-            written = 0 if value.is_inference() else value._version
-            found[path] = (tuple(value.shape), value.dtype, id(value), written)
+            found[path] = (tuple(value.shape), value.dtype, id(value), version(value))
         elif not isinstance(value, fx.Proxy):
             found[path] = value
     return found

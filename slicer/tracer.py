@@ -7,8 +7,11 @@ batch and stays symbolic; a model that decides something by it cannot be traced,
 
 from __future__ import annotations
 
+import importlib
 import operator
+import sys
 import threading
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -45,7 +48,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.
 
 
 class ValueTracer(fx.Tracer):
-    """Records a module's forward down to its units (see `is_container`); every other argument keeps its default.
+    """Records a module's forward down to its units (see `Containers`); every other argument keeps its default.
 
     Args:
         input_shape: shape of one input, without the batch dimension.
@@ -80,6 +83,7 @@ class ValueTracer(fx.Tracer):
                 value.copy_(torch.randn(value.shape, generator=generator))
         self.module = module
         self._modules = dict(module.named_modules())
+        self._containers = Containers(module)
         self._tensors = named_tensors(module)
         self._names = {id(tensor): name for name, tensor in reversed(self._tensors.items())}
         self._evaluating = False
@@ -114,7 +118,7 @@ class ValueTracer(fx.Tracer):
         if self.off:
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
-        if is_container(m):
+        if m in self._containers:
             before = len(self.graph.nodes)
             try:
                 return forward(*args, **kwargs)
@@ -144,7 +148,7 @@ class ValueTracer(fx.Tracer):
             self.graph.erase_node(node)
             raise
         value = node.meta["values"][0]
-        node.meta["version"] = value._version if isinstance(value, torch.Tensor) else 0
+        node.meta["version"] = version(value)
         return self._seen(node)
 
     def number(self, node: fx.Node, value: Any, convert: Callable[[Any], Any]) -> Any:
@@ -252,8 +256,24 @@ class ValueTracer(fx.Tracer):
                 return Sizes(items)
             return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
         if isinstance(first, dict):
-            return {key: self.create_proxy("call_function", operator.getitem, (node, key), {}) for key in first}
+            return self._seen_dict(node, first)
         return ValueProxy(node, self)
+
+    def _seen_dict(self, node: fx.Node, first: dict[Any, Any]) -> Any:
+        """A dict of the same class; what it keeps in attributes as well, such as fields of a dataclass, goes along."""
+        items = {key: self.create_proxy("call_function", operator.getitem, (node, key), {}) for key in first}
+        if type(first) is dict:
+            return items
+        # Not by the class's own means: transformers' outputs refuse most of them.
+        seen = type(first).__new__(type(first))
+        put = OrderedDict.__setitem__ if isinstance(first, OrderedDict) else dict.__setitem__
+        by_id = {}
+        for key, item in items.items():
+            put(seen, key, item)
+            by_id[id(dict.__getitem__(first, key))] = item
+        for name, value in getattr(first, "__dict__", {}).items():
+            vars(seen)[name] = by_id.get(id(value), value)
+        return seen
 
 
 def _with_values(argument: Any, i: int) -> Any:
@@ -270,14 +290,47 @@ def _with_values(argument: Any, i: int) -> Any:
     return argument
 
 
-def is_container(module: nn.Module) -> bool:
-    """Whether to trace into a called module; everything else is one unit."""
-    name = type(module).__name__
-    if isinstance(module, nn.Sequential) or name.endswith("Stage") or name == "BasicLayer":
-        return True
-    if type(module).__module__.startswith("torch.nn."):
-        return False
-    return any(_has_blocks(child) for child in module.modules())
+class Containers:
+    """Which modules of a model to trace into; each of the others is one unit.
+
+    timm's modules are known by the names of their parts, so that the names of their boundaries stay what they are. In
+    anyone else's, structure decides: whatever holds a list of units somewhere, unless it is one of several of its kind
+    in such a list, which makes it a block.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self._repeated = {id(item) for part in root.modules() for item in _repeated(part)}
+
+    def __contains__(self, module: nn.Module) -> bool:
+        kind, home = type(module).__name__, type(module).__module__
+        if isinstance(module, nn.Sequential) or kind.endswith("Stage") or kind == "BasicLayer":
+            return True
+        if isinstance(module, (nn.TransformerEncoder, nn.DataParallel)):
+            return True
+        if home.startswith("torch.nn."):
+            return False
+        if any(_has_blocks(child) for child in module.modules()):
+            return True
+        if home.startswith("timm."):
+            return hasattr(module, "pretrained_cfg") or hasattr(module, "default_cfg")  # a whole model in another's
+        return id(module) not in self._repeated and any(_holds_units(child) for child in module.modules())
+
+
+def _repeated(module: nn.Module) -> list[nn.Module]:
+    """The items of a list that are not the only one of their class."""
+    if not isinstance(module, (nn.Sequential, nn.ModuleList)):
+        return []
+    kinds = Counter(type(item) for item in module)
+    return [item for item in module if kinds[type(item)] > 1]
+
+
+def _holds_units(module: nn.Module) -> bool:
+    """Whether `module` has a list of at least two items with weights."""
+    return any(
+        isinstance(child, (nn.Sequential, nn.ModuleList))
+        and sum(next(item.parameters(), None) is not None for item in child) > 1
+        for child in module.children()
+    )
 
 
 def _has_blocks(module: nn.Module) -> bool:
@@ -285,6 +338,11 @@ def _has_blocks(module: nn.Module) -> bool:
         name in ("blocks", "layers", "stages") and isinstance(child, (nn.Sequential, nn.ModuleList)) and len(child) > 0
         for name, child in module.named_children()
     )
+
+
+def version(value: object) -> int:
+    """How often a tensor was written into; tensors made in inference mode do not count it."""
+    return value._version if isinstance(value, torch.Tensor) and not value.is_inference() else 0
 
 
 def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -310,6 +368,9 @@ def _recorded_factories(tracer: ValueTracer) -> Iterator[None]:
 
         return call
 
+    if "einops" in sys.modules:  # its functions ask for a tensor's class
+        _backends = importlib.import_module("einops._backends")
+        _backends._type2backend[ValueProxy] = _backends.get_backend(torch.empty(0))
     # `with torch.device(...)` remembers torch's factories when it is first used; it must never see the patched ones, or
     # it would do nothing for the rest of the process.
     with torch.device("meta"):

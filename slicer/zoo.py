@@ -26,6 +26,7 @@ from torch import nn
 
 from slicer.checkpoints import load_checkpoint
 from slicer.errors import ConfigError, ModelError
+from slicer.graph import must_be_plain
 from slicer.plugins import load_object
 from slicer.spec import ModelSpec
 from slicer.strict import nearest
@@ -313,6 +314,7 @@ def _call_own(spec: ModelSpec) -> nn.Module:
         raise ModelError(f"{_said(spec)} cannot be built: {type(error).__name__}: {_first_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"{_said(spec)} returned {type(module).__name__}; it must return a torch.nn.Module")
+    must_be_plain(module)
     return module
 
 

@@ -118,7 +118,7 @@ def test_a_number_that_the_checkpoint_holds_is_loaded_with_it(tmp_path: Path, ki
     if "unit.keep" in state:
         state["unit.keep"] = torch.tensor(7)
     torch.save(state, tmp_path / "weights.pth")
-    sliced = slice_model(f"{HERE}build", 3, checkpoint=str(tmp_path / "weights.pth"), kind=kind)
+    sliced = slice_model(f"{HERE}build", 3, input_shape=(3, 4, 4), checkpoint=str(tmp_path / "weights.pth"), kind=kind)
     export(sliced, tmp_path / "shards")
     x = torch.randn(2, 3, 4, 4)
     with torch.inference_mode():
@@ -171,7 +171,7 @@ def drawn(how: str, source: str) -> nn.Module:
     ],
 )
 def test_a_constructor_that_draws_is_refused_where_it_is_exported(tmp_path: Path, how: str, source: str) -> None:
-    sliced = slice_model(f"{HERE}drawn", 3, how=how, source=source)
+    sliced = slice_model(f"{HERE}drawn", 3, input_shape=(3, 4, 4), how=how, source=source)
     with pytest.raises(ShardError, match=r"built once more is another model: in slice \d .* became .* draw no random"):
         export(sliced, tmp_path / "shards")
     assert not (tmp_path / "shards" / "manifest.json").exists()
@@ -182,7 +182,7 @@ def test_an_environment_that_has_changed_is_refused_where_it_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setenv("HEADTAIL_TEST_SCALE", "2")
-    sliced = slice_model(f"{HERE}drawn", 3, how=how, source="environment")
+    sliced = slice_model(f"{HERE}drawn", 3, input_shape=(3, 4, 4), how=how, source="environment")
     export(sliced, tmp_path)
     x = torch.randn(2, 3, 4, 4)
     with torch.inference_mode():
@@ -210,7 +210,7 @@ def tensors() -> nn.Module:
 
 
 def test_random_tensors_outside_the_state_dict_are_stored(tmp_path: Path) -> None:
-    sliced = slice_model(f"{HERE}tensors", 3)
+    sliced = slice_model(f"{HERE}tensors", 3, input_shape=(3, 4, 4))
     export(sliced, tmp_path)
     x = torch.randn(2, 3, 4, 4)
     with torch.inference_mode():
