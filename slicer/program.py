@@ -8,6 +8,7 @@ of hashes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -18,9 +19,12 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+_LIBRARIES = frozenset({"torch", "timm", "torchvision", "numpy", "builtins", "collections", "functools", "operator"})
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _MODULE_S_OWN = frozenset(vars(nn.Module())) | {"_forward_hooks_always_called", "call_super_init"}
 _NUMBERS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.layout, torch.memory_format)
-_DEPTH = 6
+_DEPTH = 12
+_OBJECT = 4  # of the depth, what an object costs: they refer to each other in circles
 
 
 def program(span: nn.Module, module: nn.Module) -> list[str]:
@@ -62,25 +66,93 @@ def _unit(unit: nn.Module) -> Iterator[str]:
         for name in sorted(vars(part).keys() - _MODULE_S_OWN):
             if (text := _value(vars(part)[name], _DEPTH)) is not None:
                 yield f"{path or '.'}.{name} = {text}"
+        for name in _HOOKS:
+            for hook in getattr(part, name).values():
+                yield f"{path or '.'}.{name}: {_callable(hook)}"
 
 
 def _kind(cls: type) -> str:
-    """A class by its name, and by its source where that is not a library's, whose version stands in the manifest."""
+    """A class by its name; one that is no library's (whose version stands in the manifest) also by its source and by
+    what its methods read of the class and of its module. What a constructor reads shows in the attributes."""
     name = f"{cls.__module__}.{cls.__qualname__}"
-    if cls.__module__.partition(".")[0] in ("torch", "timm", "torchvision", "builtins", "collections"):
+    if _of_library(cls.__module__):
         return name
+    own = [base for base in cls.__mro__ if not _of_library(base.__module__)]
+    methods = [m for base in own for key, m in vars(base).items() if inspect.isfunction(m) and key != "__init__"]
+    read = {used for method in methods for used in _names(method.__code__)}
+    # Found on the class as Python would, so that what a subclass overrides counts once.
+    shared = {key: getattr(cls, key) for base in own for key in vars(base) if key in read and not key.startswith("__")}
+    values = {key: text for key, value in shared.items() if (text := _constant(value, _DEPTH)) is not None}
+    reads = [text for method in methods for text in _globals(method, _DEPTH)]
+    return f"{name} {_source(cls)} {sorted(values.items())} {sorted(set(reads))}"
+
+
+def _of_library(module: str | None) -> bool:
+    return (module or "builtins").partition(".")[0] in _LIBRARIES
+
+
+def _source(thing: Any) -> str:
     try:
-        source = inspect.getsource(cls)
+        return hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()[:16]
     except (OSError, TypeError):  # made at run time
-        return name
-    return f"{name} {hashlib.sha256(source.encode()).hexdigest()[:16]}"
+        return ""
 
 
-def _callable(function: Any) -> str:
+def _names(code: Any) -> Iterator[str]:
+    """The globals and attributes that a function's code names, those of functions inside of it included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if inspect.iscode(constant):
+            yield from _names(constant)
+
+
+def _globals(function: Any, depth: int) -> Iterator[str]:
+    """The constants and own functions that a function reads from its module."""
+    for name in sorted(set(_names(function.__code__)) & function.__globals__.keys()):
+        text = _constant(function.__globals__[name], depth)
+        if text is not None:
+            yield f"{name}={text}"
+
+
+def _constant(value: Any, depth: int) -> str | None:
+    """A plain value, array, tensor or own function that stands beside a function; None for anything else."""
+    if inspect.isfunction(value):
+        return _function(value, depth)
+    if isinstance(value, torch.Tensor) and not value.is_meta:
+        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return f"tensor({value.dtype}, {tuple(value.shape)}, {_value(raw, 1)})"
+    plain = isinstance(value, (*_NUMBERS, np.ndarray, np.generic, list, tuple, dict, set, frozenset))
+    return _value(value, depth) if plain else None
+
+
+def _callable(function: Any, depth: int = _DEPTH) -> str:
     if isinstance(function, functools.partial):
-        return f"partial({_callable(function.func)}, {_value(function.args, 3)}, {_value(function.keywords, 3)})"
+        return (
+            f"partial({_callable(function.func)}, {_value(function.args, _DEPTH)}, {_value(function.keywords, _DEPTH)})"
+        )
+    if inspect.ismethod(function):
+        return f"{_callable(function.__func__, depth)} of {_value(function.__self__, depth - _OBJECT)}"
+    if inspect.isfunction(function):
+        return _function(function, depth)
     module = getattr(function, "__module__", None) or getattr(function, "__objclass__", type(function)).__module__
     return f"{module}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
+def _function(function: Any, depth: int) -> str:
+    """A function by its name; an own one also by its source, defaults, and what it reads from around it."""
+    name = f"{function.__module__}.{function.__qualname__}"
+    if _of_library(function.__module__):
+        return name
+    name, inner = f"{name} {_source(function)}", depth - _OBJECT  # functions may call each other in circles
+    if inner <= 0:
+        return name
+    around = []
+    for key, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # not assigned yet
+            around.append(f"{key}={_value(cell.cell_contents, inner)}")
+    around += (f"default {_value(value, inner)}" for value in function.__defaults__ or ())
+    around += (f"{key}={_value(value, inner)}" for key, value in sorted((function.__kwdefaults__ or {}).items()))
+    return f"{name} {[*around, *_globals(function, inner)]}"
 
 
 def _said(argument: Any, number: Mapping[fx.Node, int]) -> str:
@@ -102,8 +174,10 @@ def _value(value: Any, depth: int) -> str | None:
     """A plain value as text; None for what is no part of the program (tensors, modules, devices) or is not plain."""
     if isinstance(value, _NUMBERS):
         return repr(value)
-    if isinstance(value, (torch.Tensor, nn.Module, torch.device, torch.Generator)) or depth == 0:
+    if isinstance(value, (torch.Tensor, nn.Module, torch.device, torch.Generator)) or depth <= 0:
         return None
+    if isinstance(value, np.ndarray) and value.dtype.hasobject:
+        return _value(value.tolist(), depth)
     if isinstance(value, np.ndarray):
         return (
             f"array({value.dtype}, {value.shape}, {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()})"
@@ -117,8 +191,16 @@ def _value(value: Any, depth: int) -> str | None:
         return "{" + ", ".join(sorted(str(_value(item, depth - 1)) for item in value)) + "}"
     if isinstance(value, Sequence):
         return f"{type(value).__name__}({', '.join(str(_value(item, depth - 1)) for item in value)})"
-    if callable(value) or isinstance(value, type):
-        return _callable(value)
-    if held := getattr(value, "__dict__", None):
-        return f"{type(value).__qualname__}{_value(held, depth - 1)}"
-    return type(value).__qualname__
+    if isinstance(value, (type, functools.partial)) or inspect.isroutine(value):
+        return _callable(value, depth)
+    slots = {name for base in type(value).__mro__ for name in _slots(base) if hasattr(value, name)}
+    held = {**{name: getattr(value, name) for name in slots}, **getattr(value, "__dict__", {})}
+    name = type(value).__qualname__
+    if not _of_library(type(value).__module__):
+        name += f" {_source(type(value))}"
+    return f"{name}{_value(held, depth - _OBJECT)}" if held else name
+
+
+def _slots(cls: type) -> Sequence[str]:
+    slots = vars(cls).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)

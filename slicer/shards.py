@@ -30,6 +30,7 @@ from slicer.manifest import Manifest, load_manifest
 from slicer.model import SlicedModel, slice_module
 from slicer.program import difference, digest
 from slicer.tracer import Read, named_tensors
+from slicer.weights import refuse_not_finite
 from slicer.wire import ShardInfo
 
 __all__ = ["Manifest", "export", "load_manifest", "load_sliced", "load_span"]
@@ -51,6 +52,7 @@ def export(sliced: SlicedModel, directory: str | Path) -> Manifest:
             f"{type(sliced.module).__name__} was given as a module, so whoever loads its shards could not build it; "
             "write a function that builds it and slice it by name: slice_model('package.module:function')"
         )
+    refuse_not_finite(sliced.module)  # its weights may have changed since it was sliced
     target = Path(directory)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -291,3 +293,7 @@ def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
             setattr(part, field, nn.Parameter(tensor, requires_grad=False))
         else:
             setattr(part, field, tensor)
+    try:
+        refuse_not_finite(module)
+    except ModelError as error:
+        raise ShardError(f"shards: {error}, and export again") from error
