@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeGuard
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -193,7 +193,7 @@ def sizes(
     return numbers
 
 
-def whole(value: object) -> bool:
+def whole(value: object) -> TypeGuard[SupportsIndex]:
     """Whether it is an integer, numpy's included; neither a boolean nor a tensor or array, which also count."""
     return isinstance(value, SupportsIndex) and not isinstance(value, bool | np.bool_ | torch.Tensor | np.ndarray)
 
