@@ -87,7 +87,7 @@ def resolve(
     if kwargs:
         spec = replace(spec, kwargs={**spec.kwargs, **kwargs})
     if checkpoint is not None or pretrained:  # other weights than the file's
-        spec = replace(spec, checkpoint=None if checkpoint is None else os.fspath(checkpoint), pretrained=pretrained)
+        spec = replace(spec, checkpoint=checkpoint, pretrained=pretrained)
     spec = replace(spec, dtype=spec.dtype if dtype is None else dtype, seed=spec.seed if seed is None else seed)
     return check(spec)
 
@@ -235,16 +235,20 @@ def _right_kinds(spec: ModelSpec) -> ModelSpec:
             raise wrong(key, mapping, "must be a mapping")
         if unfit := [name for name in mapping if not isinstance(name, str)]:
             raise wrong(key, unfit[0], "must have words as keys")
+    classes = spec.kwargs.get("num_classes")  # timm takes -1 for none, silently
+    if ":" not in spec.architecture and classes is not None and (not whole(classes) or operator.index(classes) < 0):
+        raise wrong("num_classes", classes, "must be a whole number, 0 for no classifier")
     if not isinstance(spec.pretrained, bool):
         raise wrong("pretrained", spec.pretrained, "must be true or false")
     if not isinstance(spec.dtype, str):
         raise wrong("dtype", spec.dtype, f"must be one of {', '.join(DTYPES)}")
-    if not whole(spec.seed):
+    given: Any = spec.seed
+    if not whole(given):
         raise wrong("seed", spec.seed, "must be an integer")
-    seed = operator.index(spec.seed)
+    seed = operator.index(given)
     if not -(2**63) <= seed < 2**63:
         raise wrong("seed", seed, "must be an integer of 64 bits")
-    checkpoint = spec.checkpoint
+    checkpoint: Any = spec.checkpoint  # checked here
     if checkpoint is not None:
         if not isinstance(checkpoint, str | os.PathLike) or not isinstance(os.fspath(checkpoint), str):
             raise wrong("checkpoint", checkpoint, "must be the path of a weights file")

@@ -1,4 +1,4 @@
-"""Arguments of slice_model of the wrong kind are refused by name; numpy's integers and paths are what they look like."""
+"""Arguments of slice_model of the wrong kind are refused; numpy's integers and paths are what they look like."""
 
 from __future__ import annotations
 
