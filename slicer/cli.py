@@ -98,7 +98,7 @@ def _profile(args: argparse.Namespace, sliced: SlicedModel) -> str:
 
     path = Path(args.profile)
     if path.is_dir() or not path.parent.is_dir():  # before the minutes that measuring takes
-        raise ConfigError(f"--profile {path}: it must be a file in a folder that exists")
+        raise ConfigError(f"--profile {path}: cannot be written; give a file in a folder that exists")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     profile = profiling.measure(
