@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeGuard, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -90,7 +90,7 @@ def resolve(
     if kwargs:
         spec = replace(spec, kwargs={**spec.kwargs, **kwargs})
     if checkpoint is not None or pretrained:  # other weights than the file's
-        spec = replace(spec, checkpoint=None if checkpoint is None else os.fspath(checkpoint), pretrained=pretrained)
+        spec = replace(spec, checkpoint=cast("str | None", checkpoint), pretrained=pretrained)
     spec = replace(spec, dtype=spec.dtype if dtype is None else dtype, seed=spec.seed if seed is None else seed)
     return check(spec)
 
@@ -189,7 +189,9 @@ def sizes(
     value: Any, count: int, what: str, meant: str = "channels, height and width, such as [3, 224, 224]"
 ) -> tuple[int, ...]:
     """`count` whole numbers from 1 to `MAX_SIDE`; else ModelError with `what` was given and what is `meant`."""
-    found = list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else [None]
+    found: list[Any] = (
+        list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else [None]
+    )
     if len(found) != count or not all(whole(n) for n in found):
         raise ModelError(f"{what} {shown(repr(value) if isinstance(value, str) else value)}: give {meant}")
     numbers = tuple(operator.index(n) for n in found if n is not None)
@@ -198,7 +200,7 @@ def sizes(
     return numbers
 
 
-def whole(value: object) -> bool:
+def whole(value: object) -> TypeGuard[SupportsIndex]:
     """Whether it is an integer, numpy's included; neither a boolean nor a tensor or array, which also count."""
     return isinstance(value, SupportsIndex) and not isinstance(value, bool | np.bool_ | torch.Tensor | np.ndarray)
 
@@ -240,16 +242,20 @@ def _right_kinds(spec: ModelSpec) -> ModelSpec:
             raise wrong(key, mapping, "must be a mapping")
         if unfit := [name for name in mapping if not isinstance(name, str)]:
             raise wrong(key, unfit[0], "must have words as keys")
+    classes: Any = spec.kwargs.get("num_classes")  # timm takes -1 for none, silently
+    if ":" not in spec.architecture and classes is not None and (not whole(classes) or operator.index(classes) < 0):
+        raise wrong("num_classes", classes, "must be a whole number, 0 for no classifier")
     if not isinstance(spec.pretrained, bool):
         raise wrong("pretrained", spec.pretrained, "must be true or false")
     if not isinstance(spec.dtype, str):
         raise wrong("dtype", spec.dtype, f"must be one of {', '.join(DTYPES)}")
-    if not whole(spec.seed):
+    given: Any = spec.seed
+    if not whole(given):
         raise wrong("seed", spec.seed, "must be an integer")
-    seed = operator.index(spec.seed)
+    seed = operator.index(given)
     if not -(2**63) <= seed < 2**63:
         raise wrong("seed", seed, "must be an integer of 64 bits")
-    checkpoint = spec.checkpoint
+    checkpoint: Any = spec.checkpoint  # check() sees to its kind
     if checkpoint is not None:
         if not isinstance(checkpoint, str | os.PathLike) or not isinstance(os.fspath(checkpoint), str):
             raise wrong("checkpoint", checkpoint, "must be the path of a weights file")

@@ -115,6 +115,19 @@ def test_json_names_the_export(capsys: pytest.CaptureFixture[str], tmp_path: Pat
             (["digits_vit", f"--{flag.replace('_', '-')}", "wifi" if flag == "link" else "0"], "give --plan PROFILE")
             for flag in plan_table.FLAGS
         ],
+        (["digits_vit", "--slices", "0"], "0"),
+        (["vit_tiny_patch16_224", "--seed", "100000000000000000000"], "seed must be an integer of 64 bits"),
+        (["vit_tiny_patch16_224", "--img-size", "-5"], "img_size"),
+        (["vit_tiny_patch16_224", "--img-size", "99999999"], "from 1 to 16384"),
+        (["vit_tiny_patch16_224", "--kwargs", '{"img_size": "224"}'], "img_size '224'"),
+        (["vit_tiny_patch16_224", "--kwargs", '{"patch_size": 0}'], "cannot be built"),
+        (["vit_tiny_patch16_224", "--kwargs", '{"num_classes": -1}'], "num_classes"),
+        (["vit_tiny_patch16_224", "--kwargs", '{"in_chans": 0}'], "in_chans"),
+        (["digits_vit", "--profile", "/no/such/folder/p.yaml"], "cannot be written"),
+        (["digits_vit", "--profile", "/tmp"], "cannot be written"),
+        (["digits_vit", "--plan", "fast-bord"], "did you mean 'fast-board'"),
+        (["digits_vit", "--plan", "pyproject.toml"], "pyproject.toml"),
+        (["absent.yaml"], "there is no such file"),
     ],
 )
 def test_wrong_input_is_one_message_on_stderr_and_exit_code_2(
@@ -142,6 +155,15 @@ def test_no_flag_has_a_default_that_could_be_taken_for_a_wish_and_the_planners_a
         (["digits_vit", "--kwargs", "depth=3"], "is not JSON"),
         (["digits_vit", "--kwargs", "[3]"], "is not a JSON object"),
         (["digits_vit", "--dtype", "int4"], "fp16"),
+        (["digits_vit", "--threads", "0"], "from 1 to 1024"),
+        (["digits_vit", "--threads", "-1"], "from 1 to 1024"),
+        (["digits_vit", "--threads", "9999999999999"], "from 1 to 1024"),
+        (["digits_vit", "--batches", "0"], "no list of batch sizes"),
+        (["digits_vit", "--batches", "1,9999999"], "no list of batch sizes"),
+        (["digits_vit", "--kwargs", '{"a": NaN}'], "no finite number"),
+        (["digits_vit", "--kwargs", '{"a": 1, "a": 2}'], "there twice"),
+        (["digits_vit", "--seed", "1.5"], "invalid int value"),
+        (["digits_vit", "--img-size", "x"], "invalid int value"),
     ],
 )
 def test_wrong_options_are_explained(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:

@@ -196,3 +196,17 @@ def test_the_shipped_serve_config_is_one_that_serve_accepts() -> None:
     (application,) = ServeDeploySchema.model_validate(data).applications
     assert application.import_path == "deployments.app:build"
     assert [model.name for model in _from_args(application.args).models] == ["digits_vit"]
+
+
+def test_the_shipped_serve_config_offers_http_as_readme_says() -> None:
+    from deployments.app import _from_args
+    from deployments.way_in import Running, settle
+
+    data = yaml.safe_load((Path(__file__).parents[2] / "serve.yaml").read_text())
+    (application,) = data["applications"]
+    config = _from_args(application["args"])
+    assert (data["proxy_location"], application["route_prefix"]) == ("EveryNode", f"/{application['name']}")
+    running = Running(**data["http_options"], haproxy=True)
+    settled = settle(config, [], running)
+    assert settled.http.enabled is True and settled.token
+    assert (settled.http.host, settled.http.port) == (running.host, running.port)
