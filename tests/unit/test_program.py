@@ -232,3 +232,58 @@ def test_weights_are_no_part_of_the_program() -> None:
     one, other = (slice_model("vit_tiny_patch16_224", 2, seed=seed, depth=2, img_size=32).programs for seed in (0, 1))
     assert one == other
     assert one != slice_model("vit_tiny_patch16_224", 2, depth=2, img_size=32, init_values=0.5).programs
+
+
+class Held(nn.Module):
+    """A unit that keeps a number where it is no plain attribute."""
+
+    factor = 1.0
+
+    def __init__(self, how: str, number: float) -> None:
+        super().__init__()
+        self.how = how
+        if how == "closure":
+            self.scale = lambda x: x * number
+        elif how == "default":
+
+            def scale(x: torch.Tensor, factor: float = number) -> torch.Tensor:
+                return x * factor
+
+            self.scale = scale  # type: ignore[assignment]
+        elif how == "hook":
+            self.register_forward_hook(lambda module, args, result: result * number)
+        elif how == "class":
+            type(self).factor = number
+        elif how == "method":
+            self.scale = Scale(number).times  # type: ignore[assignment]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale(x) if hasattr(self, "scale") else x * self.factor
+
+
+class Scale:
+    def __init__(self, number: float) -> None:
+        self.number = number
+
+    def times(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.number
+
+
+class Holding(Own):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.held = Held(how, random.random())
+
+    def last(self, x: torch.Tensor) -> torch.Tensor:
+        return self.held(x)
+
+
+def holding(how: str) -> nn.Module:
+    return Holding(how)
+
+
+@pytest.mark.parametrize("how", ["closure", "default", "hook", "class", "method"])
+def test_a_number_that_own_code_holds_elsewhere_is_part_of_the_program(tmp_path: Path, how: str) -> None:
+    sliced = slice_model(f"{HERE}holding", 3, input_shape=(3, 4, 4), how=how)
+    with pytest.raises(ShardError, match="built once more is another model"):
+        export(sliced, tmp_path / "shards")
