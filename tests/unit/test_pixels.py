@@ -155,7 +155,8 @@ def test_images_are_turned_upright_once_on_their_whole_way(
     quarters[:32, :48], quarters[:32, 48:], quarters[32:, :48] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    lossless: dict[str, Any] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}.get(kind, {})
+    options: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}
+    lossless = options.get(kind, {})
     file = tmp_path / f"camera.{kind.lower()}"
     undo = UNDO[orientation]  # the transposition that a camera held so has made
     stored = Image.fromarray(quarters)
