@@ -75,6 +75,7 @@ class DecodeQueue:
         self._max_bytes = max_bytes
         self._clock = clock
         self._handlers: set[asyncio.Task[None]] = set()
+        self._waiting: dict[int, dict[int, int]] = {}  # by call: bytes of its requests that wait, by index
         self.decoding = Smoothed()
         self.running = Smoothed()
         self.rows = 0
@@ -97,10 +98,13 @@ class DecodeQueue:
             if refusal is not None:
                 call.end(index, refusal)
                 continue
+            size = len(arrival.request.payload)
             self.rows += 1
-            self.bytes += len(arrival.request.payload)
+            self.bytes += size
+            self._waiting.setdefault(id(call), {})[index] = size
             taken.append((call, index))
         if taken:
+            call.ended.add_done_callback(lambda _: self._leave([(call, index) for _, index in taken]))
             task = asyncio.get_running_loop().create_task(self._batched(taken))
             self._handlers.add(task)
             task.add_done_callback(partial(self._handled, call))
@@ -162,8 +166,15 @@ class DecodeQueue:
             self._leave(places[done:])
 
     def _leave(self, places: Sequence[Place]) -> None:
-        self.rows -= len(places)
-        self.bytes -= sum(len(arrival_at(place).request.payload) for place in places)
+        """They wait no longer: decoded, refused, or their caller has left; each is counted once."""
+        for call, index in places:
+            waiting = self._waiting.get(id(call), {})
+            size = waiting.pop(index, None)
+            if size is not None:
+                self.rows -= 1
+                self.bytes -= size
+            if not waiting:
+                self._waiting.pop(id(call), None)
 
     async def _decode_some(self, places: Sequence[Place]) -> None:
         wanted: list[Place] = []

@@ -197,6 +197,9 @@ def test_abandoned_parcels_delay_nobody() -> None:
         for call in left:
             call.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+        await turns()
+        queue = world.admission._decode_queue
+        assert (queue.rows, queue.bytes) == (0, 0), "who has left takes no room, although nothing was decoded yet"
         good = world.call(100)
         await turns()
         world.model.gate.set()

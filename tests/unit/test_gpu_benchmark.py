@@ -17,6 +17,7 @@ FEW = ["--strategies", "per_slice,continuous", "--slo-x", "40", "--seeds", "0,1"
 SHORT = ["--dtype", "fp32", "--seconds", "0.3", "--repeats", "2", "--max-batch", "4", "--peak-tflops", "1"]
 
 
+@pytest.mark.long
 def test_profiles_prediction_load_and_memory_and_what_is_done_is_not_done_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

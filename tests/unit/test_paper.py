@@ -67,6 +67,7 @@ def test_a_published_batch_runs_only_when_it_is_full(
     assert policy.waiting == 1, "the last one waits for ever"
 
 
+@pytest.mark.long
 def test_it_runs_end_to_end_and_says_that_the_accelerator_is_emulated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 def test_it_calibrates_drives_and_replays_in_processes_of_their_own(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "validate.py"), "--model", "deployments.emulated:chain"]
     command += ["--model-kwargs", '{"img_size": 8, "in_chans": 1}', "--strategies", "per_slice,continuous"]
