@@ -6,8 +6,9 @@ from pathlib import Path
 
 from deployments.config import ModelConfig, ServerConfig
 from deployments.cost_profiles import load_profile_of
+from deployments.models import spec_of
 from deployments.policies import make_policy
-from slicer import shards, zoo
+from slicer import shards
 from slicer.errors import ConfigError, HeadTailError, ModelError
 from slicer.plugins import load_object
 
@@ -32,14 +33,7 @@ def _check_model(model: ModelConfig) -> None:
     if model.shards:
         num_slices = shards.load_manifest(Path(model.shards).expanduser()).num_slices
     else:
-        spec = zoo.resolve(
-            model.source,
-            kwargs=model.kwargs,
-            checkpoint=model.checkpoint,
-            pretrained=model.pretrained,
-            dtype=model.dtype,
-            seed=model.seed,
-        )
+        spec = spec_of(model)
         if spec.checkpoint is not None and not Path(spec.checkpoint).expanduser().is_file():
             raise ModelError(f"checkpoint {spec.checkpoint}: no such file; give the weights file's path")
         if ":" in spec.architecture:

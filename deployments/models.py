@@ -16,6 +16,7 @@ from slicer.codec_images import decode_images
 from slicer.errors import CodecError, ConfigError
 from slicer.images import Preprocess
 from slicer.model import SlicedModel, slice_spec
+from slicer.spec import ModelSpec
 from slicer.wire import Refusal, Request, ServedModel
 
 
@@ -37,14 +38,7 @@ class HostedModel:
             self.sliced: SlicedModel = shards.load_sliced(self.directory)
             self.manifest = shards.load_manifest(self.directory)
         else:
-            spec = zoo.resolve(
-                config.source,
-                kwargs=config.kwargs,
-                checkpoint=config.checkpoint,
-                pretrained=config.pretrained,
-                dtype=config.dtype,
-                seed=config.seed,
-            )
+            spec = spec_of(config)
             self.sliced = slice_spec(spec, config.num_slices, at=list(config.at) if config.at else None)
             self.manifest, self.directory = _publish(self.sliced, shard_dir)
         self.num_slices = self.sliced.num_slices
@@ -155,6 +149,18 @@ class HostedModel:
             file.seek(offset)
             piece: bytes = file.read(length)
             return piece
+
+
+def spec_of(config: ModelConfig) -> ModelSpec:
+    """What a model of the configuration is built from. Raises ModelError."""
+    return zoo.resolve(
+        config.source,
+        kwargs=config.kwargs,
+        checkpoint=config.checkpoint,
+        pretrained=config.pretrained,
+        dtype=config.dtype,
+        seed=config.seed,
+    )
 
 
 def _publish(sliced: SlicedModel, shard_dir: Path) -> tuple[shards.Manifest, Path]:

@@ -80,7 +80,7 @@ ARROWS: dict[str, set[str]] = {
         "warm_up",
     },
     "way_in": {"placement", "config"},
-    "checks": {"cost_profiles", "policies"},
+    "checks": {"models", "cost_profiles", "policies"},
     "app": {"checks", "tail", "placement", "way_in"},
     "doctor_facts": set(),
     "connecting": {"doctor_facts"},
