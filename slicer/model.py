@@ -57,7 +57,7 @@ def slice_model(
         dtype: fp32, fp16 or bf16; None: as the model is.
         seed: of random weights.
         verify: refuse the model unless its slices give its result, bit for bit, and each row of a batch is its own,
-            on inputs of five unlike kinds (ten forward passes of an image); "quick": on one image beside a row of NaN
+            on inputs of unlike kinds (eight forward passes of an image); "quick": on one image beside a row of NaN
             (four). False: nothing is run, unless the model reads its own weights.
         timm_kwargs: for timm's create_model, such as img_size, num_classes, drop_path_rate.
 
