@@ -146,7 +146,6 @@ def test_the_examples_are_unlike_and_of_any_shape(shape: tuple[int, ...]) -> Non
     rows: dict[str, Any] = example_rows(shape)
     assert set(rows) == {"blank", "camera", "noise"}
     assert all(row.shape == shape and row.isfinite().all() for row in rows.values())
-    assert not rows["blank"].any() and rows["noise"].min() < 0
-    assert rows["camera"].min() == 0 and rows["camera"].max() > 200, (
-        "dark areas and bright ones, saturated if there are many"
-    )
+    assert not rows["blank"].any()
+    assert rows["camera"].min() == 0, "areas that are all dark"
+    assert 100 < rows["camera"].max() <= 255
