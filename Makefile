@@ -55,7 +55,7 @@ cluster-test: setup-test
 	RIG="$(RIG)" RIG_VENV="$(abspath .venv)" $(BIN)/python -m tests.rig --out docs/cluster.md $(ARGS)
 
 coverage-models: setup-test
-	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/models/coverage.py
 
 gpu-test: setup-test
 	$(BIN)/python -m pytest -m gpu

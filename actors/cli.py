@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors import report, server
-from actors.settings import LoadConfig
+from actors.load import applications as server
+from actors.load.config import LoadConfig
+from actors.report import result as report
 from slicer.errors import ConfigError, HeadTailError
 
 #: What `--demo` means where a flag does not say otherwise; everything else has the defaults of the flags.
@@ -221,8 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"headtail-load: {error}", file=sys.stderr)
         return 2
     # Ray and torch are imported only once the input is known to be right.
-    from actors.load import Job, measure, say
-    from actors.report_files import reserved
+    from actors.load.job import Job, measure, say
+    from actors.report.files import reserved
 
     try:
         job = Job(config)
@@ -243,7 +244,7 @@ def finish(result: report.Result, out: Path | None) -> int:
     2 if a run failed (the server went away, a device died), a strategy answered nothing, or something could not be
     written; all else is written and printed all the same.
     """
-    from actors import report_files
+    from actors.report import files as report_files
 
     failures = [
         f"{failure}; what was measured is above, start the server again for the rest" for failure in result.failures

@@ -18,12 +18,14 @@ import ray
 from ray import serve
 from ray.serve import Application
 
-from deployments import checks, placement, way_in
 from deployments.config import ServerConfig, load_config, parse_config
-from deployments.tail import TailServer
-from slicer.addresses import application_name
+from deployments.placing import http_endpoint as way_in
+from deployments.placing import placement
+from deployments.replica import preflight as checks
+from deployments.replica.tail_server import TailServer
+from slicer.common.addresses import application_name
+from slicer.common.ray_serve_env import environment
 from slicer.errors import ConfigError, PlacementError, ServerError
-from slicer.serve_settings import environment
 
 #: Name of the deployment inside every application of ours.
 DEPLOYMENT = "TailServer"

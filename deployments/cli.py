@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from deployments.config import STRATEGIES, ModelConfig, ServerConfig, load_config, parse_config
-from slicer.addresses import application_name
+from slicer.common.addresses import application_name
 from slicer.errors import ConfigError, HeadTailError
 
 #: Flag -> the key of a model that it sets.
@@ -147,7 +147,7 @@ def _serve(args: argparse.Namespace, config: ServerConfig) -> int:
     import ray
 
     from deployments import app
-    from deployments.connecting import connect
+    from deployments.doctor.connection import connect
 
     embedded = False
     try:

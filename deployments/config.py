@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from slicer.addresses import application_url, bearer_token
+from slicer.common.addresses import application_url, bearer_token
+from slicer.common.validation import Strict, explain, nearest
+from slicer.common.yaml_files import read_yaml, shown
 from slicer.errors import ConfigError
-from slicer.strict import Strict, explain, nearest
-from slicer.yaml_files import read_yaml, shown
 
 #: Strategies that this package brings. An own one is written ``package.module:Class``.
 STRATEGIES: tuple[str, ...] = ("unbatched", "per_tail", "per_tail_shared", "per_slice", "continuous", "lazy", "naive")
@@ -89,7 +89,7 @@ class ModelConfig(Strict):
 
     @property
     def source(self) -> str:
-        """What `slicer.zoo.resolve` is asked for."""
+        """What `slicer.models.zoo.resolve` is asked for."""
         return self.model or self.name
 
 
@@ -97,8 +97,8 @@ class HttpConfig(Strict):
     """The HTTP way in, through HAProxy straight into the replicas. Serve binds its ports when it starts.
 
     Attributes:
-        enabled: ``auto``: wherever it works by itself (`deployments.way_in`), with a token that devices inside Ray are
-            told; true: else the start fails; false: no port is opened.
+        enabled: ``auto``: wherever it works by itself (`deployments.placing.http_endpoint`), with a token that devices
+            inside Ray are told; true: else the start fails; false: no port is opened.
         host: the interface of the port, and of the replicas' own ports (30000 to 31000) behind it: ``127.0.0.1`` for
             devices on the only node, or ``0.0.0.0``; empty: the first where there is one node, else the second. No
             other address works: Ray lets HAProxy reach a replica on its own node at the loopback address, and binds

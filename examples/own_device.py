@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 
-from actors.device import Device
-from actors.head import Computed
-from slicer.planner import Choice
+from actors.device.device import Device
+from actors.device.head import Computed
+from slicer.planning.cut_planner import Choice
 
 
 class FanlessDevice(Device):

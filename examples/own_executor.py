@@ -6,15 +6,15 @@ In a server's file, with the folder of this file on PYTHONPATH::
     executor_options: {log: /tmp/steps.csv}
 
 An executor is called with `device`, `threads` and the options. Deriving from `TorchExecutor` is the short way; any
-class with the methods of `deployments.executors.Executor` will do.
+class with the methods of `deployments.executors.torch_executor.Executor` will do.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from deployments.executors import TorchExecutor
-from deployments.scheduler import Step
+from deployments.executors.torch_executor import TorchExecutor
+from deployments.scheduling.scheduler import Step
 
 
 class LoggingExecutor(TorchExecutor):

@@ -14,15 +14,15 @@ Name it where a strategy is named, as ``module:Class``, with its folder on PYTHO
 A strategy decides two things only: which rows form the next step (`next`), and which weights must be resident
 (`residents`, here inherited: one copy that all entries share). Queues in order of arrival, deadlines, cancellation,
 failing rows and counters come with `QueuePolicy`, the scheduler and the engine; any class with the methods of
-`deployments.scheduler.Policy` will do.
+`deployments.scheduling.scheduler.Policy` will do.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deployments.policies import QueuePolicy
-from deployments.scheduler import SHARED, Step
+from deployments.scheduling.registry import QueuePolicy
+from deployments.scheduling.scheduler import SHARED, Step
 from slicer.errors import ConfigError
 
 

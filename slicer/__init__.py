@@ -8,19 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slicer.model import SlicedModel, slice_model
-    from slicer.shards import load_span
+    from slicer.shards.load import load_span
+    from slicer.slicing.slice_model import SlicedModel, slice_model
 
 __all__ = ["SlicedModel", "load_span", "slice_model"]
 
 
 def __getattr__(name: str) -> Any:
     if name in ("slice_model", "SlicedModel"):
-        from slicer import model
+        from slicer.slicing import slice_model as model
 
         return getattr(model, name)
     if name == "load_span":
-        from slicer import shards
+        from slicer.shards import load as shards
 
         return shards.load_span
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from slicer import plan_table
+from slicer.common.yaml_files import parse_json, shown
 from slicer.errors import ConfigError, HeadTailError
-from slicer.yaml_files import parse_json, shown
+from slicer.planning import table as plan_table
 
 if TYPE_CHECKING:
-    from slicer.manifest import Manifest
-    from slicer.model import SlicedModel
+    from slicer.shards.manifest import Manifest
+    from slicer.slicing.slice_model import SlicedModel
 
 _CODEC_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
@@ -66,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> str:
     # Here, so that --help and wrong arguments do not wait for torch.
-    from slicer import shards, zoo
-    from slicer.model import slice_spec
+    from slicer.models import zoo
+    from slicer.shards import load as shards
+    from slicer.slicing.slice_model import slice_spec
 
     _check(args)
     kwargs = args.kwargs or {}
@@ -119,7 +120,7 @@ def _check(args: argparse.Namespace) -> None:
 def _profile(args: argparse.Namespace, sliced: SlicedModel) -> str:
     import torch
 
-    from slicer import profiling
+    from slicer.profiles import measure as profiling
 
     path = Path(args.profile)
     _check_writable(path)
@@ -160,7 +161,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _plan(args: argparse.Namespace, sliced: SlicedModel) -> str:
-    from slicer.profiles import load_profile
+    from slicer.profiles.device_profile import load_profile
 
     profile = load_profile(args.plan)
     on_server = load_profile(args.server_profile) if args.server_profile is not None else None

@@ -8,10 +8,10 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from actors.fleet import Fleet, parse_fleet
-from actors.plan import Closed, Plan
+from actors.fleet.fleet import Fleet, parse_fleet
+from actors.records.request_plan import Closed, Plan
 from deployments import app
-from slicer.images import write_digits
+from slicer.models.images import write_digits
 
 NAME = "headtail-returns"
 REQUESTS = 200

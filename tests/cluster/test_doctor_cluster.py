@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 def run_doctor(*arguments: str) -> tuple[int, str, str]:
     # A process of its own: the doctor connects as a driver and disconnects, which would end this process's connection.
     done = subprocess.run(
-        [sys.executable, "-m", "deployments.doctor", *arguments], capture_output=True, text=True, timeout=200
+        [sys.executable, "-m", "deployments.doctor.cli", *arguments], capture_output=True, text=True, timeout=200
     )
     return done.returncode, done.stdout, done.stderr
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from actors.report_files import FILES
+from actors.report.files import FILES
 from tests.documented import ELSEWHERE, HEADS, all_commands, put_files
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]

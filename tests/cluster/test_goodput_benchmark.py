@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.long
 def test_the_benchmark_measures_naive_and_continuous_and_says_that_it_is_emulated() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "goodput.py"), "--quick", "--slo-x", "4"]
+    command = [sys.executable, str(ROOT / "benchmarks/goodput/goodput.py"), "--quick", "--slo-x", "4"]
     done = subprocess.run(
         [*command, "--strategies", "naive,continuous"], cwd=ROOT, capture_output=True, text=True, timeout=600
     )

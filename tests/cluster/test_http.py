@@ -22,10 +22,10 @@ import asyncio, json, sys
 from dataclasses import replace
 import ray
 from ray import serve
-from actors.http_transport import AutoTransport, HttpTransport
+from actors.network.http_transport import AutoTransport, HttpTransport
 from deployments import app
 from slicer.errors import HeadTailError, ServerError
-from slicer.wire import Request
+from slicer.protocol.messages import Request
 
 port, folder = int(sys.argv[1]), sys.argv[2]
 ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)

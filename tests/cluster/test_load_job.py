@@ -49,7 +49,7 @@ def test_a_running_application_is_measured_and_left_running(server: str, load: A
     job = load("--server", server, "--rate", "10", "--duration", "2", "--warmup", "0.2", "--out", str(out))
     assert job.returncode == 0, job.stderr
     result = json.loads(job.stdout.splitlines()[-1])
-    validate(result, json.loads((ROOT / "actors/result.schema.json").read_text()))
+    validate(result, json.loads((ROOT / "actors/report/result.schema.json").read_text()))
     (strategy,) = result["strategies"]
     figures = result["strategies"][strategy]
     assert strategy == "per_tail_shared"

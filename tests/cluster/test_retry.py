@@ -12,13 +12,13 @@ import pytest
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from actors.fleet import Fleet, parse_fleet
-from actors.plan import Arrival, Plan
+from actors.fleet.fleet import Fleet, parse_fleet
+from actors.records.request_plan import Arrival, Plan
 from deployments import app
-from slicer import codec
+from slicer.codecs import activations as codec
 from slicer.errors import ServerError
-from slicer.images import write_digits
-from slicer.wire import Reply, Request
+from slicer.models.images import write_digits
+from slicer.protocol.messages import Reply, Request
 
 NAME = "headtail-retry"
 IMAGES = 10

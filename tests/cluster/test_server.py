@@ -20,9 +20,9 @@ from ray.serve import context
 from ray.serve.schema import ServeDeploySchema
 
 from deployments import app
-from slicer import codec
+from slicer.codecs import activations as codec
 from slicer.errors import PlacementError, ServerError
-from slicer.wire import Reply, Request
+from slicer.protocol.messages import Reply, Request
 
 
 @pytest.fixture

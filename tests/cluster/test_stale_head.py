@@ -9,10 +9,10 @@ import pytest
 import torch
 from ray.cluster_utils import Cluster
 
-from actors.fleet import Fleet, parse_fleet
+from actors.fleet.fleet import Fleet, parse_fleet
 from deployments import app
-from slicer import zoo
-from slicer.images import Preprocess, write_digits
+from slicer.models import zoo
+from slicer.models.images import Preprocess, write_digits
 
 NAME = "headtail-stale"
 #: Small, untrained, three inputs wide: its weights are the seed's.

@@ -11,13 +11,13 @@ import torch
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from actors.fleet import Fleet, parse_fleet
-from actors.plan import Arrival, Plan
-from actors.records import Record
+from actors.fleet.fleet import Fleet, parse_fleet
+from actors.records.record import Record
+from actors.records.request_plan import Arrival, Plan
 from deployments import app
 from deployments.config import STRATEGIES
-from slicer import zoo
-from slicer.images import LabelledImages, Preprocess, write_digits
+from slicer.models import zoo
+from slicer.models.images import LabelledImages, Preprocess, write_digits
 
 CUTS = range(5)
 PER_DEVICE = 12

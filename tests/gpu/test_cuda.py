@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deployments.cuda import CudaExecutor
-from deployments.engine import Outcome
-from deployments.executors import Floats, OutOfMemory, make_executor
-from deployments.fitting import RETRY_S
-from deployments.pipelined import PipelinedEngine
-from deployments.policies import POLICIES, make_policy
-from deployments.scheduler import Resident, Row, Scheduler, Step
-from slicer.model import SlicedModel, slice_model
+from deployments.engine.batch_limits import RETRY_S
+from deployments.engine.engine import Outcome
+from deployments.engine.pipelined import PipelinedEngine
+from deployments.executors.cuda.executor import CudaExecutor
+from deployments.executors.torch_executor import Floats, OutOfMemory, make_executor
+from deployments.scheduling.registry import POLICIES, make_policy
+from deployments.scheduling.scheduler import Resident, Row, Scheduler, Step
+from slicer.slicing.slice_model import SlicedModel, slice_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.engine import Engine, Outcome
-from deployments.executors import OutOfMemory, TorchExecutor
-from deployments.policies import POLICIES, make_policy
-from deployments.scheduler import Resident, Row, Scheduler
-from slicer.model import slice_model
+from deployments.engine.engine import Engine, Outcome
+from deployments.executors.torch_executor import OutOfMemory, TorchExecutor
+from deployments.scheduling.registry import POLICIES, make_policy
+from deployments.scheduling.scheduler import Resident, Row, Scheduler
+from slicer.slicing.slice_model import slice_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from actors.device import Device
-from actors.head import Computed
-from slicer.codec import CODECS, IMAGE_CODECS
-from slicer.planner import Choice
+from actors.device.device import Device
+from actors.device.head import Computed
+from slicer.codecs.activations import CODECS, IMAGE_CODECS
+from slicer.planning.cut_planner import Choice
 
 #: Activations at cut 1, images at cut 0.
 CHOICES = [Choice(1, codec) for codec in CODECS] + [Choice(0, codec) for codec in IMAGE_CODECS]

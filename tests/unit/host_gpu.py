@@ -1,4 +1,4 @@
-"""The seam of `deployments.streams` without a GPU: computes on the host, copies as late as it may.
+"""The seam of `deployments.executors.cuda.gpu` without a GPU: computes on the host, copies as late as it may.
 
 A copy between host and device is done when somebody waits for its event, and its target holds NaN until then. So a row
 that is used without waiting, or a source that is written too early, is found out.

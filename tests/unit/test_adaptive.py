@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from actors.adaptive import Adaptive, PlanConfig
-from slicer.planner import Choice, Facts
-from slicer.profiles import NATIVE, Profile
+from actors.planning.online_planner import Adaptive, PlanConfig
+from slicer.planning.cut_planner import Choice, Facts
+from slicer.profiles.device_profile import NATIVE, Profile
 
 FACTS = Facts(
     shapes=((3, 100, 100), (25, 100), (25, 100), (25, 100), (10,)),

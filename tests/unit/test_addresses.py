@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from actors.fleet_config import GroupConfig
-from actors.http_transport import HttpTransport
-from actors.settings import LoadConfig
+from actors.fleet.config import GroupConfig
+from actors.load.config import LoadConfig
+from actors.network.http_transport import HttpTransport
 from deployments import cli as serve_cli
-from deployments import doctor
 from deployments.config import ServerConfig, parse_config
-from slicer.addresses import application_name, application_url, bearer_token
+from deployments.doctor import cli as doctor
+from slicer.common.addresses import application_name, application_url, bearer_token
 from slicer.errors import ConfigError, HeadTailError
 
 NO_NAMES = [

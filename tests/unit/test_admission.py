@@ -11,12 +11,12 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import pytest
 
-from deployments.admission import INLINE_BYTES, Admission
-from deployments.calls import Arrival
-from deployments.engine import Engine, Outcome
-from deployments.models import HostedModel
+from deployments.engine.engine import Engine, Outcome
+from deployments.replica.admission import INLINE_BYTES, Admission
+from deployments.replica.calls import Arrival
+from deployments.replica.hosted_model import HostedModel
 from slicer.errors import CodecError
-from slicer.wire import Refusal, Request
+from slicer.protocol.messages import Refusal, Request
 
 pytestmark = pytest.mark.usefixtures("replica_context")
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from actors.alarm import Alarm
-from actors.clock import Clock
+from actors.clock.clock import Clock
+from actors.clock.timerfd import Alarm
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="timerfd is Linux's")
 
@@ -54,7 +54,7 @@ def test_a_clock_serves_one_loop_after_another() -> None:
 
 
 def test_without_a_timerfd_the_loops_own_timers_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.alarm._LIBC", None)
+    monkeypatch.setattr("actors.clock.timerfd._LIBC", None)
     clock = Clock()
     due_s = clock.now_s() + 0.003
     asyncio.run(clock.until(due_s))

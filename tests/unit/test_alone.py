@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from actors.adaptive import PlanConfig
-from actors.away import AT_ONCE
-from actors.fake import FakeServer
-from actors.plan import Arrival
-from actors.records import Record
-from actors.runner import Run
+from actors.device.circuit_breaker import AT_ONCE
+from actors.device.plan_runner import Run
+from actors.planning.online_planner import PlanConfig
+from actors.records.record import Record
+from actors.records.request_plan import Arrival
+from actors.testing.fake_server import FakeServer
 from slicer.errors import ModelError
-from slicer.manifest import Manifest
-from slicer.planner import Choice
-from slicer.spec import ModelSpec
-from slicer.wire import ServedModel, ShardInfo
+from slicer.models.spec import ModelSpec
+from slicer.planning.cut_planner import Choice
+from slicer.protocol.messages import ServedModel, ShardInfo
+from slicer.shards.manifest import Manifest
 from tests.unit import virtual_time
 from tests.unit.test_device import (
     HEAD_S,

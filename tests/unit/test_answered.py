@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from deployments import answered
-from deployments.answered import Answered
-from slicer.wire import Refusal, Reply, Request, Timings
+from deployments.replica import idempotency as answered
+from deployments.replica.idempotency import Answered
+from slicer.protocol.messages import Refusal, Reply, Request, Timings
 
 FIRST = Request("r1", "m", "digest", 1, "fp32", (1,), b"\0\0\0\0")
 AGAIN = replace(FIRST, again=True)

@@ -85,6 +85,6 @@ def test_numbers_of_numpy_and_paths_are_taken() -> None:
     assert sliced.num_slices == 4 and sliced.shape_at(np.int64(1)) == (16, 96)  # type: ignore[arg-type]
     sliced.head(np.int32(2))  # type: ignore[arg-type]
     assert slice_model("digits_vit", at=[np.int64(3)]).num_slices == 2  # type: ignore[list-item]
-    file = Path(__file__).parents[2] / "slicer" / "demo" / "digits_vit.yaml"
+    file = Path(__file__).parents[2] / "slicer/models/demo/digits_vit.yaml"
     weights = file.with_suffix(".safetensors")
     assert slice_model(file, checkpoint=weights).num_slices == 4

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.arrivals import Process, closed_loop_clients, load_trace, parse_process, schedule
+from actors.load.arrivals import Process, closed_loop_clients, load_trace, parse_process, schedule
 from slicer.errors import ConfigError
 
 DEVICES = ("a", "b", "c")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from actors.away import Away
+from actors.device.circuit_breaker import Away
 
 
 def away(seed: int = 0) -> Away:

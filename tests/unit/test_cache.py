@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slicer import load_span, slice_model
-from slicer.cache import Get, ShardCache
 from slicer.errors import CutError, ShardError
-from slicer.manifest import Manifest, load_manifest
-from slicer.shards import export
-from slicer.spec import ModelSpec
-from slicer.wire import ShardInfo
+from slicer.models.spec import ModelSpec
+from slicer.protocol.messages import ShardInfo
+from slicer.shards.cache import Get, ShardCache
+from slicer.shards.load import export
+from slicer.shards.manifest import Manifest, load_manifest
 
 
 def model(*contents: bytes) -> tuple[Manifest, dict[str, bytes]]:
@@ -309,8 +309,8 @@ def test_several_that_want_the_same_fetch_it_once(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from slicer.cache import ShardCache
-from slicer.manifest import load_manifest
+from slicer.shards.cache import ShardCache
+from slicer.shards.manifest import load_manifest
 
 cache = ShardCache(sys.argv[1], 100)
 cache.fetch(load_manifest(sys.argv[2]), 0, 1, lambda shard: [b"a" * 60])

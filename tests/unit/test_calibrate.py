@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from deployments.calibrate import measure
-from deployments.costs import CostModel
-from deployments.executors import Executor, Floats, OutOfMemory
-from deployments.fakes import FakeClock, FakeExecutor, FakePipeline
-from deployments.scheduler import Step
+from deployments.costs.cost_model import CostModel
+from deployments.engine.calibrate import measure
+from deployments.executors.torch_executor import Executor, Floats, OutOfMemory
+from deployments.scheduling.scheduler import Step
+from deployments.testing.fakes import FakeClock, FakeExecutor, FakePipeline
 
 
 def measured(executor: Executor, clock: FakeClock, max_batch: int = 8, **arguments: object) -> CostModel:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from slicer import load_span, plan_table, slice_model
+from slicer import load_span, slice_model
 from slicer.cli import main, parser
-from slicer.shards import load_manifest
+from slicer.planning import table as plan_table
+from slicer.shards.load import load_manifest
 
 TINY = '{"img_size": 32, "embed_dim": 24, "depth": 4, "num_heads": 2}'
 

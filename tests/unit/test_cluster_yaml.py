@@ -15,7 +15,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from deployments.doctor_checks import MINIMA, release
+from deployments.doctor.checks import MINIMA, release
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("cluster.yaml", "cluster-onprem.yaml")

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from slicer import codec, codec_int
+from slicer.codecs import activations as codec
+from slicer.codecs import integer as codec_int
 from slicer.errors import CodecError
 
 Array = npt.NDArray[np.float32]

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from slicer import zoo
-from slicer.codec import IMAGE_CODECS, image_bytes
-from slicer.codec_images import decode_images, encode_image
+from slicer.codecs.activations import IMAGE_CODECS, image_bytes
+from slicer.codecs.images import decode_images, encode_image
 from slicer.errors import CodecError
-from slicer.images import Preprocess
+from slicer.models import zoo
+from slicer.models.images import Preprocess
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""benchmarks/codecs.py: its arithmetic, and one small run from end to end."""
+"""benchmarks/models/codecs.py: its arithmetic, and one small run from end to end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import codecs
+from benchmarks.models import codecs
 
 
 def test_outliers_are_drawn_along_the_channels_and_repeat_with_the_seed() -> None:

@@ -200,7 +200,7 @@ def test_the_shipped_serve_config_is_one_that_serve_accepts() -> None:
 
 def test_the_shipped_serve_config_offers_http_as_readme_says() -> None:
     from deployments.app import _from_args
-    from deployments.way_in import Running, settle
+    from deployments.placing.http_endpoint import Running, settle
 
     data = yaml.safe_load((Path(__file__).parents[2] / "serve.yaml").read_text())
     (application,) = data["applications"]

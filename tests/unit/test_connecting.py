@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments import connecting
+from deployments.doctor import connection as connecting
 from slicer.errors import ServerError
 
 AT = "10.0.0.1:6379"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from deployments import connections
-from deployments.connections import Connections, Disconnected
-from deployments.ingress import Ingress
-from slicer import packet
-from slicer.wire import Answer, Request
+from deployments.replica import disconnects as connections
+from deployments.replica.disconnects import Connections, Disconnected
+from deployments.replica.http_ingress import Ingress
+from slicer.protocol import packet
+from slicer.protocol.messages import Answer, Request
 
 REQUEST = Request("a", "m", "d", 1, "fp32", (2,), b"12345678")
 

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.continuous import Continuous
-from deployments.costs import Cell, CostModel
-from deployments.engine import Engine
-from deployments.fakes import FakeClock, FakeExecutor, rows_at
-from deployments.policies import make_policy
-from deployments.scheduler import Resident, Row, Scheduler, Step
-from deployments.simulator import Arrival, Setup, Simulation
+from deployments.costs.cost_model import Cell, CostModel
+from deployments.engine.engine import Engine
+from deployments.scheduling.continuous import Continuous
+from deployments.scheduling.registry import make_policy
+from deployments.scheduling.scheduler import Resident, Row, Scheduler, Step
+from deployments.simulation.simulator import Arrival, Setup, Simulation
+from deployments.testing.fakes import FakeClock, FakeExecutor, rows_at
 from slicer.errors import ConfigError
 
 FLAT = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]

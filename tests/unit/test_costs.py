@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.cost_profiles import load_profile, save_profile, shipped
-from deployments.costs import GUESS_S, UNKNOWN, Cell, CostModel, Source, buckets_to, from_dict, padded_to
+from deployments.costs.cost_model import GUESS_S, UNKNOWN, Cell, CostModel, Source, buckets_to, from_dict, padded_to
+from deployments.costs.profile_files import load_profile, save_profile, shipped
 from slicer.errors import ConfigError
 
 HERE = Source(what="a test", where="here", when="now")

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from actors.crowd import Crowd, VirtualDevice
-from actors.device import Ask, Device
-from actors.fake import FakeServer
-from actors.fleet_config import parse_fleet
-from actors.records import Record
+from actors.device.device import Ask, Device
+from actors.device.virtual import Crowd, VirtualDevice
+from actors.fleet.config import parse_fleet
+from actors.records.record import Record
+from actors.testing.fake_server import FakeServer
 from slicer.errors import ConfigError
-from slicer.planner import Choice
-from slicer.profiles import NATIVE
-from slicer.shards import load_span
-from slicer.wire import Request
+from slicer.planning.cut_planner import Choice
+from slicer.profiles.device_profile import NATIVE
+from slicer.protocol.messages import Request
+from slicer.shards.load import load_span
 from tests.unit.test_head import Exported, N, config, decoded, emulated, whole
 
 

@@ -10,11 +10,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from deployments.admission import Admission
-from deployments.calls import Arrival
-from deployments.engine import Engine, Outcome
-from deployments.models import HostedModel
-from slicer.wire import Refusal, Request
+from deployments.engine.engine import Engine, Outcome
+from deployments.replica.admission import Admission
+from deployments.replica.calls import Arrival
+from deployments.replica.hosted_model import HostedModel
+from slicer.protocol.messages import Refusal, Request
 from tests.unit.test_admission import Inbox, until
 
 pytestmark = pytest.mark.usefixtures("replica_context")

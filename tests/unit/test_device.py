@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.clock import Clock
-from actors.device import Ask, Device, best
-from actors.fake import FakeServer
-from actors.fleet_config import DeviceConfig, Retry
-from actors.head import Computed
-from actors.links import LinkedServer
-from actors.plan import Arrival, Closed, Plan
-from actors.records import Record
-from actors.runner import Run, lost_run
+from actors.clock.clock import Clock
+from actors.device.device import Ask, Device, best
+from actors.device.head import Computed
+from actors.device.plan_runner import Run, lost_run
+from actors.fleet.config import DeviceConfig, Retry
+from actors.network.client import LinkedServer
+from actors.records.record import Record
+from actors.records.request_plan import Arrival, Closed, Plan
+from actors.testing.fake_server import FakeServer
 from slicer.errors import CodecError, ConfigError, CutError, ImageError, ShardError
-from slicer.planner import Choice
-from slicer.profiles import NATIVE, Profile
-from slicer.wire import ServedModel
+from slicer.planning.cut_planner import Choice
+from slicer.profiles.device_profile import NATIVE, Profile
+from slicer.protocol.messages import ServedModel
 from tests.unit import virtual_time
 
 HEAD_S = 0.010
@@ -35,7 +35,7 @@ RETRY = Retry(attempts=3, first_pause_s=0.1, max_pause_s=1.0, budget_s=5.0)
 
 
 class FakeHead:
-    """Stands for `actors.head.Head`: what it computes is the digest that it was loaded for."""
+    """Stands for `actors.device.head.Head`: what it computes is the digest that it was loaded for."""
 
     def __init__(self, served: ServedModel, config: DeviceConfig) -> None:
         self.manifest = served.manifest

@@ -13,13 +13,14 @@ import pytest
 import torch
 from ray import cloudpickle
 
-from deployments import doctor, doctor_facts
-from deployments.doctor_checks import GIB, MINIMA, PYTHONS, Facts, Finding, examine, release
-from deployments.doctor_facts import NodeFacts
-from slicer import tensorfile
+from deployments.doctor import cli as doctor
+from deployments.doctor import facts as doctor_facts
+from deployments.doctor.checks import GIB, MINIMA, PYTHONS, Facts, Finding, examine, release
+from deployments.doctor.facts import NodeFacts
 from slicer.errors import ConfigError
-from slicer.manifest import Manifest
-from slicer.spec import ModelSpec
+from slicer.models.spec import ModelSpec
+from slicer.shards import tensor_file as tensorfile
+from slicer.shards.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = NodeFacts(

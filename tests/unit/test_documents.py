@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import documents
+from benchmarks.common import results as documents
 
 
 def test_it_is_a_file_and_the_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

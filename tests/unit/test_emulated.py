@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from deployments.cost_profiles import save_profile
-from deployments.costs import Cell, CostModel, Source
-from deployments.emulated import EmulatedExecutor, chain
-from deployments.executors import make_executor
-from deployments.scheduler import Resident, Row, Step
+from deployments.costs.cost_model import Cell, CostModel, Source
+from deployments.costs.profile_files import save_profile
+from deployments.executors.emulated import EmulatedExecutor, chain
+from deployments.executors.torch_executor import make_executor
+from deployments.scheduling.scheduler import Resident, Row, Step
 from slicer import slice_model
 from slicer.errors import ConfigError
 
@@ -127,7 +127,7 @@ def test_a_row_that_would_pass_a_slice_twice_or_never_is_found_out() -> None:
 
 
 def test_true_answers_are_those_of_the_model() -> None:
-    sliced = slice_model("deployments.emulated:chain", 4, img_size=8, in_chans=1)
+    sliced = slice_model("deployments.executors.emulated:chain", 4, img_size=8, in_chans=1)
     time = Time()
     made = EmulatedExecutor(profile="launch-bound", answers="true", clock=time.clock, sleep=time.sleep)
     made.load("m", sliced, {"shared": Resident(0, 4, own_copy=False)})
@@ -201,7 +201,7 @@ def test_a_model_whose_slices_do_not_divide_the_profiles_is_refused() -> None:
 
 
 def test_the_chain_is_cut_after_any_of_its_units() -> None:
-    sliced = slice_model("deployments.emulated:chain", "all", units=12, img_size=8, in_chans=1)
+    sliced = slice_model("deployments.executors.emulated:chain", "all", units=12, img_size=8, in_chans=1)
     assert sliced.num_slices == 12
     assert {sliced.shape_at(cut) for cut in range(13)} == {(1, 8, 8)}
     with pytest.raises(ValueError, match="units 0"):

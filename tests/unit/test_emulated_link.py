@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from actors.emulated_link import EmulatedLink, Phase, read_trace, resolve
-from actors.links import Link, make_link
+from actors.network.client import Link, make_link
+from actors.network.emulated_link import EmulatedLink, Phase, read_trace, resolve
 from slicer.errors import ConfigError
-from slicer.link_presets import PRESETS
+from slicer.planning.link_presets import PRESETS
 from tests.unit import virtual_time
 
 

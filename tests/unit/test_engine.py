@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.engine import Engine, Outcome
-from deployments.executors import AcceleratorLost, Floats, OutOfMemory
-from deployments.fakes import FakeClock, FakeExecutor, answer_of, rows_at
-from deployments.policies import make_policy
-from deployments.scheduler import Row, Scheduler, Step
+from deployments.engine.engine import Engine, Outcome
+from deployments.executors.torch_executor import AcceleratorLost, Floats, OutOfMemory
+from deployments.scheduling.registry import make_policy
+from deployments.scheduling.scheduler import Row, Scheduler, Step
+from deployments.testing.fakes import FakeClock, FakeExecutor, answer_of, rows_at
 
 
 class Bench:

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from deployments.engine import Engine, Outcome
-from deployments.executors import Floats, make_executor
-from deployments.policies import POLICIES, make_policy
-from deployments.scheduler import Scheduler
-from slicer.model import SlicedModel, slice_model
+from deployments.engine.engine import Engine, Outcome
+from deployments.executors.torch_executor import Floats, make_executor
+from deployments.scheduling.registry import POLICIES, make_policy
+from deployments.scheduling.scheduler import Scheduler
+from slicer.slicing.slice_model import SlicedModel, slice_model
 
 MODELS: dict[str, Callable[[], SlicedModel]] = {
     "vit": lambda: slice_model(

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.engine import Engine, Outcome
-from deployments.executors import OutOfMemory
-from deployments.fakes import FakeClock, FakeExecutor, FakePipeline, answer_of, rows_at
-from deployments.pipelined import PipelinedEngine
-from deployments.policies import ORDERS, POLICIES, make_policy
-from deployments.scheduler import Row, Scheduler, Step
+from deployments.engine.engine import Engine, Outcome
+from deployments.engine.pipelined import PipelinedEngine
+from deployments.executors.torch_executor import OutOfMemory
+from deployments.scheduling.registry import ORDERS, POLICIES, make_policy
+from deployments.scheduling.scheduler import Row, Scheduler, Step
+from deployments.testing.fakes import FakeClock, FakeExecutor, FakePipeline, answer_of, rows_at
 
 NUM_SLICES = {"a": 4, "b": 3}
 

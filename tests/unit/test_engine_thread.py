@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from deployments.engine import Engine, Outcome
-from deployments.executors import AcceleratorLost
-from deployments.fakes import FakeExecutor, answer_of, rows_at
-from deployments.policies import PerTail, make_policy
-from deployments.scheduler import Scheduler, Step
+from deployments.engine.engine import Engine, Outcome
+from deployments.executors.torch_executor import AcceleratorLost
+from deployments.scheduling.registry import PerTail, make_policy
+from deployments.scheduling.scheduler import Scheduler, Step
+from deployments.testing.fakes import FakeExecutor, answer_of, rows_at
 
 TIMEOUT_S = 60.0  # of waits that end at once unless the engine hangs
 

@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from actors.actor import device_class
-from actors.device import Device
-from actors.fake import FakeServer
-from actors.fleet_config import parse_fleet
-from actors.links import LinkedServer, make_link
-from actors.plan import Arrival
-from actors.records import Record
-from actors.runner import Run
+from actors.device.device import Device
+from actors.device.plan_runner import Run
+from actors.fleet.config import parse_fleet
+from actors.fleet.device_actor import device_class
+from actors.network.client import LinkedServer, make_link
+from actors.records.record import Record
+from actors.records.request_plan import Arrival
+from actors.testing.fake_server import FakeServer
 from tests.unit import virtual_time
 from tests.unit.test_device import HEAD_S, VirtualDevice, config, fake_server, make, plan
 

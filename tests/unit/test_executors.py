@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deployments.engine import Engine
-from deployments.executors import AcceleratorLost, Floats, OutOfMemory, TorchExecutor, make_executor
-from deployments.fakes import FakeExecutor
-from deployments.policies import make_policy
-from deployments.scheduler import Resident, Row, Scheduler, Step
+from deployments.engine.engine import Engine
+from deployments.executors.torch_executor import AcceleratorLost, Floats, OutOfMemory, TorchExecutor, make_executor
+from deployments.scheduling.registry import make_policy
+from deployments.scheduling.scheduler import Resident, Row, Scheduler, Step
+from deployments.testing.fakes import FakeExecutor
 from slicer.errors import ConfigError
 
 WIDTH = 8

@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deployments.cuda import CudaExecutor
-from deployments.engine import Outcome
-from deployments.enqueuing import Enqueuing
-from deployments.executors import AcceleratorLost, Floats, OutOfMemory, TorchExecutor, make_executor
-from deployments.fakes import FakeClock
-from deployments.graphs import Graphs
-from deployments.pipelined import PipelinedEngine
-from deployments.policies import POLICIES, make_policy
-from deployments.scheduler import Resident, Row, Scheduler, Step
+from deployments.engine.engine import Outcome
+from deployments.engine.pipelined import PipelinedEngine
+from deployments.executors.cuda.executor import CudaExecutor
+from deployments.executors.cuda.graphs import Graphs
+from deployments.executors.enqueuing import Enqueuing
+from deployments.executors.torch_executor import AcceleratorLost, Floats, OutOfMemory, TorchExecutor, make_executor
+from deployments.scheduling.registry import POLICIES, make_policy
+from deployments.scheduling.scheduler import Resident, Row, Scheduler, Step
+from deployments.testing.fakes import FakeClock
 from slicer.errors import ConfigError
-from slicer.model import slice_model
+from slicer.slicing.slice_model import slice_model
 from tests.unit.host_gpu import HostGpu
 
 WIDTH, SLICES = 8, 4

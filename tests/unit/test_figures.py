@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.figures import interval, paired_ratio
+from benchmarks.common.figures import interval, paired_ratio
 
 
 def test_the_interval_of_a_mean_is_students() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from deployments.engine import Engine
-from deployments.executors import OutOfMemory
-from deployments.fakes import FakeClock, FakeExecutor, FakePipeline, answer_of, rows_at
-from deployments.fitting import RETRY_S, Fitting
-from deployments.ledger import Outcome
-from deployments.pipelined import PipelinedEngine
-from deployments.policies import make_policy
-from deployments.scheduler import Row, Scheduler, Step
+from deployments.engine.batch_limits import RETRY_S, Fitting
+from deployments.engine.engine import Engine
+from deployments.engine.ledger import Outcome
+from deployments.engine.pipelined import PipelinedEngine
+from deployments.executors.torch_executor import OutOfMemory
+from deployments.scheduling.registry import make_policy
+from deployments.scheduling.scheduler import Row, Scheduler, Step
+from deployments.testing.fakes import FakeClock, FakeExecutor, FakePipeline, answer_of, rows_at
 
 
 def step_of(count: int) -> Step:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from actors.actor import device_class
-from actors.device import Device
-from actors.fleet_config import FleetConfig, load_fleet, parse_fleet
-from actors.links import DirectLink, make_link
-from actors.placement import MARK, Beside, Demand, check, demands_of
+from actors.device.device import Device
+from actors.fleet.config import FleetConfig, load_fleet, parse_fleet
+from actors.fleet.device_actor import device_class
+from actors.fleet.placement import MARK, Beside, Demand, check, demands_of
+from actors.network.client import DirectLink, make_link
 from slicer.errors import ConfigError, PlacementError
 
 # --- the file --------------------------------------------------------------------------------------------------------

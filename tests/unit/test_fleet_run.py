@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from actors.fleet_config import DeviceConfig, parse_fleet
-from actors.fleet_run import MOST_RETURNS, FleetRun, Gone, rest_of
-from actors.plan import Arrival, Closed, Plan
-from actors.records import Record
-from actors.runner import make_record
+from actors.device.plan_runner import make_record
+from actors.fleet.config import DeviceConfig, parse_fleet
+from actors.fleet.fleet_run import MOST_RETURNS, FleetRun, Gone, rest_of
+from actors.records.record import Record
+from actors.records.request_plan import Arrival, Closed, Plan
 from slicer.errors import ServerError
 
 NAMES = ("cam-0", "cam-1", "cam-2")

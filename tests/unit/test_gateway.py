@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from actors.fake import FakeServer
-from actors.gateway import Gateway
+from actors.network.parcels import Gateway
+from actors.testing.fake_server import FakeServer
 from slicer.errors import ServerError
-from slicer.wire import Answer, Request, ServedModel
+from slicer.protocol.messages import Answer, Request, ServedModel
 from tests.unit import virtual_time
 
 SERVED = ServedModel("m", "d", "{}", 4, (0, 1, 2, 3), "per_tail", ("fp32",))

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import goodput
-from benchmarks.goodput_case import Case
-from benchmarks.goodput_stack import idle_before_steps_s
+from benchmarks.goodput import goodput
+from benchmarks.goodput.case import Case
+from benchmarks.goodput.stack import idle_before_steps_s
 from slicer.errors import ConfigError
 
 CASE = Case("launch-bound")

@@ -9,10 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks.accelerator import gpu
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ["--device", "cpu", "--models", "deployments.emulated:chain", "--model-kwargs", '{"img_size": 8, "in_chans": 1}']
+TINY = [
+    "--device",
+    "cpu",
+    "--models",
+    "deployments.executors.emulated:chain",
+    "--model-kwargs",
+    '{"img_size": 8, "in_chans": 1}',
+]
 FEW = ["--strategies", "per_slice,continuous", "--slo-x", "40", "--seeds", "0,1", "--requests", "60", "--points", "2"]
 SHORT = ["--dtype", "fp32", "--seconds", "0.3", "--repeats", "2", "--max-batch", "4", "--peak-tflops", "1"]
 
@@ -44,7 +51,8 @@ def test_profiles_prediction_load_and_memory_and_what_is_done_is_not_done_again(
 def test_it_needs_no_ray() -> None:
     code = (
         "import sys; sys.modules['ray'] = None\n"
-        "from benchmarks import gpu, harness, paper, paper_worker, validate\n"
+        "from benchmarks.accelerator import gpu, validate\nfrom benchmarks.common import engine_harness\n"
+        "from benchmarks.paper import paper, worker\n"
         "gpu.parser()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -7,15 +7,15 @@ from itertools import pairwise
 
 import pytest
 
-from benchmarks.harness import Harness, Record, Setup, latencies_ms, replayed, summary
-from deployments.workloads import Workload
+from benchmarks.common.engine_harness import Harness, Record, Setup, latencies_ms, replayed, summary
+from deployments.simulation.workloads import Workload
 from slicer import slice_model
-from slicer.model import SlicedModel
+from slicer.slicing.slice_model import SlicedModel
 
 
 @pytest.fixture(scope="module")
 def sliced() -> SlicedModel:
-    return slice_model("deployments.emulated:chain", 4, units=12, img_size=8, in_chans=1)
+    return slice_model("deployments.executors.emulated:chain", 4, units=12, img_size=8, in_chans=1)
 
 
 @pytest.fixture(params=["torch", "emulated"])

@@ -13,20 +13,21 @@ import numpy as np
 import pytest
 import torch
 
-from actors.device import Ask, Device
-from actors.fake import FakeServer
-from actors.fleet_config import DeviceConfig, Retry
-from actors.head import Head
-from actors.loading import head_memory, load_head
-from actors.records import Record
-from slicer import codec, slice_model
+from actors.device.device import Ask, Device
+from actors.device.head import Head
+from actors.device.head_loader import head_memory, load_head
+from actors.fleet.config import DeviceConfig, Retry
+from actors.records.record import Record
+from actors.testing.fake_server import FakeServer
+from slicer import slice_model
+from slicer.codecs import activations as codec
 from slicer.errors import ConfigError, CutError, HeadTailError, ImageError, ShardError
-from slicer.images import Preprocess, write_digits
-from slicer.model import SlicedModel
-from slicer.planner import Choice
-from slicer.profiles import NATIVE, Profile, Spread
-from slicer.shards import Manifest, export, load_span
-from slicer.wire import Request, ServedModel
+from slicer.models.images import Preprocess, write_digits
+from slicer.planning.cut_planner import Choice
+from slicer.profiles.device_profile import NATIVE, Profile, Spread
+from slicer.protocol.messages import Request, ServedModel
+from slicer.shards.load import Manifest, export, load_span
+from slicer.slicing.slice_model import SlicedModel
 
 N = 4
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3, "num_classes": 10}

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from actors import http_transport
-from actors.http_transport import ComeAgain, HttpTransport
-from slicer import packet
+from actors.network import http_transport
+from actors.network.http_transport import ComeAgain, HttpTransport
 from slicer.errors import ModelError, ServerError, ShardError
-from slicer.wire import Request, ServedModel
+from slicer.protocol import packet
+from slicer.protocol.messages import Request, ServedModel
 
 MODEL = ServedModel("m", "d", "{}", 4, (0, 1), "per_slice", ("fp32",))
 REQUEST = Request("a", "m", "d", 1, "fp32", (2,), b"x" * 8)

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from actors.fleet_config import GroupConfig
-from actors.http_transport import AutoTransport, HttpTransport, make_transport
-from actors.transport import ServeTransport
-from slicer import packet
+from actors.fleet.config import GroupConfig
+from actors.network.http_transport import AutoTransport, HttpTransport, make_transport
+from actors.network.serve_transport import ServeTransport
 from slicer.errors import ConfigError, ModelError, ServerError, ShardError
-from slicer.wire import Answer, Refusal, Reply, Request, ServedModel, Timings
+from slicer.protocol import packet
+from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
 
 MODEL = ServedModel("m", "d", "{}", 4, (0, 1), "per_slice", ("fp32",))
 Use = Callable[[HttpTransport], Awaitable[object]]

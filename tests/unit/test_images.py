@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
-from slicer import images, zoo
 from slicer.errors import ImageError
-from slicer.images import Preprocess, find_images, load_digits, read_image, write_digits
+from slicer.models import images, zoo
+from slicer.models.images import Preprocess, find_images, load_digits, read_image, write_digits
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Path:

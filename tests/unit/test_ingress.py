@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.ingress import Ingress
-from slicer import packet
-from slicer.wire import Answer, Refusal, Reply, Request, ServedModel, Timings
+from deployments.replica.http_ingress import Ingress
+from slicer.protocol import packet
+from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
 
 MODEL = ServedModel("m", "d", "{}", 4, (0, 1), "per_slice", ("fp32",))
 REQUEST = Request("a", "m", "d", 1, "fp32", (2,), b"12345678")

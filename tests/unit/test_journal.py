@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.journal import Journal
+from benchmarks.common.journal import Journal
 from slicer.errors import ConfigError
 
 

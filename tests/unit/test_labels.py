@@ -13,10 +13,12 @@ from PIL import Image
 from timm.data import ImageNetInfo
 from torch import nn
 
-from actors import cli, labels, load, reference
-from slicer import zoo
+from actors import cli
+from actors.load import job as load
+from actors.load import labels, reference
 from slicer.errors import ConfigError, ImageError, ModelError
-from slicer.images import LabelledImages, find_images, write_digits
+from slicer.models import zoo
+from slicer.models.images import LabelledImages, find_images, write_digits
 
 DIGITS = tuple("0123456789")
 OPEN = ("--rate", "20", "--duration", "1")

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from slicer import codec, slice_model
-from slicer.layout import channel_axes
-from slicer.shards import export
+from slicer import slice_model
+from slicer.codecs import activations as codec
+from slicer.shards.channel_axes import channel_axes
+from slicer.shards.load import export
 
 
 def shapes_and_axes(model: object, **kwargs: object) -> dict[tuple[int, ...], int]:

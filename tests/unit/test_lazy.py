@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.costs import Cell, CostModel
-from deployments.lazy import Lazy
-from deployments.scheduler import Row, Scheduler
+from deployments.costs.cost_model import Cell, CostModel
+from deployments.scheduling.lazy import Lazy
+from deployments.scheduling.scheduler import Row, Scheduler
 from slicer.errors import ConfigError
 
 

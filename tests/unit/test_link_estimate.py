@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.link_estimate import LinkEstimate
+from actors.planning.link_estimate import LinkEstimate
 
 
 class World:

@@ -13,9 +13,12 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from actors import cli, load, schedule, server
-from actors.settings import LoadConfig
-from actors.stats import Run
+from actors import cli
+from actors.load import applications as server
+from actors.load import job as load
+from actors.load import schedule
+from actors.load.config import LoadConfig
+from actors.report.statistics import Run
 from deployments.config import STRATEGIES
 from slicer.errors import ConfigError, ServerError
 from tests.unit.test_report import SCHEMA, record, result, two_strategies

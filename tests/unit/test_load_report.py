@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deployments.load_report import LoadReport
+from deployments.replica.load_report import LoadReport
 
 
 class Clock:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from deployments.config import ModelConfig
-from deployments.engine import Engine, Outcome
-from deployments.fakes import FakeClock, FakeExecutor, answer_of, rows_at
-from deployments.policies import make_policy
-from deployments.scheduler import Resident, Scheduler
+from deployments.engine.engine import Engine, Outcome
+from deployments.scheduling.registry import make_policy
+from deployments.scheduling.scheduler import Resident, Scheduler
+from deployments.testing.fakes import FakeClock, FakeExecutor, answer_of, rows_at
 from slicer.errors import ConfigError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slicer import packet
 from slicer.errors import CodecError
-from slicer.wire import Refusal, Reply, Request, ServedModel, Timings
+from slicer.protocol import packet
+from slicer.protocol.messages import Refusal, Reply, Request, ServedModel, Timings
 
 TEXT = st.text(max_size=20)
 MS = st.floats(0, 1e6)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks import paper
-from deployments.engine import Engine
-from deployments.fakes import FakeExecutor, answer_of, rows_at
-from deployments.ledger import Outcome
-from deployments.policies import make_policy
-from deployments.scheduler import Scheduler
+from benchmarks.paper import paper
+from deployments.engine.engine import Engine
+from deployments.engine.ledger import Outcome
+from deployments.scheduling.registry import make_policy
+from deployments.scheduling.scheduler import Scheduler
+from deployments.testing.fakes import FakeExecutor, answer_of, rows_at
 
 
 def run(rate_rps: float, seed: int, mean_ms: float, stable: bool = True) -> dict[str, Any]:
@@ -46,8 +46,8 @@ def test_the_reduction_is_given_where_both_are_stable_and_where_67_percent_is_fi
 @pytest.mark.parametrize(
     ("published", "rows", "steps"),
     [
-        ("benchmarks.published:FullPerModel", 9, [(1, 4, 4), (1, 4, 4)]),
-        ("benchmarks.published:FullPerSlice", 17, [(1, 2, 16), (2, 3, 16), (3, 4, 16)]),
+        ("benchmarks.paper.published:FullPerModel", 9, [(1, 4, 4), (1, 4, 4)]),
+        ("benchmarks.paper.published:FullPerSlice", 17, [(1, 2, 16), (2, 3, 16), (3, 4, 16)]),
     ],
 )
 def test_a_published_batch_runs_only_when_it_is_full(

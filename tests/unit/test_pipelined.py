@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from deployments.engine import Engine
-from deployments.executors import AcceleratorLost
-from deployments.fakes import FakeClock, FakeExecutor, FakePipeline, answer_of, rows_at
-from deployments.ledger import Outcome
-from deployments.pipelined import PipelinedEngine
-from deployments.policies import make_policy
-from deployments.scheduler import Scheduler, Step
+from deployments.engine.engine import Engine
+from deployments.engine.ledger import Outcome
+from deployments.engine.pipelined import PipelinedEngine
+from deployments.executors.torch_executor import AcceleratorLost
+from deployments.scheduling.registry import make_policy
+from deployments.scheduling.scheduler import Scheduler, Step
+from deployments.testing.fakes import FakeClock, FakeExecutor, FakePipeline, answer_of, rows_at
 
 
 class Bench:

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slicer import zoo
-from slicer.codec_images import decode_images, encode_image
+from slicer.codecs.images import decode_images, encode_image
 from slicer.errors import CodecError, ImageError
-from slicer.images import Preprocess
-from slicer.pixels import MAX_ASPECT, plain
-from slicer.spec import ModelSpec
+from slicer.models import zoo
+from slicer.models.images import Preprocess
+from slicer.models.pixels import MAX_ASPECT, plain
+from slicer.models.spec import ModelSpec
 
 RAMP = np.linspace(0, 255, 256, dtype=np.uint8)[None].repeat(64, 0)
 VIT = "vit_tiny_patch16_224"

@@ -9,9 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slicer import codec
+from slicer.codecs import activations as codec
 from slicer.errors import ConfigError
-from slicer.planner import Choice, DeviceView, Facts, Goal, LinkView, ServerView, choose, estimate, estimate_all
+from slicer.planning.cut_planner import (
+    Choice,
+    DeviceView,
+    Facts,
+    Goal,
+    LinkView,
+    ServerView,
+    choose,
+    estimate,
+    estimate_all,
+)
 
 #: Four slices; a square image of 3 x 100 x 100, activations of 25 x 100 = 2,500 values, ten classes.
 FACTS = Facts(

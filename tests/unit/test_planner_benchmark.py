@@ -1,4 +1,4 @@
-"""benchmarks/planner.py on cases of seconds: the oracle is executed and best, the document holds what it should."""
+"""benchmarks/planner/planner.py on cases of seconds: the oracle is executed and best, the document is whole."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from actors.adaptive import PlanConfig
-from benchmarks import planner, planner_herding
-from benchmarks.planner_cases import SHAPES, Case, served
-from benchmarks.planner_stage import Stage
-from benchmarks.planner_world import costs_of, others
-from deployments.workloads import bound_rps
-from slicer.planner import Choice
+from actors.planning.online_planner import PlanConfig
+from benchmarks.planner import herding as planner_herding
+from benchmarks.planner import planner
+from benchmarks.planner.cases import SHAPES, Case, served
+from benchmarks.planner.runs import Stage
+from benchmarks.planner.world import costs_of, others
+from deployments.simulation.workloads import bound_rps
+from slicer.planning.cut_planner import Choice
 
 VIT = next(iter(SHAPES))
 LTE = Case("small", "grid", VIT, 400.0, 1.0, "periodic", {"preset": "lte"}, ((0.0, 0.2),), 25.0)

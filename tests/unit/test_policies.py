@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from deployments.policies import ORDERS, POLICIES, PerSlice, QueuePolicy, make_policy
-from deployments.scheduler import Resident, Row, Scheduler
+from deployments.scheduling.registry import ORDERS, POLICIES, PerSlice, QueuePolicy, make_policy
+from deployments.scheduling.scheduler import Resident, Row, Scheduler
 from slicer.errors import ConfigError
 
 

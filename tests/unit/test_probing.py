@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from actors.adaptive import Adaptive, PlanConfig
-from actors.emulated_link import EmulatedLink
-from actors.fake import FakeServer
-from actors.links import LinkedServer
-from actors.probing import probe
-from actors.records import Record
-from actors.runner import Run
-from slicer.planner import Choice
-from slicer.profiles import Profile
+from actors.device.plan_runner import Run
+from actors.network.client import LinkedServer
+from actors.network.emulated_link import EmulatedLink
+from actors.planning.online_planner import Adaptive, PlanConfig
+from actors.planning.probe import probe
+from actors.records.record import Record
+from actors.testing.fake_server import FakeServer
+from slicer.planning.cut_planner import Choice
+from slicer.profiles.device_profile import Profile
 from tests.unit import virtual_time
 from tests.unit.test_alone import PLANNED, ask
 from tests.unit.test_device import SERVER_S, VirtualDevice, make, plan

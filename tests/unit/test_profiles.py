@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicer.errors import ConfigError
-from slicer.profiles import NATIVE, Profile, Spread, load_profile, parse_profile
+from slicer.profiles.device_profile import NATIVE, Profile, Spread, load_profile, parse_profile
 
 TIMES = [{"mean": 5.0, "std": 0.5}, {"quantiles": {0.05: 4.0, 0.5: 5.0, 0.95: 9.0}}]
 

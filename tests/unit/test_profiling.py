@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from slicer import cli, profiling
-from slicer.profiles import Profile, Spread, load_profile
+from slicer import cli
+from slicer.profiles import measure as profiling
+from slicer.profiles.device_profile import Profile, Spread, load_profile
 
 MODEL = ["vit_tiny_patch16_224", "--kwargs", '{"img_size": 32, "patch_size": 8, "depth": 4, "embed_dim": 24}']
 

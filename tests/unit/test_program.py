@@ -17,8 +17,8 @@ from torch import nn
 
 from slicer import load_span, slice_model
 from slicer.errors import ShardError
-from slicer.program import digest
-from slicer.shards import export, load_sliced, load_slices
+from slicer.shards.load import export, load_sliced, load_slices
+from slicer.slicing.program import digest
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = f"{__name__}:" if "." in __name__ else "tests.unit.test_program:"
@@ -220,7 +220,7 @@ def test_random_tensors_outside_the_state_dict_are_stored(tmp_path: Path) -> Non
 def test_the_program_is_the_same_in_every_process() -> None:
     mine = [digest(lines) for lines in slice_model("digits_swin", 4).programs]
     code = (
-        "from slicer import slice_model\nfrom slicer.program import digest\n"
+        "from slicer import slice_model\nfrom slicer.slicing.program import digest\n"
         "print(*(digest(lines) for lines in slice_model('digits_swin', 4).programs))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}

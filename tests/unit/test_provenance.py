@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from actors.provenance import command, commit
+from actors.report.provenance import command, commit
 
 
 def test_a_command_names_no_folder_of_the_machine() -> None:
-    asked = ["/somewhere/benchmarks/goodput.py", "--slo-x", "2,4", "--out", "/somewhere/else.json", "--raw", "raw/here"]
+    asked = [
+        "/somewhere/benchmarks/goodput/goodput.py",
+        "--slo-x",
+        "2,4",
+        "--out",
+        "/somewhere/else.json",
+        "--raw",
+        "raw/here",
+    ]
     assert command(asked) == ["goodput.py", "--slo-x", "2,4", "--out", "else.json", "--raw", "raw/here"]
 
 

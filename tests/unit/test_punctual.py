@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from slicer import punctual
+from slicer.common import thread_timing as punctual
 
 
 def _allowed() -> bool:

@@ -18,13 +18,13 @@ from ray.scripts.scripts import cli as ray_cli
 
 from actors.cli import config_of as load_config_of
 from actors.cli import parser as load_parser
-from actors.fleet_config import parse_fleet
-from actors.load import Job
-from actors.placement import Beside, check, demands_of
+from actors.fleet.config import parse_fleet
+from actors.fleet.placement import Beside, check, demands_of
+from actors.load.job import Job
 from deployments.cli import config_of as serve_config_of
 from deployments.cli import parser as serve_parser
 from deployments.config import STRATEGIES, parse_config
-from deployments.doctor import parser as doctor_parser
+from deployments.doctor.cli import parser as doctor_parser
 from slicer.cli import parser as slice_parser
 from slicer.errors import ConfigError
 from tests import documented

@@ -11,13 +11,14 @@ import jsonschema
 import pytest
 
 import actors
-from actors import report, report_files
-from actors.records import Record
-from actors.report import Result
-from actors.stats import PHASES, Run
-from actors.tables import Table, mib, number, share
+from actors.records.record import Record
+from actors.report import files as report_files
+from actors.report import result as report
+from actors.report.result import Result
+from actors.report.statistics import PHASES, Run
+from actors.report.tables import Table, mib, number, share
 
-SCHEMA = json.loads((Path(actors.__file__).parent / "result.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((Path(actors.__file__).parent / "report/result.schema.json").read_text(encoding="utf-8"))
 
 
 def record(at_s: float, took_ms: float, cut: int = 1, **more: Any) -> Record:

@@ -14,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from actors import cli, load, plots, report, report_files
-from actors.report_files import FILES, reserved
+from actors import cli
+from actors.load import job as load
+from actors.report import files as report_files
+from actors.report import plots
+from actors.report import result as report
+from actors.report.files import FILES, reserved
 from slicer.errors import ConfigError
 from tests.unit.test_report import two_strategies
 

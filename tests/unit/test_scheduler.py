@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from deployments.policies import PerSlice, PerTailShared, QueuePolicy
-from deployments.scheduler import SHARED, PolicyError, Row, Scheduler, Step
+from deployments.scheduling.registry import PerSlice, PerTailShared, QueuePolicy
+from deployments.scheduling.scheduler import SHARED, PolicyError, Row, Scheduler, Step
 
 
 def two_models(max_wait_s: float = 1.0) -> Scheduler:

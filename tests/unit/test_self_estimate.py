@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from actors.self_estimate import SelfEstimate
-from slicer.planner import Choice
-from slicer.profiles import NATIVE
+from actors.planning.compute_estimate import SelfEstimate
+from slicer.planning.cut_planner import Choice
+from slicer.profiles.device_profile import NATIVE
 from tests.unit.test_adaptive import BOARD, FACTS
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.transport import DEVICE_ENV
+from actors.network.serve_transport import DEVICE_ENV
 from deployments.config import parse_config
-from slicer.serve_settings import OWN_FILES, OWN_PORTS, SETTINGS, environment
+from slicer.common.ray_serve_env import OWN_FILES, OWN_PORTS, SETTINGS, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from deployments.config import ServerConfig
-from deployments.placement import MARK, Node, decide, living, missing
+from deployments.placing.placement import MARK, Node, decide, living, missing
 
 
 def node(name: str, **resources: float) -> Node:

@@ -19,11 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from slicer import load_span, shards, slice_model, tensorfile, zoo
+from slicer import load_span, slice_model
 from slicer.errors import CutError, ShardError
-from slicer.manifest import FILE, Manifest
-from slicer.model import SlicedModel, slice_spec
-from slicer.shards import export, load_manifest, load_sliced
+from slicer.models import zoo
+from slicer.shards import load as shards
+from slicer.shards import tensor_file as tensorfile
+from slicer.shards.load import export, load_manifest, load_sliced
+from slicer.shards.manifest import FILE, Manifest
+from slicer.slicing.slice_model import SlicedModel, slice_spec
 
 VIT: dict[str, Any] = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 5}
 SWIN: dict[str, Any] = {"img_size": 32, "patch_size": 2, "embed_dim": 12, "window_size": 4, "num_classes": 5}
@@ -469,7 +472,7 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from slicer.shards import load_manifest, load_span
+from slicer.shards.load import load_manifest, load_span
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""`benchmarks/simulate.py`: its last line is one JSON document; its figures hold the design's order of strategies."""
+"""`simulate.py`: its last line is one JSON document; its figures hold the design's order of strategies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def simulate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("simulate", ROOT / "benchmarks" / "simulate.py")
+    spec = importlib.util.spec_from_file_location("simulate", ROOT / "benchmarks/accelerator/simulate.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.costs import Cell, CostModel
-from deployments.engine import Engine, Outcome
-from deployments.fakes import FakeClock, FakeExecutor, rows_at
-from deployments.policies import POLICIES, make_policy
-from deployments.scheduler import Scheduler, Step
-from deployments.simulator import MODEL, Arrival, Setup, Simulation
-from deployments.workloads import Workload, bound_rps, goodput_rps
+from deployments.costs.cost_model import Cell, CostModel
+from deployments.engine.engine import Engine, Outcome
+from deployments.scheduling.registry import POLICIES, make_policy
+from deployments.scheduling.scheduler import Scheduler, Step
+from deployments.simulation.simulator import MODEL, Arrival, Setup, Simulation
+from deployments.simulation.workloads import Workload, bound_rps, goodput_rps
+from deployments.testing.fakes import FakeClock, FakeExecutor, rows_at
 from slicer.errors import ConfigError
 
 

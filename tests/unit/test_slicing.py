@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from slicer import SlicedModel, slice_model
-from slicer.model import slice_module
-from slicer.spec import ModelSpec
-from slicer.zoo import build, build_structure, data_config
+from slicer.models.spec import ModelSpec
+from slicer.models.zoo import build, build_structure, data_config
+from slicer.slicing.slice_model import slice_module
 
 SMALL_VIT: dict[str, Any] = {"img_size": 64, "depth": 3, "embed_dim": 48, "num_heads": 3}
 SMALL_SWIN: dict[str, Any] = {"img_size": 64, "window_size": 4, "embed_dim": 12, "depths": (2, 2), "num_heads": (1, 2)}

@@ -1,4 +1,4 @@
-"""What docs/models.md says of timm's models is what benchmarks/coverage.py found."""
+"""What docs/models.md says of timm's models is what benchmarks/models/coverage.py found."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_named_families_are_exact(file: str) -> None:
 
 
 def test_the_table_is_made_from_the_report(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("coverage_of_timm", ROOT / "benchmarks" / "coverage.py")
+    spec = importlib.util.spec_from_file_location("coverage_of_timm", ROOT / "benchmarks/models/coverage.py")
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicer import SlicedModel, slice_model
-from slicer.boundaries import Boundary
 from slicer.errors import CutError, ModelError
-from slicer.partition import choose, named
+from slicer.slicing.boundaries import Boundary
+from slicer.slicing.partition import choose, named
 
 DEEP_VIT: dict[str, Any] = {"img_size": 32, "patch_size": 8, "depth": 12, "embed_dim": 48, "num_heads": 3}
 
@@ -136,5 +136,5 @@ def test_options_of_timm_do_not_fit_a_built_module() -> None:
 
 
 def test_importing_the_package_or_the_wire_loads_no_torch() -> None:
-    code = "import sys, slicer, slicer.wire; assert not {'torch', 'timm'} & set(sys.modules)"
+    code = "import sys, slicer, slicer.protocol.messages; assert not {'torch', 'timm'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

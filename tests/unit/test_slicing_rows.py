@@ -12,7 +12,7 @@ from torch import nn
 
 from slicer import slice_model
 from slicer.errors import NotSliceable
-from slicer.verification import example_rows
+from slicer.slicing.verification import example_rows
 
 
 class Own(nn.Module):

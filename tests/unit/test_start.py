@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from deployments import app, cli
-from deployments.checks import check_here
 from deployments.config import parse_config
+from deployments.replica.preflight import check_here
 from slicer.errors import HeadTailError
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors import stats
-from actors.records import Outcome, Record
-from actors.stats import Run
-from slicer.comparison import Ratio, queue_grew
+from actors.records.record import Outcome, Record
+from actors.report import statistics as stats
+from actors.report.statistics import Run
+from slicer.common.comparison import Ratio, queue_grew
 
 
 def record(at_s: float, took_ms: float | None = 10.0, *, cut: int = 0, **more: object) -> Record:

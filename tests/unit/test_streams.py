@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from deployments import streams
-from deployments.streams import CudaGpu
+from deployments.executors.cuda import gpu as streams
+from deployments.executors.cuda.gpu import CudaGpu
 
 LOG: list[tuple[Any, ...]] = []
 

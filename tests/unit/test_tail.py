@@ -17,15 +17,16 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from deployments.config import STRATEGIES
-from deployments.cost_profiles import load_profile
-from deployments.executors import TorchExecutor
-from deployments.tail import TailServer, top_k
-from slicer import codec, zoo
-from slicer.codec_images import encode_image
+from deployments.costs.profile_files import load_profile
+from deployments.executors.torch_executor import TorchExecutor
+from deployments.replica.tail_server import TailServer, top_k
+from slicer.codecs import activations as codec
+from slicer.codecs.images import encode_image
 from slicer.errors import ConfigError
-from slicer.images import Preprocess
-from slicer.model import SlicedModel, slice_spec
-from slicer.wire import Refusal, Reply, Request
+from slicer.models import zoo
+from slicer.models.images import Preprocess
+from slicer.protocol.messages import Refusal, Reply, Request
+from slicer.slicing.slice_model import SlicedModel, slice_spec
 
 MODEL = "digits_vit"
 
@@ -189,7 +190,9 @@ def test_a_measured_profile_is_saved_and_can_be_started_from(
     kept = load_profile(tmp_path / f"{MODEL}.yaml")
     assert kept.table[0][0].seen > saved.table[0][0].seen, "what was seen while serving is in it"
 
-    monkeypatch.setattr("deployments.tail.measure", lambda *_, **__: pytest.fail("measured although it is known"))
+    monkeypatch.setattr(
+        "deployments.replica.tail_server.measure", lambda *_, **__: pytest.fail("measured although it is known")
+    )
     again = server(model={"profile": str(tmp_path / f"{MODEL}.yaml")})
     assert isinstance(run(lambda: again.infer(request), again), Reply)
     with pytest.raises(ConfigError, match="has 4 slices, the model 2; measure it again"):

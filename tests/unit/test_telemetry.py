@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from deployments import telemetry
-from slicer.wire import Refusal, Reply, Timings
+from deployments.replica import metrics as telemetry
+from slicer.protocol.messages import Refusal, Reply, Timings
 
 
 class Recorder:

@@ -14,7 +14,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.long
 def test_it_calibrates_drives_and_replays_in_processes_of_their_own(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "validate.py"), "--model", "deployments.emulated:chain"]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks/accelerator/validate.py"),
+        "--model",
+        "deployments.executors.emulated:chain",
+    ]
     command += ["--model-kwargs", '{"img_size": 8, "in_chans": 1}', "--strategies", "per_slice,continuous"]
     command += ["--loads", "0.05", "--requests", "60", "--repeats", "3", "--budget-s", "1"]
     command += ["--profile", str(tmp_path / "profile.yaml"), "--out", str(tmp_path / "out.json")]

@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 
 from deployments.config import ServerConfig, parse_config
-from deployments.placement import Node
-from deployments.way_in import Running, free_port, make_private, own_files, own_ports, private_folder, settle
+from deployments.placing.http_endpoint import (
+    Running,
+    free_port,
+    make_private,
+    own_files,
+    own_ports,
+    private_folder,
+    settle,
+)
+from deployments.placing.placement import Node
+from slicer.common.ray_serve_env import OWN_FILES, OWN_PORTS
 from slicer.errors import ConfigError, ServerError
-from slicer.serve_settings import OWN_FILES, OWN_PORTS
 
 ONE = [Node("a", "10.0.0.1", {})]
 TWO = [*ONE, Node("b", "10.0.0.2", {})]

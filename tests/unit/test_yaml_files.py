@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from actors.fleet_config import load_fleet
+from actors.fleet.config import load_fleet
 from deployments.config import load_config
-from deployments.cost_profiles import load_profile as load_costs
-from deployments.doctor import members_of
-from slicer import zoo
+from deployments.costs.profile_files import load_profile as load_costs
+from deployments.doctor.cli import members_of
+from slicer.common.yaml_files import parse_json, parse_yaml, read_yaml
 from slicer.errors import ConfigError, HeadTailError
-from slicer.profiles import load_profile
-from slicer.yaml_files import parse_json, parse_yaml, read_yaml
+from slicer.models import zoo
+from slicer.profiles.device_profile import load_profile
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n" for before, name in zip("abcdef", "bcdefg", strict=True)

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from slicer import zoo
 from slicer.errors import ModelError
-from slicer.images import Preprocess, load_digits
+from slicer.models import zoo
+from slicer.models.images import Preprocess, load_digits
 
 TINY = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 5}
 NAME = "vit_tiny_patch16_224"

@@ -1,0 +1,153 @@
+"""When to leave a server alone, and when to ask it again.
+
+After a failure nobody asks for a pause that doubles with every failure and is drawn anew each time, so that a fleet
+does not come back all at once. Then one request at a time, the probe, finds out whether the server is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+from collections.abc import AsyncIterator, Iterator
+
+from actors.clock.clock import Clock
+from slicer.errors import ServerError
+
+#: When the server is back, so many of the requests that waited for it are on their way at the same time.
+AT_ONCE = 2
+
+
+class Away:
+    """One device's opinion of its server. Not thread-safe: its event loop calls it.
+
+    Args:
+        first_pause_s, max_pause_s: of the pauses; each is drawn from half to one and a half of that.
+        rng: of the draws.
+    """
+
+    def __init__(self, first_pause_s: float, max_pause_s: float, rng: random.Random) -> None:
+        self._first_s, self._max_s, self._rng = first_pause_s, max_pause_s, rng
+        self._pause_s = first_pause_s
+        self._until_s: float | None = None  # None: the server is there
+        self._asking = False
+
+    @property
+    def there(self) -> bool:
+        """Whether the last that is known of the server is good."""
+        return self._until_s is None
+
+    def may_ask(self, now_s: float) -> bool:
+        """Whether a request may be sent. Where the server was away, the one that may is the probe: say how it went."""
+        if self._until_s is None:
+            return True
+        if self._asking or now_s < self._until_s:
+            return False
+        self._asking = True
+        return True
+
+    def pause_left_s(self, now_s: float) -> float:
+        """Until a request may be sent; infinity while a probe is on its way."""
+        if self._until_s is None:
+            return 0.0
+        return math.inf if self._asking else max(self._until_s - now_s, 0.0)
+
+    def failed(self, now_s: float, *, probe: bool = False) -> None:
+        """A request got no answer, or was refused for want of room or time."""
+        if self._until_s is not None and not probe:
+            return  # one of those that were on their way when it went: no news
+        self._asking = False
+        self._until_s = now_s + self._pause_s * self._rng.uniform(0.5, 1.5)
+        self._pause_s = min(2 * self._pause_s, self._max_s)
+
+    def answered(self) -> None:
+        """An answer came in time."""
+        self._until_s, self._asking, self._pause_s = None, False, self._first_s
+
+    def said_nothing(self) -> None:
+        """The probe ended without news of the server."""
+        self._asking = False
+
+
+class Backlog:
+    """The requests of a device that cannot go on alone, while its server is away. Used on one event loop.
+
+    While the server is there they pass at once. Once it is away one at a time may try, as `Away` says; when it is back
+    the others follow, the oldest first, AT_ONCE at the same time, so that what was kept back does not come in one wave.
+    Silence counts as well: Serve's handle keeps what it is given while there is no replica, and lets it all go then.
+    """
+
+    def __init__(self, away: Away, clock: Clock) -> None:
+        self._away, self._clock = away, clock
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._news = asyncio.Event()
+        self._inside = 0
+        self._heard_s = 0.0  # when an answer came, or else the first of those inside was sent
+
+    @contextlib.asynccontextmanager
+    async def passage(self, until_s: float, patience_s: float) -> AsyncIterator[bool]:
+        """Enter when a request may be sent, and stay inside until it has ended; whether it is the probe.
+
+        Args:
+            until_s: how long to wait.
+            patience_s: a server that answers none of those inside for so long is taken to be away.
+
+        Raises:
+            ServerError: the server was away until then.
+        """
+        now_s = self._clock.now_s()
+        if self._inside and now_s - self._heard_s > patience_s:
+            self._away.failed(now_s)
+        if self._away.there:
+            with self._one_more():
+                yield False
+            return
+        try:
+            await asyncio.wait_for(self._places.acquire(), until_s - self._clock.now_s())
+        except asyncio.TimeoutError:
+            raise ServerError("the server stayed away") from None
+        probe = False
+        try:
+            probe = await self._may_ask(until_s)
+            with self._one_more():
+                yield probe
+        finally:
+            if probe and not self._away.there:
+                self._away.said_nothing()  # harmless after failed()
+            self._places.release()
+            self._tell()
+
+    @contextlib.contextmanager
+    def _one_more(self) -> Iterator[None]:
+        if not self._inside:
+            self._heard_s = self._clock.now_s()
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    async def _may_ask(self, until_s: float) -> bool:
+        while not self._away.may_ask(now_s := self._clock.now_s()):
+            if now_s >= until_s:
+                raise ServerError("the server stayed away")
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), min(self._away.pause_left_s(now_s), until_s - now_s))
+        return not self._away.there
+
+    def answered(self) -> None:
+        """An answer came, whatever it says."""
+        self._heard_s = self._clock.now_s()
+        if not self._away.there:
+            self._away.answered()
+            self._tell()
+
+    def failed(self, *, probe: bool) -> None:
+        """No answer came, or the server said that it stops."""
+        self._away.failed(self._clock.now_s(), probe=probe)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()

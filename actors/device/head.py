@@ -1,0 +1,272 @@
+"""The device's part of a model: preprocessing, slices 0:cut and encoding, as one blocking computation per image.
+
+Slices are held one by one, so that the cut can change: those that are missing are loaded while the others run on.
+
+An emulated head computes the same, then sleeps until the time of its profile has passed; the device is busy meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from slicer.codecs import activations as codec
+from slicer.codecs.images import encode_image
+from slicer.errors import ImageError
+from slicer.models.images import Preprocess
+from slicer.planning.cut_planner import Choice
+from slicer.profiles.device_profile import NATIVE, Profile
+
+#: What an image becomes, (channels, height, width), float32.
+Prepare = Callable[[str], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What the device made of one image.
+
+    Attributes:
+        manifest: digest of the manifest that the slices were loaded from.
+        cut: slices that have run; codec: of the payload.
+        shape: of the activation, without batch; `payload`: the activation, encoded; empty for cut n.
+        logits: cut n only: the answer itself; else None.
+        head_ms: preprocessing and slices, the emulated wait included; `encode_ms`: encoding.
+        overrun: this host needed longer than the emulated device would have.
+        prepare_ms, slices_ms: what head_ms consists of, slice by slice.
+        activation: what was encoded, to go on from here on the device; None where an image was sent as it is.
+    """
+
+    manifest: str
+    shape: tuple[int, ...]
+    payload: bytes
+    logits: npt.NDArray[np.float32] | None
+    head_ms: float
+    encode_ms: float
+    overrun: bool = False
+    cut: int = 0
+    codec: str = "fp32"
+    prepare_ms: float = 0.0
+    slices_ms: tuple[float, ...] = ()
+    activation: npt.NDArray[np.float32] | None = None
+
+
+class Head:
+    """The first slices of one manifest, ready to run: at least those of the cut, all of them on a device that can go
+    on alone. `compute`, `finish` and `trim` run on one thread, the device's own; `extend` may be called beside them.
+
+    Args:
+        prepare: preprocessing of an image file; a `Preprocess`, if images are sent as they are.
+        slices: slices 0, 1, ..., as many as are loaded. `dtype` and `accelerator` are where they run and in what.
+        manifest, num_slices: what they are the beginning of; `slice_bytes`: of the shards of all slices.
+        channel_axes: of the activations at the cuts 0..n, for the codecs; empty: measured.
+        profile: how long slices and preprocessing take, if they are emulated; `seed`: of the times drawn from it.
+        sleep: waits so many seconds.
+    """
+
+    def __init__(
+        self,
+        prepare: Prepare,
+        slices: Sequence[nn.Module],
+        *,
+        manifest: str,
+        num_slices: int,
+        slice_bytes: Sequence[int] = (),
+        channel_axes: Sequence[int] = (),
+        dtype: torch.dtype = torch.float32,
+        accelerator: str = "cpu",
+        profile: Profile = NATIVE,
+        seed: str = "",
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.manifest = manifest
+        self.num_slices = num_slices
+        self._slice_bytes = tuple(slice_bytes)
+        self._channel_axes = tuple(channel_axes)
+        self._prepare = prepare
+        self._slices = list(slices)
+        self._dtype = dtype
+        self._accelerator = accelerator
+        self._profile = profile
+        self._rng = random.Random(seed)
+        self._sleep = sleep
+
+    @property
+    def loaded(self) -> int:
+        """How many slices there are, from the first on."""
+        return len(self._slices)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the shards of the slices that are loaded."""
+        return sum(self._slice_bytes[: self.loaded])
+
+    def extend(self, slices: Sequence[nn.Module]) -> None:
+        """The slices after those that are loaded."""
+        self._slices.extend(slices)
+
+    def trim(self, count: int) -> None:
+        """Keep the first `count` slices only, and give the memory of the others back to the system."""
+        if count < len(self._slices):
+            dropped = self._slices[count:]
+            del self._slices[count:]
+            empty(dropped, self._slices)
+            give_back_memory()
+
+    def reseed(self, seed: str) -> None:
+        """Draw emulated times from here on as another head with this seed does."""
+        self._rng.seed(seed)
+
+    def compute(self, image: str, choice: Choice) -> Computed:
+        """One image file to an encoded activation, or to logits at cut n. Blocks for as long as the device would.
+
+        Raises:
+            ImageError: the file cannot be read. CodecError: the activation holds NaN or infinity.
+        """
+        cut, whole = choice.cut, choice.cut == self.num_slices
+        if cut == 0 and choice.codec in codec.IMAGE_CODECS:
+            return self._as_image(image, choice.codec)
+        began = time.perf_counter()
+        pixels = self._prepare(image)
+        prepare_s = time.perf_counter() - began
+        activation, slices_ms = self._run(pixels, 0, cut)
+        prepare_ms, overrun = self._keep_time(began, self._prepare_ms(prepare_s * 1e3), slices_ms)
+        head_done = time.perf_counter()
+        head_ms = (head_done - began) * 1e3
+        if whole:
+            codec.check_finite(activation)
+            payload, encode_ms = b"", 0.0
+        else:
+            axis = self._channel_axes[cut] if self._channel_axes else None
+            payload = codec.encode(choice.codec, activation, axis)
+            encode_ms = (time.perf_counter() - head_done) * 1e3
+        return Computed(
+            self.manifest,
+            activation.shape,
+            payload,
+            activation if whole else None,
+            head_ms,
+            encode_ms,
+            overrun,
+            cut,
+            choice.codec,
+            prepare_ms,
+            tuple(slices_ms),
+            activation,
+        )
+
+    def finish(self, computed: Computed, image: str) -> Computed:
+        """The slices that are left, here: the logits of a request that the server did not answer. All are loaded.
+
+        `head_ms` and the slices' times are those of this part alone. Raises as `compute`.
+        """
+        began = time.perf_counter()
+        activation, prepare_ms = computed.activation, 0.0
+        if activation is None:
+            activation = self._prepare(image)
+            prepare_ms = self._prepare_ms((time.perf_counter() - began) * 1e3)
+        logits, slices_ms = self._run(activation, computed.cut, self.num_slices)
+        _, overrun = self._keep_time(began, prepare_ms, slices_ms, computed.cut)
+        codec.check_finite(logits)
+        head_ms = (time.perf_counter() - began) * 1e3
+        return Computed(self.manifest, logits.shape, b"", logits, head_ms, 0.0, overrun, self.num_slices)
+
+    def rehearse(self) -> list[float]:
+        """The ms that each loaded slice takes for a black image, after a warm-up; empty where its size is not known."""
+        shape = getattr(self._prepare, "shape", None)
+        if shape is None:
+            return []
+        black = np.zeros(shape, np.float32)
+        self._run(black, 0, self.loaded)
+        return self._run(black, 0, self.loaded)[1]
+
+    def _as_image(self, image: str, name: str) -> Computed:
+        began = time.perf_counter()
+        prepare = self._prepare
+        assert isinstance(prepare, Preprocess), "images are sent by devices with timm's preprocessing"
+        payload = image_payload(name, image, prepare)
+        spent_ms = (time.perf_counter() - began) * 1e3
+        # The device resizes for rgb8 only; a camera's own file costs it nothing.
+        planned_ms = self._prepare_ms(spent_ms) if name == "rgb8" else spent_ms
+        prepare_ms, overrun = self._keep_time(began, planned_ms, [])
+        head_ms = (time.perf_counter() - began) * 1e3
+        return Computed(self.manifest, prepare.shape, payload, None, head_ms, 0.0, overrun, 0, name, prepare_ms)
+
+    def _prepare_ms(self, spent_ms: float) -> float:
+        """What preprocessing takes on the device: what it took here, or what is drawn."""
+        spread = self._profile.preprocess_ms
+        return spent_ms if spread is None else spread.draw_ms(self._rng)
+
+    def _keep_time(self, began: float, prepare_ms: float, slices_ms: list[float], start: int = 0) -> tuple[float, bool]:
+        """Sleep until the emulated times have passed, which then stand in `slices_ms`; whether this host was late."""
+        if self._profile.kind != "emulated":
+            return prepare_ms, False
+        drawn = [spread.draw_ms(self._rng) for spread in self._profile.slices_ms[start : start + len(slices_ms)]]
+        slices_ms[:] = drawn
+        left_s = (prepare_ms + sum(drawn)) / 1e3 - (time.perf_counter() - began)
+        if left_s > 0:
+            self._sleep(left_s)
+        return prepare_ms, left_s < 0
+
+    def _run(self, x: npt.NDArray[np.float32], start: int, end: int) -> tuple[npt.NDArray[np.float32], list[float]]:
+        """Slices start:end of one image, and the ms that each took."""
+        if start == end:
+            return x, []
+        slices, times_ms = self._slices[start:end], []
+        assert len(slices) == end - start, f"slices {start}:{end} with {len(self._slices)} loaded"
+        with torch.inference_mode():
+            # A copy in torch's own memory, whose alignment decides in which order kernels sum.
+            now: torch.Tensor = torch.tensor(x).unsqueeze(0).to(self._accelerator, self._dtype)
+            for one in slices:
+                began = time.perf_counter()
+                now = one(now)
+                times_ms.append((time.perf_counter() - began) * 1e3)
+            activation: npt.NDArray[np.float32] = now[0].to("cpu", torch.float32).numpy()
+        return activation, times_ms
+
+
+#: Files that are in a codec's form already.
+_SUFFIXES = {"jpeg": (".jpg", ".jpeg"), "png": (".png",)}
+
+
+def image_payload(name: str, image: str, prepare: Preprocess) -> bytes:
+    """An image file in a codec's form; a file that is in that form already is sent as it is.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    path = Path(image)
+    if path.suffix.lower() in _SUFFIXES.get(name, ()):
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ImageError(f"image {image}: cannot be read ({error.strerror})") from error
+    return encode_image(name, image, prepare)
+
+
+def empty(dropped: Sequence[nn.Module], kept: Sequence[nn.Module]) -> None:
+    """Take the weights out of modules that nobody runs any more, but for those that others hold, too.
+
+    Dropping the modules is not enough: a traced module is a cycle of references, which a collection may free late, or
+    never, if `gc.freeze` was called in between.
+    """
+    held = {id(tensor) for one in kept for tensor in (*one.parameters(), *one.buffers())}
+    for one in dropped:
+        for tensor in (*one.parameters(), *one.buffers()):
+            if id(tensor) not in held:
+                tensor.data = tensor.data.new_empty(0)
+
+
+def give_back_memory() -> None:
+    """glibc keeps freed memory for itself; ask it to return what is whole pages. Nothing elsewhere."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

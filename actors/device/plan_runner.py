@@ -1,0 +1,135 @@
+"""One measured run of one device: warm up, keep the schedule or the loop, drain, and close the ledger.
+
+Open loop: every arrival has its record before the run starts, and its clock starts at the schedule, whatever the device
+or the server do. Closed loop: a record begins when its client asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+from actors.device.device import Ask, Device, TopK
+from actors.fleet.config import DeviceConfig
+from actors.records.record import Record
+from actors.records.request_plan import Closed, Plan
+
+
+class Run:
+    """A plan on its way through one device, on the device's event loop. Runs once.
+
+    Attributes:
+        records: one per intended request, in order of intention; complete and closed when `run` has returned.
+    """
+
+    def __init__(self, device: Device, plan: Plan) -> None:
+        self.records: list[Record] = []
+        self._device = device
+        self._clock = device.clock
+        self._plan = plan
+        self._ask = Ask(plan.top_k, plan.max_age_ms, plan.deadline_ms)
+        for arrival in plan.arrivals:
+            self._record(arrival.image, arrival.at_s)
+
+    async def warm_up(self) -> tuple[list[TopK], list[Record]]:
+        """Ask the plan's warm-up images one after the other: answers and records, which no statistics hold."""
+        began_s = self._clock.now_s()
+        answers, records = [], []
+        for number, image in enumerate(self._plan.warmup):
+            scheduled_s = self._clock.now_s() - began_s
+            record = make_record(self._device.config, self._plan, image, scheduled_s, f"warmup-{number}")
+            answers.append(await self._device.answer(self._plan.images[image], record, began_s, Ask(self._plan.top_k)))
+            records.append(record)
+        return answers, records
+
+    async def run(self, start_in_s: float = 0.0) -> list[Record]:
+        """Start in so many seconds, follow the plan, drain; what has no answer then is lost."""
+        self._device.begin(self._plan.run_id)
+        began_s = self._clock.now_s() + start_in_s
+        if self._plan.closed is not None:
+            await self._closed(self._plan.closed, began_s)
+        else:
+            await self._open(began_s)
+        return self.records
+
+    async def _open(self, began_s: float) -> None:
+        tasks = []
+        for record in self.records:
+            due_s = began_s + record.scheduled_s
+            await self._clock.until(due_s)
+            record.generator_lag_ms = (self._clock.now_s() - due_s) * 1e3
+            tasks.append(asyncio.create_task(self._one(record, began_s)))
+        await self._drain(tasks)
+
+    async def _closed(self, closed: Closed, began_s: float) -> None:
+        turns = itertools.cycle(closed.images)
+        numbers = itertools.count() if closed.requests is None else iter(range(closed.requests))
+        end_s = None if closed.duration_s is None else began_s + closed.duration_s
+        all_begun = asyncio.Event()
+
+        async def client() -> None:
+            for _ in numbers:  # shared: each client takes the next request that is left
+                await self._one(self._record(next(turns), self._clock.now_s() - began_s), began_s)
+                await asyncio.sleep(closed.think_s)
+                if end_s is not None and self._clock.now_s() >= end_s:
+                    break
+            all_begun.set()
+
+        await self._clock.until(began_s)
+        clients = [asyncio.create_task(client()) for _ in range(closed.clients)]
+        if end_s is not None:
+            await asyncio.wait(clients, timeout=end_s - self._clock.now_s())
+        else:
+            await all_begun.wait()
+        await self._drain(clients)
+
+    async def _one(self, record: Record, began_s: float) -> None:
+        await self._device.answer(self._plan.images[record.image], record, began_s, self._ask)
+
+    async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Wait for what is on its way, then end it."""
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=self._plan.drain_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for record in self.records:
+            if record.finished_s is None:
+                message = (
+                    f"no answer {self._plan.drain_s:g} s after the run's last request began; the server is overloaded "
+                    "or gone (`serve status` says which)"
+                )
+                self._device.lose(record, message)
+
+    def _record(self, image: int, scheduled_s: float) -> Record:
+        record = make_record(self._device.config, self._plan, image, scheduled_s, str(len(self.records)))
+        self.records.append(record)
+        return record
+
+
+def make_record(config: DeviceConfig, plan: Plan, image: int, scheduled_s: float, number: str) -> Record:
+    """An open record of one intended request."""
+    return Record(
+        id=f"{plan.run_id}/{config.name}/{number}",
+        device=config.name,
+        group=config.group,
+        cut=config.cut,
+        image=image,
+        label=plan.labels[image],
+        scheduled_s=scheduled_s,
+    )
+
+
+def lost_run(config: DeviceConfig, plan: Plan, message: str) -> list[Record]:
+    """The records of a run whose device died: every intended request is lost. A closed loop without a number of
+    requests has none, since nobody knows what it would have asked."""
+    intended = [(arrival.image, arrival.at_s) for arrival in plan.arrivals]
+    if plan.closed is not None and plan.closed.requests is not None:
+        intended = [
+            (image, 0.0) for image in itertools.islice(itertools.cycle(plan.closed.images), plan.closed.requests)
+        ]
+    records = [make_record(config, plan, image, at_s, str(number)) for number, (image, at_s) in enumerate(intended)]
+    for record in records:
+        record.outcome, record.code, record.message = "lost", "device", message
+    return records

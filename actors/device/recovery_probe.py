@@ -1,0 +1,68 @@
+"""Finding out that the server is back, for a device that goes on without it: a copy of a request that failed is sent
+now and then, for which nobody waits. No request's deadline depends on it, and it comes however rarely images do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from actors.clock.clock import Clock
+from actors.device.circuit_breaker import Away
+from slicer.errors import HeadTailError
+from slicer.protocol.messages import RETRYABLE, Answer, Refusal, Request
+
+#: Refusals that a device can make up for by finishing alone; the others are about the request itself.
+ALONE = RETRYABLE | {"too_late", "failed"}
+
+Send = Callable[[Request], Awaitable[Answer]]
+Reload = Callable[[str], Awaitable[None]]
+
+
+class Lookout:
+    """One device's. Used on its event loop.
+
+    Args:
+        away: asked when to send, and told what came of it.
+        reload: replaces the head of a manifest that the server does not serve any more.
+    """
+
+    def __init__(self, away: Away, clock: Clock, reload: Reload) -> None:
+        self._away, self._clock, self._reload = away, clock, reload
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, send: Send, request: Request, patience_s: float) -> None:
+        """From now on until the server is back. One that looks out already goes on.
+
+        Args:
+            send: to the server; its answer counts only if it comes within `patience_s`, as it would for a new image.
+        """
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(send, request, patience_s))
+
+    async def end(self) -> None:
+        """The device closes, or turns to another server."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self, send: Send, request: Request, patience_s: float) -> None:
+        away, time = self._away, self._clock.now_s
+        while not away.there:
+            await self._clock.until(time() + away.pause_left_s(time()))
+            if away.there or not away.may_ask(time()):
+                continue
+            try:
+                answer = await asyncio.wait_for(send(request), patience_s)
+                refusal = answer.code if isinstance(answer, Refusal) else ""
+                if refusal == "stale":
+                    await self._reload(request.manifest)
+            except (asyncio.TimeoutError, HeadTailError):
+                away.failed(time(), probe=True)
+            except BaseException:
+                away.said_nothing()
+                raise
+            else:
+                if refusal in ALONE:
+                    away.failed(time(), probe=True)
+                else:
+                    away.answered()

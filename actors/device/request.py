@@ -1,0 +1,289 @@
+"""One request on its way: image -> head -> encode -> server -> answer, with everything that can go wrong.
+
+A device that can go on alone finishes a request by itself when the server is gone, refuses, or would be too late for
+the deadline; its record says so (`alone`). While the server is away nothing waits for it; a copy of the request that
+failed is sent now and then, to find out whether it is back. A device that cannot go on alone keeps its requests until
+then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from actors.device.head import Computed
+from actors.device.recovery_probe import ALONE
+from actors.network.client import ENVELOPE_BYTES
+from actors.records.record import Outcome, Record
+from slicer.errors import ServerError
+from slicer.protocol.messages import RETRYABLE, Answer, Refusal, Reply, Request
+
+if TYPE_CHECKING:
+    from actors.device.device import Device
+
+TopK = tuple[tuple[int, float], ...]
+
+#: What finishing alone may take longer than it took on average, of which a deadline keeps clear.
+_SLOWER = 1.3
+_SLACK_MS = 3.0
+
+#: Without a deadline such a device waits for so many times what answers took lately, and at least so long.
+_PATIENCE = 5.0
+_LEAST_PATIENCE_MS = 250.0
+
+#: A device that cannot go on alone takes a server for gone that says nothing for so long, and for as many answers.
+_SILENCE_MS = 2000.0
+
+
+class NoTime(ServerError):
+    """The deadline leaves no time to ask the server; this says nothing of the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """How one request is to be treated; times are the plan's."""
+
+    top_k: int = 5
+    max_age_ms: float | None = None
+    deadline_ms: float | None = None
+
+
+class Asking:
+    """One request; made by `Device.answer`, on its event loop."""
+
+    def __init__(self, device: Device, image: str, record: Record, began_s: float, ask: Ask) -> None:
+        self._device = device
+        self._config = device.config
+        self._image = image
+        self._record = record
+        self._ask = ask
+        self._time = device.clock.now_s
+        self._began_s = began_s
+
+    def now_s(self) -> float:
+        """Seconds since the start of the run."""
+        return self._time() - self._began_s
+
+    def age_ms(self) -> float:
+        """Since the intended capture."""
+        return (self.now_s() - self._record.scheduled_s) * 1e3
+
+    def close(self, outcome: Outcome, code: str = "", message: str = "") -> None:
+        """The request has ended."""
+        record = self._record
+        record.outcome, record.code, record.message = outcome, code, message
+        record.finished_s = self.now_s()
+        if outcome == "answered":
+            record.inference_ms = (record.finished_s - record.scheduled_s) * 1e3
+        self._device.closed(record)
+
+    async def run(self) -> TopK:
+        """From the image to the closed record. Raises HeadTailError, which `Device.answer` makes a record of."""
+        device, may_reload = self._device, True
+        if device.planner is not None:
+            device.planner.arrived(self._time())
+        while True:
+            computed = await self._compute()
+            if computed is None:
+                return ()
+            if computed.logits is not None:
+                device.reconsider(self._ask.deadline_ms)
+                return self._finish(best(computed.logits, self._ask.top_k))
+            if device.alone and not device.away.there:
+                return await self._alone(computed, "the server is away")
+            try:
+                answer = await (self._once(computed) if device.alone else self._exchange(computed))
+            except NoTime as error:
+                return await self._alone(computed, str(error))
+            except ServerError as error:
+                if not device.alone:
+                    raise
+                self._gone(computed)
+                return await self._alone(computed, str(error))
+            if isinstance(answer, Reply):
+                return self._accept(answer)
+            if answer.code == "stale" and may_reload:
+                # The activation is of the old weights, so it is made again, with the head that the server wants.
+                await device.reload(computed.manifest)
+                may_reload = False
+                continue
+            if device.alone and answer.code in ALONE:
+                self._gone(computed)
+                return await self._alone(computed, f"{answer.code}: {answer.message}")
+            self.close("refused", answer.code, answer.message)
+            return ()
+
+    async def _compute(self) -> Computed | None:
+        record, limit_ms, device = self._record, self._ask.max_age_ms, self._device
+        async with device.turn:
+            first = record.started_s is None
+            if first:
+                record.started_s = self.now_s()
+                record.wait_ms = self.age_ms()
+                if limit_ms is not None and record.wait_ms > limit_ms:
+                    self.close("dropped", "stale_image", f"{record.wait_ms:.0f} ms old, limit {limit_ms:g} ms")
+                    return None
+                device.reconsider(self._ask.deadline_ms)  # an answer may be overdue
+            choice = device.choice
+            computed = await device.compute(self._image, choice)
+        record.cut, record.codec = choice.cut, choice.codec
+        record.head_ms = (record.head_ms or 0.0) + computed.head_ms
+        record.encode_ms = (record.encode_ms or 0.0) + computed.encode_ms
+        record.overrun = record.overrun or computed.overrun
+        record.payload_bytes = len(computed.payload)
+        if (planner := device.planner) is not None:
+            planner.computed(computed.prepare_ms, computed.slices_ms)
+            if computed.logits is None:
+                planner.encoded(choice, computed.encode_ms, len(computed.payload))
+        return computed
+
+    async def _once(self, computed: Computed) -> Reply | Refusal:
+        """Send once, and wait no longer than leaves the device the time to be in time by itself. Raises as `_send`, and
+        NoTime."""
+        until_s = min(self._time() + self._config.retry.budget_s, self._until_alone_s(computed))
+        self._record.attempts += 1
+        return await self._send(computed, until_s)
+
+    async def _exchange(self, computed: Computed) -> Reply | Refusal:
+        """Send until there is an answer that another attempt would not change, within the budget.
+
+        Raises:
+            ServerError: no answer within the budget.
+        """
+        device, retry, record, refused = self._device, self._config.retry, self._record, 0
+        until_s = self._time() + retry.budget_s
+        while True:
+            try:
+                async with device.backlog.passage(until_s, self._patience_s()) as probe:
+                    record.attempts += 1
+                    try:
+                        limit_s = min(until_s, self._time() + self._patience_s()) if probe else until_s
+                        answer = await self._send(computed, limit_s, again=record.attempts > 1)
+                    except ServerError:
+                        device.backlog.failed(probe=probe)
+                        if self._time() >= until_s:
+                            raise
+                        continue
+                    if isinstance(answer, Refusal) and answer.code == "stopped":
+                        device.backlog.failed(probe=probe)
+                        continue
+                    device.backlog.answered()
+            except ServerError as error:
+                raise ServerError(f"{error} (gave up after {record.attempts} attempts)") from error
+            if isinstance(answer, Reply) or answer.code not in RETRYABLE:
+                return answer
+            refused += 1
+            pause_s = device.pause_s(refused)
+            if refused == retry.attempts or self._time() + pause_s >= until_s:
+                return answer
+            await asyncio.sleep(pause_s)
+
+    def _patience_s(self) -> float:
+        return max(_PATIENCE * self._device.served_ms, _SILENCE_MS) / 1e3
+
+    def _gone(self, computed: Computed) -> None:
+        """The server failed a device that can go on alone, which leaves it alone and looks out for it from now on."""
+        device, patience_s = self._device, self._fresh_patience_s(computed)
+        device.away.failed(self._time())
+        request = self._request(computed, again=False, wants_load=False)
+        request = replace(request, id=f"{request.id}/probe", deadline_ms=patience_s * 1e3)
+        device.lookout.begin(device.server.infer, request, patience_s)
+
+    def _fresh_patience_s(self, computed: Computed) -> float:
+        """How long a new image would wait for the server."""
+        alone_ms = self._device.alone_ms(computed.cut)
+        if self._ask.deadline_ms is None:
+            return max(_PATIENCE * self._device.served_ms, 2 * alone_ms, _LEAST_PATIENCE_MS) / 1e3
+        left_ms = self._ask.deadline_ms - computed.head_ms - computed.encode_ms - _SLOWER * alone_ms - _SLACK_MS
+        return max(left_ms, _SLACK_MS) / 1e3
+
+    def _until_alone_s(self, computed: Computed) -> float:
+        """How long a device that can go on alone waits for the server. Raises NoTime: not at all."""
+        now_s = self._time()
+        if self._ask.deadline_ms is None:
+            return now_s + self._fresh_patience_s(computed)
+        left_ms = self._ask.deadline_ms - self.age_ms() - _SLOWER * self._device.alone_ms(computed.cut) - _SLACK_MS
+        if left_ms <= 0:
+            raise NoTime(f"{left_ms:.0f} ms are left for the server")
+        return now_s + left_ms / 1e3
+
+    async def _send(self, computed: Computed, until_s: float, *, again: bool = False) -> Answer:
+        """One sending. Raises ServerError: the server vanished, or did not answer until then."""
+        device, sent_s = self._device, self._time()
+        planner = device.planner
+        request = self._request(computed, again=again, wants_load=planner is not None and planner.due(sent_s))
+        sent = planner.link.sent(sent_s, len(request.payload) + ENVELOPE_BYTES) if planner is not None else None
+        try:
+            answer = await asyncio.wait_for(device.server.infer(request), until_s - sent_s)
+        except asyncio.TimeoutError:
+            if planner is not None and sent is not None:
+                planner.link.given_up(sent, self._time())
+            if device.alone:
+                raise ServerError(f"no answer within {(until_s - sent_s) * 1e3:.0f} ms") from None
+            raise ServerError(
+                f"no answer within {self._config.retry.budget_s:g} s (retry.budget_s); the server is overloaded or gone"
+            ) from None
+        if isinstance(answer, Reply):
+            timings = answer.timings
+            device.took_served((self._time() - sent_s) * 1e3)
+            self._record.network_ms = max((self._time() - sent_s) * 1e3 - timings.total_ms, 0.0)
+            if planner is not None and sent is not None:
+                planner.link.answered(sent, self._time(), timings.total_ms / 1e3)
+                planner.served(computed.cut, timings.admission_ms + timings.queue_ms, timings.execution_ms, answer.load)
+        return answer
+
+    def _request(self, computed: Computed, *, again: bool, wants_load: bool) -> Request:
+        deadline_ms = self._ask.deadline_ms
+        return Request(
+            id=f"{self._record.id}@{self._device.token}",
+            model=self._config.model,
+            manifest=computed.manifest,
+            cut=computed.cut,
+            codec=computed.codec,
+            shape=tuple(computed.shape),
+            payload=computed.payload,
+            top_k=self._ask.top_k,
+            deadline_ms=None if deadline_ms is None else deadline_ms - self.age_ms(),
+            again=again,
+            wants_load=wants_load,
+        )
+
+    async def _alone(self, computed: Computed, why: str) -> TopK:
+        """The device finishes by itself."""
+        device, record = self._device, self._record
+        with device.finishing():
+            async with device.turn:
+                began_s = self._time()
+                finished = await device.finish(computed, self._image)
+                device.took_alone(computed.cut, (self._time() - began_s) * 1e3)
+        assert finished.logits is not None, "all slices have run"
+        record.head_ms = (record.head_ms or 0.0) + finished.head_ms
+        record.overrun = record.overrun or finished.overrun
+        record.alone, record.message = device.alone, why
+        return self._finish(best(finished.logits, self._ask.top_k))
+
+    def _accept(self, reply: Reply) -> TopK:
+        timings = reply.timings
+        self._record.admission_ms = timings.admission_ms
+        self._record.queue_ms = timings.queue_ms
+        self._record.execution_ms = timings.execution_ms
+        self._record.rows_per_step = tuple(timings.rows_per_step)
+        self._device.away.answered()
+        self._device.reconsider(self._ask.deadline_ms)
+        return self._finish(reply.top_k)
+
+    def _finish(self, top_k: TopK) -> TopK:
+        self._record.top1 = top_k[0][0] if top_k else None
+        message = self._record.message
+        self.close("answered", message=message)
+        return top_k
+
+
+def best(logits: npt.NDArray[np.float32], count: int) -> TopK:
+    """The `count` highest (class, logit) pairs, best first, equal ones by class."""
+    order = np.argsort(-logits.reshape(-1), kind="stable")[:count]
+    return tuple((int(index), float(logits.reshape(-1)[index])) for index in order)

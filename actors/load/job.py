@@ -1,0 +1,350 @@
+"""The load job, top to bottom: check the input, start what is missing, run every strategy on the same arrivals.
+
+Nothing is started before all input was checked, and everything that was started is taken down, whatever happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+from tqdm import tqdm
+
+from actors.fleet import copy_images as remote_images
+from actors.fleet.config import FleetConfig
+from actors.fleet.fleet import Fleet, load_fleet
+from actors.fleet.placement import check, demands_of
+from actors.load import applications as server
+from actors.load import labels, reference, schedule
+from actors.load.arrivals import parse_process
+from actors.load.config import DIGITS, LoadConfig
+from actors.report import provenance
+from actors.report.result import Result
+from actors.report.statistics import Run
+from slicer.errors import HeadTailError, ServerError
+from slicer.models.images import LabelledImages, find_images, write_digits
+
+#: The strategy that ratios are given against, where it was measured; else the first one.
+YARDSTICK = "unbatched"
+
+#: Where the shipped digits are put as files, on this machine and on the devices' nodes.
+DIGITS_DIRECTORY = "~/.cache/headtail/digits"
+
+
+def measure(job: Job) -> Result:
+    """Run the whole job and return what was measured.
+
+    Raises:
+        HeadTailError: wrong input, no server, or the cluster lacks something. Nothing is left running then, either.
+    """
+    if not job.server:
+        job.compute_reference()  # also what shows whether images and models fit, so it comes before any start
+    with server.ray_session(job.address, running=bool(job.server)):
+        if job.server:
+            job.find_server()
+            job.compute_reference()
+        with job.devices() as fleet, job.servers(fleet):
+            job.run_all(fleet)
+    return job.result()
+
+
+class Job:
+    """One load job; `measure` shows the order of the calls.
+
+    Raises:
+        HeadTailError: on construction, for every input that can be checked without Ray.
+    """
+
+    def __init__(self, config: LoadConfig) -> None:
+        self._config = config
+        self._fleet = fleet_of(config)
+        devices = [device for group in self._fleet.groups for device in self._fleet.devices(group)]
+        self._models = list(dict.fromkeys(device.model for device in devices))
+        self._model_of = {device.name: device.model for device in devices}
+        self._images = images_of(config)
+        self._process = None
+        if config.loop == "open":
+            self._process = parse_process(config.arrivals, config.fleet_rate_rps(len(devices)))
+        self._plans = {
+            seed: schedule.plans(config, self._process, list(self._model_of), self._images.files, seed)
+            for seed in config.seeds
+        }
+        self._id = uuid.uuid4().hex[:8]
+        self._apps = {strategy: f"headtail-load-{self._id}-{index}" for index, strategy in enumerate(config.strategies)}
+        self._configs: dict[str, Mapping[str, Any]] = {}
+        if config.server is None:
+            self._configs = {s: server.own_config(config, self._models, s) for s in config.strategies}
+        self._up: set[str] = set()  # own strategies whose application runs
+        self._connected = ""  # the application that the fleet talks to
+        self._reference: dict[str, dict[int, int]] = {}
+        self._labels: dict[str, labels.Labels] = {}
+        self._runs: list[Run] = []
+        self._notes: list[str] = []
+        self._failures: list[str] = []
+        self._emulated: dict[str, None] = {}
+        self._facts: dict[str, Any] = {}
+
+    @property
+    def server(self) -> str:
+        """Name of the running application to measure; empty: the job starts its own."""
+        return self._config.server or ""
+
+    @property
+    def address(self) -> str | None:
+        """Of the Ray cluster, as in the configuration."""
+        return self._config.address
+
+    @property
+    def requests(self) -> int:
+        """How many requests all runs together will ask; of a closed loop by time: a guess, from a fast device."""
+        planned = sum(len(plan.arrivals) for plans in self._plans.values() for plan in plans.values())
+        if self._config.loop == "closed":
+            each = self._config.requests or int((self._config.warmup_s + (self._config.duration_s or 0)) * 100)
+            planned = each * len(self._config.seeds)
+        return planned * max(len(self._apps), 1)
+
+    def find_server(self) -> None:
+        """Look at the running application. Raises ServerError: it is absent, or another one than was asked for."""
+        assert self._config.server is not None, "only where one was named"
+        strategy = server.check_running(self._config.server, self._models, self._config.strategies)
+        self._apps = {strategy: self._config.server}
+
+    @contextlib.contextmanager
+    def devices(self) -> Iterator[Fleet]:
+        """The fleet, placed: its processes import while the servers start. It is gone at the end.
+
+        Raises:
+            PlacementError: fleet and servers together do not fit; nothing was begun.
+        """
+        self._connected = self._apps[next(iter(self.order()))[1]]
+        fleet = Fleet(self._fleet, app=self._connected, run=self._id, say=say)
+        together = len(self._configs) if self._config.resident == "all" else 1
+        beside = server.beside(list(self._configs.values())[:together])
+        check(ray.nodes(), demands_of(self._fleet), self._fleet.resource, beside)
+        say(f"placing {len(self._model_of)} devices")
+        try:
+            fleet.place()
+            yield fleet
+        finally:
+            fleet.stop()
+            self._failures += dict.fromkeys(fleet.failures)
+            self._notes += [str(absence) for absence in fleet.absences if absence.to_s is not None]
+            if fleet.absences:
+                self._facts["absences"] = [absence.to_json() for absence in fleet.absences]
+
+    @contextlib.contextmanager
+    def servers(self, fleet: Fleet) -> Iterator[None]:
+        """The applications that the first run needs, or all, and the heads loaded. Own ones are gone at the end."""
+        try:
+            if self._configs:
+                now = list(self._configs) if self._config.resident == "all" else [next(iter(self.order()))[1]]
+                say(f"starting the server of {', '.join(now)}")
+                self._start(now)
+            say("loading the heads")
+            fleet.start()
+            if self._config.images == DIGITS:
+                remote_images.write_where_missing(self._images, fleet.devices)
+            yield
+        finally:
+            if self._config.address != "local":  # a Ray of its own takes its applications with it, and sooner
+                self._stop(*self._up)
+
+    def compute_reference(self) -> None:
+        """What the unsliced model says of every image that will be asked; agreement is measured against it. And which
+        of its classes each image's label is, for accuracy.
+
+        Raises:
+            ModelError, ImageError: a model does not classify, an image is damaged, a class number is beyond its.
+        """
+        say("asking the unsliced model")
+        used: dict[str, set[int]] = {model: set() for model in self._models}
+        for plans in self._plans.values():
+            for device, plan in plans.items():
+                used[self._model_of[device]] |= schedule.asked(plan)
+        for model, images in used.items():
+            order = sorted(images)
+            classes: int | None = None
+            names: tuple[str, ...] = ()
+            try:
+                if self._config.server is None:
+                    module, spec = reference.named_model(model)
+                else:
+                    module, spec = reference.served_model(*server.weights(self._config.server, model))
+            except HeadTailError as error:
+                self._notes.append(f"no agreement for {model}: the unsliced model cannot be built here: {error}")
+            else:
+                found = reference.answers(module, spec, [self._images.files[index] for index in order])
+                self._reference[model] = dict(zip(order, found.top1, strict=True))
+                classes, names = found.classes, labels.class_names(module, found.classes or 0)
+            self._labels[model] = labels.match(
+                model,
+                self._images,
+                classes,
+                names,
+                shipped=self._config.images == DIGITS,
+                csv=self._config.labels is not None,
+            )
+            if note := self._labels[model].note:
+                self._notes.append(note)
+                say(note)
+
+    def order(self) -> Iterator[tuple[int, str]]:
+        """Every strategy under every seed; within a seed in an order that the seed decides."""
+        for seed in self._config.seeds:
+            strategies = list(self._apps)
+            random.Random(f"order/{seed}").shuffle(strategies)
+            yield from ((seed, strategy) for strategy in strategies)
+
+    def run_all(self, fleet: Fleet) -> None:
+        """Every run in its order. One that fails ends the job; what was measured before it stays.
+
+        Raises:
+            HeadTailError: of the first run.
+        """
+        for seed, strategy in self.order():
+            try:
+                self.run_one(fleet, seed, strategy)
+            except HeadTailError as error:
+                if not self._runs:
+                    raise
+                self._failures.append(f"{strategy}, seed {seed}: not measured, nor what was to follow: {error}")
+                return
+
+    def run_one(self, fleet: Fleet, seed: int, strategy: str) -> None:
+        """One measured run. A server that is gone costs its own runs only, and says so."""
+        app = self._apps[strategy]
+        try:
+            self._switch(fleet, strategy)
+            before = server.status(app)
+        except ServerError as error:
+            self._failures.append(f"{strategy}, seed {seed}: not measured: {error}")
+            return
+        say(f"seed {seed}: {strategy}")
+        plans = self._plans[seed]
+        total = sum(len(plan.arrivals) for plan in plans.values())
+        with tqdm(total=total or None, desc=f"seed {seed} {strategy}", unit="img", disable=None, leave=False) as bar:
+            by_device = fleet.run(plans, on_progress=lambda counts: advance(bar, counts))
+        records = tuple(record for device in plans for record in by_device[device])
+        for record in records:
+            model = self._model_of[record.device]
+            record.reference_top1 = self._reference.get(model, {}).get(record.image)
+            record.label = self._labels[model].of[record.image]
+        try:
+            after = server.status(app)
+        except ServerError as error:
+            self._failures.append(f"{strategy}, seed {seed}: the server did not outlive the run: {error}")
+            after = {}
+        slices = {info.name: info.num_slices for info in fleet.devices}
+        answered = sum(record.outcome == "answered" and record.cut < slices[record.device] for record in records)
+        self._runs.append(
+            Run(
+                strategy=strategy,
+                seed=seed,
+                loop=self._config.loop,
+                warmup_s=schedule.warmup_s(self._config),
+                window_s=schedule.window_s(self._config, self._process),
+                records=records,
+                server=server.usage(before, after, answered),
+            )
+        )
+        self._learn(fleet, strategy, before)
+
+    def result(self) -> Result:
+        """What was measured.
+
+        Raises:
+            ServerError: no run came about.
+        """
+        if not self._runs:
+            raise ServerError("nothing was measured: " + "; ".join(self._failures))
+        config = self._config
+        manifest = {
+            **provenance.provenance(),
+            "configuration": {**config.to_json(), "strategies": list(self._apps)},
+            "seeds": list(config.seeds),
+            "order": [[run.seed, run.strategy] for run in self._runs],
+            "fleet": self._fleet.model_dump(mode="json"),
+            "labels": {model: {"matched_by": found.matched or None} for model, found in self._labels.items()},
+            "servers": {strategy: dict(self._configs.get(strategy, {})) for strategy in self._apps},
+            **self._facts,
+        }
+        return Result(
+            load=config.describe(len(self._model_of)) + (", emulated parts" if self._emulated else ""),
+            runs=tuple(self._runs),
+            emulated=tuple(self._emulated),
+            manifest=manifest,
+            baseline=YARDSTICK if YARDSTICK in self._apps else next(iter(self._apps)),
+            notes=tuple(dict.fromkeys(self._notes)),
+            failures=tuple(self._failures),
+        )
+
+    def _switch(self, fleet: Fleet, strategy: str) -> None:
+        """The strategy's application runs, alone unless all are resident, and the fleet talks to it."""
+        if self._configs and strategy not in self._up:
+            self._stop(*self._up)
+            self._start([strategy])
+        if self._connected != self._apps[strategy]:
+            fleet.connect(self._apps[strategy])
+            self._connected = self._apps[strategy]
+
+    def _start(self, strategies: list[str]) -> None:
+        server.start({self._apps[strategy]: self._configs[strategy] for strategy in strategies})
+        self._up.update(strategies)
+
+    def _stop(self, *strategies: str) -> None:
+        apps = [self._apps[strategy] for strategy in strategies]
+        self._up -= set(strategies)
+        server.stop(*apps)
+        if self._connected in apps:
+            self._connected = ""  # even if it comes back under its name, it is another one
+
+    def _learn(self, fleet: Fleet, strategy: str, said: Mapping[str, Any]) -> None:
+        """Facts of a run for the manifest and the remarks: emulated parts, notes, where things ran."""
+        for info in fleet.devices:
+            self._emulated.update(dict.fromkeys((*info.emulated, *info.server_emulated)))
+        self._emulated.update(dict.fromkeys(said.get("emulated", ())))
+        self._notes += said.get("notes", ())
+        self._facts["devices"] = [asdict(info) for info in fleet.devices]
+        self._facts.setdefault("server_status", {})[strategy] = {
+            key: said.get(key) for key in ("headtail", "accelerator", "models")
+        }
+
+
+def fleet_of(config: LoadConfig) -> FleetConfig:
+    """The fleet file with what the command line overrides. Raises ConfigError."""
+    fleet = load_fleet(config.fleet)
+    groups = fleet.groups
+    if config.codec is not None:
+        groups = tuple(group.model_copy(update={"codec": config.codec}) for group in groups)
+    if config.model is not None:
+        groups = tuple(group.model_copy(update={"model": config.model}) for group in groups)
+    return fleet.model_copy(update={"groups": groups, "model": config.model or fleet.model})
+
+
+def images_of(config: LoadConfig) -> LabelledImages:
+    """The images to ask. Raises ImageError."""
+    if config.images == DIGITS:
+        return write_digits(Path(DIGITS_DIRECTORY).expanduser())
+    return find_images(config.images, config.labels)
+
+
+def advance(bar: Any, counts: Counter[str]) -> None:
+    """Show how many requests are closed, and how many of them without an answer."""
+    bar.update(sum(counts.values()) - bar.n)
+    missed = sum(counts.values()) - counts["answered"]
+    if missed:
+        bar.set_postfix(missed=missed)
+
+
+def say(line: str, since_s: float = time.monotonic()) -> None:
+    """One line for the person who waits; never on stdout, whose last line is the document."""
+    print(f"[{time.monotonic() - since_s:5.1f} s] {line}", file=sys.stderr, flush=True)

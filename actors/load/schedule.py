@@ -1,0 +1,111 @@
+"""From a load configuration to what every device does under one seed: the same plans for every strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from actors.load import arrivals
+from actors.load.arrivals import Process
+from actors.load.config import LoadConfig
+from actors.records.request_plan import Arrival, Closed, Plan
+
+#: Images each device asks, one by one, before a run's clock starts.
+WARMUP_IMAGES = 2
+
+
+def plans(
+    config: LoadConfig,
+    process: Process | None,
+    devices: Sequence[str],
+    files: Sequence[Path],
+    seed: int,
+) -> dict[str, Plan]:
+    """A plan per device, by name, for one seed. `process` is None in closed loop. The labels stay with the job.
+
+    Raises:
+        ConfigError: the load cannot be scheduled.
+    """
+    made = {} if process is None else _open(config, process, devices, len(files), seed)
+    closed = _closed(config, devices, len(files), seed) if process is None else {}
+    paths = tuple(map(str, files))
+    return {
+        device: Plan(
+            run_id=f"seed{seed}",
+            images=paths,
+            labels=(None,) * len(files),
+            arrivals=made.get(device, ()),
+            closed=closed.get(device),
+            max_age_ms=config.max_age_ms,
+            deadline_ms=config.deadline_ms,
+            top_k=config.top_k,
+            warmup=tuple(index % len(files) for index in range(WARMUP_IMAGES)),
+            drain_s=config.drain_s,
+        )
+        for device in devices
+    }
+
+
+def warmup_s(config: LoadConfig) -> float:
+    """Where the measured window begins; a closed loop that ends by its number of requests has no such time."""
+    return 0.0 if config.loop == "closed" and config.requests is not None else config.warmup_s
+
+
+def window_s(config: LoadConfig, process: Process | None) -> float | None:
+    """How long the measured arrival window is; None in closed loop by requests."""
+    if config.duration_s is not None:
+        return config.duration_s
+    if process is None or config.requests is None:
+        return None
+    return config.requests / (process.rate_rps or arrivals.trace_rate_rps(process))
+
+
+def asked(plan: Plan) -> set[int]:
+    """The images that a plan asks."""
+    return set(plan.closed.images) if plan.closed is not None else {arrival.image for arrival in plan.arrivals}
+
+
+def _open(
+    config: LoadConfig, process: Process, devices: Sequence[str], images: int, seed: int
+) -> dict[str, tuple[Arrival, ...]]:
+    return arrivals.schedule(
+        process,
+        devices,
+        images=images,
+        seed=seed,
+        warmup_s=config.warmup_s,
+        duration_s=config.duration_s,
+        requests=config.requests,
+    )
+
+
+def _closed(config: LoadConfig, devices: Sequence[str], images: int, seed: int) -> dict[str, Closed]:
+    """A loop for each device that has a client; the requests are shared out like the clients."""
+    assert config.concurrency is not None, "a closed loop has clients"
+    clients = arrivals.closed_loop_clients(config.concurrency, devices)
+    requests = _share(config.requests, clients) if config.requests is not None else {}
+    duration_s = None if config.duration_s is None else config.warmup_s + config.duration_s
+    order = tuple(int(index) for index in np.random.default_rng(seed).permutation(images))
+    return {
+        device: Closed(
+            images=order,
+            clients=count,
+            requests=requests.get(device),
+            duration_s=duration_s,
+            think_s=config.think_ms / 1000,
+        )
+        for device, count in clients.items()
+        if count and requests.get(device, 1)
+    }
+
+
+def _share(requests: int, clients: dict[str, int]) -> dict[str, int]:
+    """`requests` shared out in proportion to the clients; the first devices take what does not come out even."""
+    total = sum(clients.values())
+    shares = {device: requests * count // total for device, count in clients.items()}
+    left = requests - sum(shares.values())
+    for device in [device for device, count in clients.items() if count][:left]:
+        shares[device] += 1
+    return shares

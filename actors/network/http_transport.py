@@ -1,0 +1,276 @@
+"""How requests reach the server by HTTP: packets over kept-alive connections, from inside Ray or from outside.
+
+A device that is a Ray actor learns the address from the server (`ServedModel.url`); one outside Ray is told it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import os
+import random
+from typing import Any, Literal
+
+import aiohttp
+
+from actors.network.serve_transport import CONTROL_TIMEOUT_S, ServeTransport
+from slicer.common.addresses import application_url, bearer_token
+from slicer.errors import CodecError, HeadTailError, ModelError, ServerError, ShardError
+from slicer.protocol import packet
+from slicer.protocol.messages import Answer, Request, ServedModel
+
+logger = logging.getLogger(__name__)
+
+Way = Literal["auto", "handle", "http"]
+
+#: How long an address that the server tells may take to answer before the handle is used instead.
+_TRY_S = 5.0
+
+#: The pauses between attempts at a server that has no replica at the moment: the first, and the longest.
+_PAUSE_S, _MAX_PAUSE_S = 0.25, 2.0
+
+#: What is read of a response that is not the server's own, and for how long: enough for a message.
+_FOREIGN_BYTES, _FOREIGN_S = 4096, 2.0
+
+#: aiohttp warns of bytes objects above this size, which it writes in one go; a file object it writes in parts.
+_LARGE_BYTES = 1 << 20
+
+_INFER = {"Content-Type": packet.CONTENT_TYPE, **packet.UNWATCHED}
+
+
+class ComeAgain(ServerError):
+    """What lies before the server has none to ask at the moment, or lost it: the same request may work soon."""
+
+
+class HttpTransport:
+    """`Server` (see actors.network.client) over HTTP; one session. Made anywhere, used on one event loop.
+
+    A response that lacks the server's own header is not the server's: while a replica is replaced, HAProxy answers 404
+    and 500 for itself. infer() raises ServerError then, and its caller sends again within its budget; describe() and
+    shard() ask again for `patience_s` and then say what they saw.
+
+    Args:
+        url: of the application, such as ``http://10.0.0.7:8000/headtail``.
+        token: what the server wants as bearer token; default: HEADTAIL_TOKEN of this process.
+        patience_s: how long describe() and shard() may take, all attempts together.
+
+    Raises:
+        ConfigError: url or token cannot be used.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, patience_s: float = CONTROL_TIMEOUT_S) -> None:
+        self._url = application_url(url)
+        if token is None:
+            self._token = bearer_token(os.environ.get("HEADTAIL_TOKEN", ""), "HEADTAIL_TOKEN")
+        else:
+            self._token = bearer_token(token, f"the token for {self._url}")
+        self._patience_s = patience_s
+        self._session: aiohttp.ClientSession | None = None
+
+    async def describe(self, model: str) -> ServedModel:
+        """See `Server`."""
+        status, body = await self._control("/describe", {"model": model})
+        if status == 404:
+            raise ModelError(f"{self._url} serves no such model: {_error(body)}")
+        self._check(status, body)
+        try:
+            return packet.decode_model(json.loads(body))
+        except ValueError as error:
+            raise ServerError(f"{self._url} is no HeadTail server of this release: {error}") from error
+
+    async def infer(self, request: Request) -> Answer:
+        """See `Server`."""
+        return (await self.infer_many([request]))[0]
+
+    async def infer_many(self, requests: list[Request]) -> list[Answer]:
+        """A parcel: several requests in one call, each answered for itself, in order.
+
+        Raises:
+            ServerError: the server vanished, wants another token, or refused the parcel as a whole.
+        """
+        body = packet.encode_requests(requests)
+        data = io.BytesIO(body) if len(body) > _LARGE_BYTES else body
+        status, answered = await self._send("POST", "/infer", data=data, headers=_INFER)
+        self._check(status, answered)
+        try:
+            answers = packet.decode_answers(answered)
+        except CodecError as error:
+            raise ServerError(f"{self._url} is no HeadTail server of this release: {error}") from error
+        if len(answers) != len(requests):
+            raise ServerError(
+                f"{self._url} answered {len(answers)} of {len(requests)} requests; it is of another release"
+            )
+        return answers
+
+    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
+        """See `Server`."""
+        status, body = await self._control(f"/shard/{sha256}", {"offset": str(offset), "length": str(length)})
+        if status == 404:
+            raise ShardError(f"{self._url} gave no shard {sha256[:12]}: {_error(body)}")
+        self._check(status, body)
+        return body
+
+    async def close(self) -> None:
+        """Close all connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def _control(self, path: str, params: dict[str, str]) -> tuple[int, bytes]:
+        seen: list[ComeAgain] = []
+
+        async def ask() -> tuple[int, bytes]:
+            pause_s = _PAUSE_S
+            while True:
+                try:
+                    return await self._send("GET", path, params=params)
+                except ComeAgain as error:
+                    seen.append(error)
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+                pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+
+        try:
+            return await asyncio.wait_for(ask(), self._patience_s)
+        except asyncio.TimeoutError:
+            if seen:
+                raise ServerError(f"{seen[-1]}; gave up after {self._patience_s:g} s") from None
+            raise ServerError(f"{self._url}{path} did not answer within {self._patience_s:g} s; is it up?") from None
+
+    async def _send(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
+        """Status and body of a response of the server itself.
+
+        Raises:
+            ComeAgain: HAProxy or another proxy answered that it has no server now, or the connection broke.
+            ServerError: the server cannot be reached, or something else answers at its address.
+        """
+        if self._session is None:
+            headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+            # No limit of connections, and no time-out: a request that waits in the server holds its connection.
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None), headers=headers
+            )
+        try:
+            # No redirect is followed: the server sends none, and the token is for nobody else.
+            async with self._session.request(method, self._url + path, allow_redirects=False, **options) as response:
+                if packet.SERVER_HEADER in response.headers:
+                    return response.status, await response.read()
+                raise await self._foreign(response)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, ConnectionResetError) as error:
+            raise ComeAgain(f"{self._url} broke off: {type(error).__name__}: {error}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ServerError(f"{self._url} cannot be reached: {type(error).__name__}: {error}") from error
+
+    async def _foreign(self, response: aiohttp.ClientResponse) -> ServerError:
+        """What a response without the server's header means."""
+        try:
+            body = await asyncio.wait_for(response.content.read(_FOREIGN_BYTES), _FOREIGN_S)
+        except asyncio.TimeoutError:
+            body = b""
+        response.close()  # the rest may be long
+        status, text = response.status, _one_line(response.headers.get("Location", "")) or _error(body)
+        if status in (404, 408, 425, 429) or status >= 500:
+            return ComeAgain(
+                f"{self._url} has no replica to ask, or is not HeadTail (its proxy answered {status}: {text})"
+            )
+        return ServerError(f"{self._url} is no HeadTail server of this release; {status} was answered: {text}")
+
+    def _check(self, status: int, body: bytes) -> None:
+        if status != 200:
+            raise ServerError(f"{self._url} answered {status}: {_error(body)}")
+
+
+class AutoTransport:
+    """The faster way that works: HTTP where the server tells an address that answers from here, else the handle.
+
+    The handle is asked for the description each time, so a server that is restarted elsewhere is found again; when a
+    request fails by HTTP it is asked anew, beside the requests.
+    """
+
+    def __init__(self, app: str) -> None:
+        self._handle = ServeTransport(app)
+        self._http: HttpTransport | None = None
+        self._tried = ("", "")  # address and token
+        self._model = ""
+        self._looking: asyncio.Task[None] | None = None
+
+    async def describe(self, model: str) -> ServedModel:
+        """See `Server`."""
+        served = await self._handle.describe(model)
+        self._model = model
+        if (served.url, served.token) != self._tried:
+            await self._turn_to(served)
+        return served
+
+    async def _turn_to(self, served: ServedModel) -> None:
+        """HTTP where it answers from here; a firewall between must not cost a request."""
+        before, http = self._http, None
+        if served.url:
+            try:
+                http = HttpTransport(served.url, served.token or None)
+                await asyncio.wait_for(http.describe(served.name), _TRY_S)
+            except (HeadTailError, asyncio.TimeoutError) as error:
+                if http is not None:
+                    await http.close()
+                http = None
+                why = str(error) or f"no answer within {_TRY_S:g} s"
+                logger.warning("%s cannot be used from here (%s); requests go by the Serve handle", served.url, why)
+        self._http, self._tried = http, (served.url, served.token)
+        if before is not None:
+            await before.close()
+
+    async def infer(self, request: Request) -> Answer:
+        """See `Server`."""
+        return (await self.infer_many([request]))[0] if self._http else await self._handle.infer(request)
+
+    async def infer_many(self, requests: list[Request]) -> list[Answer]:
+        """See `HttpTransport`."""
+        if self._http is None:
+            return await self._handle.infer_many(requests)
+        try:
+            return await self._http.infer_many(requests)
+        except ServerError:
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look_again())
+            raise
+
+    async def _look_again(self) -> None:
+        """Where the server is now; requests that fail meanwhile are their devices' to repeat."""
+        try:
+            await self._turn_to(await self._handle.describe(self._model))
+        except HeadTailError as error:
+            logger.info("no server to turn to yet: %s", error)
+
+    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
+        """See `Server`."""
+        return await (self._http or self._handle).shard(sha256, offset, length)
+
+    async def close(self) -> None:
+        """See `Server`."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+        if self._http is not None:
+            await self._http.close()
+        await self._handle.close()
+
+
+def make_transport(way: Way, app: str, url: str = "") -> ServeTransport | HttpTransport | AutoTransport:
+    """What a device sends through. `url` is for `http` only. Raises ConfigError."""
+    if way == "http":
+        return HttpTransport(url)
+    return AutoTransport(app) if way == "auto" else ServeTransport(app)
+
+
+def _error(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, TypeError, KeyError, RecursionError):  # proxies answer in plain text or HTML
+        return _one_line(body[:_FOREIGN_BYTES].decode("utf-8", "replace")) or "an empty body"
+
+
+def _one_line(text: str) -> str:
+    """Of a foreign text: printable, and short enough for a message."""
+    words = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else "?" for letter in words)[:200]

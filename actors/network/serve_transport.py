@@ -1,0 +1,117 @@
+"""How requests reach the server from inside Ray: through the application's Serve handle, by its gRPC transport.
+
+By reference, each call would put its payload into Ray's object store first, which costs about twice the server CPU at
+activation sizes; `_by_reference=False` sends it straight to the replica. Serve reads its RAY_SERVE_* settings when
+it is imported, once per process, so a device actor gets `DEVICE_ENV` through its runtime environment.
+
+`actors.network.http_transport` is the other way in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+from slicer.common.ray_serve_env import environment
+from slicer.errors import ModelError, ServerError, ShardError
+from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel
+
+#: The environment of every device actor. One thread for torch's pools, since a node holds many devices; the others are
+#: of `slicer.common.ray_serve_env`.
+DEVICE_ENV: dict[str, str] = {**environment("device"), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+#: How long describe() and shard() may take. infer() has no limit here: a queue may be long; the device has its budget.
+CONTROL_TIMEOUT_S = 30.0
+
+T = TypeVar("T")
+
+
+class ServeTransport:
+    """`actors.network.client.Server` through a Serve handle. Made and used on one event loop, inside a Ray process."""
+
+    def __init__(self, app: str) -> None:
+        self._app = app
+        self._handle: Any = None
+
+    async def describe(self, model: str) -> ServedModel:
+        """See `Server`."""
+        answer = await self._control("describe", model)
+        if isinstance(answer, Refusal):
+            raise ModelError(f"the application {self._app!r} serves no such model: {answer.message}")
+        return self._expect(answer, ServedModel, "describe")
+
+    async def infer(self, request: Request) -> Answer:
+        """See `Server`."""
+        answer = await self._call("infer", request)
+        return answer if isinstance(answer, Refusal) else self._expect(answer, Reply, "infer")
+
+    async def infer_many(self, requests: list[Request]) -> list[Answer]:
+        """A parcel: several requests in one call, each answered for itself, in order. Raises as `infer`."""
+        answers: list[Answer] = self._expect(await self._call("infer_parcel", requests), list, "infer_parcel")
+        return answers
+
+    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
+        """See `Server`."""
+        answer = await self._control("shard", sha256, offset, length)
+        if isinstance(answer, Refusal):
+            raise ShardError(f"the application {self._app!r} gave no shard {sha256[:12]}: {answer.message}")
+        return self._expect(answer, bytes, "shard")
+
+    async def close(self) -> None:
+        """Stop the handle's router."""
+        handle, self._handle = self._handle, None
+        if handle is not None and handle.is_initialized:
+            await handle.shutdown_async()
+
+    async def _control(self, method: str, *args: Any) -> Any:
+        try:
+            return await asyncio.wait_for(self._call(method, *args), CONTROL_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            raise ServerError(
+                f"the application {self._app!r} did not answer {method}() within {CONTROL_TIMEOUT_S:g} s; "
+                "look at its replicas with `serve status`"
+            ) from None
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        response = None
+        try:
+            handle = await self._connect()
+            response = getattr(handle, method).remote(*args)
+            return await response
+        except asyncio.CancelledError:
+            if response is not None:
+                response.cancel()  # the row leaves the server's queue, too
+            raise
+        except ServerError:
+            raise
+        except Exception as error:  # Ray, Serve and gRPC each have their own way to say that the other side is gone
+            raise ServerError(
+                f"the application {self._app!r} failed in {method}(): {type(error).__name__}: {_first_line(error)}"
+            ) from error
+
+    async def _connect(self) -> Any:
+        if self._handle is None:
+            from ray import serve
+            from ray.serve.exceptions import RayServeException
+
+            try:  # asks the controller and blocks, so not on this loop
+                handle = await asyncio.get_running_loop().run_in_executor(None, serve.get_app_handle, self._app)
+            except RayServeException as error:
+                raise ServerError(
+                    f"no application {self._app!r} runs here ({_first_line(error)}); `serve status` lists what runs, "
+                    "`headtail-serve` starts one"
+                ) from error
+            self._handle = handle.options(_by_reference=False)
+        return self._handle
+
+    def _expect(self, answer: Any, kind: type[T], method: str) -> T:
+        if not isinstance(answer, kind):
+            raise ServerError(
+                f"the application {self._app!r} answered {method}() with {type(answer).__name__}; "
+                "it is no HeadTail server"
+            )
+        return answer
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or "no message").splitlines()[0]

@@ -1,0 +1,207 @@
+"""Goodput and latency of strategies in virtual time: the server's own scheduler and policies, a cost profile, arrivals.
+
+    python benchmarks/accelerator/simulate.py --profile launch-bound --goodput --slo-x 2 4 \
+        --strategies per_tail,continuous
+    python benchmarks/accelerator/simulate.py --profile edge-gpu --strategies continuous --rate 100 --boundaries 12
+    python benchmarks/accelerator/simulate.py --profile launch-bound --strategies per_slice,continuous --curve
+
+Prints a table for people, then one JSON document as the last line. Everything in it is simulated, and hypothetical
+where the profile is. SLO x is x times the time of the whole model, one row, on that profile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from deployments.costs.cost_model import CostModel
+from deployments.costs.profile_files import load_profile
+from deployments.simulation.simulator import Run, Setup, Simulation
+from deployments.simulation.workloads import Workload, bound_rps, goodput_rps
+from slicer.errors import ConfigError
+
+#: Student's t for a 95 % interval, by degrees of freedom.
+_T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+
+_CURVE = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--profile", default="launch-bound", help="a shipped profile's name or a file; several: commas")
+    p.add_argument("--strategies", default="unbatched,per_tail_shared,per_slice,lazy,continuous")
+    p.add_argument("--entries", default="0,3,6,9", help="boundaries of the profile at which requests enter")
+    p.add_argument("--boundaries", default="4", help="into how many equal slices the profile is cut; several: commas")
+    p.add_argument("--goodput", action="store_true", help="search the goodput at every --slo-x")
+    p.add_argument(
+        "--slo-x", type=float, nargs="+", default=[2.0, 4.0], help="SLOs; at a --rate the largest one counts"
+    )
+    p.add_argument("--curve", action="store_true", help=f"goodput at {', '.join(map(str, _CURVE))} x")
+    p.add_argument("--rate", type=float, nargs="+", default=[], help="latency and utilisation at these rates (1/s)")
+    p.add_argument("--deadlines", action="store_true", help="requests carry the SLO as their deadline")
+    p.add_argument("--lazy-share", type=float, default=1.0, help="lazy keeps slack against this share of the SLO")
+    p.add_argument("--process", choices=["poisson", "periodic"], default="poisson")
+    p.add_argument("--device-rate", type=float, default=1.0, help="requests/s of one periodic device")
+    p.add_argument("--accelerators", type=int, default=1)
+    p.add_argument("--routing", choices=["round_robin", "least_loaded"], default="round_robin")
+    p.add_argument("--max-batch", type=int, default=32)
+    p.add_argument("--decision-us", type=float, default=0.0, help="time that every step costs beside its execution")
+    p.add_argument("--draw", action="store_true", help="draw durations from the profile's spread")
+    p.add_argument("--requests", type=int, default=5000, help="per point and seed")
+    p.add_argument("--seeds", type=int, default=5)
+    p.add_argument("--out", type=Path, help="also write the document here")
+    return p
+
+
+class Bench:
+    """One profile at one granularity."""
+
+    def __init__(self, args: argparse.Namespace, profile: CostModel, boundaries: int) -> None:
+        self.args = args
+        if boundaries < 1 or profile.num_slices % boundaries:
+            raise ConfigError(f"--boundaries {boundaries} does not divide the profile's {profile.num_slices} slices")
+        size = profile.num_slices // boundaries
+        self.costs = profile.regroup(range(0, profile.num_slices + 1, size))
+        wanted = [int(entry) for entry in args.entries.split(",")]
+        if any(entry % size or not 0 <= entry < profile.num_slices for entry in wanted):
+            raise ConfigError(f"--entries {args.entries}: with {boundaries} boundaries they are multiples of {size}")
+        self.entries = tuple(entry // size for entry in wanted)
+        self.whole_s = profile.span_s(0, profile.num_slices, 1)
+        self.bound_rps = bound_rps(self.costs, self.entries, args.max_batch) * args.accelerators
+        self.workload = Workload(self.entries, args.requests, process=args.process, device_rate_rps=args.device_rate)
+
+    def run(self, strategy: str, rate_rps: float, seed: int, slo_s: float) -> Run:
+        args = self.args
+        options = {"slo_s": slo_s * args.lazy_share} if strategy == "lazy" else {}
+        setup = Setup(
+            self.costs,
+            strategy,
+            options=options,
+            max_batch=args.max_batch,
+            accelerators=args.accelerators,
+            routing=args.routing,
+            decision_s=args.decision_us * 1e-6,
+            draw=args.draw,
+            seed=seed,
+        )
+        arrivals = self.workload.seeded(seed).arrivals(rate_rps, slo_s if args.deadlines else None)
+        return Simulation(setup).run(arrivals)
+
+    def goodput(self, strategy: str, slo_x: float) -> list[float]:
+        """One figure per seed."""
+        slo_s = slo_x * self.whole_s
+
+        def within(seed: int) -> Callable[[float], float]:
+            return lambda rate_rps: self.run(strategy, rate_rps, seed, slo_s).share_within(slo_s)
+
+        return [goodput_rps(within(seed), self.bound_rps) for seed in range(self.args.seeds)]
+
+    def at_rate(self, strategy: str, rate_rps: float) -> dict[str, Any]:
+        """Means over the seeds of what `Run.summary` says, and what a decision cost on this machine."""
+        began_s = time.perf_counter()
+        slo_s = max(self.args.slo_x) * self.whole_s
+        runs = [self.run(strategy, rate_rps, seed, slo_s).summary() for seed in range(self.args.seeds)]
+        wall_s = time.perf_counter() - began_s
+        keys = ("mean_ms", "p50_ms", "p99_ms", "rows_per_step", "steps_per_request", "utilisation")
+        return {
+            **{key: round(statistics.fmean(run[key] for run in runs), 4) for key in keys},
+            "answered": round(statistics.fmean(run["answered"] / run["requests"] for run in runs), 4),
+            "stable": all(run["stable"] for run in runs),
+            "wall_us_per_request": round(wall_s / (self.args.requests * self.args.seeds) * 1e6, 1),
+        }
+
+
+def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    strategies = args.strategies.split(",")
+    slo_xs = _CURVE if args.curve else args.slo_x if args.goodput or not args.rate else []
+    for name in args.profile.split(","):
+        profile = load_profile(name)
+        for boundaries in (int(count) for count in args.boundaries.split(",")):
+            bench = Bench(args, profile, boundaries)
+            order = random.Random(0).sample(strategies, len(strategies))
+            for strategy in order:
+                row: dict[str, Any] = {
+                    "profile": profile.name or name,
+                    "hypothetical": profile.source.hypothetical,
+                    "boundaries": boundaries,
+                    "strategy": strategy,
+                    "bound_rps": round(bench.bound_rps, 2),
+                }
+                if slo_xs:
+                    found = {slo_x: bench.goodput(strategy, slo_x) for slo_x in slo_xs}
+                    row["goodput_rps"] = {str(x): round(statistics.fmean(each), 2) for x, each in found.items()}
+                    row["ci95_rps"] = {str(x): _half_width(each) for x, each in found.items()}
+                    row["by_seed_rps"] = {str(x): [round(one, 2) for one in each] for x, each in found.items()}
+                    row["at_half_bound"] = bench.at_rate(strategy, bench.bound_rps / 2)
+                row["at_rate"] = {str(rate): bench.at_rate(strategy, rate) for rate in args.rate}
+                yield row
+
+
+def _half_width(values: Sequence[float]) -> float | None:
+    """Half of the 95 % confidence interval of the mean; None for a single value."""
+    if len(values) < 2:
+        return None
+    t = _T95.get(len(values) - 1, 2.0)
+    return round(t * statistics.stdev(values) / math.sqrt(len(values)), 2)
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> str:
+    lines = ["simulated" + (", hypothetical profile" if any(row["hypothetical"] for row in rows) else "")]
+    for row in rows:
+        cells = [f"{row['profile']:14} {row['boundaries']:>3} {row['strategy']:16}"]
+        cells += [f"{x}x {rps:7.1f}/s ±{row['ci95_rps'][x] or 0:.1f}" for x, rps in row.get("goodput_rps", {}).items()]
+        if "at_half_bound" in row:
+            half = row["at_half_bound"]
+            cells.append(f"half bound: mean {half['mean_ms']:.1f} ms" if half["stable"] else "half bound: unstable")
+        for rate, figures in row["at_rate"].items():
+            state = "" if figures["stable"] else " unstable"
+            cells.append(f"{rate}/s: mean {figures['mean_ms']:.1f} p99 {figures['p99_ms']:.1f} ms{state}")
+        lines.append("  ".join(cells))
+    return "\n".join(lines)
+
+
+def manifest(argv: Sequence[str], args: argparse.Namespace) -> dict[str, Any]:
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "commit": commit.stdout.strip() or None,
+        "command": " ".join(["python benchmarks/accelerator/simulate.py", *argv]),
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "hardware": "none: simulated in virtual time",
+        "seeds": list(range(args.seeds)),
+        "requests_per_point": args.requests,
+        "simulated": True,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(argv)
+    made = manifest(argv, args)
+    try:
+        rows = list(measure(args))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    document = {"manifest": made, "results": rows}
+    print(table_of(rows))
+    if args.out:
+        args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(document))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

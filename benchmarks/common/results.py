@@ -1,0 +1,45 @@
+"""Where a benchmark's document goes: into a results file named theme_hardware_date, and as the last line of stdout."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from actors.report import provenance
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+def put(document: dict[str, Any], out: Path | None) -> None:
+    """Write it to `out`, where that is asked for, and print it."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(document))
+
+
+def publish(document: dict[str, Any], out: Path | None, theme: str) -> Path:
+    """Write it to `out`, by default to THEME-CPUScpu_DATE.json among the results, and print it; returns the file."""
+    if out is None:
+        cpus = provenance.hardware()["cpus_usable"]
+        out = RESULTS / f"{theme}-{cpus}cpu_{datetime.date.today().isoformat()}.json"
+    put(document, out)
+    return out
+
+
+def manifest(args: argparse.Namespace, load_before: float) -> dict[str, Any]:
+    """Of a benchmark with one seed (`args.seed`).
+
+    Args:
+        load_before: the host's load average when it began: other work on the machine shows in it.
+    """
+    return {
+        **provenance.provenance(),
+        "configuration": {key: str(value) for key, value in vars(args).items() if key != "out"},
+        "seeds": [args.seed],
+        "load_average_1m_before_and_after": [load_before, os.getloadavg()[0]],
+    }

@@ -1,0 +1,4 @@
+"""Benchmarks and data of models: coverage of timm, codecs, the demo's weights.
+
+Not here: serving.
+"""

@@ -1,0 +1,4 @@
+"""What devices do while the server is away, and when it returns.
+
+Not here: load without faults.
+"""

@@ -1,0 +1,4 @@
+"""How good the cuts are that devices choose.
+
+Not here: the server's strategies.
+"""

@@ -1,0 +1,151 @@
+"""How every command connects to Ray: a cluster that runs, or one of its own; a failure is one line with its remedy."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from deployments.doctor import facts as doctor_facts
+from slicer.errors import ServerError
+
+
+def connect(address: str | None, *, own: bool = True, **options: Any) -> Any:
+    """`ray.init`, told what to do where it fails; what Ray and gRPC write meanwhile stays off the terminal then.
+
+    Args:
+        address: ``host:port``; ``auto``: whatever runs here; ``local``: a new Ray; None: RAY_ADDRESS, else what
+            `ray start` started here, else a new Ray.
+        own: whether a new Ray will do.
+        options: further ones of `ray.init`.
+
+    Returns:
+        What `ray.init` returns.
+
+    Raises:
+        ServerError: no cluster, one that refuses this process, or one of another version.
+    """
+    import ray
+
+    given = address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS", "")
+    if given and re.fullmatch(r"[^/]+:\d+", given) and not doctor_facts.reachable(given):
+        raise ServerError(
+            f"nothing answers at {given}: give the GCS address of a Ray that runs, host:6379, open that port to here, "
+            "or start one: ray start --head"
+        )
+    target, address = _settle(address, own)
+    with _kept_quiet() as noise:
+        try:
+            return ray.init(address=address, **options)
+        except Exception as error:  # ConnectionError, ValueError, RuntimeError, and Ray's own AuthenticationError
+            failure = error
+    with contextlib.suppress(Exception):
+        ray.shutdown()
+    raise ServerError(diagnose(target, f"{failure}\n{noise[0]}", failure)) from failure
+
+
+def _settle(address: str | None, own: bool) -> tuple[str | None, str | None]:
+    """``host:port`` that will be connected to, None for a new Ray, and what to tell `ray.init`."""
+    from ray._private import services
+
+    if address == "local" or (address is None and os.environ.get("RAY_ADDRESS") == "local"):
+        return None, "local"
+    try:
+        found: str | None = services.canonicalize_bootstrap_address(address)
+        if found is None and (address == "auto" or not own):
+            found = services.canonicalize_bootstrap_address_or_die("auto")
+    except ValueError as error:
+        given = address or os.environ.get("RAY_ADDRESS")
+        raise ServerError(f"address {given!r} is none: give HOST:6379, auto or local") from error
+    except ConnectionError as error:
+        several = re.findall(r"[\w.\-]+:\d+", str(error))
+        if len(several) > 1:
+            raise ServerError(f"several Rays run here: give --address, one of {', '.join(sorted(several))}") from error
+        raise ServerError(
+            "no Ray runs on this machine: start one with `ray start --head`, or give --address HOST:6379 of another"
+        ) from error
+    if found is None:
+        return None, address
+    named = address or os.environ.get("RAY_ADDRESS") or "auto"
+    if named == "auto" and "://" not in found and not doctor_facts.reachable(found):
+        # Ray remembers in a file what `ray start` started last; that one has ended without `ray stop`.
+        if own and address is None:
+            print(f"the Ray that ran here at {found} has ended, so a new one is started", file=sys.stderr, flush=True)
+            return None, "local"
+        raise ServerError(
+            f"the Ray that was started here last, at {found}, has ended: start one with `ray start --head`, or give "
+            "--address HOST:6379 of another"
+        )
+    return found, found
+
+
+def diagnose(target: str | None, said: str, error: BaseException) -> str:
+    """Why `ray.init` failed and what to do, in one line.
+
+    Args:
+        target: ``host:port``; None: a Ray of its own was to be started.
+        said: all that Ray wrote.
+        error: what it raised.
+    """
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if target is None:
+        return f"no Ray could be started here: {first}; headtail-doctor looks at this machine"
+    text = said.lower()
+    if "version mismatch" in text:
+        found = re.findall(r"(Ray|Python): ([\w.+]+)", said)
+        ours = {"Ray": _ray_version(), "Python": sys.version.split()[0]}
+        theirs = ", ".join(f"{what} {version}" for what, version in found[:2])
+        here = ", ".join(f"{what} {version}" for what, version in ours.items())
+        return f"the Ray at {target} has {theirs or 'other versions'}, this process {here}: use the same on both"
+    if "unauthenticated" in text or "authentication" in text or "invalidauthtoken" in text:
+        return f"the Ray at {target} wants {_token_remedy()}"
+    return (
+        f"what answers at {target} is no Ray that can be joined ({first}): give the GCS address, host:6379; "
+        "`ray status` and headtail-doctor say more"
+    )
+
+
+def _token_remedy() -> str:
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or str(Path("~") / ".ray" / "auth_token")
+    if not doctor_facts.has_token():
+        return f"a token, and there is none here: copy {path} from that machine, and export RAY_AUTH_MODE=token"
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return f"a token, which is here ({path}), but not in use: export RAY_AUTH_MODE=token"
+    return f"another token than the one here: copy {path} from that machine"
+
+
+def _ray_version() -> str:
+    import ray
+
+    return str(ray.__version__)
+
+
+@contextlib.contextmanager
+def _kept_quiet() -> Iterator[list[str]]:
+    """Collects what this process writes to its standard error, C++ included; written there after all if all is well.
+
+    Yields:
+        A list that holds the text as its only entry, once the block has ended.
+    """
+    kept = [""]
+    sys.stderr.flush()
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield kept
+        finally:
+            sys.stderr.flush()
+            os.dup2(original, 2)
+            os.close(original)
+            file.seek(0)
+            kept[0] = file.read().decode(errors="replace")
+    import ray
+
+    if ray.is_initialized():
+        sys.stderr.write(kept[0])

@@ -1,0 +1,192 @@
+"""Who is in the engine and how each row ended: the books that make "exactly one outcome per row" true.
+
+A row is opened once, booked in every step it took part in, and closed once; who closes it gets its `Outcome`, anyone
+who comes later gets None. So the engine's thread and a caller of `stop` may race without a row answering twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from deployments.scheduling.scheduler import Row
+from slicer.protocol.messages import RefusalCode
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one row ended. Exactly one of `logits` and `code` is set.
+
+    Attributes:
+        logits: float32, the model's output for this row without a batch dimension.
+        code: why there are none; `message` holds value and remedy.
+        queue_s: in the engine but not executing, from `Engine.submit` on, all boundaries together.
+        execution_s: in steps that succeeded, all together.
+        rows_per_step: the rows of each of these steps, in order.
+    """
+
+    key: int
+    logits: npt.NDArray[np.float32] | None
+    code: RefusalCode | None = None
+    message: str = ""
+    queue_s: float = 0.0
+    execution_s: float = 0.0
+    rows_per_step: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """A snapshot of the engine's counters since it was made, or since `Engine.reset_stats`.
+
+    Attributes:
+        started_s: when that was, on the engine's clock; ``busy_s / (now - started_s)`` is the utilisation.
+        steps: executions that succeeded; `rows_per_step`: how many of them had so many rows.
+        busy_s: seconds of execution in these steps.
+        retried: calls of the executor that raised and were tried again in smaller parts.
+        outcomes: rows that ended, by code; answered ones as ``answered``.
+        waiting: rows in the engine, waiting or running, by model.
+    """
+
+    started_s: float
+    steps: int = 0
+    busy_s: float = 0.0
+    retried: int = 0
+    rows_per_step: Mapping[int, int] = field(default_factory=dict)
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    waiting: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all steps together; a row counts once per step."""
+        return sum(rows * steps for rows, steps in self.rows_per_step.items())
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is known of a row until it ends."""
+
+    row: Row
+    opened_s: float
+    execution_s: float = 0.0
+    rows_per_step: list[int] = field(default_factory=list)
+
+
+class Ledger:
+    """The rows of one engine and its counters. All methods may be called from any thread.
+
+    Args:
+        clock: the engine's.
+        max_rows: how many rows may be open at once.
+    """
+
+    def __init__(self, clock: Callable[[], float], max_rows: int) -> None:
+        self._clock = clock
+        self._max_rows = max_rows
+        self._lock = threading.Lock()
+        self._next_key = 0
+        self._open: dict[int, _Entry] = {}
+        self.reset_stats()
+
+    def open(
+        self,
+        model: str,
+        entry: int,
+        arrivals_s: Sequence[float],
+        deadlines_s: Sequence[float | None],
+        *,
+        none: bool = False,
+    ) -> tuple[list[Row], int]:
+        """Make a row with a key of its own for each arrival, and open as many as fit (`none`: no row at all).
+
+        Returns all rows, and how many of them, from the first on, are open.
+        """
+        with self._lock:
+            keys = range(self._next_key, self._next_key + len(arrivals_s))
+            self._next_key = keys.stop
+            now_s = self._clock()
+            rows = [
+                Row(key, model, entry, arrival_s, deadline_s)
+                for key, arrival_s, deadline_s in zip(keys, arrivals_s, deadlines_s, strict=True)
+            ]
+            count = 0 if none else min(len(rows), self._max_rows - len(self._open))
+            self._open.update((row.key, _Entry(row, now_s)) for row in rows[:count])
+            return rows, count
+
+    def find(self, key: int) -> Row | None:
+        """The open row of this key."""
+        with self._lock:
+            entry = self._open.get(key)
+            return None if entry is None else entry.row
+
+    def open_keys(self) -> list[int]:
+        """Keys of all open rows, in order of submission."""
+        with self._lock:
+            return list(self._open)
+
+    def book_step(self, rows: Sequence[Row], execution_s: float) -> None:
+        """A step of these rows succeeded."""
+        with self._lock:
+            self._steps += 1
+            self._busy_s += execution_s
+            self._rows_per_step[len(rows)] += 1
+            for row in rows:
+                entry = self._open.get(row.key)
+                if entry is not None:  # `stop` may have closed it meanwhile
+                    entry.execution_s += execution_s
+                    entry.rows_per_step.append(len(rows))
+
+    def book_retry(self) -> None:
+        """A call of the executor raised and is tried again in parts."""
+        with self._lock:
+            self._retried += 1
+
+    def answer(self, key: int, logits: npt.NDArray[np.float32]) -> Outcome | None:
+        """Close a row with its logits; None: it is closed already."""
+        return self._close(key, logits, None, "")
+
+    def refuse(self, key: int, code: RefusalCode, message: str) -> Outcome | None:
+        """Close a row without logits; None: it is closed already."""
+        return self._close(key, None, code, message)
+
+    def turn_away(self, rows: Sequence[Row], code: RefusalCode, message: str) -> list[Outcome]:
+        """Outcomes of rows that were never open."""
+        with self._lock:
+            self._outcomes[code] += len(rows)
+        return [Outcome(row.key, None, code, message) for row in rows]
+
+    def stats(self) -> EngineStats:
+        """The counters, consistent with each other."""
+        with self._lock:
+            return EngineStats(
+                started_s=self._started_s,
+                steps=self._steps,
+                busy_s=self._busy_s,
+                retried=self._retried,
+                rows_per_step=dict(self._rows_per_step),
+                outcomes={code: rows for code, rows in self._outcomes.items() if rows},
+                waiting=dict(Counter(entry.row.model for entry in self._open.values())),
+            )
+
+    def reset_stats(self) -> None:
+        """Count from here on; open rows stay open."""
+        with self._lock:
+            self._started_s = self._clock()
+            self._steps, self._busy_s, self._retried = 0, 0.0, 0
+            self._rows_per_step: Counter[int] = Counter()
+            self._outcomes: Counter[str] = Counter()
+
+    def _close(
+        self, key: int, logits: npt.NDArray[np.float32] | None, code: RefusalCode | None, message: str
+    ) -> Outcome | None:
+        with self._lock:
+            entry = self._open.pop(key, None)
+            if entry is None:
+                return None
+            self._outcomes[code or "answered"] += 1
+            queue_s = max(0.0, self._clock() - entry.opened_s - entry.execution_s)
+        return Outcome(key, logits, code, message, queue_s, entry.execution_s, tuple(entry.rows_per_step))

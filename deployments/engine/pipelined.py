@@ -1,0 +1,201 @@
+"""The engine for accelerators that take a step while another one runs: they never wait for Python.
+
+The next step is enqueued behind the running one, a moment before that is expected to end: so late that rows which
+arrive meanwhile can still join, so early that the decision and the launch are done in time. ::
+
+    choose at  expected end of the running step - (time of a decision and a launch, measured) - margin
+
+The margin is what the engine's thread wakes late, measured as well: a larger one costs rows that arrive in it one step
+more, a smaller one lets the accelerator idle.
+
+Steps run in the order of their launches, so the scheduler takes a step's rows back when it is launched: whatever it
+chooses for them next runs behind it. Rows at the model's end are delivered when their step has really ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from deployments.engine.engine import Engine
+from deployments.engine.ledger import Outcome
+from deployments.executors.enqueuing import Enqueuing
+from deployments.executors.torch_executor import Executor
+from deployments.scheduling.scheduler import Row, Scheduler, Step
+from slicer.common.thread_timing import sleep_exactly
+
+logger = logging.getLogger(__name__)
+
+#: How late the thread wakes is met by the margin so often. A margin costs the rows that arrive in it one step more;
+#: idling costs every row in the engine, and those behind them the more, the busier it is. Of 0.8, 0.95 and 0.98 the
+#: second was best: at 440/s the emulated accelerator idles 0.6 instead of 1.8 % of the time (docs/log.md, 2026-11-26).
+_MET = 0.95
+
+#: The margin at the start, its bounds, and by how much it follows what is measured.
+_MARGIN_S, _LEAST_MARGIN_S, _MOST_MARGIN_S, _MARGIN_STEP_S = 3e-4, 5e-5, 1e-3, 1e-5
+
+#: The margin never exceeds this share of the running step, so that binding stays late.
+_MOST = 0.5
+
+#: A launch counts for at most so many times what is expected of it.
+_OUTLIER = 2.0
+
+#: A new measurement of a span's time, or of the lead, weighs so much against the earlier ones.
+_WEIGHT = 0.1
+
+
+@dataclass(slots=True)
+class _Launched:
+    """A step that runs or is enqueued."""
+
+    step: Step
+    ticket: object
+    began_s: float  # when it began, or its launch as long as another one runs
+    done: list[Row] = field(default_factory=list)  # its rows at the model's end
+
+
+class PipelinedEngine(Engine):
+    """`Engine` with at most one step enqueued behind the running one. See `Engine` for arguments and guarantees."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        deliver: Callable[[list[Outcome]], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        max_rows: int = 1024,
+    ) -> None:
+        super().__init__(scheduler, executor, deliver, clock=clock, max_rows=max_rows)
+        if not isinstance(executor, Enqueuing):
+            raise TypeError(f"executor {executor.name!r} has no launch and wait; use Engine")
+        self._queue: Enqueuing[object] = executor
+        self._launched: deque[_Launched] = deque()
+        self._seen_s: dict[tuple[str, int, int], dict[int, float]] = {}  # seconds by span and rows
+        self._lead_s = _MARGIN_S
+        self._margin_s = _MARGIN_S
+        self._worked_s = 0.0  # of this thread since the last step ended, up to:
+        self._working_from_s = 0.0
+        self._slept = False  # whether the thread sleeps until it is to choose
+
+    def turn(self) -> float | None:
+        """Do what can be done now, on the engine's thread; never sleeps, but may wait for a step that is to end now.
+
+        Returns after how many seconds there is more to do unless rows arrive; 0.0: at once; None: only if rows arrive.
+        """
+        self._working_from_s = self._clock()
+        try:
+            return self._turn()
+        finally:
+            self._worked_s += self._clock() - self._working_from_s
+
+    def _turn(self) -> float | None:
+        self._admit_now()
+        self._queue.flush()
+        if not self._launched:
+            return 0.0 if self._launch_next() else None
+        choose_at_s = self._choose_at_s(self._launched[0])
+        if len(self._launched) == 1 and choose_at_s is not None:
+            left_s = choose_at_s - self._clock()
+            if left_s > 0:
+                self._slept = True
+                return left_s
+            if self._slept:
+                self._woke_late(-left_s)
+            self._launch_next()
+        self._end(self._launched.popleft())
+        return 0.0
+
+    def _work(self) -> None:
+        sleep_exactly()
+        while self._wait_for_work():
+            sleep_s = self.turn()
+            if sleep_s == 0.0:
+                continue
+            with self._wake:
+                if sleep_s is None and self._scheduler.waiting:
+                    sleep_s = self.ASK_AGAIN_S  # an own policy that waits for something
+                if sleep_s is not None and not (self._inbox or self._cancelled or self._ended_because):
+                    self._wake.wait(sleep_s)
+        # A step that runs ends, and its rows are answered; one behind it does, too.
+        while self._launched:
+            self._end(self._launched.popleft())
+
+    def _busy(self) -> bool:
+        return bool(self._launched) or super()._busy()
+
+    def _choose_at_s(self, running: _Launched) -> float | None:
+        """When to choose what follows; None, after the step's end, where nobody has seen how long such a step takes."""
+        expected_s = self._expected_s(running.step)
+        if expected_s is None:
+            return None
+        return running.began_s + expected_s - self._lead_s - min(self._margin_s, _MOST * expected_s)
+
+    def _woke_late(self, late_s: float) -> None:
+        """Follow the quantile `_MET` of what the thread wakes late, in small steps."""
+        self._slept = False
+        step_s = _MARGIN_STEP_S * (_MET if late_s > self._margin_s else _MET - 1)
+        self._margin_s = min(max(self._margin_s + step_s, _LEAST_MARGIN_S), _MOST_MARGIN_S)
+
+    def _expected_s(self, step: Step) -> float | None:
+        """How long such a step takes, or rather less, so that the accelerator does not idle; None: nobody knows."""
+        seen, rows = self._seen_s.get((step.model, step.start, step.end)), len(step.rows)
+        if not seen or rows in seen:
+            return seen[rows] if seen else None
+        fewer = max((count for count in seen if count < rows), default=None)
+        if fewer is not None:
+            return seen[fewer]
+        more = min(seen)
+        return seen[more] * rows / more
+
+    def _launch_next(self) -> bool:
+        asked_s = self._clock()
+        step = self._scheduler.next(asked_s)
+        if step is None:
+            return False
+        ended: list[Outcome] = []
+        try:
+            launched = [
+                _Launched(part, ticket, self._clock())
+                for part, ticket in self._attempt(step, self._queue.launch, ended)
+            ]
+            self._launched.extend(launched)
+            done = {row.key: row for row in self._scheduler.finish(step, self._clock())}
+            for one in launched:
+                one.done = [done[row.key] for row in one.step.rows if row.key in done]
+            # A machine that stood still for milliseconds says little about the next launch.
+            taken_s = min(self._clock() - asked_s, _OUTLIER * self._lead_s)
+            self._lead_s += _WEIGHT * (taken_s - self._lead_s)
+        finally:
+            self._deliver(ended)
+        return True
+
+    def _end(self, launched: _Launched) -> None:
+        """Wait for a step, book it, deliver its rows at the end."""
+        step, ended = launched.step, list[Outcome]()
+        worked_s = self._worked_s + self._clock() - self._working_from_s
+        execution_s = self._queue.wait(launched.ticket)
+        self._worked_s, self._working_from_s = 0.0, self._clock()
+        now_s = self._working_from_s
+        if self._launched:  # what stands behind it begins now
+            self._launched[0].began_s = max(self._launched[0].began_s, now_s)
+        seen = self._seen_s.setdefault((step.model, step.start, step.end), {})
+        before_s = seen.get(len(step.rows), execution_s)
+        seen[len(step.rows)] = before_s + _WEIGHT * (execution_s - before_s)
+        self._ledger.book_step(step.rows, execution_s)
+        self._scheduler.observe(step, execution_s, worked_s)
+        try:
+            # A row that was let go while its step ran is closed, and forgotten by the executor.
+            done = [row for row in launched.done if self._ledger.find(row.key) is not None]
+            if done:
+                self._collect(done, ended)
+        finally:
+            self._deliver(ended)
+
+
+def engine_class(executor: Executor) -> type[Engine]:
+    """The engine that goes with an executor."""
+    return PipelinedEngine if isinstance(executor, Enqueuing) else Engine

@@ -1,0 +1,142 @@
+"""Whether an application offers HTTP, and where: settled once, when it is deployed.
+
+HTTP is the faster way in (docs/log.md), so ``http.enabled`` is ``auto`` by default: on wherever it can work by itself,
+and then with a token of its own, which devices inside Ray learn through the Serve handle. Serve binds its port when it
+starts, so an application that comes to a Serve that runs takes what is there.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import secrets
+import socket
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deployments.config import HttpConfig, ServerConfig
+from deployments.placing.placement import Node
+from slicer.common.ray_serve_env import OWN_FILES, OWN_PORTS
+from slicer.errors import ServerError
+from slicer.protocol import packet
+
+logger = logging.getLogger("ray.serve")
+
+#: Where nobody asks for another port, or this one is taken.
+PORT = 8000
+
+#: HAProxy learns of an application a moment after Serve says that it runs.
+_REACHABLE_WITHIN_S = 15.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A Serve that runs: where its HTTP is bound ("" and 0: nowhere), and whether by HAProxy."""
+
+    host: str = ""
+    port: int = 0
+    haproxy: bool = False
+
+
+def settle(
+    config: ServerConfig, nodes: Sequence[Node], running: Running | None, free: Callable[[int], int] | None = None
+) -> ServerConfig:
+    """The same configuration with ``http.enabled`` true or false, host and port filled in where it is true.
+
+    Args:
+        nodes: that live.
+        running: the Serve that runs; None: it will be started for this application.
+        free: the port asked for if it is free on this host, else another one; for tests.
+
+    Raises:
+        ServerError: HTTP is asked for, and the Serve that runs has it elsewhere or not at all.
+    """
+    http, free = config.http, free or free_port
+    if http.enabled is False:
+        return config
+    if running is not None:
+        there = (not http.host or http.host == running.host) and (not http.port or http.port == running.port)
+        if running.haproxy and there:
+            return _with(config, http.model_copy(update={"host": running.host, "port": running.port}))
+        if http.enabled == "auto":
+            return _off(config)
+        where = f"{running.host}:{running.port}" if running.haproxy else "none of this kind"
+        raise ServerError(
+            f"Serve already runs with HTTP at {where}, not at {http.host or 'any address'}:{http.port or PORT}; its "
+            "ports are fixed at its start: end it with `serve shutdown`, or set http: {enabled: false}"
+        )
+    if http.enabled == "auto" and len({node.address for node in nodes}) < len(nodes):
+        return _off(config)  # several nodes on one host would want the same port
+    host = http.host or ("127.0.0.1" if len(nodes) == 1 else "0.0.0.0")
+    port = http.port or (free(PORT) if http.enabled == "auto" else PORT)
+    return _with(config, http.model_copy(update={"host": host, "port": port}))
+
+
+def own_ports(environ: Mapping[str, str], free: Callable[[int], int] | None = None) -> dict[str, str]:
+    """Variables that put the ports beside the one for requests where they are free on this host; what an operator has
+    set stays."""
+    free = free or free_port
+    return {name: environ.get(name) or str(free(port)) for name, port in OWN_PORTS.items()}
+
+
+def own_files(environ: Mapping[str, str], folder: str) -> dict[str, str]:
+    """Variables that put HAProxy's files into `folder`; what an operator has set stays."""
+    return {name: environ.get(name) or str(Path(folder, file)) for name, file in OWN_FILES.items()}
+
+
+def private_folder() -> str:
+    """A name that nobody can guess, for a folder on every node; short, since a socket's path has to be."""
+    return f"/tmp/headtail-{secrets.token_hex(4)}"
+
+
+def make_private(folder: str) -> None:
+    """Make it on this node, for its user alone."""
+    path = Path(folder)
+    path.mkdir(mode=0o700, exist_ok=True)
+    path.chmod(0o700)  # fails where it is another user's; the umask may have taken bits away
+
+
+def free_port(port: int) -> int:
+    """`port` if nothing listens there on this host, else one that the system chooses."""
+    for candidate in (port, 0):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", candidate))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ServerError("no free port on this host; set http: {enabled: false}")
+
+
+def wait_reachable(config: ServerConfig, name: str, address: str) -> None:
+    """Wait until the application answers HTTP at this address. Where it does not in time, it is said and nothing more:
+    devices try for themselves, and have the handle."""
+    bound = config.http
+    host = address if bound.host in ("0.0.0.0", "::") else bound.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{bound.port}/{name}/health"
+    until_s = time.monotonic() + _REACHABLE_WITHIN_S
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=2.0) as response:
+                if packet.SERVER_HEADER in response.headers:
+                    return
+                raise OSError("something else answers there")
+        except (OSError, http.client.HTTPException) as error:
+            if time.monotonic() > until_s:
+                logger.warning("%s does not answer (%s); devices use the Serve handle instead", url, error)
+                return
+        time.sleep(0.05)
+
+
+def _with(config: ServerConfig, http: HttpConfig) -> ServerConfig:
+    """HTTP on; where nobody asked for it, it is open to nobody who has not got the token."""
+    token = config.token or (secrets.token_urlsafe(24) if http.enabled == "auto" else "")
+    return config.model_copy(update={"http": http.model_copy(update={"enabled": True}), "token": token})
+
+
+def _off(config: ServerConfig) -> ServerConfig:
+    return config.model_copy(update={"http": config.http.model_copy(update={"enabled": False})})

@@ -1,0 +1,185 @@
+"""The way into the engine: what comes in one turn of the event loop is decoded and handed over together.
+
+Requests of one turn are one array per model, cut and codec, one `submit`, and one waking of the engine's thread. They
+wait for nothing else: neither for a timer nor for each other's answers, so whoever is alone is admitted at the end of
+its turn. What takes long to decode (images, very large payloads) goes through an ``@serve.batch`` handler to a thread
+(`deployments.replica.decode_queue`), so that the loop is never held; it delays nobody else. Not everything does,
+since a call of such a handler costs as much as all the rest of an admission (docs/log.md, 2026-11-26).
+
+A call's rows fail and are refused alone; it returns when its last row has ended. The engine binds late, so a batch of
+admission is no batch of execution.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from deployments.engine.engine import Engine, Outcome
+from deployments.executors.torch_executor import Arriving
+from deployments.replica.calls import Arrival, Call, Place, Result, arrival_at
+from deployments.replica.decode import decode_rows
+from deployments.replica.decode_queue import DecodeQueue
+from deployments.replica.hosted_model import HostedModel
+from slicer.codecs.activations import IMAGE_CODECS
+from slicer.protocol.messages import Refusal, Request
+
+#: A call of up to this much is decoded on the event loop (well below 1 ms); more, and any image, goes to a thread, so
+#: that the loop is never held for longer than it took to receive what it decodes.
+INLINE_BYTES = 4 << 20
+
+
+class Admission:
+    """Admits requests to one engine. Use it from one event loop only; the engine has its own thread.
+
+    Args:
+        most: rows that are decoded and handed over at once, and calls that one handler decodes on threads.
+        threads: decodings on threads at a time.
+        max_rows, max_bytes: how many may wait, as for `DecodeQueue`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        most: int,
+        threads: int,
+        max_rows: int = 2048,
+        max_bytes: int = 1 << 28,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._most = most
+        self._pending: dict[int, tuple[Call, int, float]] = {}  # by key: the request, and when it was admitted
+        self._gathered: list[Call] = []  # in this turn of the loop
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+        self._clock = clock
+        self._decode_queue = DecodeQueue(
+            self._submit,
+            self._pending.__len__,
+            most=most,
+            threads=threads,
+            max_rows=max_rows,
+            max_bytes=max_bytes,
+            clock=clock,
+        )
+
+    async def infer(self, arrivals: Sequence[Arrival]) -> list[Result]:
+        """Requests of one call through the engine, in order: outcome and moment of admission (engine clock) of each.
+
+        It returns when the last one has ended. A caller that is cancelled takes its rows with it: they leave at the
+        next boundary.
+        """
+        if not arrivals:
+            return []
+        self._loop = loop = asyncio.get_running_loop()
+        call = Call(arrivals, loop.create_future())
+        try:
+            if not _soon_decoded(arrivals):
+                self._decode_queue.put(call)
+            else:
+                if not self._gathered:
+                    loop.call_soon(self._admit_gathered)
+                self._gathered.append(call)
+            await call.ended
+        except BaseException:  # cancelled, most often
+            call.left = True
+            call.ended.cancel()  # it may not have been admitted yet
+            for key in call.keys:
+                self._engine.cancel(key)  # harmless for one that has ended
+            raise
+        return [result for result in call.results if result is not None]
+
+    def _admit_gathered(self) -> None:
+        """At the end of a turn of the loop."""
+        calls, self._gathered = self._gathered, []
+        for places in _alike(calls, self._most):
+            with _failing(places):
+                self._submit(places, *decode_rows(*_hosted(places)))
+
+    def _submit(self, places: Sequence[Place], rows: Arriving, refusals: Sequence[Refusal | None]) -> None:
+        """Hand decoded rows to the engine. Nothing is awaited between that and their registration, so no outcome can be
+        missed."""
+        good = []
+        for place, refusal in zip(places, refusals, strict=True):
+            if refusal is None:
+                good.append(place)
+            else:
+                place[0].end(place[1], refusal)
+        if not good:
+            return
+        arrivals = [arrival_at(place) for place in good]
+        admitted_s = self._clock()  # before submit, from where the engine counts the row's waiting
+        keys = self._engine.submit(
+            arrivals[0].model.name,
+            arrivals[0].request.cut,
+            rows,
+            [arrival.arrived_s for arrival in arrivals],
+            [arrival.deadline_s for arrival in arrivals],
+        )
+        for key, (call, index) in zip(keys, good, strict=True):
+            self._pending[key] = call, index, admitted_s
+            call.keys.append(key)
+        for call in {id(call): call for call, _ in good}.values():
+            if call.left:  # while it was decoded
+                for key in call.keys:
+                    self._engine.cancel(key)
+
+    def deliver(self, outcomes: list[Outcome]) -> None:
+        """The engine's callback, on its thread: one hop to the event loop for all rows that ended together."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._resolve, outcomes)
+
+    def _resolve(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            if (found := self._pending.pop(outcome.key, None)) is not None:
+                call, index, admitted_s = found
+                if outcome.logits is not None:
+                    self._decode_queue.running.observe(outcome.queue_s + outcome.execution_s)
+                call.end(index, (outcome, admitted_s))
+
+    async def healthy(self) -> bool:
+        """Whether the engine and the loop that gathers what is decoded on threads are alive."""
+        return self._engine.alive and await self._decode_queue.healthy()
+
+
+def _soon_decoded(arrivals: Sequence[Arrival]) -> bool:
+    """Whether decoding them holds the event loop so shortly that it needs no thread."""
+    size = 0
+    for arrival in arrivals:
+        if arrival.request.codec in IMAGE_CODECS:
+            return False
+        size += len(arrival.request.payload)
+    return size <= INLINE_BYTES
+
+
+def _alike(calls: Sequence[Call], most: int) -> Iterator[list[Place]]:
+    """The requests of calls whose caller is still there, in order, by what is decoded and submitted together."""
+    groups: dict[tuple[str, int, str], list[Place]] = {}
+    for call in calls:
+        if call.ended.done():
+            continue
+        for index, arrival in enumerate(call.arrivals):
+            request = arrival.request
+            groups.setdefault((arrival.model.name, request.cut, request.codec), []).append((call, index))
+    for places in groups.values():
+        for start in range(0, len(places), most):
+            yield places[start : start + most]
+
+
+@contextlib.contextmanager
+def _failing(places: Sequence[Place]) -> Iterator[None]:
+    """Whatever is raised inside fails their calls, and no others."""
+    try:
+        yield
+    except Exception as error:
+        for call, _ in places:
+            call.fail(error)
+
+
+def _hosted(places: Sequence[Place]) -> tuple[HostedModel, list[Request]]:
+    """Their one model, and their requests."""
+    return arrival_at(places[0]).model, [arrival_at(place).request for place in places]

@@ -1,0 +1,183 @@
+"""A model as the server holds it: sliced, exported to shards, with the checks that every request for it must pass."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from deployments.config import ModelConfig
+from slicer.codecs import activations as codec
+from slicer.codecs.images import decode_images
+from slicer.errors import CodecError, ConfigError
+from slicer.models import zoo
+from slicer.models.images import Preprocess
+from slicer.models.spec import ModelSpec
+from slicer.protocol.messages import Refusal, Request, ServedModel
+from slicer.shards import load as shards
+from slicer.slicing.slice_model import SlicedModel, slice_spec
+
+
+class HostedModel:
+    """One model of the application. Any thread may read it; only its maker may `release` it.
+
+    Building it takes seconds and disk space: the model is built (or loaded from `config.shards`), cut, and its shards
+    are put where devices can fetch them, in a folder named by the manifest's digest.
+
+    Attributes:
+        receiving: makes the memory into which activations are decoded; an executor may have a kind of its own.
+    """
+
+    def __init__(self, config: ModelConfig, shard_dir: Path) -> None:
+        self.config = config
+        self.name = config.name
+        if config.shards:
+            self.directory = Path(config.shards).expanduser()
+            self.sliced: SlicedModel = shards.load_sliced(self.directory)
+            self.manifest = shards.load_manifest(self.directory)
+        else:
+            spec = spec_of(config)
+            self.sliced = slice_spec(spec, config.num_slices, at=list(config.at) if config.at else None)
+            self.manifest, self.directory = _publish(self.sliced, shard_dir)
+        self.num_slices = self.sliced.num_slices
+        self.shapes = tuple(self.sliced.shape_at(cut) for cut in range(self.num_slices + 1))
+        self.channel_axes = self.manifest.channel_axes
+        self.entries = self._entries()
+        self._takes_images = 0 in self.entries and self.shapes[0][0] in (1, 3) and len(self.shapes[0]) == 3
+        self._preprocess = Preprocess(self.manifest.spec) if self._takes_images else None
+        self.receiving = codec.ordinary
+        self._files = {shard.sha256: self.directory / shard.file for shard in self.manifest.shards}
+
+    def _entries(self) -> tuple[int, ...]:
+        possible = range(self.num_slices)
+        wanted = self.config.entries
+        if wanted is None:
+            return tuple(possible)
+        wrong = [entry for entry in wanted if entry not in possible]
+        if wrong:
+            raise ConfigError(
+                f"model {self.name!r}: entry {wrong[0]} is out of range; {self.num_slices} slices have entries "
+                f"0 to {self.num_slices - 1}"
+            )
+        return tuple(sorted(set(wanted)))
+
+    def describe(self, emulated: tuple[str, ...]) -> ServedModel:
+        """What a device learns when it joins."""
+        return ServedModel(
+            name=self.name,
+            manifest=self.manifest.digest,
+            manifest_json=self.manifest.to_json(),
+            num_slices=self.num_slices,
+            entries=self.entries,
+            strategy=self.config.strategy,
+            codecs=codec.CODECS + (codec.IMAGE_CODECS if self._takes_images else ()),
+            emulated=emulated,
+        )
+
+    def check(self, request: Request) -> Refusal | None:
+        """Everything that can be said of a request before its payload is read; None if it may enter."""
+        if request.manifest != self.manifest.digest:
+            return Refusal(
+                request.id,
+                "stale",
+                f"the head belongs to manifest {request.manifest[:12]}, this server serves {self.manifest.digest[:12]} "
+                f"of model {self.name!r}; reload the head",
+            )
+        if request.cut not in self.entries:
+            return Refusal(
+                request.id,
+                "bad_cut",
+                f"cut {request.cut} is no entry of model {self.name!r}; it has {', '.join(map(str, self.entries))}",
+            )
+        want = self.shapes[request.cut]
+        if tuple(request.shape) != tuple(want):
+            return Refusal(
+                request.id,
+                "bad_shape",
+                f"shape {tuple(request.shape)} at cut {request.cut} of model {self.name!r}; it must be {tuple(want)}",
+            )
+        if request.top_k is not None and request.top_k < 1:
+            return Refusal(request.id, "bad_shape", f"top_k is {request.top_k}; it must be at least 1, or None")
+        if request.codec in codec.IMAGE_CODECS:
+            return self._check_image(request)
+        try:
+            codec.check_payload(request.codec, request.shape, request.payload, self.channel_axes[request.cut])
+        except CodecError as error:
+            return Refusal(request.id, "bad_codec", str(error))
+        return None
+
+    def _check_image(self, request: Request) -> Refusal | None:
+        exact = codec.image_bytes(request.codec, self.shapes[0])
+        size, message = len(request.payload), ""
+        if request.cut != 0 or not self._takes_images:
+            message = f"codec {request.codec} at cut {request.cut} of model {self.name!r}; images enter at cut 0"
+            message += "" if self._takes_images else ", of models of one or three channels"
+        elif size != exact if exact is not None else not size:
+            message = f"the payload has {size} bytes; {request.codec} of {self.shapes[0]} has {exact or 'more'}"
+        return Refusal(request.id, "bad_codec", message) if message else None
+
+    def decode(self, name: str, payloads: Sequence[bytes | memoryview], cut: int) -> npt.NDArray[np.float32]:
+        """Payloads of one codec to rows [B, *shape at the cut], images preprocessed as timm would. Any thread.
+
+        Raises:
+            CodecError: one of them is bad.
+        """
+        if name in codec.IMAGE_CODECS:
+            assert self._preprocess is not None, "checked before"
+            return decode_images(name, payloads, self._preprocess)
+        return codec.decode_batch(name, payloads, self.shapes[cut], self.receiving, self.channel_axes[cut])
+
+    def release(self) -> None:
+        """Forget the weights on the host; whoever runs the model holds what it needs."""
+        del self.sliced
+
+    def read_shard(self, sha256: str, offset: int, length: int) -> bytes | None:
+        """`length` bytes of a shard from `offset` (fewer at its end); None if this model has no such shard.
+
+        Raises:
+            ValueError: the offset lies past the end, or one of them is negative.
+        """
+        path = self._files.get(sha256)
+        if path is None:
+            return None
+        size = path.stat().st_size
+        if not 0 <= offset <= size or length < 0:
+            raise ValueError(f"offset {offset}, length {length}: the shard has {size} bytes; ask for some of these")
+        with path.open("rb") as file:
+            file.seek(offset)
+            piece: bytes = file.read(length)
+            return piece
+
+
+def spec_of(config: ModelConfig) -> ModelSpec:
+    """What a model of the configuration is built from. Raises ModelError."""
+    return zoo.resolve(
+        config.source,
+        kwargs=config.kwargs,
+        checkpoint=config.checkpoint,
+        pretrained=config.pretrained,
+        dtype=config.dtype,
+        seed=config.seed,
+    )
+
+
+def _publish(sliced: SlicedModel, shard_dir: Path) -> tuple[shards.Manifest, Path]:
+    """Export into `shard_dir/<digest>`; replicas that do it at once end up with the same folder."""
+    shard_dir.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="export-", dir=shard_dir))
+    try:
+        manifest = shards.export(sliced, scratch / "shards")
+        final = shard_dir / manifest.digest
+        if not final.exists():
+            try:
+                (scratch / "shards").rename(final)
+            except OSError:  # another replica was first; its folder has the same content, by its name
+                if not final.exists():
+                    raise
+        return manifest, final
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

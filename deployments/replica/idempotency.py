@@ -1,0 +1,63 @@
+"""Requests that come again: a row runs once, however often its device had to send it.
+
+A device that lost an answer on the way sends the request again under its id, marked `Request.again`. If the row is
+still in the engine, both callers get its outcome; if it has ended, the answer is given from here. Per replica, bounded,
+and for a while only: what is not here any more simply runs again, which is harmless, since an answer depends on the
+request alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from slicer.protocol.messages import Answer, Reply, Request
+
+#: So many answers are kept at most, for so long; full logits only up to so many bytes each.
+MOST = 4096
+KEPT_S = 60.0
+MOST_BYTES = 8192
+
+Key = tuple[str, str, str, int]
+
+
+class Answered:
+    """Not thread-safe: use it from one event loop."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._replies: OrderedDict[Key, tuple[float, Reply]] = OrderedDict()
+        self._running: dict[Key, list[asyncio.Future[Answer | None]]] = {}
+
+    async def earlier(self, request: Request) -> Answer | None:
+        """The answer of the same request's earlier sending, waited for if it is at work; None: there is none."""
+        key = key_of(request)
+        if (waiting := self._running.get(key)) is not None:
+            future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+            waiting.append(future)
+            return await future
+        found = self._replies.get(key)
+        return found[1] if found is not None and self._clock() - found[0] < KEPT_S else None
+
+    def begin(self, request: Request) -> None:
+        """This request is at work from now on; `end` must follow."""
+        self._running.setdefault(key_of(request), [])
+
+    def end(self, request: Request, answer: Answer | None) -> None:
+        """It has ended; None: without an answer, since its caller left."""
+        key = key_of(request)
+        for future in self._running.pop(key, ()):
+            if not future.done():
+                future.set_result(answer)
+        if isinstance(answer, Reply) and len(answer.logits) <= MOST_BYTES:
+            self._replies[key] = (self._clock(), answer)
+            self._replies.move_to_end(key)
+            while len(self._replies) > MOST:
+                self._replies.popitem(last=False)
+
+
+def key_of(request: Request) -> Key:
+    """What two requests have in common that are one."""
+    return request.id, request.model, request.manifest, request.cut

@@ -1,0 +1,146 @@
+"""Metrics of the server through Ray's metrics API, so that the dashboard and Prometheus show them; NVML readings.
+
+Requests are counted as they end, and handed to Ray once per period by a slow task, which feeds the gauges, too: a
+call of Ray's metrics costs 2 to 3 us, and a request would need seven. A value that the hardware does not give is
+missing, never zero.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray.serve import metrics
+
+from slicer.protocol.messages import Answer, Reply, Timings
+
+_MS_BUCKETS = [0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000]
+_ROW_BUCKETS = [1, 2, 4, 8, 16, 32, 64, 128]
+
+
+class Telemetry:
+    """The server's metrics. Not thread-safe: use it from one event loop.
+
+    Metrics: `headtail_requests` by model, entry and outcome (`answered` or a refusal code), `headtail_queue_ms`,
+    `headtail_execution_ms` and `headtail_rows_per_step` by model; gauges `headtail_accelerator_utilisation_percent`,
+    `headtail_accelerator_memory_bytes`, `headtail_accelerator_power_watts`, `headtail_waiting_rows` and
+    `headtail_busy_ratio`. The counter counts every request; the histograms hold at most `SAMPLES` requests per period
+    of the watch, evenly spread where there were more, so their shares are right and their counts are of samples.
+    """
+
+    SAMPLES = 200
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, int, str]] = Counter()
+        self._timings: list[tuple[str, Timings]] = []
+        self._requests = metrics.Counter(
+            "headtail_requests", description="Requests by outcome", tag_keys=("model", "entry", "outcome")
+        )
+        self._queue_ms = metrics.Histogram(
+            "headtail_queue_ms", description="Waiting in the engine", boundaries=_MS_BUCKETS, tag_keys=("model",)
+        )
+        self._execution_ms = metrics.Histogram(
+            "headtail_execution_ms", description="On the accelerator", boundaries=_MS_BUCKETS, tag_keys=("model",)
+        )
+        self._rows = metrics.Histogram(
+            "headtail_rows_per_step", description="Rows per step", boundaries=_ROW_BUCKETS, tag_keys=("model",)
+        )
+        self._waiting = metrics.Gauge("headtail_waiting_rows", description="Rows in the engine", tag_keys=("model",))
+        self._busy = metrics.Gauge("headtail_busy_ratio", description="Share of wall time in steps")
+        self._gpu = {
+            "utilisation_percent": metrics.Gauge("headtail_accelerator_utilisation_percent", description="By NVML"),
+            "memory_bytes": metrics.Gauge("headtail_accelerator_memory_bytes", description="Used, by NVML"),
+            "power_watts": metrics.Gauge("headtail_accelerator_power_watts", description="By NVML"),
+        }
+
+    def count(self, model: str, entry: int, answer: Answer) -> None:
+        """Record one answered or refused request."""
+        if isinstance(answer, Reply):
+            self._counts[model, entry, "answered"] += 1
+            self._timings.append((model, answer.timings))
+        else:
+            self._counts[model, entry, answer.code] += 1
+
+    def flush(self) -> None:
+        """Hand over to Ray what was counted since the last time."""
+        counts, self._counts = self._counts, Counter()
+        timings, self._timings = self._timings, []
+        for (model, entry, outcome), count in counts.items():
+            self._requests.inc(float(count), tags={"model": model, "entry": str(entry), "outcome": outcome})
+        for model, timing in timings[:: max(1, math.ceil(len(timings) / self.SAMPLES))]:
+            tags = {"model": model}
+            self._queue_ms.observe(timing.queue_ms, tags=tags)
+            self._execution_ms.observe(timing.execution_ms, tags=tags)
+            for rows in timing.rows_per_step:
+                self._rows.observe(float(rows), tags=tags)
+
+    async def watch(self, read: Callable[[], Mapping[str, Any]], period_s: float = 2.0) -> None:
+        """Flush and feed the gauges every `period_s` until cancelled.
+
+        Args:
+            read: gives `waiting`, `busy_s`, `uptime_s` and `nvml`; called on a thread.
+        """
+        before: Mapping[str, Any] = {"busy_s": 0.0, "uptime_s": 0.0}
+        while True:
+            await asyncio.sleep(period_s)
+            self.flush()
+            now = await asyncio.get_running_loop().run_in_executor(None, read)
+            for model, rows in now["waiting"].items():
+                self._waiting.set(rows, tags={"model": model})
+            wall_s = now["uptime_s"] - before["uptime_s"]
+            if wall_s > 0:
+                self._busy.set((now["busy_s"] - before["busy_s"]) / wall_s)
+            for name, value in now["nvml"].items():
+                if name in self._gpu and value is not None:
+                    self._gpu[name].set(value)
+            before = now
+
+
+class Nvml:
+    """Readings of one GPU by NVML; every reading may be None (no driver, or a board that does not answer it)."""
+
+    def __init__(self) -> None:
+        """The first GPU that this process may use: Ray names it in CUDA_VISIBLE_DEVICES."""
+        self._handle: Any = None
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+        try:
+            import pynvml
+        except ImportError:
+            return
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            by_index = visible.isdigit()
+            self._handle = (
+                pynvml.nvmlDeviceGetHandleByIndex(int(visible))
+                if by_index
+                else pynvml.nvmlDeviceGetHandleByUUID(visible)
+            )
+
+    def read(self) -> dict[str, float | None]:
+        """`utilisation_percent`, `memory_bytes`, `power_watts`, `energy_joules`; None where NVML does not say.
+
+        Utilisation is NVML's: the share of time in which some kernel ran, not how full the GPU was.
+        """
+        names = ("utilisation_percent", "memory_bytes", "power_watts", "energy_joules")
+        if self._handle is None:
+            return dict.fromkeys(names)
+        import pynvml
+
+        calls: tuple[Callable[[], float], ...] = (
+            lambda: float(pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu),
+            lambda: float(pynvml.nvmlDeviceGetMemoryInfo(self._handle).used),
+            lambda: pynvml.nvmlDeviceGetPowerUsage(self._handle) / 1e3,
+            lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3,
+        )
+        readings: dict[str, float | None] = {}
+        for name, call in zip(names, calls, strict=True):
+            try:
+                readings[name] = call()
+            except pynvml.NVMLError:
+                readings[name] = None
+        return readings

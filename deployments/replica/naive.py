@@ -1,0 +1,133 @@
+"""Strategy `naive`, for comparison: what a user would write with ``@serve.batch`` directly around each tail.
+
+One decorated function per model and entry stacks its batch, runs the whole tail in a thread and returns the logits.
+The thread drives the same executor as every other strategy's engine does.
+Batches are closed before the accelerator is free, which is what makes it slow under load (Serve 2.60;
+measure it with `headtail-load --strategy naive`). It has no deadlines, no limit of its own and no isolation
+of a failing row, because the plain pattern has none; requests are checked and decoded as for every other strategy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from ray import serve
+
+from deployments.engine.engine import Outcome
+from deployments.executors.torch_executor import Executor, Floats
+from deployments.replica.calls import Arrival, Result
+from deployments.replica.decode import decode_rows
+from deployments.replica.hosted_model import HostedModel
+from deployments.scheduling.scheduler import SHARED, Resident, Row, Step
+from slicer.protocol.messages import Refusal
+
+Tail = Callable[[Arrival], Awaitable[Result]]
+
+
+class Naive:
+    """The tails of all models, each behind its own ``@serve.batch``. Use it from one event loop only.
+
+    Args:
+        executor: not loaded; the accelerator's thread is its only one from now on.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[HostedModel],
+        *,
+        executor: Executor,
+        batch_wait_timeout_s: float,
+        concurrency: int,
+    ) -> None:
+        self._executor = executor
+        # One thread is one accelerator: tails take turns.
+        self._accelerator = ThreadPoolExecutor(1, "accelerator")
+        self._keys = itertools.count()
+        self.steps = 0
+        self.rows = 0
+        self.busy_s = 0.0
+        self.rows_per_step: dict[int, int] = {}
+        self.waiting = {model.name: 0 for model in models}
+        self._tails: dict[tuple[str, int], Tail] = {}
+        for model in models:
+            shared = Resident(min(model.entries), model.num_slices, own_copy=False)
+            executor.load(model.name, model.sliced, {SHARED: shared})
+            for entry in model.entries:
+                warm_up = [Row(next(self._keys), model.name, entry, time.monotonic())]
+                zeros = np.zeros((1, *model.shapes[entry]), np.float32)
+                self._accelerator.submit(self._run, model, warm_up, zeros).result()
+                self._tails[model.name, entry] = serve.batch(
+                    max_batch_size=model.config.max_batch,
+                    batch_wait_timeout_s=batch_wait_timeout_s,
+                    max_concurrent_batches=concurrency,
+                )(self._handler(model, entry))
+            model.release()
+        self.steps, self.rows, self.busy_s, self.rows_per_step = 0, 0, 0.0, {}
+
+    def _handler(self, model: HostedModel, entry: int) -> Callable[[list[Arrival]], Awaitable[list[Result]]]:
+        async def run_tail(arrivals: list[Arrival]) -> list[Result]:
+            batch, refusals = decode_rows(model, [arrival.request for arrival in arrivals])
+            good = [arrival for arrival, refusal in zip(arrivals, refusals, strict=True) if refusal is None]
+            rows = [Row(next(self._keys), model.name, entry, arrival.arrived_s) for arrival in good]
+            logits, seconds = batch, 0.0
+            if rows:
+                loop = asyncio.get_running_loop()
+                logits, seconds = await loop.run_in_executor(self._accelerator, self._run, model, rows, batch)
+            ended_s = time.monotonic()
+            answers: list[Result] = []
+            made = iter(logits)
+            for arrival, refusal in zip(arrivals, refusals, strict=True):
+                if refusal is not None:
+                    answers.append(refusal)
+                    continue
+                # A row waits in Serve's batch queue and for the accelerator; there is no admission apart from that.
+                queue_s = ended_s - arrival.arrived_s - seconds
+                outcome = Outcome(0, next(made), queue_s=queue_s, execution_s=seconds, rows_per_step=(len(rows),))
+                answers.append((outcome, arrival.arrived_s))
+            return answers
+
+        return run_tail
+
+    def _run(self, model: HostedModel, rows: Sequence[Row], batch: Floats) -> tuple[Floats, float]:
+        """One batch through its whole tail, on the accelerator's thread."""
+        begun_s = time.monotonic()
+        entry = rows[0].entry
+        self._executor.put(model.name, rows, batch)
+        try:
+            self._executor.run(Step(model.name, SHARED, entry, model.num_slices, tuple(rows)))
+            for row in rows:
+                row.boundary = model.num_slices
+            logits = self._executor.take(rows)
+        finally:  # nothing stays behind of a batch that failed
+            for row in rows:
+                self._executor.drop(row)
+        seconds = time.monotonic() - begun_s
+        self.steps += 1
+        self.rows += len(rows)
+        self.busy_s += seconds
+        self.rows_per_step[len(rows)] = self.rows_per_step.get(len(rows), 0) + 1
+        return logits, seconds
+
+    async def infer(self, parcel: Sequence[Arrival]) -> list[Result]:
+        """Requests of one call, each through its tail's batch."""
+        return list(await asyncio.gather(*(self._one(arrival) for arrival in parcel)))
+
+    async def _one(self, arrival: Arrival) -> Result:
+        """An exception of the batch is every row's failure."""
+        name = arrival.model.name
+        self.waiting[name] += 1
+        try:
+            return await self._tails[name, arrival.request.cut](arrival)
+        except Exception as error:
+            return Refusal(arrival.request.id, "failed", f"the batch failed: {type(error).__name__}: {error}")
+        finally:
+            self.waiting[name] -= 1
+
+    def close(self) -> None:
+        """End the accelerator's thread after the batch that runs."""
+        self._accelerator.shutdown(wait=True)

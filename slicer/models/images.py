@@ -1,0 +1,258 @@
+"""Real images: finding them, the shipped digits as files, and a model's own preprocessing (timm's).
+
+Whatever an image is (grey, palette, 16 bits, on its side), `slicer.models.pixels` makes it upright 8-bit RGB first, as
+a model of three channels wants; one of one channel gets luminance.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import nn
+
+from slicer.errors import ImageError
+from slicer.models import zoo
+from slicer.models.pixels import check_size, plain
+from slicer.models.spec import ModelSpec
+
+#: What is taken for an image in a directory; other files in it are refused by name, hidden ones are skipped.
+EXTENSIONS: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff")
+
+_HELDOUT = Path(__file__).parent / "demo" / "digits_heldout.npz"
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Files and their classes, in a fixed order.
+
+    Attributes:
+        files: sorted by class, then by name (labels CSV: in the order of the file).
+        labels: index of each file's class; the same length.
+        classes: names of the classes, sorted; for a CSV of whole numbers, the numbers themselves as labels.
+    """
+
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+class Preprocess:
+    """One image to one model input: timm's own evaluation transform for this model.
+
+    Args:
+        model: a spec; or a built timm module, whose attached config is used as it is.
+
+    Attributes:
+        shape: (channels, height, width) of every result.
+        mode: PIL's, of the image that the transform is given: RGB or L.
+        upright: images are turned as their EXIF orientation says; `exif_orientation: false` of the spec's data_config
+            leaves them as timm has them.
+
+    Thread-safe after construction; picklable. Raises ImageError for a model of neither three channels nor one.
+    """
+
+    def __init__(self, model: ModelSpec | nn.Module) -> None:
+        from timm.data import create_transform, resolve_model_data_config
+
+        config = zoo.data_config(model) if isinstance(model, ModelSpec) else resolve_model_data_config(model)
+        self.shape: tuple[int, int, int] = tuple(config["input_size"])
+        if self.shape[0] not in (1, 3):
+            raise ImageError(f"the model takes {self.shape[0]} channels; images become 3 (RGB) or 1 (in_chans=1)")
+        self.mode = "L" if self.shape[0] == 1 else "RGB"
+        self.upright = not isinstance(model, ModelSpec) or bool(model.data_config.get(zoo.EXIF_KEY, True))
+        self._transform: Any = create_transform(**config, is_training=False)
+
+    def __call__(self, image: str | Path | Image.Image) -> npt.NDArray[np.float32]:
+        """The image as float32, `shape`, contiguous.
+
+        Raises:
+            ImageError: the file cannot be read as an image, or `slicer.models.pixels` cannot make it what the model
+                takes.
+        """
+        array = np.ascontiguousarray(self._transform(self.plain(image)).numpy(), dtype=np.float32)
+        if array.shape != self.shape:
+            raise ImageError(f"the image became {array.shape}, the model takes {self.shape}; check its data_config")
+        return array
+
+    def plain(self, image: str | Path | Image.Image) -> Image.Image:
+        """The image upright and in `mode`, of its own size. Raises ImageError, with the name of a file."""
+        if isinstance(image, Image.Image):
+            return plain(image, self.mode, upright=self.upright)
+        try:
+            return plain(read_image(image), self.mode, upright=self.upright)
+        except ImageError as error:
+            if str(image) in str(error):
+                raise
+            raise ImageError(f"image {image}: {error}") from error
+
+    def crop(self, image: str | Path | Image.Image) -> Image.Image:
+        """The first part of timm's transform, resize and crop: an image in `mode` of the model's size, still uint8.
+
+        Raises:
+            ImageError: the transform does not end in to-tensor and normalise, or leaves another size.
+        """
+        resized = self.plain(image)
+        for step in self._split()[0]:
+            resized = step(resized)
+        if (resized.height, resized.width) != self.shape[1:]:
+            raise ImageError(f"the image became {resized.height}x{resized.width}, the model takes {self.shape[1:]}")
+        return resized
+
+    def normalise(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """The rest of it, a batch at once: uint8 [B, H, W, C] to float32 [B, C, H, W].
+
+        ``normalise(crop(image))`` has the bits of ``self(image)``: the same operations in the same order.
+        """
+        scale = self._split()[1]
+        batch = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)).div_(255)
+        mean, std = (torch.as_tensor(value, dtype=torch.float32).view(-1, 1, 1) for value in (scale.mean, scale.std))
+        normalised: npt.NDArray[np.float32] = batch.sub_(mean).div_(std).numpy()
+        return normalised
+
+    def _split(self) -> tuple[list[Any], Any]:
+        """(steps on the image, the Normalize that follows to-tensor)."""
+        *steps, to_tensor, scale = self._transform.transforms
+        if not type(to_tensor).__name__.endswith("ToTensor") or type(scale).__name__ != "Normalize":
+            raise ImageError(f"the model's transform {self._transform} does not end in ToTensor and Normalize")
+        return steps, scale
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """The decoded image of a file. Raises ImageError with the file's name when it is none, too large, or damaged."""
+    try:
+        with Path(path).open("rb") as file:
+            image: Image.Image = Image.open(file)
+            check_size(*image.size)  # by the header
+            image.load()
+            image.getexif()  # reads on in the file
+            return image
+    except FileNotFoundError:
+        raise ImageError(f"image {path}: there is no such file") from None
+    except ImageError as error:
+        raise ImageError(f"image {path}: {error}") from None
+    except Exception as error:  # each of PIL's readers has its own classes for a damaged file; memory may not suffice
+        said = str(error) or type(error).__name__
+        raise ImageError(f"image {path} cannot be read ({said}); remove it or replace it by a valid image") from error
+
+
+def find_images(directory: str | Path, labels_csv: str | Path | None = None) -> LabelledImages:
+    """The images of ``directory/class/file``, or of a CSV of ``file,label`` with files relative to `directory`.
+
+    Only names are read here; a damaged image is found when it is opened.
+
+    Raises:
+        ImageError: the directory or CSV is missing, empty, or names a file that is no image or does not exist.
+    """
+    root = Path(directory)
+    if not root.is_dir():
+        raise ImageError(f"images {root}: there is no such directory")
+    return _from_folders(root) if labels_csv is None else _from_csv(root, Path(labels_csv))
+
+
+def _from_folders(root: Path) -> LabelledImages:
+    folders = sorted((p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_natural)
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, folder in enumerate(folders):
+        for file in sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=_natural):
+            _check_extension(file)
+            files.append(file)
+            labels.append(label)
+    if not files:
+        raise ImageError(f"images {root}: no image found; it must hold DIR/class/file; or give a labels CSV")
+    return LabelledImages(tuple(files), tuple(labels), tuple(folder.name for folder in folders))
+
+
+def _from_csv(root: Path, table: Path) -> LabelledImages:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as lines:
+            rows = [(number, row) for number, row in enumerate(csv.reader(lines), start=1) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ImageError(f"labels {table} cannot be read ({error}); it must be a CSV of file,label") from error
+    if rows and [cell.strip().lower() for cell in rows[0][1]] == ["file", "label"]:
+        rows = rows[1:]
+    if not rows:
+        raise ImageError(f"labels {table}: no row; each row is file,label")
+    files: list[Path] = []
+    names: list[str] = []
+    for number, row in rows:
+        if len(row) != 2 or not row[0].strip() or not row[1].strip():
+            raise ImageError(f"labels {table}, line {number}: {','.join(row)!r} is not file,label")
+        file = root / row[0].strip()
+        _check_extension(file)
+        if not file.is_file():
+            raise ImageError(f"labels {table}, line {number}: there is no file {file}; paths are relative to {root}")
+        files.append(file)
+        names.append(row[1].strip())
+    if all(name.isdecimal() for name in names):  # class indices, as the model counts them
+        if longest := next((name for name in names if len(name) > 6), ""):
+            raise ImageError(f"labels {table}: {_short(longest)} is no class number; the highest is 999999")
+        return LabelledImages(tuple(files), tuple(map(int, names)), tuple(map(str, range(max(map(int, names)) + 1))))
+    classes = sorted(set(names))
+    return LabelledImages(tuple(files), tuple(classes.index(name) for name in names), tuple(classes))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 20 else f"{text[:20]}..."
+
+
+def _check_extension(file: Path) -> None:
+    if file.suffix.lower() not in EXTENSIONS:
+        raise ImageError(f"image {file}: unknown extension {file.suffix!r}; known are {', '.join(EXTENSIONS)}")
+
+
+def _natural(path: Path) -> tuple[int, int, str]:
+    """Whole numbers by value before other names, so that class folders 0..10 are classes 0..10."""
+    return (0, int(path.stem), path.name) if path.stem.isdecimal() else (1, 0, path.name)
+
+
+def load_digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The shipped held-out digits that no demo model was trained on: images (360, 8, 8) of 0..255, labels (360,)."""
+    with np.load(_HELDOUT, allow_pickle=False) as arrays:
+        return arrays["images"], arrays["labels"].astype(np.int64)
+
+
+def write_digits(directory: str | Path) -> LabelledImages:
+    """Write the shipped held-out digits as ``directory/class/NNN.png``, once, and find them.
+
+    Atomic: another process sees all of them or none, and several may write at once. An existing directory is used as
+    it is when it is complete.
+
+    Raises:
+        ImageError: the directory holds something else already.
+    """
+    root = Path(directory)
+    images, labels = load_digits()
+    if not root.exists() or not any(root.iterdir()):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+        try:
+            temporary.chmod(0o755)
+            for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+                folder = temporary / str(label)
+                folder.mkdir(exist_ok=True)
+                Image.fromarray(image).save(folder / f"{index:03d}.png")
+            try:
+                temporary.replace(root)
+            except OSError:
+                if not any(root.iterdir()):
+                    raise
+                # Another process was first; what it wrote is checked below like any other.
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    found = find_images(root)
+    if len(found) != len(images) or found.classes != tuple("0123456789"):
+        raise ImageError(f"{root} holds {len(found)} images that are not the digits; give an empty or a new directory")
+    return found

@@ -1,0 +1,361 @@
+"""From a model's name to the model: timm's names, an own callable, a model file, or a shipped demo model.
+
+``resolve`` turns what a user typed into a `ModelSpec`; ``build`` turns the spec into a module. The same spec gives the
+same weights on every machine with the same versions of torch and timm: random weights are seeded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import operator
+import os
+import socket
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, SupportsIndex, TypeGuard, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+import timm
+import torch
+from torch import nn
+
+from slicer.common.plugins import load_object
+from slicer.common.validation import nearest
+from slicer.common.yaml_files import read_yaml, shown
+from slicer.errors import ConfigError, ModelError
+from slicer.models.checkpoints import load_checkpoint
+from slicer.models.spec import ModelSpec
+from slicer.models.weights import DTYPES, convert
+from slicer.tracing.traced_graph import must_be_plain
+
+#: Trained models that are part of this package; see slicer/models/demo/README.md.
+DEMO_MODELS: tuple[str, ...] = ("digits_vit", "digits_swin")
+
+#: Of data_config: whether images are turned upright by their EXIF orientation (the default). false: as timm has them.
+EXIF_KEY = "exif_orientation"
+
+#: What a model file or an own module may say about its input; the defaults are timm's own, but for EXIF_KEY.
+DATA_KEYS: tuple[str, ...] = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", EXIF_KEY)
+
+#: Of an input's channels, height and width; more is a slip, and would fill the memory.
+MAX_SIDE = 16384
+
+_DEMO = Path(__file__).parent / "demo"
+_ONE_AT_A_TIME = threading.RLock()
+_YAML_SUFFIXES = (".yaml", ".yml")
+# Set by ModelSpec's own fields: through kwargs they would bypass seed, checkpoint and manifest.
+_RESERVED = ("pretrained", "checkpoint_path", "features_only", "scriptable", "exportable")
+
+
+def resolve(
+    model: str | os.PathLike[str],
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    pretrained: bool = False,
+    dtype: str | None = None,
+    seed: int | None = None,
+) -> ModelSpec:
+    """What `model` means; nothing is built or downloaded.
+
+    Args:
+        model: a timm name, ``package.module:callable``, a path to a model YAML (keys of ModelSpec; the checkpoint's
+            path is relative to the file), or one of DEMO_MODELS.
+        kwargs: for timm's create_model or the callable; they win over the model file's.
+        checkpoint: wins over the model file's.
+        pretrained: timm's pretrained weights.
+        dtype: fp32, fp16 or bf16; None: what the model file says, else fp32.
+        seed: of random weights; None: what the model file says, else 0.
+
+    Raises:
+        ModelError: nothing of that name, a wrong value, or a model file that cannot be read.
+    """
+    if isinstance(model, os.PathLike):
+        model = str(os.fspath(model))
+    if not isinstance(model, str):
+        raise ModelError(f"model {shown(model)}: give a name as text, or a torch.nn.Module to slice_model")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise ModelError(f"kwargs {shown(kwargs)}: it must be a mapping")
+    if model in DEMO_MODELS:
+        spec = _from_file(_DEMO / f"{model}.yaml")
+    elif model.endswith(_YAML_SUFFIXES):
+        spec = _from_file(Path(model))
+    else:
+        spec = ModelSpec(architecture=model)
+    if kwargs:
+        spec = replace(spec, kwargs={**spec.kwargs, **kwargs})
+    if checkpoint is not None or pretrained:  # other weights than the file's
+        spec = replace(spec, checkpoint=cast("str | None", checkpoint), pretrained=pretrained)
+    spec = replace(spec, dtype=spec.dtype if dtype is None else dtype, seed=spec.seed if seed is None else seed)
+    return check(spec)
+
+
+def check(spec: ModelSpec) -> ModelSpec:
+    """The spec with its mappings as plain JSON values. Raises ModelError for whatever cannot be built from it."""
+    spec = _right_kinds(spec)
+    if spec.architecture.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        raise ModelError(f"{spec.architecture!r}: give the model's timm name, and its weights by checkpoint=FILE")
+    if ":" not in spec.architecture:
+        _check_timm_name(spec.architecture)
+    if spec.dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {spec.dtype!r}; known are {', '.join(DTYPES)}")
+    if spec.checkpoint is not None and spec.pretrained:
+        raise ModelError(f"both a checkpoint ({spec.checkpoint}) and pretrained weights were asked for; choose one")
+    if reserved := [key for key in spec.kwargs if key in _RESERVED]:
+        raise ModelError(f"kwargs may not hold {', '.join(reserved)}; use the options checkpoint and pretrained")
+    if unknown := [key for key in spec.data_config if key not in DATA_KEYS]:
+        raise ModelError(f"unknown data_config {', '.join(map(str, unknown))}; known are {', '.join(DATA_KEYS)}")
+    if not isinstance(spec.data_config.get(EXIF_KEY, True), bool):
+        raise ModelError(f"data_config {EXIF_KEY} is {spec.data_config[EXIF_KEY]!r}; it must be true or false")
+    return replace(spec, kwargs=_as_json("kwargs", spec.kwargs), data_config=_as_json("data_config", spec.data_config))
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """The model with its weights, in eval mode, without gradients, in the spec's dtype, on the CPU.
+
+    The global random state is as before. Safe in several threads: one builds at a time, because random weights come
+    from torch's global generator.
+
+    Raises:
+        ModelError: it cannot be built, or its weights cannot be had; the message says what to do instead.
+    """
+    with torch.inference_mode(False):  # weights made in inference mode could not be traced
+        with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            module = _instantiate(spec)
+        if spec.checkpoint is not None:
+            load_checkpoint(module, spec.checkpoint)
+        return convert(module, spec.dtype).eval().requires_grad_(False)
+
+
+def build_structure(spec: ModelSpec) -> nn.Module:
+    """The model on the meta device: names, shapes and dtypes without memory for weights; eval mode.
+
+    Raises:
+        ModelError: it cannot be built.
+    """
+    with torch.inference_mode(False), _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.device("meta"):
+        module = _instantiate(replace(spec, pretrained=False))
+        return module.to(DTYPES[spec.dtype]).eval().requires_grad_(False)
+
+
+def data_config(spec: ModelSpec) -> dict[str, Any]:
+    """How an image becomes this model's input, as timm's create_transform takes it, without building the model.
+
+    Order of precedence: the spec's data_config, kwargs (img_size, in_chans, pretrained_cfg_overlay), timm's config of
+    that name, timm's defaults (3x224x224, ImageNet mean and std, bicubic, crop_pct 0.875), which an own module gets.
+    """
+    from timm.data import resolve_data_config
+
+    known: dict[str, Any] = {}
+    if ":" not in spec.architecture:
+        found = timm.get_pretrained_cfg(spec.architecture)
+        known = found.to_dict() if found is not None else {}
+    overlay = spec.kwargs.get("pretrained_cfg_overlay") or {}
+    if not isinstance(overlay, Mapping):
+        raise ModelError(f"pretrained_cfg_overlay {shown(overlay)}: it must be a mapping of timm's data config")
+    known.update(overlay)
+    channels, height, width = sizes(known.get("input_size") or (3, 224, 224), 3, "input_size")
+    if (img_size := spec.kwargs.get("img_size")) is not None:
+        pair = [img_size] * 2 if isinstance(img_size, int) else img_size
+        height, width = sizes(pair, 2, "img_size", "one number, or height and width, such as 224 or [224, 224]")
+    if spec.kwargs.get("in_chans") is not None:
+        (channels,) = sizes([spec.kwargs["in_chans"]], 1, "in_chans", "one number, such as 3")
+    args = {"input_size": (channels, height, width), **spec.data_config}
+    try:
+        config = dict(resolve_data_config(args, pretrained_cfg=known))
+        config["input_size"] = sizes(config["input_size"], 3, "input_size")
+        for key in ("mean", "std"):
+            config[key] = tuple(float(value) for value in config[key])
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        given = {**overlay, **spec.data_config}
+        raise ModelError(
+            f"data_config {shown(given)} is not valid ({shown(str(error))}); see timm's data config"
+        ) from error
+    for key in ("mean", "std"):  # timm states three; another number of channels (in_chans) gets their average
+        if len(config[key]) != config["input_size"][0]:
+            config[key] = (sum(config[key]) / len(config[key]),) * config["input_size"][0]
+    return config
+
+
+def sizes(
+    value: Any, count: int, what: str, meant: str = "channels, height and width, such as [3, 224, 224]"
+) -> tuple[int, ...]:
+    """`count` whole numbers from 1 to `MAX_SIDE`; else ModelError with `what` was given and what is `meant`."""
+    found: list[Any] = (
+        list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else [None]
+    )
+    if len(found) != count or not all(whole(n) for n in found):
+        raise ModelError(f"{what} {shown(repr(value) if isinstance(value, str) else value)}: give {meant}")
+    numbers = tuple(operator.index(n) for n in found if n is not None)
+    if not all(1 <= n <= MAX_SIDE for n in numbers):
+        raise ModelError(f"{what} {shown(value)}: each number must be from 1 to {MAX_SIDE}")
+    return numbers
+
+
+def whole(value: object) -> TypeGuard[SupportsIndex]:
+    """Whether it is an integer, numpy's included; neither a boolean nor a tensor or array, which also count."""
+    return isinstance(value, SupportsIndex) and not isinstance(value, bool | np.bool_ | torch.Tensor | np.ndarray)
+
+
+def _from_file(path: Path) -> ModelSpec:
+    try:
+        document = read_yaml(path)
+    except ConfigError as error:
+        raise ModelError(f"model file {error}") from None
+    known = [f.name for f in fields(ModelSpec)]
+    if not isinstance(document, dict):
+        raise ModelError(f"model file {path}: it must be a mapping with an architecture; keys are {', '.join(known)}")
+    if unknown := [key for key in document if key not in known]:
+        raise ModelError(
+            f"model file {path}: unknown key {', '.join(shown(str(key)) for key in unknown[:5])}"
+            f"{nearest(unknown[0], known)}; keys are {', '.join(known)}"
+        )
+    if not isinstance(document.get("architecture"), str):
+        raise ModelError(f"model file {path}: it must be a mapping with an architecture; keys are {', '.join(known)}")
+    try:
+        spec = check(ModelSpec(**document))
+    except ModelError as error:
+        raise ModelError(f"model file {path}: {error}") from None
+    if spec.checkpoint is not None:
+        spec = replace(spec, checkpoint=str(path.parent / spec.checkpoint))
+    return spec
+
+
+def _right_kinds(spec: ModelSpec) -> ModelSpec:
+    """The spec with plain values; ModelError for a value of the wrong kind."""
+
+    def wrong(key: str, value: object, meant: str) -> ModelError:
+        return ModelError(f"{key} {meant}, not {shown(repr(value) if isinstance(value, str) else value)}")
+
+    if not isinstance(spec.architecture, str):
+        raise wrong("model", spec.architecture, "must be a name, such as vit_tiny_patch16_224")
+    for key, mapping in (("kwargs", spec.kwargs), ("data_config", spec.data_config)):
+        if not isinstance(mapping, Mapping):
+            raise wrong(key, mapping, "must be a mapping")
+        if unfit := [name for name in mapping if not isinstance(name, str)]:
+            raise wrong(key, unfit[0], "must have words as keys")
+    classes: Any = spec.kwargs.get("num_classes")  # timm takes -1 for none, silently
+    if ":" not in spec.architecture and classes is not None and (not whole(classes) or operator.index(classes) < 0):
+        raise wrong("num_classes", classes, "must be a whole number, 0 for no classifier")
+    if not isinstance(spec.pretrained, bool):
+        raise wrong("pretrained", spec.pretrained, "must be true or false")
+    if not isinstance(spec.dtype, str):
+        raise wrong("dtype", spec.dtype, f"must be one of {', '.join(DTYPES)}")
+    given: Any = spec.seed
+    if not whole(given):
+        raise wrong("seed", spec.seed, "must be an integer")
+    seed = operator.index(given)
+    if not -(2**63) <= seed < 2**63:
+        raise wrong("seed", seed, "must be an integer of 64 bits")
+    checkpoint: Any = spec.checkpoint  # check() sees to its kind
+    if checkpoint is not None:
+        if not isinstance(checkpoint, str | os.PathLike) or not isinstance(os.fspath(checkpoint), str):
+            raise wrong("checkpoint", checkpoint, "must be the path of a weights file")
+        checkpoint = os.fspath(checkpoint)
+        if not checkpoint or "\0" in checkpoint:
+            raise wrong("checkpoint", checkpoint, "must be the path of a weights file")
+    return replace(spec, seed=seed, checkpoint=checkpoint)
+
+
+def _check_timm_name(name: str) -> None:
+    if timm.is_model(name.partition(".")[0]):
+        try:
+            timm.get_pretrained_cfg(name)
+        except RuntimeError as error:  # a known architecture with an unknown tag
+            tags = timm.list_pretrained(name.partition(".")[0] + ".*")
+            raise ModelError(
+                f"unknown model {name!r}: {error} Known are {', '.join(tags) or 'none with a tag'}."
+            ) from error
+        return
+    names = [*DEMO_MODELS, *timm.list_models()]
+    close = difflib.get_close_matches(name, names, n=4, cutoff=0.6)
+    raise ModelError(
+        f"unknown model {name!r}; "
+        + (f"did you mean {', '.join(close)}? " if close else "")
+        + "Give a timm name (timm.list_models()), package.module:callable, a model file (.yaml), "
+        + f"or a demo model ({', '.join(DEMO_MODELS)})"
+    )
+
+
+def _instantiate(spec: ModelSpec) -> nn.Module:
+    if ":" in spec.architecture:
+        return _call_own(spec)
+    module: nn.Module
+    if not spec.pretrained:
+        try:
+            module = timm.create_model(spec.architecture, **spec.kwargs)
+            return module
+        except Exception as error:  # whatever a model's constructor raises for these kwargs
+            raise ModelError(f"{_said(spec)} cannot be built: {_first_line(error)}; check its kwargs") from error
+    try:
+        with _offline_if_unreachable():
+            module = timm.create_model(spec.architecture, pretrained=True, **spec.kwargs)
+            return module
+    except Exception as error:
+        raise ModelError(
+            f"the pretrained weights of {_said(spec)} cannot be had: {_first_line(error)}. Give checkpoint=FILE "
+            "(.safetensors or .pth), or fill the Hugging Face cache on a machine with internet (create the model there "
+            "once, copy ~/.cache/huggingface, or point HF_HOME at it)"
+        ) from error
+
+
+def _call_own(spec: ModelSpec) -> nn.Module:
+    if spec.pretrained:
+        raise ModelError(f"{_said(spec)} is an own module: pretrained weights are timm's; give checkpoint=FILE")
+    try:
+        make = load_object(spec.architecture, "model")
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
+    try:
+        module = make(**spec.kwargs)
+    except Exception as error:
+        raise ModelError(f"{_said(spec)} cannot be built: {type(error).__name__}: {_first_line(error)}") from error
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{_said(spec)} returned {type(module).__name__}; it must return a torch.nn.Module")
+    must_be_plain(module)
+    return module
+
+
+@contextlib.contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Without a route to the hub, let it look into its cache only: it would retry for most of a minute first."""
+    from huggingface_hub import constants
+
+    host = urlsplit(constants.ENDPOINT).hostname or "huggingface.co"
+    proxied = any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"))
+    before = constants.HF_HUB_OFFLINE
+    if not proxied:
+        try:
+            socket.getaddrinfo(host, 443)
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _as_json(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(json.loads(json.dumps(dict(values), allow_nan=False)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{what} {shown(dict(values))} must be JSON values ({shown(str(error))}); "
+            "for anything else write a function that builds the model and name it as package.module:callable"
+        ) from error
+
+
+def _said(spec: ModelSpec) -> str:
+    return f"{spec.architecture}({', '.join(f'{shown(key)}={shown(value)}' for key, value in spec.kwargs.items())})"
+
+
+def _first_line(error: BaseException) -> str:
+    return shown((str(error).splitlines() or [""])[0]) or type(error).__name__

@@ -1,0 +1,207 @@
+"""`headtail-slice --plan`: why the planner chooses what it chooses, as a table over all cuts and codecs."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from slicer.codecs import activations as codecs
+from slicer.errors import ConfigError
+from slicer.planning.cut_planner import DeviceView, Estimate, Facts, Goal, LinkView, ServerView, choose, estimate_all
+from slicer.planning.link_presets import PRESETS
+
+if TYPE_CHECKING:
+    from slicer.profiles.device_profile import Profile
+    from slicer.slicing.sliced_model import SlicedModel
+
+
+#: What add_arguments adds beside --plan; none of them means anything without it.
+FLAGS: tuple[str, ...] = (
+    "link",
+    "mbit_per_s",
+    "round_trip_ms",
+    "rate",
+    "execution_ms",
+    "server_profile",
+    "wait_ms",
+    "deadline_ms",
+    "agreement",
+    "joule_ms",
+    "server_ms",
+)
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """What --plan goes by."""
+    group = p.add_argument_group("plan", "which cut and codec a device of a profile would choose, and why")
+    group.add_argument("--plan", metavar="PROFILE", help="the device: a profile file, or a shipped one's name")
+    group.add_argument("--link", choices=sorted(PRESETS), help="a preset, instead of --mbit-per-s and --round-trip-ms")
+    group.add_argument("--mbit-per-s", type=_number, help="rate of the link upwards (default 50)")
+    group.add_argument("--round-trip-ms", type=_number, help="of a small message (default 10)")
+    group.add_argument("--rate", type=_number, help="images per second that the device takes (default 0)")
+    group.add_argument(
+        "--execution-ms", type=_numbers, metavar="E0,E1,...", help="of the server's tail, per entry or one"
+    )
+    group.add_argument("--server-profile", metavar="FILE", help="instead: what --profile wrote on the server")
+    group.add_argument("--wait-ms", type=_numbers, metavar="W0,W1,...", help="in the server's queues, per entry or one")
+    group.add_argument("--deadline-ms", type=_number, help="meet it at the least execution on the server")
+    group.add_argument("--agreement", type=_number, help="least top-1 agreement of the codec with fp32 (default 0.99)")
+    group.add_argument("--joule-ms", type=_number, help="worth of a joule of the device, in ms (default 0)")
+    group.add_argument("--server-ms", type=_number, help="worth of a ms of the server's execution, in ms (default 0)")
+
+
+#: What stands where a figure hangs on the server's time, which nobody told.
+UNKNOWN = "?"
+
+UNTOLD = (
+    "How long the server takes is not known, so the total of no cut that needs it is, and none is chosen. Give "
+    "--server-profile FILE, which headtail-slice --profile FILE wrote on the server, or --execution-ms (0: a server "
+    "that takes no time worth counting)."
+)
+
+
+def told(args: argparse.Namespace) -> bool:
+    """Whether anything says how long the server takes."""
+    return args.execution_ms is not None or args.server_profile is not None
+
+
+def plan(
+    args: argparse.Namespace, sliced: SlicedModel, profile: Profile, on_server: Profile | None = None
+) -> tuple[list[Estimate], Estimate | None]:
+    """All estimates, and the chosen one; None: none is offered, or what the server takes would decide and is not told.
+
+    Args:
+        on_server: of the server, in place of --execution-ms.
+
+    Raises:
+        ConfigError: a profile does not fit the model, or the server's times are told twice.
+    """
+    n = sliced.num_slices
+    _check("--plan", profile, n)
+    execution_ms = _per_entry(args.execution_ms, n, "--execution-ms")
+    if on_server is not None:
+        if execution_ms:
+            raise ConfigError("--server-profile and --execution-ms both say how long the server takes; give one")
+        _check("--server-profile", on_server, n)
+        execution_ms = {cut: sum(spread.mean_ms for spread in on_server.slices_ms[cut:]) for cut in range(n)}
+    facts = Facts(
+        tuple(tuple(sliced.shape_at(cut)) for cut in range(n + 1)),
+        tuple(part.weight_bytes for part in sliced.slices),
+        tuple(range(n)),
+        codecs.CODECS + codecs.IMAGE_CODECS,
+    )
+    device = DeviceView(
+        tuple(spread.mean_ms for spread in profile.slices_ms),
+        profile.preprocess_ms.mean_ms if profile.preprocess_ms else 0.0,
+        memory_bytes=profile.memory_budget_bytes,
+        rate_rps=args.rate or 0.0,
+        watts=profile.watts,
+        joules_per_mb=profile.joules_per_mb,
+    )
+    agreement = 0.99 if args.agreement is None else args.agreement
+    goal = Goal(args.joule_ms or 0.0, args.server_ms or 0.0, args.deadline_ms, agreement=agreement)
+    server = ServerView(_per_entry(args.wait_ms, n, "--wait-ms"), execution_ms)
+    estimates = estimate_all(facts, device, link_of(args), server, goal)
+    chosen = choose(estimates, goal)
+    if chosen is not None and chosen.choice.cut < n and not told(args):
+        chosen = None  # it is the best with a server of 0 ms; what wins against that, the whole device, wins anyway
+    return estimates, chosen
+
+
+def _check(option: str, profile: Profile, n: int) -> None:
+    if profile.kind == "native":
+        raise ConfigError(f"{option} native: a native device has no times on file; measure one with --profile FILE")
+    if len(profile.slices_ms) != n:
+        raise ConfigError(
+            f"profile {profile.name!r} has times for {len(profile.slices_ms)} slices, the model is cut into {n}; "
+            f"give --slices {len(profile.slices_ms)}, or measure one with --profile FILE"
+        )
+
+
+def link_of(args: argparse.Namespace) -> LinkView:
+    """The preset, or what the numbers say."""
+    if args.link is None:
+        mbit = 50.0 if args.mbit_per_s is None else args.mbit_per_s
+        if not 0 < mbit < math.inf:
+            raise ConfigError(f"--mbit-per-s {mbit:g}: a rate above 0")
+        return LinkView(mbit * 1e6 / 8, 10.0 if args.round_trip_ms is None else args.round_trip_ms)
+    if args.mbit_per_s is not None or args.round_trip_ms is not None:
+        raise ConfigError("--link names rate and round trip; leave --mbit-per-s and --round-trip-ms out")
+    preset = PRESETS[args.link]
+    return LinkView(preset.mbit_per_s * 1e6 / 8, 2 * (preset.delay_ms + preset.jitter_ms))
+
+
+def document(estimates: list[Estimate], chosen: Estimate | None, n: int, told: bool) -> dict[str, Any]:
+    """What --json prints. Figures that hang on the server's time are null where that is not told."""
+    unknown = dict.fromkeys(("execution_ms", "total_ms", "cost"))
+    return {
+        "chosen": asdict(chosen.choice) if chosen else None,
+        "server_told": told,
+        "choices": [
+            {
+                **asdict(one),
+                **asdict(one.choice),
+                "choice": None,
+                **({} if told or one.choice.cut == n else unknown),
+            }
+            for one in estimates
+        ],
+    }
+
+
+def rows(estimates: list[Estimate], chosen: Estimate | None, n: int, told: bool) -> list[list[str]]:
+    """The table's cells, header first; the chosen row is marked. UNKNOWN is what the server's time would decide."""
+    head = ["cut", "codec", "bytes", "device", "wait", "upload", "round trip", "server", "total ms", "memory", "joules"]
+    table = [[*head, "remark"]]
+    for one in estimates:
+        mark = "<- chosen" if chosen is not None and one.choice == chosen.choice else one.refused
+        known = told or one.choice.cut == n
+        table.append(
+            [
+                str(one.choice.cut),
+                one.choice.codec if one.payload_bytes else "-",
+                f"{one.payload_bytes:,}" if one.payload_bytes else "-",
+                f"{one.head_ms + one.encode_ms:.1f}",
+                f"{one.device_wait_ms + one.upload_wait_ms + one.server_wait_ms:.1f}",
+                f"{one.upload_ms:.1f}",
+                f"{one.round_trip_ms:.1f}",
+                f"{one.execution_ms:.1f}" if known else UNKNOWN,
+                f"{one.total_ms:.1f}" if known else UNKNOWN,
+                f"{one.memory_bytes / 1e6:.1f} MB",
+                f"{one.joules:.3f}" if one.joules else "-",
+                mark,
+            ]
+        )
+    return table
+
+
+def _per_entry(values: list[float] | None, n: int, option: str) -> dict[int, float]:
+    if values is None:
+        return {}
+    if len(values) == 1:
+        values = values * n
+    if len(values) != n:
+        raise ConfigError(f"{option}: {len(values)} values for {n} entries; give one per entry, or one for all")
+    return dict(enumerate(values))
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(0 <= number < math.inf for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of milliseconds such as 10.8,8.1,5.4,2.7")
+    return numbers
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return number
