@@ -9,7 +9,7 @@ SHELL := /bin/bash
 
 help:
 	@echo "make demo             set up .venv, run the main job on this machine, write report/"
-	@echo "make test             set up .venv with test extras; ruff, mypy and all tests that need no GPU"
+	@echo "make test             set up .venv with test extras; ruff, mypy, import-linter and all tests that need no GPU"
 	@echo "make venv             only the empty .venv (to put a CPU build of torch into it first, see README)"
 	@echo "make setup            .venv with the project and its dependencies"
 	@echo "make test-long        the tests that take minutes"
@@ -43,6 +43,7 @@ lint: setup-test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
 
 test: lint
 	$(BIN)/python -m pytest -m "not gpu and not long"

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 
-from actors.device.device import Device
-from actors.device.head import Computed
-from slicer.planning.cut_planner import Choice
+from actors.device import Choice, Computed, Device
 
 
 class FanlessDevice(Device):

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deployments.executors.torch_executor import TorchExecutor
-from deployments.scheduling.scheduler import Step
+from deployments.executors import TorchExecutor
+from deployments.scheduling import Step
 
 
 class LoggingExecutor(TorchExecutor):

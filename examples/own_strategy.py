@@ -21,8 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deployments.scheduling.registry import QueuePolicy
-from deployments.scheduling.scheduler import SHARED, Step
+from deployments.scheduling import SHARED, QueuePolicy, Step
 from slicer.errors import ConfigError
 
 

@@ -5,22 +5,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from slicer.common.lazy import lazy
+from slicer.common.old_names import install
 
 if TYPE_CHECKING:
     from slicer.shards.load import load_span
-    from slicer.slicing.slice_model import SlicedModel, slice_model
+    from slicer.slicing.slice_model import slice_model
+    from slicer.slicing.sliced_model import SlicedModel
 
 __all__ = ["SlicedModel", "load_span", "slice_model"]
 
+__getattr__ = lazy(
+    __name__,
+    {
+        "SlicedModel": "slicer.slicing.sliced_model",
+        "load_span": "slicer.shards.load",
+        "slice_model": "slicer.slicing.slice_model",
+    },
+)
 
-def __getattr__(name: str) -> Any:
-    if name in ("slice_model", "SlicedModel"):
-        from slicer.slicing import slice_model as model
-
-        return getattr(model, name)
-    if name == "load_span":
-        from slicer.shards import load as shards
-
-        return shards.load_span
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+install()

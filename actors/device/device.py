@@ -19,11 +19,11 @@ from torch import nn
 
 from actors.clock.clock import Clock
 from actors.device.circuit_breaker import Away, Backlog
+from actors.device.config import TAIL, DeviceConfig
 from actors.device.head import Computed, Head
 from actors.device.head_loader import GetShard, check_cut, load_head, load_more
 from actors.device.recovery_probe import Lookout
 from actors.device.request import Ask, Asking, TopK, best
-from actors.fleet.config import TAIL, DeviceConfig
 from actors.network.client import Server
 from actors.planning.online_planner import Adaptive
 from actors.planning.probe import probe

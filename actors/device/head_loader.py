@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from actors.device.config import TAIL, DeviceConfig
 from actors.device.head import Head
-from actors.fleet.config import TAIL, DeviceConfig
 from slicer.errors import ConfigError, CutError, ShardError
 from slicer.models.images import Preprocess
 from slicer.protocol.messages import ServedModel, ShardInfo

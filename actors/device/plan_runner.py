@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+from actors.device.config import DeviceConfig
 from actors.device.device import Ask, Device, TopK
-from actors.fleet.config import DeviceConfig
 from actors.records.record import Record
 from actors.records.request_plan import Closed, Plan
 

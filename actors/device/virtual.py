@@ -17,10 +17,10 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
+from actors.device.config import TAIL, DeviceConfig
 from actors.device.device import Device
 from actors.device.head import Computed, Head
 from actors.device.head_loader import GetShard, check_cut, fits_whole, load_head, load_more, manifest_of
-from actors.fleet.config import TAIL, DeviceConfig
 from slicer.errors import ConfigError
 from slicer.planning.cut_planner import Choice
 from slicer.profiles.device_profile import NATIVE

@@ -16,42 +16,17 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from actors.device.config import TAIL, DeviceConfig, DeviceKeys, Retry
 from actors.network.emulated_link import resolve
-from actors.planning.online_planner import PlanConfig
 from slicer.codecs.activations import CODECS, IMAGE_CODECS
 from slicer.common.addresses import application_url
 from slicer.common.validation import Strict, explain, nearest
 from slicer.common.yaml_files import read_yaml, shown
 from slicer.errors import ConfigError
 from slicer.planning.link_presets import PRESETS
-from slicer.profiles.device_profile import Profile, load_profile
-
-#: Of `alone`: the same model's own tail.
-TAIL = "tail"
+from slicer.profiles.device_profile import load_profile
 
 _SHIPPED = Path(__file__).parent / "shipped"
-
-
-class Retry(Strict):
-    """When a request is sent again: the server vanished, or refused with a code that a pause may cure.
-
-    Each pause is drawn from half to one and a half of its length, so that a fleet does not come back all at once.
-
-    Attributes:
-        attempts: most sendings of one request to a server that is overloaded; one that vanished is waited for.
-        first_pause_s: before the second sending; doubles each time up to `max_pause_s`. While the server is away these
-            are the device's pauses, for all its requests together (`actors.device.circuit_breaker`).
-        budget_s: from the first sending to giving up, all attempts and their queueing together.
-    """
-
-    attempts: int = Field(default=5, ge=1)
-    first_pause_s: float = Field(default=0.05, ge=0)
-    max_pause_s: float = Field(default=2.0, ge=0)
-    budget_s: float = Field(default=60.0, gt=0)
-
-    def pause_s(self, attempt: int) -> float:
-        """The pause after attempt 1, 2, ..., before its jitter."""
-        return min(self.first_pause_s * 2.0 ** (attempt - 1), self.max_pause_s)
 
 
 class CacheConfig(Strict):
@@ -61,53 +36,26 @@ class CacheConfig(Strict):
     max_bytes: int = Field(default=4_000_000_000, gt=0)
 
 
-class GroupConfig(Strict):
-    """Devices of one kind.
+class GroupConfig(DeviceKeys):
+    """Devices of one kind: the keys of `DeviceKeys`, and these.
 
     Attributes:
         name: devices are named `<name>-0`, `<name>-1`, ...
         model: what to ask the application for; default: the fleet's.
-        cut: how many slices the device runs; 0: the image goes to the server; n: nothing does.
         profile: ``native``, a shipped one's name, or a path to a profile file.
-        codec: of the activation on the wire.
-        cpus: CPU that Ray reserves per device: a share for placement, not a limit.
+        cpus: CPU that Ray reserves per device (`virtual`: per process): a share for placement, not a limit.
         gpus: GPU that Ray reserves per device; `accelerator` cuda needs some.
-        torch_threads: threads of the head; an emulated device has one, since its times are those of its profile.
-        link, link_options: ``direct``; a preset such as ``lte``, or ``emulated``, with the options of
-            `actors.network.emulated_link`; or ``package.module:Class`` and its keyword arguments.
-        plan: the devices choose cut and codec themselves, beginning with those given here; see
-            `actors.planning.online_planner.PlanConfig`. Without it they keep them.
-        alone: what a device answers with when the server does not: ``tail``: the rest of the same model, whose slices
-            it then holds as well, if its memory allows; or the name of another model that the server serves.
-        transport: ``handle``: the Serve handle; ``http``: HTTP at `url`; ``auto``: HTTP where the server offers it,
-            which is faster, else the handle.
-        device: ``native`` for `actors.device.device.Device`, or ``package.module:Class``, a class derived from it.
-        virtual: the devices live together, up to `per_actor` of them in one process (`actors.device.virtual`); `cpus`
-            is then what each process reserves. Needs an emulated profile.
-        parcel_ms: requests of one process that begin within so many ms go in one call; 0: each goes by itself.
+        per_actor: most virtual devices in one process.
         placement: SPREAD over the edge nodes as far as possible; STRICT_SPREAD: one per node; PACK: on few nodes.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     count: int = Field(default=1, ge=1)
     model: str | None = None
-    cut: int = Field(ge=0)
     profile: str = "native"
-    codec: str = "fp32"
     cpus: float = Field(default=0.1, gt=0)
     gpus: float = Field(default=0.0, ge=0)
-    accelerator: Literal["cpu", "cuda"] = "cpu"
-    torch_threads: int = Field(default=1, ge=1)
-    link: str = "direct"
-    link_options: dict[str, Any] = Field(default_factory=dict)
-    transport: Literal["auto", "handle", "http"] = "auto"
-    url: str = ""
-    plan: PlanConfig | None = None
-    alone: str = ""
-    virtual: bool = False
     per_actor: int = Field(default=250, ge=1)
-    parcel_ms: float = Field(default=0.0, ge=0)
-    device: str = "native"
     placement: Literal["SPREAD", "STRICT_SPREAD", "PACK"] = "SPREAD"
 
     @model_validator(mode="after")
@@ -139,32 +87,6 @@ class GroupConfig(Strict):
                 "package.module:Class"
             )
         return self
-
-
-class DeviceConfig(Strict):
-    """Everything one device needs to know, its profile included; what a `DeviceActor` is started with."""
-
-    name: str
-    group: str
-    model: str
-    cut: int
-    profile: Profile
-    codec: str = "fp32"
-    accelerator: Literal["cpu", "cuda"] = "cpu"
-    torch_threads: int = 1
-    link: str = "direct"
-    link_options: dict[str, Any] = Field(default_factory=dict)
-    transport: Literal["auto", "handle", "http"] = "auto"
-    url: str = ""
-    plan: PlanConfig | None = None
-    alone: str = ""
-    virtual: bool = False
-    parcel_ms: float = 0.0
-    device: str = "native"
-    cache_directory: str
-    cache_max_bytes: int
-    seed: int = 0
-    retry: Retry = Retry()
 
 
 class FleetConfig(Strict):
@@ -227,26 +149,17 @@ class FleetConfig(Strict):
                 f"group {group.name!r}: accelerator {group.accelerator} on the emulated device {profile.name!r}, "
                 "whose times are its profile's; leave accelerator and gpus out"
             )
-        link, link_options = resolve(group.link, group.link_options, self.directory)
+        link, options = resolve(group.link, group.link_options, self.directory)
+        keys = {key: getattr(group, key) for key in DeviceKeys.model_fields if key not in ("link", "link_options")}
         return [
             DeviceConfig(
+                **keys,
                 name=name,
                 group=group.name,
                 model=group.model or self.model,
-                cut=group.cut,
                 profile=profile,
-                codec=group.codec,
-                accelerator=group.accelerator,
-                torch_threads=group.torch_threads,
                 link=link,
-                link_options={"seed": f"{self.seed}/{name}", **link_options} if link == "emulated" else link_options,
-                transport=group.transport,
-                url=group.url,
-                plan=group.plan,
-                alone=group.alone,
-                virtual=group.virtual,
-                parcel_ms=group.parcel_ms,
-                device=group.device,
+                link_options={"seed": f"{self.seed}/{name}", **options} if link == "emulated" else options,
                 cache_directory=self.cache.directory,
                 cache_max_bytes=self.cache.max_bytes,
                 seed=self.seed,

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import ray
 from ray.util import metrics
 
+from actors.device.config import DeviceConfig
 from actors.device.device import Device, TopK
 from actors.device.plan_runner import Run
 from actors.device.virtual import REPLAYED, Crowd, VirtualDevice
-from actors.fleet.config import DeviceConfig
 from actors.network.client import Kept, Link, LinkedServer, Server, make_link
 from actors.network.http_transport import make_transport
 from actors.network.parcels import Gateway

@@ -16,8 +16,9 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from actors.device.config import DeviceConfig
 from actors.device.device import TopK
-from actors.fleet.config import DeviceConfig, FleetConfig, load_fleet, parse_fleet
+from actors.fleet.config import FleetConfig, load_fleet, parse_fleet
 from actors.fleet.device_actor import DeviceInfo
 from actors.fleet.fleet_run import Absence, FleetRun
 from actors.fleet.ray_processes import GRACE_S, RayProcesses, living_nodes, reason

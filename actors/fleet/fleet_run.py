@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
+from actors.device.config import DeviceConfig
 from actors.device.plan_runner import lost_run
-from actors.fleet.config import DeviceConfig
 from actors.records.record import Record
 from actors.records.request_plan import Plan
 from slicer.errors import HeadTailError

@@ -17,7 +17,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from actors.fleet.config import DeviceConfig, FleetConfig, GroupConfig
+from actors.device.config import DeviceConfig
+from actors.fleet.config import FleetConfig, GroupConfig
 from actors.fleet.device_actor import DeviceActor, DeviceInfo
 from actors.fleet.fleet_run import Gone
 from actors.fleet.placement import MARK, demands_of, place, release

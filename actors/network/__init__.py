@@ -2,3 +2,21 @@
 
 Not here: what is sent (`slicer.protocol`).
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slicer.common.lazy import lazy
+
+if TYPE_CHECKING:
+    from actors.network.client import Link
+
+__all__ = ["Link"]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "Link": "actors.network.client",
+    },
+)

@@ -5,8 +5,8 @@
 Three processes of its own, one after another: one measures the cost table t_j(b) with its spread and saves it as a
 profile; the next offers Poisson arrivals to the server's engine with torch on the CPU
 (`benchmarks.common.engine_harness`: no Ray, nothing emulated) at shares of the bound that the table gives; last, the
-simulator replays the recorded arrivals on the saved table, drawing from its spread. Latency is from submission to the row's end.
-One JSON document is the last line.
+simulator replays the recorded arrivals on the saved table, drawing from its spread. Latency is from submission to
+the row's end. One JSON document is the last line.
 """
 
 from __future__ import annotations

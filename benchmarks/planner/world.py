@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from actors.clock.virtual_time import VirtualClock
+from actors.device.config import TAIL, DeviceConfig, Retry
 from actors.device.device import Device
 from actors.device.head import Computed
-from actors.fleet.config import TAIL, DeviceConfig, Retry
 from actors.network.client import LinkedServer
 from actors.network.emulated_link import EmulatedLink
 from actors.planning.online_planner import PlanConfig

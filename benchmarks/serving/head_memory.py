@@ -35,8 +35,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from actors.device.config import DeviceConfig  # noqa: E402
 from actors.device.device import Device  # noqa: E402
-from actors.fleet.config import DeviceConfig  # noqa: E402
 from actors.report import provenance  # noqa: E402
 from actors.report.tables import Table  # noqa: E402
 from benchmarks.common.process_memory import memory_bytes  # noqa: E402

@@ -81,7 +81,8 @@ def _settle(address: str | None, own: bool) -> tuple[str | None, str | None]:
             f"the Ray that was started here last, at {found}, has ended: start one with `ray start --head`, or give "
             "--address HOST:6379 of another"
         )
-    return found, found
+    # Ray uses the token of this machine for a Ray that it finds here by itself, and for no other address.
+    return found, "auto" if named == "auto" else found
 
 
 def diagnose(target: str | None, said: str, error: BaseException) -> str:
