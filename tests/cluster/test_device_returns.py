@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import ray
 from ray.cluster_utils import Cluster
 
@@ -17,6 +18,7 @@ NAME = "headtail-returns"
 REQUESTS = 200
 
 
+@pytest.mark.long
 def test_a_device_that_dies_is_back_in_the_same_run(cluster: Cluster, no_application: None, tmp_path: Path) -> None:
     images = write_digits(tmp_path / "digits")
     app.run({"models": [{"name": "digits_vit"}], "torch_threads": 1, "shard_dir": str(tmp_path / "served")}, name=NAME)

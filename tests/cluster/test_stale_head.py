@@ -38,6 +38,7 @@ def serve_weights(seed: int, shard_dir: Path) -> None:
     app.run({"models": [model], "torch_threads": 1, "shard_dir": str(shard_dir)}, name=NAME)
 
 
+@pytest.mark.long
 def test_new_weights_under_a_living_fleet(cluster: Cluster, no_application: None, tmp_path: Path) -> None:
     image = write_digits(tmp_path / "digits").files[0]
     config = parse_fleet(

@@ -19,6 +19,8 @@ from deployments.config import STRATEGIES
 from slicer.models import zoo
 from slicer.models.images import LabelledImages, Preprocess, write_digits
 
+#: Not run in `make test`: the engine is the same, and unit tests hold every strategy to the same answers.
+LONG = ("per_tail", "per_slice", "lazy")
 CUTS = range(5)
 PER_DEVICE = 12
 
@@ -64,7 +66,9 @@ def plan_of(device: int, images: LabelledImages) -> Plan:
     )
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in STRATEGIES]
+)
 def test_devices_at_every_cut_get_the_unsliced_models_answers(
     strategy: str,
     fleet: Fleet,
