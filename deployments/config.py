@@ -33,9 +33,16 @@ class ModelConfig(Strict):
     Attributes:
         name: what devices ask for.
         model: a timm name, ``package.module:callable``, a shipped demo model or a model file; the default is `name`.
+        kwargs: keyword arguments of the call that builds the model.
+        checkpoint: a file with the weights.
+        pretrained: download the weights that timm names for this model; needs the internet.
+        seed: of random weights, where neither `checkpoint` nor `pretrained` is given.
+        dtype: of weights and activations.
         shards: serve from this exported directory instead of building `model`.
-        num_slices, at: where the model is cut, as in `slicer.slice_model`.
-        strategy: how rows are batched; `options` are the strategy's own.
+        num_slices: into how many slices the model is cut, balanced by FLOPs.
+        at: cut at these places instead: names of boundaries, or numbers of blocks.
+        strategy: how rows are batched; a shipped name, or ``package.module:Class``.
+        options: the strategy's own.
         max_batch: most rows in one step.
         entries: cuts at which requests may enter; default: every cut but n.
         profile: what its steps cost, a file that `profile_dir` or headtail-slice wrote; default: measured at the start.
@@ -143,7 +150,8 @@ class ServerConfig(Strict):
         models: at least one; they share the accelerator of a replica.
         accelerator: ``cuda`` asks for a GPU (an autoscaler adds one), ``cpu`` does not, ``auto`` decides from the
             living nodes when the application starts.
-        executor: ``torch``, ``emulated`` or an own ``package.module:Class``; `executor_options` are its own.
+        executor: ``torch``, ``emulated`` or an own ``package.module:Class``.
+        executor_options: the executor's own.
         num_replicas: replicas of the server, an engine and an accelerator (share) each.
         max_surge_percent: Serve's own: so many more replicas, in percent, may run while a redeploy replaces them. 100:
             the new one is there before the old one stops, and no request meets a gap; the cluster needs room for both,

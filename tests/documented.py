@@ -7,10 +7,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: Not docs/log.md: it says what was done at its time, with the commands of that time.
+#: Not docs/log/: it says what was done at its time, with the commands of that time.
 DOCUMENTS = [
     "README.md",
-    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md") if path.name != "log.md"),
+    *sorted(
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "docs").rglob("*.md")
+        if path.parent != ROOT / "docs" / "log"
+    ),
 ]
 
 COMMAND = re.compile(r"^(headtail-|python |make |ray |serve |\.venv/|export |prometheus )")

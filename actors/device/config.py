@@ -23,6 +23,7 @@ class Retry(Strict):
         attempts: most sendings of one request to a server that is overloaded; one that vanished is waited for.
         first_pause_s: before the second sending; doubles each time up to `max_pause_s`. While the server is away these
             are the device's pauses, for all its requests together (`actors.device.circuit_breaker`).
+        max_pause_s: the longest pause.
         budget_s: from the first sending to giving up, all attempts and their queueing together.
     """
 
@@ -42,15 +43,17 @@ class DeviceKeys(Strict):
     Attributes:
         cut: how many slices the device runs; 0: the image goes to the server; n: nothing does.
         codec: of the activation on the wire.
+        accelerator: what the head runs on; an emulated device has ``cpu``.
         torch_threads: threads of the head; an emulated device has one, since its times are those of its profile.
-        link, link_options: ``direct``; a preset such as ``lte``, or ``emulated``, with the options of
-            `actors.network.emulated_link`; or ``package.module:Class`` and its keyword arguments.
+        link: ``direct`` (nothing added), a preset such as ``lte``, ``emulated``, or ``package.module:Class``.
+        link_options: of an emulated link (`actors.network.emulated_link`), or keyword arguments of an own one.
         plan: the devices choose cut and codec themselves, beginning with those given here; see
             `actors.planning.online_planner.PlanConfig`. Without it they keep them.
         alone: what a device answers with when the server does not: ``tail``: the rest of the same model, whose slices
             it then holds as well, if its memory allows; or the name of another model that the server serves.
         transport: ``handle``: the Serve handle; ``http``: HTTP at `url`; ``auto``: HTTP where the server offers it,
             which is faster, else the handle.
+        url: of the application, ``http://host:port/application``; with ``transport: http`` only.
         device: ``native`` for `actors.device.device.Device`, or ``package.module:Class``, a class derived from it.
         virtual: the devices live together, many in one process (`actors.device.virtual`). Needs an emulated profile.
         parcel_ms: requests of one process that begin within so many ms go in one call; 0: each goes by itself.

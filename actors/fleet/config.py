@@ -30,7 +30,12 @@ _SHIPPED = Path(__file__).parent / "shipped"
 
 
 class CacheConfig(Strict):
-    """Where the devices of one host keep the shards they fetched, together at most `max_bytes`."""
+    """Where the devices of one host keep the shards they fetched.
+
+    Attributes:
+        directory: on each host.
+        max_bytes: all files together; the least recently used leave first.
+    """
 
     directory: str = "~/.cache/headtail/devices"
     max_bytes: int = Field(default=4_000_000_000, gt=0)
@@ -41,6 +46,7 @@ class GroupConfig(DeviceKeys):
 
     Attributes:
         name: devices are named `<name>-0`, `<name>-1`, ...
+        count: how many devices.
         model: what to ask the application for; default: the fleet's.
         profile: ``native``, a shipped one's name, or a path to a profile file.
         cpus: CPU that Ray reserves per device (`virtual`: per process): a share for placement, not a limit.
@@ -94,6 +100,9 @@ class FleetConfig(Strict):
 
     Attributes:
         model: what groups without a model of their own ask for.
+        groups: at least one.
+        cache: of fetched shards.
+        retry: when a request is sent again.
         seed: of the emulated times and the jitter of retries; each device's own seed follows from it and its name.
         resource: the custom resource of edge nodes.
         place_timeout_s: how long the cluster may take to find room for the devices.

@@ -66,11 +66,18 @@ class PlanConfig(Strict):
     """How a group's devices plan: in a fleet file under ``plan``; ``plan: {}`` for the defaults.
 
     Attributes:
-        joule_ms, server_ms, agreement, margin: see `slicer.planning.cut_planner.Goal`; `deadline`: meet the requests'
-            deadline at the least execution on the server, instead of the least time.
+        joule_ms: what one joule of the device is worth, in ms of inference time.
+        server_ms: what one ms of the server's execution is worth, in ms of inference time.
+        agreement: the least top-1 agreement with fp32 that a codec must have.
+        margin: share of the deadline that is kept free for what cannot be predicted.
+        deadline: meet the requests' deadline at the least execution on the server, instead of the least time.
         measured: agreement of codecs with fp32 for this model, where it was measured.
         codecs: what may be used; default: all that the server takes.
-        every_s, gain, least_ms, movers, doubt: see `actors.planning.online_planner`.
+        every_s: how often the choice is reconsidered; each time drawn anew between half and one and a half of it.
+        gain: a new choice must be better by this share.
+        least_ms: and by so much.
+        movers: a device that would move does so with a chance of its gain times 2 over this; 1: it always does.
+        doubt: a slice that never ran may be faster than its profile says by this share.
         probe_s: a device that computes everything itself asks how link and server are after so many seconds; 0: never,
             and it stays alone until its own times change.
     """

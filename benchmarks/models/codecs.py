@@ -22,7 +22,7 @@ saves over fp32 at 200 Mbit/s; decode also in batches of 32. ``within`` says whe
 the codecs made of real activations, joined to about ViT-B's size: what it would save and cost. It pays if compressing
 and decompressing cost at most 10 % of the link time that they save, as above.
 
-On the demo models and at 200 Mbit/s it does not, for any codec, so there is none (docs/log.md).
+On the demo models and at 200 Mbit/s it does not, for any codec, so there is none (docs/log/).
 
 Images at cut 0 (rgb8, png, jpeg) are compared with the fp32 model on timm's own transform. One JSON document is the
 last line; it goes to --out, too. Nothing is emulated; times of a machine that does other work are upper bounds.

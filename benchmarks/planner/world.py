@@ -36,7 +36,7 @@ from slicer.planning.cut_planner import DeviceView as View
 from slicer.profiles.device_profile import Profile
 from slicer.protocol.messages import Answer, Reply, Request, ServedModel, Timings
 
-#: From a request's arrival in the replica to its row in the engine (docs/log.md, 2026-11-23: about 1 ms).
+#: From a request's arrival in the replica to its row in the engine (docs/log/, 2026-11-23: about 1 ms).
 ADMISSION_S = 0.001
 
 #: Relative standard deviation of a step's duration.

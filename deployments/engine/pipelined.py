@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 #: How late the thread wakes is met by the margin so often. A margin costs the rows that arrive in it one step more;
 #: idling costs every row in the engine, and those behind them the more, the busier it is. Of 0.8, 0.95 and 0.98 the
-#: second was best: at 440/s the emulated accelerator idles 0.6 instead of 1.8 % of the time (docs/log.md, 2026-11-26).
+#: second was best: at 440/s the emulated accelerator idles 0.6 instead of 1.8 % of the time (docs/log/, 2026-11-26).
 _MET = 0.95
 
 #: The margin at the start, its bounds, and by how much it follows what is measured.

@@ -1,6 +1,6 @@
 """Whether an application offers HTTP, and where: settled once, when it is deployed.
 
-HTTP is the faster way in (docs/log.md), so ``http.enabled`` is ``auto`` by default: on wherever it can work by itself,
+HTTP is the faster way in (docs/log/), so ``http.enabled`` is ``auto`` by default: on wherever it can work by itself,
 and then with a token of its own, which devices inside Ray learn through the Serve handle. Serve binds its port when it
 starts, so an application that comes to a Serve that runs takes what is there.
 """

@@ -4,7 +4,7 @@ Requests of one turn are one array per model, cut and codec, one `submit`, and o
 wait for nothing else: neither for a timer nor for each other's answers, so whoever is alone is admitted at the end of
 its turn. What takes long to decode (images, very large payloads) goes through an ``@serve.batch`` handler to a thread
 (`deployments.replica.decode_queue`), so that the loop is never held; it delays nobody else. Not everything does,
-since a call of such a handler costs as much as all the rest of an admission (docs/log.md, 2026-11-26).
+since a call of such a handler costs as much as all the rest of an admission (docs/log/, 2026-11-26).
 
 A call's rows fail and are refused alone; it returns when its last row has ended. The engine binds late, so a batch of
 admission is no batch of execution.

@@ -6,7 +6,7 @@ controller's (and of the HAProxy managers, which it starts) by ``serve.start(con
 with the actor, so it makes no difference on which node that runs. Nothing needs to be set in the driver, or on
 ``ray start``. What an operator has set in the environment of the driver wins.
 
-The reasons' figures: two shared cores, client and server on both of them; trust the ratios (docs/log.md).
+The reasons' figures: two shared cores, client and server on both of them; trust the ratios (docs/log/).
 """
 
 from __future__ import annotations

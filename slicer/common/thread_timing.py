@@ -9,7 +9,7 @@ import sys
 import threading
 
 #: A thread that wakes waits so long for the interpreter while another one computes; Python's 5 ms are longer than a
-#: step, and an accelerator would idle meanwhile (measured: docs/log.md, 2026-11-23).
+#: step, and an accelerator would idle meanwhile (measured: docs/log/, 2026-11-23).
 SWITCH_INTERVAL_S = 1e-4
 
 _PR_SET_TIMERSLACK = 29  # linux/prctl.h

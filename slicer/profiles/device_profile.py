@@ -43,6 +43,11 @@ class Spread(Strict):
     """A duration in ms with its spread: `mean` and `std` (drawn log-normally, so never negative), or `quantiles`.
 
     Quantiles are drawn by linear interpolation between them, never outside of the lowest and the highest given.
+
+    Attributes:
+        mean: of the durations, in ms.
+        std: their standard deviation, in ms.
+        quantiles: ms by quantile, such as ``{0.05: 9.8, 0.5: 10.1, 0.95: 12.0}``; instead of mean and std.
     """
 
     mean: float | None = Field(default=None, gt=0)
@@ -109,9 +114,11 @@ class Profile(Strict):
         preprocess_ms: time for decoding and preprocessing an image; None: what it takes on this host.
         slices_ms: per slice, batch 1; as many as the model has slices.
         batches_ms: the same for other batch sizes, where they were measured.
-        slice_bytes, activation_bytes: weights of each slice; activations (fp32) at the cuts 0 to n. As measured.
+        slice_bytes: weights of each slice, as measured.
+        activation_bytes: activations (fp32) at the cuts 0 to n, as measured.
         peak_memory_bytes: of the process that measured the times, the whole model loaded.
-        watts: drawn while it computes, above idling; `joules_per_mb`: to send 10^6 bytes. None: not known.
+        watts: drawn while it computes, above idling; None: not known.
+        joules_per_mb: to send 10^6 bytes; None: not known.
     """
 
     name: str = Field(min_length=1)
