@@ -22,6 +22,7 @@ from torch import nn
 
 from slicer.codecs import activations as codec
 from slicer.codecs.images import encode_image
+from slicer.codecs.registry import as_taken, image_codec_named
 from slicer.errors import ImageError
 from slicer.models.images import Preprocess
 from slicer.planning.cut_planner import Choice
@@ -195,8 +196,8 @@ class Head:
         assert isinstance(prepare, Preprocess), "images are sent by devices with timm's preprocessing"
         payload = image_payload(name, image, prepare)
         spent_ms = (time.perf_counter() - began) * 1e3
-        # The device resizes for rgb8 only; a camera's own file costs it nothing.
-        planned_ms = self._prepare_ms(spent_ms) if name == "rgb8" else spent_ms
+        # A camera's own file costs it nothing.
+        planned_ms = self._prepare_ms(spent_ms) if not as_taken(name) else spent_ms
         prepare_ms, overrun = self._keep_time(began, planned_ms, [])
         head_ms = (time.perf_counter() - began) * 1e3
         return Computed(self.manifest, prepare.shape, payload, None, head_ms, 0.0, overrun, 0, name, prepare_ms)
@@ -234,10 +235,6 @@ class Head:
         return activation, times_ms
 
 
-#: Files that are in a codec's form already.
-_SUFFIXES = {"jpeg": (".jpg", ".jpeg"), "png": (".png",)}
-
-
 def image_payload(name: str, image: str, prepare: Preprocess) -> bytes:
     """An image file in a codec's form; a file that is in that form already is sent as it is.
 
@@ -245,7 +242,7 @@ def image_payload(name: str, image: str, prepare: Preprocess) -> bytes:
         ImageError: the file cannot be read.
     """
     path = Path(image)
-    if path.suffix.lower() in _SUFFIXES.get(name, ()):
+    if path.suffix.lower() in image_codec_named(name).suffixes:
         try:
             return path.read_bytes()
         except OSError as error:

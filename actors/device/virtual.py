@@ -21,6 +21,7 @@ from actors.device.config import TAIL, DeviceConfig
 from actors.device.device import Device
 from actors.device.head import Computed, Head
 from actors.device.head_loader import GetShard, check_cut, fits_whole, load_head, load_more, manifest_of
+from slicer.codecs.registry import as_taken
 from slicer.errors import ConfigError
 from slicer.planning.cut_planner import Choice
 from slicer.profiles.device_profile import NATIVE
@@ -170,8 +171,7 @@ class VirtualDevice(Device):
         # In the order in which a `Head` draws, so that both take the same times.
         prepare_ms = 0.0
         if start == 0:
-            own = choice.codec in ("png", "jpeg")
-            spread = None if own else profile.preprocess_ms
+            spread = None if as_taken(choice.codec) else profile.preprocess_ms
             prepare_ms = made.prepare_ms if spread is None else spread.draw_ms(part.rng)
         slices_ms = tuple(spread.draw_ms(part.rng) for spread in profile.slices_ms[start : choice.cut])
         due_s = began_s + (prepare_ms + sum(slices_ms)) / 1e3

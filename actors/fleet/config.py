@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from actors.device.config import TAIL, DeviceConfig, DeviceKeys, Retry
 from actors.network.emulated_link import resolve
-from slicer.codecs.activations import CODECS, IMAGE_CODECS
+from slicer.codecs.registry import CODECS, IMAGE_CODECS
 from slicer.common.addresses import application_url
 from slicer.common.validation import Strict, explain, nearest
 from slicer.common.yaml_files import read_yaml, shown
@@ -66,7 +66,7 @@ class GroupConfig(DeviceKeys):
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> GroupConfig:
-        known = CODECS + IMAGE_CODECS
+        known = (*CODECS, *IMAGE_CODECS)
         if self.codec not in known:
             raise ValueError(
                 f"group {self.name!r}: unknown codec {self.codec!r}{nearest(self.codec, known)}; "

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from slicer.codecs.activations import CODECS
+from slicer.codecs.registry import CODECS
 from slicer.common.addresses import application_name
 from slicer.errors import ConfigError
 

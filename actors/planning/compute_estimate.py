@@ -7,7 +7,7 @@ import statistics
 from collections import deque
 from dataclasses import replace
 
-from slicer.codecs.activations import IMAGE_CODECS
+from slicer.codecs.registry import as_taken
 from slicer.planning.cut_planner import Choice, DeviceView, Facts
 from slicer.profiles.device_profile import Profile
 
@@ -66,7 +66,7 @@ class SelfEstimate:
 
     def encoded(self, choice: Choice, encode_ms: float, size_bytes: int) -> None:
         """An activation was encoded, or an image put into the wire's form."""
-        if choice.codec in IMAGE_CODECS and choice.codec != "rgb8":
+        if as_taken(choice.codec):
             before = self._image_bytes.get(choice.codec, float(size_bytes))
             self._image_bytes[choice.codec] = before + _WEIGHT * (size_bytes - before)
             return

@@ -31,7 +31,7 @@ from pydantic import Field
 
 from actors.planning.compute_estimate import SelfEstimate
 from actors.planning.link_estimate import LinkEstimate
-from slicer.codecs.activations import CODECS
+from slicer.codecs.registry import CODECS
 from slicer.common.validation import Strict
 from slicer.planning.cut_planner import (
     Choice,

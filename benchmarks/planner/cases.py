@@ -33,7 +33,7 @@ BOARDS: dict[str, tuple[float, float]] = {"slow": (240.0, 1.5), "medium": (100.0
 
 CODECS = ("fp32", "fp16", "int8", "rgb8")
 
-#: True ns per value; the planner begins with `slicer.planning.cut_planner.ENCODE_NS`, a little wrong, and learns.
+#: True ns per value; the planner begins with each codec's `encode_ns`, a little wrong, and learns.
 ENCODE_NS = {"fp32": 0.7, "fp16": 2.0, "int8": 5.0, "rgb8": 0.0}
 
 

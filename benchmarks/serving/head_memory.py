@@ -59,7 +59,7 @@ class Folder:
         self._files = {shard.sha256: directory / shard.file for shard in manifest.shards}
         n = manifest.num_slices
         self._served = ServedModel(
-            "model", manifest.digest, manifest.to_json(), n, tuple(range(n)), "per_tail", codec.CODECS
+            "model", manifest.digest, manifest.to_json(), n, tuple(range(n)), "per_tail", tuple(codec.CODECS)
         )
 
     async def describe(self, model: str) -> ServedModel:

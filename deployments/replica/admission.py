@@ -23,7 +23,7 @@ from deployments.replica.calls import Arrival, Call, Place, Result, arrival_at
 from deployments.replica.decode import decode_rows
 from deployments.replica.decode_queue import DecodeQueue
 from deployments.replica.hosted_model import HostedModel
-from slicer.codecs.activations import IMAGE_CODECS
+from slicer.codecs.registry import IMAGE_CODECS
 from slicer.protocol.messages import Refusal, Request
 
 #: A call of up to this much is decoded on the event loop (well below 1 ms); more, and any image, goes to a thread, so

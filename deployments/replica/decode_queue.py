@@ -20,7 +20,7 @@ from ray import serve
 from deployments.executors.torch_executor import Arriving
 from deployments.replica.calls import Arrival, Call, Place, arrival_at
 from deployments.replica.decode import decode_rows
-from slicer.codecs.activations import IMAGE_CODECS
+from slicer.codecs.registry import IMAGE_CODECS
 from slicer.protocol.messages import Refusal
 
 #: Hands decoded rows to the engine: their places, the good rows, and per place its refusal or None.

@@ -74,7 +74,7 @@ class HostedModel:
             num_slices=self.num_slices,
             entries=self.entries,
             strategy=self.config.strategy,
-            codecs=codec.CODECS + (codec.IMAGE_CODECS if self._takes_images else ()),
+            codecs=(*codec.CODECS, *(codec.IMAGE_CODECS if self._takes_images else ())),
             emulated=emulated,
         )
 

@@ -1,4 +1,4 @@
-"""Codecs: an activation to bytes and back.
+"""Codecs of activations, by name: an activation to bytes and back. Each is a class (`slicer.codecs.codec.Codec`).
 
 | codec | bytes of n values, C channels | bound of the error of a value x                                           |
 |-------|-------------------------------|---------------------------------------------------------------------------|
@@ -21,34 +21,35 @@ All functions may be called from several threads at once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from slicer.codecs import integer as codec_int
-from slicer.errors import CodecError, NotFiniteError
+from slicer.codecs.codec import Array, Codec, check_finite
+from slicer.codecs.integer import measured_axis
+from slicer.codecs.registry import CODECS, IMAGE_CODECS, codec_named, image_codec_named
+from slicer.errors import CodecError
 
-Array = npt.NDArray[np.float32]
-
-#: Names of the codecs, the exact one first.
-CODECS: tuple[str, ...] = ("fp32", "fp16", "bf16", *codec_int.BITS)
-
-#: Names of the codecs that carry an image, at cut 0 only (`slicer.codecs.images`).
-IMAGE_CODECS: tuple[str, ...] = ("rgb8", "png", "jpeg")
-
-_DTYPES: dict[str, np.dtype[np.generic]] = {
-    "fp32": np.dtype("<f4"),
-    "fp16": np.dtype("<f2"),
-    "bf16": np.dtype("<u2"),  # the upper half of a float32: numpy has no bf16
-}
+__all__ = [
+    "CODECS",
+    "IMAGE_CODECS",
+    "JOINED_BELOW_BYTES",
+    "check_finite",
+    "check_payload",
+    "decode_batch",
+    "decode_into",
+    "encode",
+    "encoded_bytes",
+    "error_bound",
+    "image_bytes",
+    "measured_axis",
+    "ordinary",
+]
 
 #: Payloads from this size on are decoded one by one, so that what is read and written stays in the cache; for smaller
 #: ones a call costs more than the copy that joins them.
 JOINED_BELOW_BYTES = 32 << 10
-
-_NOT_FINITE = "the activation holds NaN or infinity; check the image and the head's weights"
 
 
 def encoded_bytes(codec: str, shape: Sequence[int], axis: int | None = None) -> int:
@@ -57,19 +58,12 @@ def encoded_bytes(codec: str, shape: Sequence[int], axis: int | None = None) -> 
     Raises:
         CodecError: the codec is unknown, a dimension is no whole number above 0, or `axis` is neither 0 nor the last.
     """
-    if not all(isinstance(size, int) and size > 0 for size in shape):
-        raise CodecError(f"shape {tuple(shape)!r}: every dimension must be a whole number above 0")
-    stored = _stored_as(codec, shape)
-    if stored in codec_int.BITS:
-        return codec_int.encoded_bytes(stored, shape, _axis(shape, axis))
-    return math.prod(shape) * _DTYPES[stored].itemsize
+    return _size(codec_named(codec), shape, axis)
 
 
 def image_bytes(codec: str, shape: Sequence[int]) -> int | None:
     """Exact payload size of an image codec for a model input of `shape`; None where it depends on the image."""
-    if codec not in IMAGE_CODECS:
-        raise CodecError(f"unknown image codec {codec!r}; this build has {', '.join(IMAGE_CODECS)}")
-    return math.prod(shape) if codec == "rgb8" else None
+    return image_codec_named(codec).payload_bytes(shape)
 
 
 def encode(codec: str, activation: npt.NDArray[np.floating], axis: int | None = None) -> bytes:
@@ -78,38 +72,15 @@ def encode(codec: str, activation: npt.NDArray[np.floating], axis: int | None = 
     Raises:
         CodecError: it is not finite, or beyond what the codec holds; it is empty; the codec is unknown.
     """
-    encoded_bytes(codec, activation.shape, axis)  # refuses what has no size
-    stored = _stored_as(codec, activation.shape)
-    with np.errstate(over="ignore", invalid="ignore"):
-        if stored == "fp16":
-            encoded: npt.NDArray[np.generic] = np.ascontiguousarray(activation, dtype="<f2")
-            # By its bits: numpy's isfinite of half floats takes three times as long.
-            finite = not bool(((encoded.view("<u2") & 0x7C00) == 0x7C00).any())
-        else:
-            x = np.ascontiguousarray(activation, dtype=np.float32)
-            if stored in codec_int.BITS:
-                return codec_int.encode(stored, x, _measured(x) if axis is None else _axis(x.shape, axis))
-            encoded = x.astype("<f4", copy=False) if stored == "fp32" else _to_bf16(x)
-            finite = bool(np.isfinite(x if stored == "fp32" else _from_bf16(encoded)).all())
-    if not finite:
-        if not np.isfinite(activation).all():
-            raise NotFiniteError(_NOT_FINITE)
-        peak = float(np.abs(activation).max())
-        raise CodecError(f"the activation reaches {peak:.3g}, more than {codec} can hold; use fp32 for this model")
-    return encoded.tobytes()
-
-
-def check_finite(activation: npt.NDArray[np.floating]) -> None:
-    """Raise CodecError if it holds NaN or infinity."""
-    if not np.isfinite(activation).all():
-        raise NotFiniteError(_NOT_FINITE)
+    one = codec_named(codec)
+    _check_shape(activation.shape)
+    return one.encode(activation, axis)
 
 
 def check_payload(codec: str, shape: Sequence[int], payload: bytes | memoryview, axis: int | None = None) -> None:
     """Raise CodecError unless `payload` is exactly as long as codec, shape and axis say."""
-    want = encoded_bytes(codec, shape, _told(codec, shape, payload) if axis is None else axis)
-    if len(payload) != want:
-        raise CodecError(f"the payload has {len(payload)} bytes; {codec} of shape {tuple(shape)} has {want}")
+    one = codec_named(codec)
+    _check_size(one, shape, payload, _told(one, shape, payload) if axis is None else axis)
 
 
 def decode_into(codec: str, payload: bytes | memoryview, out: Array, axis: int | None = None) -> None:
@@ -118,9 +89,10 @@ def decode_into(codec: str, payload: bytes | memoryview, out: Array, axis: int |
     Raises:
         CodecError: the payload has the wrong size, holds NaN or infinity, or scales that `encode` never writes.
     """
-    axis = _told(codec, out.shape, payload) if axis is None else axis
-    check_payload(codec, out.shape, payload, axis)
-    _decode(codec, np.frombuffer(payload, dtype=np.uint8)[np.newaxis], out[np.newaxis], axis)
+    one = codec_named(codec)
+    axis = _told(one, out.shape, payload) if axis is None else axis
+    _check_size(one, out.shape, payload, axis)
+    one.decode(np.frombuffer(payload, dtype=np.uint8)[np.newaxis], out[np.newaxis], axis)
 
 
 def ordinary(shape: tuple[int, ...]) -> Array:
@@ -142,101 +114,49 @@ def decode_batch(
     Raises:
         CodecError: as `decode_into`, if any of them is bad. To learn which, decode one by one: it is the rare case.
     """
+    one = codec_named(codec)
     if axis is None and payloads:
-        told = [_told(codec, shape, payload) for payload in payloads]
+        told = [_told(one, shape, payload) for payload in payloads]
         if len(set(told)) > 1:
-            rows = [decode_batch(codec, [one], shape, axis=own)[0] for one, own in zip(payloads, told, strict=True)]
+            rows = [decode_batch(codec, [row], shape, axis=own)[0] for row, own in zip(payloads, told, strict=True)]
             return np.stack(rows)
         axis = told[0]
     for payload in payloads:
-        check_payload(codec, shape, payload, axis)
+        _check_size(one, shape, payload, axis)
     out = empty((len(payloads), *shape))
     if payloads and len(payloads[0]) < JOINED_BELOW_BYTES:
-        _decode(codec, np.frombuffer(b"".join(payloads), dtype=np.uint8).reshape(len(payloads), -1), out, axis)
+        one.decode(np.frombuffer(b"".join(payloads), dtype=np.uint8).reshape(len(payloads), -1), out, axis)
         return out
     for row, payload in zip(out, payloads, strict=True):
-        _decode(codec, np.frombuffer(payload, dtype=np.uint8)[np.newaxis], row[np.newaxis], axis)
+        one.decode(np.frombuffer(payload, dtype=np.uint8)[np.newaxis], row[np.newaxis], axis)
     return out
 
 
 def error_bound(codec: str, activation: Array, axis: int | None = None) -> npt.NDArray[np.float64]:
     """Of each value: how far the decoded one can be from it. Raises CodecError as `encode`."""
-    stored, magnitude = _stored_as(codec, activation.shape), np.abs(activation.astype(np.float64))
-    if stored in codec_int.BITS:
-        x = np.ascontiguousarray(activation, dtype=np.float32)
-        scales = codec_int.scales_of(stored, x, _measured(x) if axis is None else _axis(x.shape, axis))
-        return np.broadcast_to(0.5001 * scales.astype(np.float64), activation.shape)
-    if stored == "fp32":
-        return np.zeros_like(magnitude)
-    relative, absolute = (2.0**-11, 2.0**-25) if stored == "fp16" else (2.0**-8, 2.0**-134)
-    return np.maximum(relative * magnitude, absolute)
+    return codec_named(codec).error_bound(activation, axis)
 
 
-def _stored_as(codec: str, shape: Sequence[int]) -> str:
-    if codec not in CODECS:
-        raise CodecError(f"unknown codec {codec!r}; this build has {', '.join(CODECS)}")
-    return "bf16" if codec in codec_int.BITS and not codec_int.has_channels(shape) else codec
-
-
-def _axis(shape: Sequence[int], axis: int | None) -> int:
-    last = len(shape) - 1
-    if axis is None or axis == last:
-        return last
-    if axis != 0:
-        raise CodecError(f"axis {axis} of shape {tuple(shape)}: channels run along the first axis or the last")
-    return 0
-
-
-def measured_axis(activation: Array) -> int:
-    """The axis along which the peaks of an activation differ most, the first or the last: the last of two axes."""
-    last = activation.ndim - 1
-    if activation.ndim < 3:
-        return last
-    magnitude, spread = np.abs(activation), {}
-    for axis in (last, 0):
-        peaks = magnitude.max(axis=tuple(other for other in range(activation.ndim) if other != axis))
-        logs = np.log(np.maximum(peaks, np.float32(codec_int.SMALLEST_SCALE)).astype(np.float64))
-        spread[axis] = float(logs.std())
-    return 0 if spread[0] > spread[last] else last
-
-
-def _measured(activation: Array) -> int:
-    """The measured one; the last, where a payload's length could not tell the decoder otherwise."""
-    last = activation.ndim - 1
-    return last if activation.shape[0] == activation.shape[last] else measured_axis(activation)
-
-
-def _told(codec: str, shape: Sequence[int], payload: bytes | memoryview) -> int:
+def _told(codec: Codec, shape: Sequence[int], payload: bytes | memoryview) -> int:
     """The axis that a payload's length tells."""
-    first = len(shape) > 2 and len(payload) == encoded_bytes(codec, shape, 0) != encoded_bytes(codec, shape)
-    return 0 if first else max(len(shape) - 1, 0)
+    last = max(len(shape) - 1, 0)
+    if len(shape) < 3:
+        return last
+    first = len(payload) == _size(codec, shape, 0) != _size(codec, shape, last)
+    return 0 if first else last
 
 
-def _decode(codec: str, raw: npt.NDArray[np.uint8], out: Array, axis: int | None) -> None:
-    """Payloads of the right length, [B, bytes], into `out` [B, *shape]."""
-    stored = _stored_as(codec, out.shape[1:])
-    if stored in codec_int.BITS:
-        target = out if out.flags.c_contiguous else np.empty(out.shape, dtype=np.float32)
-        codec_int.decode(stored, raw, target, _axis(out.shape[1:], axis))
-        if target is not out:
-            np.copyto(out, target)
-        return
-    values = raw.view(_DTYPES[stored]).reshape(out.shape)
-    np.copyto(out, _from_bf16(values) if stored == "bf16" else values, casting="same_kind")
-    if not np.isfinite(out).all():  # 4 us for 151 kB; a sum in float64, without a temporary, takes 14
-        raise NotFiniteError(_NOT_FINITE)
+def _check_size(codec: Codec, shape: Sequence[int], payload: bytes | memoryview, axis: int | None) -> None:
+    want = _size(codec, shape, axis)
+    if len(payload) != want:
+        raise CodecError(f"the payload has {len(payload)} bytes; {codec.name} of shape {tuple(shape)} has {want}")
 
 
-def _to_bf16(x: Array) -> npt.NDArray[np.uint16]:
-    """Round to nearest, ties to even; NaN may become anything that is not finite."""
-    bits = x.view(np.uint32)
-    rounded = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16
-    if np.isnan(x).any():
-        rounded[np.isnan(x)] = 0x7FC0
-    halves: npt.NDArray[np.uint16] = rounded.astype("<u2")
-    return halves
+def _size(codec: Codec, shape: Sequence[int], axis: int | None) -> int:
+    _check_shape(shape)
+    return codec.encoded_bytes(shape, axis)
 
 
-def _from_bf16(values: npt.NDArray[np.generic]) -> Array:
-    floats: Array = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return floats
+def _check_shape(shape: Sequence[int]) -> None:
+    if not all(isinstance(size, int) and size > 0 for size in shape):
+        raise CodecError(f"shape {tuple(shape)!r}: every dimension must be a whole number above 0")

@@ -12,24 +12,18 @@ is larger than H * W * C bytes. How long a PNG or JPEG is depends on the image. 
 
 from __future__ import annotations
 
-import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from slicer.codecs.activations import IMAGE_CODECS
-from slicer.errors import CodecError, ImageError
-from slicer.models.images import Preprocess
-from slicer.models.pixels import MAX_PIXELS, check_size
+from slicer.codecs.codec import Array, Transform
+from slicer.codecs.registry import IMAGE_CODECS, image_codec_named
 
-Array = npt.NDArray[np.float32]
+__all__ = ["IMAGE_CODECS", "decode_images", "encode_image"]
 
 
-def encode_image(codec: str, image: str | Path | Image.Image, preprocess: Preprocess, *, quality: int = 90) -> bytes:
+def encode_image(codec: str, image: str | Path | Image.Image, preprocess: Transform, *, quality: int = 90) -> bytes:
     """One image to its payload.
 
     Args:
@@ -40,64 +34,14 @@ def encode_image(codec: str, image: str | Path | Image.Image, preprocess: Prepro
         CodecError: the codec is unknown, or the quality out of range.
         ImageError: the image is one that `slicer.models.pixels` refuses.
     """
-    _known(codec)
-    if codec == "rgb8":
-        return preprocess.crop(image).tobytes()
-    if not 1 <= quality <= 95:
-        raise CodecError(f"JPEG quality {quality}: it must be from 1 to 95")
-    # Upright already, and without its EXIF block: the server has nothing left to turn.
-    file, plain = io.BytesIO(), preprocess.plain(image)
-    if codec == "jpeg":
-        plain.save(file, "JPEG", quality=quality)
-    else:
-        plain.save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    return image_codec_named(codec).encode(image, preprocess, quality)
 
 
-def decode_images(codec: str, payloads: Sequence[bytes | memoryview], preprocess: Preprocess) -> Array:
+def decode_images(codec: str, payloads: Sequence[bytes | memoryview], preprocess: Transform) -> Array:
     """Payloads to model inputs, float32 [B, C, H, W], in order.
 
     Raises:
         CodecError: a payload is of the wrong length, damaged, another format, or an image that `slicer.models.pixels`
             refuses.
     """
-    _known(codec)
-    channels, height, width = preprocess.shape
-    if codec == "rgb8":
-        want = math.prod(preprocess.shape)
-        for payload in payloads:
-            if len(payload) != want:
-                raise CodecError(
-                    f"the payload has {len(payload)} bytes; rgb8 of {height}x{width}x{channels} has {want}"
-                )
-        pixels = np.frombuffer(b"".join(payloads), dtype=np.uint8)
-        return preprocess.normalise(pixels.reshape(len(payloads), height, width, channels))
-    rows = np.empty((len(payloads), *preprocess.shape), dtype=np.float32)
-    for row, payload in zip(rows, payloads, strict=True):
-        try:
-            row[...] = preprocess(_opened(codec, payload))
-        except ImageError as error:
-            raise CodecError(f"the {codec} payload: {error}") from error
-    return rows
-
-
-def _opened(codec: str, payload: bytes | memoryview) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(payload), formats=[codec.upper()])
-        check_size(*image.size)  # from the header, before anything is decoded
-        image.load()
-        return image
-    except ImageError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise CodecError(f"the {codec} payload: {error}; at most {MAX_PIXELS} are decoded: make it smaller") from error
-    except UnidentifiedImageError as error:
-        raise CodecError(f"the payload of {len(payload)} bytes is no {codec} image ({type(error).__name__})") from error
-    except Exception as error:  # PIL's readers raise what their parts raise: of zlib, struct, of memory
-        said = str(error) or type(error).__name__
-        raise CodecError(f"the {codec} payload of {len(payload)} bytes is damaged ({said}); send it again") from error
-
-
-def _known(codec: str) -> None:
-    if codec not in IMAGE_CODECS:
-        raise CodecError(f"unknown image codec {codec!r}; this build has {', '.join(IMAGE_CODECS)}")
+    return image_codec_named(codec).decode(payloads, preprocess)

@@ -22,28 +22,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from slicer.codecs import activations as codecs
+from slicer.codecs.registry import CODECS, IMAGE_CODECS, any_codec, as_taken
 from slicer.errors import ConfigError
 from slicer.protocol.messages import ServedModel
 from slicer.shards.manifest import Manifest
 
 #: No device or link is planned to be busier than this.
 MOST_BUSY = 0.95
-
-#: Top-1 agreement with fp32 that is assumed of a codec nobody measured for the model: for int8 and int4 what
-#: benchmarks/models/codecs.py found least on the shipped models, rounded down; JPEG is lossy in the image itself.
-AGREEMENT: Mapping[str, float] = {
-    "fp32": 1.0,
-    "fp16": 0.999,
-    "bf16": 0.995,
-    "int8": 0.995,
-    "int4": 0.95,
-    "rgb8": 1.0,
-    "png": 1.0,
-    "jpeg": 0.98,
-}
-
-#: Encoding, nanoseconds per value, on a device that has not measured it (one x86 core, benchmarks/models/codecs.py).
-ENCODE_NS: Mapping[str, float] = {"fp32": 0.5, "fp16": 1.5, "bf16": 2.0, "int8": 3.0, "int4": 4.0, "rgb8": 1.0}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -98,7 +83,7 @@ class DeviceView:
 
     Attributes:
         slices_ms: of each slice, batch 1; `preprocess_ms`: of an image.
-        encode_ns: per value of the activation, by codec; ENCODE_NS for those that it lacks.
+        encode_ns: per value of the activation, by codec; what the codec says of itself for those that it lacks.
         memory_bytes: for weights and the largest activation; None: no limit.
         rate_rps: images per second that it takes; `burst`: squared coefficient of variation of the gaps between them.
         watts: while it computes; `joules_per_mb`: to send 10^6 bytes; None: not known, energy counts nothing.
@@ -144,7 +129,7 @@ class Goal:
         deadline_ms: meet this, then use the least of the server; where it cannot be met, the fastest.
         margin: share of the deadline that is kept free for what cannot be predicted.
         agreement: the least top-1 agreement with fp32 that a codec must have.
-        measured: agreement measured for this model, by codec; AGREEMENT for those that it lacks.
+        measured: agreement measured for this model, by codec; what the codec says for those that it lacks.
     """
 
     joule_ms: float = 0.0
@@ -163,7 +148,8 @@ class Goal:
 
     def agreement_of(self, codec: str) -> float:
         """Top-1 agreement of a codec with fp32."""
-        return self.measured.get(codec, AGREEMENT.get(codec, 0.0))
+        known = any_codec(codec)
+        return self.measured.get(codec, known.agreement if known else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +193,7 @@ def estimate_all(
 
 def offered(facts: Facts, cut: int) -> list[str]:
     """The codecs of a cut: those of activations, and at cut 0 those of images."""
-    known = codecs.CODECS + (codecs.IMAGE_CODECS if cut == 0 else ())
+    known = (*CODECS, *(IMAGE_CODECS if cut == 0 else ()))
     return [codec for codec in known if codec in facts.codecs]
 
 
@@ -217,11 +203,12 @@ def estimate(
     """What one choice would mean."""
     cut, whole = choice.cut, choice.cut == facts.num_slices
     payload = 0 if whole else payload_bytes(facts, choice, device)
-    as_taken = choice.codec in ("png", "jpeg")  # the server does all of the preprocessing
-    head_ms = 0.0 if as_taken else device.preprocess_ms + sum(device.slices_ms[:cut])
+    known = any_codec(choice.codec)
+    prepared_there = as_taken(choice.codec)  # the server does all of the preprocessing
+    head_ms = 0.0 if prepared_there else device.preprocess_ms + sum(device.slices_ms[:cut])
     encode_ms = 0.0
-    if not whole and not as_taken:
-        nanoseconds = device.encode_ns.get(choice.codec, ENCODE_NS.get(choice.codec, 0.0))
+    if not whole and not prepared_there:
+        nanoseconds = device.encode_ns.get(choice.codec, known.encode_ns if known else 0.0)
         encode_ms = nanoseconds * math.prod(facts.shapes[cut]) / 1e6
     upload_ms = 0.0 if whole or payload is None else payload / link.bytes_per_s * 1e3
     device_busy = device.rate_rps * (head_ms + encode_ms) / 1e3
@@ -271,7 +258,7 @@ def choose(estimates: Sequence[Estimate], goal: Goal) -> Estimate | None:
 
 def payload_bytes(facts: Facts, choice: Choice, device: DeviceView) -> float | None:
     """On the wire; exact but for PNG and JPEG; None where it is not known."""
-    if choice.codec in codecs.IMAGE_CODECS:
+    if choice.codec in IMAGE_CODECS:
         exact = codecs.image_bytes(choice.codec, facts.shapes[0])
         return device.image_bytes.get(choice.codec) if exact is None else exact
     return facts.encoded_bytes(choice)

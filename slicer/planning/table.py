@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from slicer.codecs import activations as codecs
+from slicer.codecs.registry import CODECS, IMAGE_CODECS
 from slicer.errors import ConfigError
 from slicer.planning.cut_planner import DeviceView, Estimate, Facts, Goal, LinkView, ServerView, choose, estimate_all
 from slicer.planning.link_presets import PRESETS
@@ -90,7 +90,7 @@ def plan(
         tuple(tuple(sliced.shape_at(cut)) for cut in range(n + 1)),
         tuple(part.weight_bytes for part in sliced.slices),
         tuple(range(n)),
-        codecs.CODECS + codecs.IMAGE_CODECS,
+        (*CODECS, *IMAGE_CODECS),
     )
     device = DeviceView(
         tuple(spread.mean_ms for spread in profile.slices_ms),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slicer.codecs.activations import measured_axis
+from slicer.codecs.integer import measured_axis
 from slicer.slicing.sliced_model import SlicedModel
 from slicer.tracing.value_tracer import named_tensors
 

@@ -48,7 +48,7 @@ class Exported:
             N,
             tuple(range(N)),
             "per_tail",
-            codec.CODECS,
+            tuple(codec.CODECS),
         )
         self.images = [str(path) for path in write_digits(directory / "digits").files[:3]]
         self.fetched: list[str] = []

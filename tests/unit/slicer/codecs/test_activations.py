@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from slicer.codecs import activations as codec
-from slicer.codecs import integer as codec_int
+from slicer.codecs.integer import Integer
 from slicer.errors import CodecError
 
 Array = npt.NDArray[np.float32]
@@ -69,7 +69,7 @@ def test_a_scale_is_its_channels_peak_and_no_more_than_one_bf16_above(
     others = tuple(other for other in range(activation.ndim) if other != axis)
     peak = np.abs(activation).max(axis=others, keepdims=True).astype(np.float64)
 
-    scales = codec_int.scales_of(name, activation, axis)
+    scales = Integer(name).scales_of(activation, axis)
 
     assert (scales <= np.maximum(peak / levels * (1 + 2.0**-7), 2.0**-126)).all()
     assert (scales * (1 + 1e-6) >= peak / levels).all()

@@ -1,0 +1,92 @@
+"""The registry of codecs: what it lists is what all others list, and what a codec of one's own goes through."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from actors.fleet.config import parse_fleet
+from slicer.codecs import activations, codec, images
+from slicer.codecs.registry import CODECS, IMAGE_CODECS, any_codec, as_taken, register
+from slicer.errors import CodecError, ConfigError
+from slicer.planning.cut_planner import Facts, offered
+from tests.paths import ROOT
+
+Array = npt.NDArray[np.float32]
+
+
+class Rounded(codec.Codec):
+    """Whole numbers of 8 bits."""
+
+    name = "rounded"
+
+    def encoded_bytes(self, shape: Any, axis: int | None) -> int:
+        return int(np.prod(shape))
+
+    def encode(self, activation: npt.NDArray[np.floating], axis: int | None) -> bytes:
+        codec.check_finite(activation)
+        return np.rint(activation).astype(np.int8).tobytes()
+
+    def decode(self, raw: codec.Bytes, out: Array, axis: int | None) -> None:
+        out[...] = raw.view(np.int8).reshape(out.shape)
+
+    def error_bound(self, activation: Array, axis: int | None) -> npt.NDArray[np.float64]:
+        return np.full(activation.shape, 0.5)
+
+
+@pytest.fixture
+def rounded() -> Iterator[Rounded]:
+    own = Rounded()
+    with mock.patch.dict(CODECS), mock.patch.dict(IMAGE_CODECS):
+        register(own)
+        yield own
+
+
+def test_the_built_in_codecs_in_the_order_in_which_they_are_offered() -> None:
+    assert list(CODECS) == ["fp32", "fp16", "bf16", "int8", "int4"]
+    assert list(IMAGE_CODECS) == ["rgb8", "png", "jpeg"]
+    for name, one in (*CODECS.items(), *IMAGE_CODECS.items()):
+        assert one.name == name and any_codec(name) is one
+        assert one.carries_images is (name in IMAGE_CODECS)
+        assert 0 < one.agreement <= 1 and one.encode_ns >= 0
+    assert [name for name in (*CODECS, *IMAGE_CODECS) if as_taken(name)] == ["png", "jpeg"]
+
+
+def test_an_own_codec_needs_no_more_than_its_registration(rounded: Rounded) -> None:
+    activation = np.array([[1.2, -3.4]], np.float32)
+    (row,) = activations.decode_batch("rounded", [activations.encode("rounded", activation)], (1, 2))
+    assert (np.abs(row - activation) <= activations.error_bound("rounded", activation)).all()
+    with pytest.raises(CodecError, match="NaN"):
+        activations.encode("rounded", np.array([np.nan], np.float32))
+    with pytest.raises(CodecError, match=r"3 bytes; rounded of shape \(1, 2\) has 2"):
+        activations.decode_into("rounded", b"123", np.empty((1, 2), np.float32))
+    fleet = parse_fleet({"groups": [{"name": "a", "cut": 1, "codec": "rounded"}]})
+    assert fleet.groups[0].codec == "rounded"
+    assert "rounded" in offered(Facts(((1, 2), (3,)), (1,), (0,), tuple(CODECS)), 0)
+
+
+def test_a_name_that_is_taken_or_missing_is_refused(rounded: Rounded) -> None:
+    with pytest.raises(ConfigError, match=r"'rounded' is registered already.*another name"):
+        register(Rounded())
+    nameless = Rounded()
+    nameless.name = ""
+    with pytest.raises(ConfigError, match="Rounded has no name"):
+        register(nameless)
+
+
+def test_the_documents_name_every_codec_and_no_other() -> None:
+    def first_column(module: Any) -> list[str]:
+        return re.findall(r"^\| (\w+) +\|", inspect.getdoc(module) or "", re.MULTILINE)[1:]
+
+    assert first_column(activations) == list(CODECS)
+    assert first_column(images) == list(IMAGE_CODECS)
+    (row,) = (line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `cut`, `codec` |"))
+    named = re.findall(r"`(\w+)`", row.removeprefix("| `cut`, `codec` |"))
+    assert set(named) == {*CODECS, *IMAGE_CODECS}
