@@ -12,7 +12,7 @@ import asyncio
 
 
 class ThinLink:
-    """`actors.network.client.Link`: one device's way to the server. Transfers in one direction wait for each other."""
+    """`actors.network.link.Link`: one device's way to the server. Transfers in one direction wait for each other."""
 
     def __init__(self, rate_mbps: float, delay_ms: float) -> None:
         self.emulated = f"{rate_mbps:g} Mbit/s, {delay_ms:g} ms"  # stands beside every figure it touched

@@ -4,7 +4,7 @@ now and then, for which nobody waits. No request's deadline depends on it, and i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from actors.clock.clock import Clock
 from actors.device.circuit_breaker import Away
@@ -14,7 +14,7 @@ from slicer.protocol.messages import RETRYABLE, Answer, Refusal, Request
 #: Refusals that a device can make up for by finishing alone; the others are about the request itself.
 ALONE = RETRYABLE | {"too_late", "failed"}
 
-Send = Callable[[Request], Awaitable[Answer]]
+Send = Callable[[Sequence[Request]], Awaitable[list[Answer]]]
 Reload = Callable[[str], Awaitable[None]]
 
 
@@ -52,7 +52,7 @@ class Lookout:
             if away.there or not away.may_ask(time()):
                 continue
             try:
-                answer = await asyncio.wait_for(send(request), patience_s)
+                [answer] = await asyncio.wait_for(send([request]), patience_s)
                 refusal = answer.code if isinstance(answer, Refusal) else ""
                 if refusal == "stale":
                     await self._reload(request.manifest)

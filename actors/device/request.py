@@ -218,7 +218,7 @@ class Asking:
         request = self._request(computed, again=again, wants_load=planner is not None and planner.due(sent_s))
         sent = planner.link.sent(sent_s, len(request.payload) + ENVELOPE_BYTES) if planner is not None else None
         try:
-            answer = await asyncio.wait_for(device.server.infer(request), until_s - sent_s)
+            [answer] = await asyncio.wait_for(device.server.infer([request]), until_s - sent_s)
         except asyncio.TimeoutError:
             if planner is not None and sent is not None:
                 planner.link.given_up(sent, self._time())

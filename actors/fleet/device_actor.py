@@ -21,8 +21,9 @@ from actors.device.config import DeviceConfig
 from actors.device.device import Device, TopK
 from actors.device.plan_runner import Run
 from actors.device.virtual import REPLAYED, Crowd, VirtualDevice
-from actors.network.client import Kept, Link, LinkedServer, Server, make_link
-from actors.network.http_transport import make_transport
+from actors.network.auto_transport import make_transport
+from actors.network.client import Kept, LinkedServer, Server
+from actors.network.link import Link, make_link
 from actors.network.parcels import Gateway
 from actors.records.record import Record
 from actors.records.request_plan import Plan
@@ -116,9 +117,9 @@ class DeviceActor:
         )
 
     def _connect(self, config: DeviceConfig, app: str) -> Server:
-        transport: Server = make_transport(config.transport, app, config.url)
+        transport = make_transport(config.transport, app, config.url)
         if config.parcel_ms:
-            transport = Gateway(transport, gather_s=config.parcel_ms / 1e3)  # type: ignore[arg-type]
+            transport = Gateway(transport, gather_s=config.parcel_ms / 1e3)
         self._servers.append(transport)
         return transport
 

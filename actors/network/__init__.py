@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from slicer.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from actors.network.client import Link
+    from actors.network.link import Link
 
 __all__ = ["Link"]
 
 __getattr__ = lazy(
     __name__,
     {
-        "Link": "actors.network.client",
+        "Link": "actors.network.link",
     },
 )

@@ -47,7 +47,7 @@ class Phase:
 
 
 class EmulatedLink:
-    """`actors.network.client.Link` with times of its own. All calls on one event loop; they may overlap.
+    """`actors.network.link.Link` with times of its own. All calls on one event loop; they may overlap.
 
     Args:
         preset: values for what is not given.

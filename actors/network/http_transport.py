@@ -8,25 +8,20 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import logging
 import os
 import random
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import aiohttp
+from typing_extensions import override
 
-from actors.network.serve_transport import CONTROL_TIMEOUT_S, ServeTransport
+from actors.network.client import Server
+from actors.network.serve_transport import CONTROL_TIMEOUT_S
 from slicer.common.addresses import application_url, bearer_token
-from slicer.errors import CodecError, HeadTailError, ModelError, ServerError, ShardError
+from slicer.errors import CodecError, ModelError, ServerError, ShardError
 from slicer.protocol import packet
 from slicer.protocol.messages import Answer, Request, ServedModel
-
-logger = logging.getLogger(__name__)
-
-Way = Literal["auto", "handle", "http"]
-
-#: How long an address that the server tells may take to answer before the handle is used instead.
-_TRY_S = 5.0
 
 #: The pauses between attempts at a server that has no replica at the moment: the first, and the longest.
 _PAUSE_S, _MAX_PAUSE_S = 0.25, 2.0
@@ -44,8 +39,8 @@ class ComeAgain(ServerError):
     """What lies before the server has none to ask at the moment, or lost it: the same request may work soon."""
 
 
-class HttpTransport:
-    """`Server` (see actors.network.client) over HTTP; one session. Made anywhere, used on one event loop.
+class HttpTransport(Server):
+    """`Server` over HTTP; one session. Made anywhere, used on one event loop.
 
     A response that lacks the server's own header is not the server's: while a replica is replaced, HAProxy answers 404
     and 500 for itself. infer() raises ServerError then, and its caller sends again within its budget; describe() and
@@ -69,8 +64,8 @@ class HttpTransport:
         self._patience_s = patience_s
         self._session: aiohttp.ClientSession | None = None
 
+    @override
     async def describe(self, model: str) -> ServedModel:
-        """See `Server`."""
         status, body = await self._control("/describe", {"model": model})
         if status == 404:
             raise ModelError(f"{self._url} serves no such model: {_error(body)}")
@@ -80,16 +75,8 @@ class HttpTransport:
         except ValueError as error:
             raise ServerError(f"{self._url} is no HeadTail server of this release: {error}") from error
 
-    async def infer(self, request: Request) -> Answer:
-        """See `Server`."""
-        return (await self.infer_many([request]))[0]
-
-    async def infer_many(self, requests: list[Request]) -> list[Answer]:
-        """A parcel: several requests in one call, each answered for itself, in order.
-
-        Raises:
-            ServerError: the server vanished, wants another token, or refused the parcel as a whole.
-        """
+    @override
+    async def infer(self, requests: Sequence[Request]) -> list[Answer]:
         body = packet.encode_requests(requests)
         data = io.BytesIO(body) if len(body) > _LARGE_BYTES else body
         status, answered = await self._send("POST", "/infer", data=data, headers=_INFER)
@@ -104,16 +91,16 @@ class HttpTransport:
             )
         return answers
 
+    @override
     async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        """See `Server`."""
         status, body = await self._control(f"/shard/{sha256}", {"offset": str(offset), "length": str(length)})
         if status == 404:
             raise ShardError(f"{self._url} gave no shard {sha256[:12]}: {_error(body)}")
         self._check(status, body)
         return body
 
+    @override
     async def close(self) -> None:
-        """Close all connections."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -179,88 +166,6 @@ class HttpTransport:
     def _check(self, status: int, body: bytes) -> None:
         if status != 200:
             raise ServerError(f"{self._url} answered {status}: {_error(body)}")
-
-
-class AutoTransport:
-    """The faster way that works: HTTP where the server tells an address that answers from here, else the handle.
-
-    The handle is asked for the description each time, so a server that is restarted elsewhere is found again; when a
-    request fails by HTTP it is asked anew, beside the requests.
-    """
-
-    def __init__(self, app: str) -> None:
-        self._handle = ServeTransport(app)
-        self._http: HttpTransport | None = None
-        self._tried = ("", "")  # address and token
-        self._model = ""
-        self._looking: asyncio.Task[None] | None = None
-
-    async def describe(self, model: str) -> ServedModel:
-        """See `Server`."""
-        served = await self._handle.describe(model)
-        self._model = model
-        if (served.url, served.token) != self._tried:
-            await self._turn_to(served)
-        return served
-
-    async def _turn_to(self, served: ServedModel) -> None:
-        """HTTP where it answers from here; a firewall between must not cost a request."""
-        before, http = self._http, None
-        if served.url:
-            try:
-                http = HttpTransport(served.url, served.token or None)
-                await asyncio.wait_for(http.describe(served.name), _TRY_S)
-            except (HeadTailError, asyncio.TimeoutError) as error:
-                if http is not None:
-                    await http.close()
-                http = None
-                why = str(error) or f"no answer within {_TRY_S:g} s"
-                logger.warning("%s cannot be used from here (%s); requests go by the Serve handle", served.url, why)
-        self._http, self._tried = http, (served.url, served.token)
-        if before is not None:
-            await before.close()
-
-    async def infer(self, request: Request) -> Answer:
-        """See `Server`."""
-        return (await self.infer_many([request]))[0] if self._http else await self._handle.infer(request)
-
-    async def infer_many(self, requests: list[Request]) -> list[Answer]:
-        """See `HttpTransport`."""
-        if self._http is None:
-            return await self._handle.infer_many(requests)
-        try:
-            return await self._http.infer_many(requests)
-        except ServerError:
-            if self._looking is None or self._looking.done():
-                self._looking = asyncio.create_task(self._look_again())
-            raise
-
-    async def _look_again(self) -> None:
-        """Where the server is now; requests that fail meanwhile are their devices' to repeat."""
-        try:
-            await self._turn_to(await self._handle.describe(self._model))
-        except HeadTailError as error:
-            logger.info("no server to turn to yet: %s", error)
-
-    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        """See `Server`."""
-        return await (self._http or self._handle).shard(sha256, offset, length)
-
-    async def close(self) -> None:
-        """See `Server`."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
-        if self._http is not None:
-            await self._http.close()
-        await self._handle.close()
-
-
-def make_transport(way: Way, app: str, url: str = "") -> ServeTransport | HttpTransport | AutoTransport:
-    """What a device sends through. `url` is for `http` only. Raises ConfigError."""
-    if way == "http":
-        return HttpTransport(url)
-    return AutoTransport(app) if way == "auto" else ServeTransport(app)
 
 
 def _error(body: bytes) -> str:

@@ -7,21 +7,16 @@ one has, so a slow row delays its neighbours: parcels are for throughput.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Sequence
 
-from actors.network.client import Server
-from slicer.protocol.messages import Answer, Request, ServedModel
+from typing_extensions import override
 
-
-class ParcelServer(Server, Protocol):
-    """A server that takes several requests in one call."""
-
-    async def infer_many(self, requests: list[Request]) -> list[Answer]:
-        """Each answered for itself, in order. Raises ServerError as `infer`."""
+from actors.network.client import Server, ServerWrapper
+from slicer.protocol.messages import Answer, Request
 
 
-class Gateway:
-    """`actors.network.client.Server` for all devices of one process. Used on one event loop.
+class Gateway(ServerWrapper):
+    """The server for all devices of one process, in few calls. Used on one event loop.
 
     Args:
         server: where the parcels go.
@@ -29,15 +24,19 @@ class Gateway:
         most: requests of a parcel.
     """
 
-    def __init__(self, server: ParcelServer, *, gather_s: float = 0.002, most: int = 32) -> None:
-        self._server = server
+    def __init__(self, server: Server, *, gather_s: float = 0.002, most: int = 32) -> None:
+        super().__init__(server)
         self._gather_s, self._most = gather_s, most
         self._waiting: list[tuple[Request, asyncio.Future[Answer]]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._calls: set[asyncio.Task[None]] = set()
 
-    async def infer(self, request: Request) -> Answer:
-        """See `Server`. A caller that leaves before its parcel does takes its request with it."""
+    @override
+    async def infer(self, requests: Sequence[Request]) -> list[Answer]:
+        # A caller that leaves before its parcel does takes its requests with it: gather() cancels them.
+        return await asyncio.gather(*map(self._queued, requests))
+
+    def _queued(self, request: Request) -> asyncio.Future[Answer]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((request, future))
@@ -45,7 +44,7 @@ class Gateway:
             self._send()
         elif self._timer is None:
             self._timer = loop.call_later(self._gather_s, self._send)
-        return await future
+        return future
 
     def _send(self) -> None:
         if self._timer is not None:
@@ -60,7 +59,7 @@ class Gateway:
 
     async def _call(self, parcel: list[tuple[Request, asyncio.Future[Answer]]]) -> None:
         try:
-            answers = await self._server.infer_many([request for request, _ in parcel])
+            answers = await self._server.infer([request for request, _ in parcel])
         except Exception as error:  # each of them has lost its server
             for _, future in parcel:
                 if not future.done():
@@ -69,15 +68,3 @@ class Gateway:
         for (_, future), answer in zip(parcel, answers, strict=True):
             if not future.done():
                 future.set_result(answer)
-
-    async def describe(self, model: str) -> ServedModel:
-        """See `Server`."""
-        return await self._server.describe(model)
-
-    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        """See `Server`."""
-        return await self._server.shard(sha256, offset, length)
-
-    async def close(self) -> None:
-        """See `Server`."""
-        await self._server.close()

@@ -10,11 +10,15 @@ it is imported, once per process, so a device actor gets `DEVICE_ENV` through it
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from typing_extensions import override
+
+from actors.network.client import Server
 from slicer.common.ray_serve_env import environment
 from slicer.errors import ModelError, ServerError, ShardError
-from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel
+from slicer.protocol.messages import Answer, Refusal, Request, ServedModel
 
 #: The environment of every device actor. One thread for torch's pools, since a node holds many devices; the others are
 #: of `slicer.common.ray_serve_env`.
@@ -26,39 +30,34 @@ CONTROL_TIMEOUT_S = 30.0
 T = TypeVar("T")
 
 
-class ServeTransport:
-    """`actors.network.client.Server` through a Serve handle. Made and used on one event loop, inside a Ray process."""
+class ServeTransport(Server):
+    """`Server` through a Serve handle. Made and used on one event loop, inside a Ray process."""
 
     def __init__(self, app: str) -> None:
         self._app = app
         self._handle: Any = None
 
+    @override
     async def describe(self, model: str) -> ServedModel:
-        """See `Server`."""
         answer = await self._control("describe", model)
         if isinstance(answer, Refusal):
             raise ModelError(f"the application {self._app!r} serves no such model: {answer.message}")
         return self._expect(answer, ServedModel, "describe")
 
-    async def infer(self, request: Request) -> Answer:
-        """See `Server`."""
-        answer = await self._call("infer", request)
-        return answer if isinstance(answer, Refusal) else self._expect(answer, Reply, "infer")
-
-    async def infer_many(self, requests: list[Request]) -> list[Answer]:
-        """A parcel: several requests in one call, each answered for itself, in order. Raises as `infer`."""
-        answers: list[Answer] = self._expect(await self._call("infer_parcel", requests), list, "infer_parcel")
+    @override
+    async def infer(self, requests: Sequence[Request]) -> list[Answer]:
+        answers: list[Answer] = self._expect(await self._call("infer_parcel", list(requests)), list, "infer_parcel")
         return answers
 
+    @override
     async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        """See `Server`."""
         answer = await self._control("shard", sha256, offset, length)
         if isinstance(answer, Refusal):
             raise ShardError(f"the application {self._app!r} gave no shard {sha256[:12]}: {answer.message}")
         return self._expect(answer, bytes, "shard")
 
+    @override
     async def close(self) -> None:
-        """Stop the handle's router."""
         handle, self._handle = self._handle, None
         if handle is not None and handle.is_initialized:
             await handle.shutdown_async()

@@ -48,7 +48,7 @@ async def probe(device: Device, planner: Adaptive, choice: Choice | None) -> Non
     sent = planner.link.sent(began_s, len(payload) + ENVELOPE_BYTES)
     answer = None
     with contextlib.suppress(HeadTailError, asyncio.TimeoutError):
-        answer = await asyncio.wait_for(device.server.infer(request), PATIENCE_S)
+        [answer] = await asyncio.wait_for(device.server.infer([request]), PATIENCE_S)
     now_s = device.clock.now_s()
     if isinstance(answer, Reply):
         timings = answer.timings

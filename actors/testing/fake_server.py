@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from typing_extensions import override
+
+from actors.network.client import Server
 from slicer.errors import ModelError, ServerError, ShardError
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
 
 
-class FakeServer:
-    """`actors.network.client.Server` that answers at once, or as its script says.
+class FakeServer(Server):
+    """A `Server` that answers at once, or as its script says.
 
     Args:
         served: what `describe` says, by model; exchange an entry to serve other weights, as a redeployment would.
@@ -41,14 +44,18 @@ class FakeServer:
         self._delay_s = delay_s
         self._shards = dict(shards or {})
 
+    @override
     async def describe(self, model: str) -> ServedModel:
-        """See `actors.network.client.Server`."""
         if model not in self.served:
             raise ModelError(f"the fake server serves no {model!r}; it has {', '.join(self.served)}")
         return self.served[model]
 
-    async def infer(self, request: Request) -> Answer:
-        """See `actors.network.client.Server`. A manifest that is not served is refused as stale."""
+    @override
+    async def infer(self, requests: Sequence[Request]) -> list[Answer]:
+        return [await self._answered(request) for request in requests]
+
+    async def _answered(self, request: Request) -> Answer:
+        """A manifest that is not served is refused as stale."""
         self.requests.append(request)
         upset = self.script.popleft() if self.script else ""
         if upset == "vanish":
@@ -64,12 +71,12 @@ class FakeServer:
         timings = Timings(0.0, 0.0, spent_ms, spent_ms, (1,))
         return Reply(request.id, timings, self._answer(request)[: request.top_k], server="fake")
 
+    @override
     async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        """See `actors.network.client.Server`."""
         if sha256 not in self._shards:
             raise ShardError(f"the fake server has no shard {sha256[:12]}")
         return self._shards[sha256][offset : offset + length]
 
+    @override
     async def close(self) -> None:
-        """See `actors.network.client.Server`."""
         self.closed = True

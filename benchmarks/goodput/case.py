@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from actors.network.http_transport import Way
+from actors.network.auto_transport import Way
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_profile
 from deployments.simulation.simulator import Arrival, Run, Setup, Simulation

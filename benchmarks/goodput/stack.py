@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from actors.load import applications as server
-from actors.network.http_transport import Way
+from actors.network.auto_transport import Way
 from benchmarks.goodput.case import WARM_UP, Case
 from deployments.simulation.simulator import Arrival
 from slicer.common.comparison import in_time, queue_grew
@@ -52,7 +52,7 @@ class Sender:
         prefer_thread()  # a generator that waits for a core behind what it measures would send late
 
     async def connect(self, app: str) -> None:
-        from actors.network.http_transport import make_transport
+        from actors.network.auto_transport import make_transport
 
         self._server = make_transport(self._way, app)
         self._manifest = (await self._server.describe(MODEL)).manifest
@@ -81,7 +81,7 @@ class Sender:
             request = Request(str(number), MODEL, self._manifest, entry, "fp32", SHAPE, payload, None, slo)
             outcome, in_slo_ms, total_ms, admission_ms = "lost", None, None, None
             try:
-                answer = await self._server.infer(request)
+                [answer] = await self._server.infer([request])
                 outcome = "answered" if isinstance(answer, Reply) else answer.code
                 if isinstance(answer, Reply):
                     t = answer.timings

@@ -83,7 +83,12 @@ class VirtualServer:
         """What is served."""
         return self._served
 
-    async def infer(self, request: Request) -> Answer:
+    async def infer(self, requests: Sequence[Request]) -> list[Answer]:
+        """One request: these devices have no gateway that would make parcels of more."""
+        [request] = requests
+        return [await self._answer(request)]
+
+    async def _answer(self, request: Request) -> Answer:
         """Admission, the scheduler's steps, a reply with the server's timings."""
         arrived_s = self._loop.time()
         await asyncio.sleep(ADMISSION_S)

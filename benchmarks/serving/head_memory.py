@@ -65,8 +65,8 @@ class Folder:
     async def describe(self, model: str) -> ServedModel:
         return self._served
 
-    async def infer(self, request: Request) -> Answer:
-        return Refusal(request.id, "overloaded", "a folder of shards answers nothing")
+    async def infer(self, requests: Sequence[Request]) -> list[Answer]:
+        return [Refusal(request.id, "overloaded", "a folder of shards answers nothing") for request in requests]
 
     async def shard(self, sha256: str, offset: int, length: int) -> bytes:
         with self._files[sha256].open("rb") as file:

@@ -122,7 +122,8 @@ async def served_vs_bare(way: str, seconds: float, clients: int) -> dict[str, An
     request = Request("r", VIT, manifest, 1, "fp32", shape, payload, top_k=1)
 
     async def alone() -> None:
-        assert isinstance(await transport.infer(request), Reply)
+        [answer] = await transport.infer([request])
+        assert isinstance(answer, Reply)
 
     await _reachable(alone)
     await rate(alone, 2.0, clients)
@@ -230,10 +231,11 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _calls(transport: Any, request: Request) -> tuple[Any, Any]:
     async def alone() -> None:
-        assert isinstance(await transport.infer(request), Reply)
+        [answer] = await transport.infer([request])
+        assert isinstance(answer, Reply)
 
     async def parcel() -> None:
-        answers = await transport.infer_many([request] * PARCEL)
+        answers = await transport.infer([request] * PARCEL)
         assert all(isinstance(answer, Reply) for answer in answers)
 
     return alone, parcel

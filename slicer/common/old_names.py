@@ -13,7 +13,7 @@ from types import ModuleType
 OLD_NAMES = {
     "actors.fleet_config": "actors.fleet.config",
     "actors.http_transport": "actors.network.http_transport",
-    "actors.links": "actors.network.client",
+    "actors.links": "actors.network.link",
     "deployments.cuda": "deployments.executors.cuda.executor",
     "deployments.emulated": "deployments.executors.emulated",
     "deployments.policies": "deployments.scheduling.registry",

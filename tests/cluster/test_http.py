@@ -22,7 +22,8 @@ import asyncio, json, sys
 from dataclasses import replace
 import ray
 from ray import serve
-from actors.network.http_transport import AutoTransport, HttpTransport
+from actors.network.auto_transport import AutoTransport
+from actors.network.http_transport import HttpTransport
 from deployments import app
 from slicer.errors import HeadTailError, ServerError
 from slicer.protocol.messages import Request
@@ -53,18 +54,18 @@ async def main():
     said["url"] = served.url
     good = Request("good", "digits_vit", served.manifest, 1, "fp32", (16, 96), bytes(4 * 16 * 96), top_k=1)
     bad = Request("bad", "digits_vit", "another", 1, "fp32", (16, 96), b"", top_k=1)
-    said["parcel"] = [type(answer).__name__ for answer in await there.infer_many([good, bad, good])]
+    said["parcel"] = [type(answer).__name__ for answer in await there.infer([good, bad, good])]
     first = json.loads(served.manifest_json)["shards"][0]["sha256"]
     said["shard"] = len(await there.shard(first, 0, 1000))
     try:
         stranger = HttpTransport(url, "wrong")
-        await stranger.infer(good)
+        await stranger.infer([good])
     except ServerError as error:
         said["wrong token"] = str(error)
     await stranger.close()
     handle = AutoTransport("web")._handle
-    by_handle = await handle.infer(good)
-    said["same answer"] = by_handle.top_k == (await there.infer(good)).top_k
+    [by_handle] = await handle.infer([good])
+    said["same answer"] = by_handle.top_k == (await there.infer([good]))[0].top_k
     await handle.close()
     await there.close()
     said["left"] = await leave(HttpTransport(f"http://127.0.0.1:{port}/slow", "secret"))
@@ -74,7 +75,7 @@ async def leave(there):
     server = serve.get_app_handle("slow")
     served = await joined(there)
     one = Request("", "digits_vit", served.manifest, 1, "fp32", (16, 96), bytes(4 * 16 * 96), top_k=1)
-    calls = [asyncio.ensure_future(there.infer(replace(one, id=str(n)))) for n in range(10)]
+    calls = [asyncio.ensure_future(there.infer([replace(one, id=str(n))])) for n in range(10)]
     while (before := (await server.status.remote())["waiting"].get("digits_vit", 0)) < 10:
         await asyncio.sleep(0.01)
     for call in calls:

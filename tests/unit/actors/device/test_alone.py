@@ -95,7 +95,7 @@ class Gone(FakeServer):
         self._silent = silent
         self._at_work = 0
 
-    async def infer(self, request: Any) -> Any:
+    async def infer(self, requests: Any) -> Any:
         now_s = virtual_time.VirtualClock().now_s()
         self.asked_s.append(now_s)
         if 2.0 <= now_s < 22.0:
@@ -104,7 +104,7 @@ class Gone(FakeServer):
         if now_s >= 22.0:
             self.most_at_once = max(self.most_at_once, self._at_work)
         try:
-            return await super().infer(request)
+            return await super().infer(requests)
         finally:
             self._at_work -= 1
 
@@ -160,12 +160,12 @@ def test_a_server_that_says_nothing_is_not_sent_more_and_more() -> None:
     """As behind Serve's handle: what is sent while there is no replica stays there, and is answered in the end."""
 
     class Held(Gone):
-        async def infer(self, request: Any) -> Any:
+        async def infer(self, requests: Any) -> Any:
             clock = virtual_time.VirtualClock()
             if 2.0 <= clock.now_s() < 22.0:
                 self.asked_s.append(clock.now_s())
                 await clock.until(22.0)
-            return await super().infer(request)
+            return await super().infer(requests)
 
     server = Held()
     records = go(server, plan(arrivals=ask(300)), retry=RETRY.model_copy(update={"budget_s": 60.0}))

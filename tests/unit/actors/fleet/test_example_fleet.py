@@ -10,7 +10,8 @@ from actors.device.device import Device
 from actors.device.plan_runner import Run
 from actors.fleet.config import parse_fleet
 from actors.fleet.device_actor import device_class
-from actors.network.client import LinkedServer, make_link
+from actors.network.client import LinkedServer
+from actors.network.link import make_link
 from actors.records.record import Record
 from actors.records.request_plan import Arrival
 from actors.testing.fake_server import FakeServer

@@ -12,7 +12,7 @@ from actors.device.device import Device
 from actors.fleet.config import FleetConfig, load_fleet, parse_fleet
 from actors.fleet.device_actor import device_class
 from actors.fleet.placement import MARK, Beside, Demand, check, demands_of
-from actors.network.client import DirectLink, make_link
+from actors.network.link import DirectLink, make_link
 from slicer.errors import ConfigError, PlacementError
 
 # --- the file --------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from actors.network.client import Link, make_link
 from actors.network.emulated_link import EmulatedLink, Phase, read_trace, resolve
+from actors.network.link import Link, make_link
 from slicer.errors import ConfigError
 from slicer.planning.link_presets import PRESETS
 from tests.unit import virtual_time

@@ -117,7 +117,7 @@ def test_a_device_that_joins_meanwhile_asks_again(answer: bytes) -> None:
 @pytest.mark.parametrize("answer", AGAIN.values(), ids=AGAIN)
 def test_a_request_meanwhile_is_one_for_another_attempt(answer: bytes) -> None:
     with pytest.raises(ComeAgain):
-        with_answers([answer], lambda server: server.infer(REQUEST))
+        with_answers([answer], lambda server: server.infer([REQUEST]))
 
 
 def test_a_piece_of_a_shard_is_asked_for_again() -> None:
@@ -135,7 +135,7 @@ def test_the_attempts_end_and_say_what_was_seen() -> None:
 @pytest.mark.parametrize("answer", FOREIGN.values(), ids=FOREIGN)
 @pytest.mark.parametrize(
     "use",
-    [lambda s: s.describe("m"), lambda s: s.shard("0" * 64, 0, 3), lambda s: s.infer(REQUEST)],
+    [lambda s: s.describe("m"), lambda s: s.shard("0" * 64, 0, 3), lambda s: s.infer([REQUEST])],
     ids=["describe", "shard", "infer"],
 )
 def test_something_else_at_the_address_is_said_at_once(

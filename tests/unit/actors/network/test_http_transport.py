@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import pytest
 from aiohttp import web
 
 from actors.fleet.config import GroupConfig
-from actors.network.http_transport import AutoTransport, HttpTransport, make_transport
+from actors.network.auto_transport import AutoTransport, make_transport
+from actors.network.http_transport import HttpTransport
 from actors.network.serve_transport import ServeTransport
 from slicer.errors import ConfigError, ModelError, ServerError, ShardError
 from slicer.protocol import packet
@@ -88,9 +89,9 @@ def against(use: Use, given: str = "secret") -> object:
 
 def test_one_request_and_a_parcel_are_answered_in_order() -> None:
     async def use(transport: HttpTransport) -> None:
-        one = await transport.infer(request("a"))
+        [one] = await transport.infer([request("a")])
         assert isinstance(one, Reply) and (one.id, one.top_k) == ("a", ((8, 1.5),))
-        many = await transport.infer_many([request("a"), request("bad"), request("c", 2 << 20)])
+        many = await transport.infer([request("a"), request("bad"), request("c", 2 << 20)])
         assert [answer.id for answer in many] == ["a", "bad", "c"]
         assert isinstance(many[1], Refusal) and isinstance(many[2], Reply) and many[2].top_k[0][0] == 2 << 20
 
@@ -113,7 +114,7 @@ def test_describe_and_shard() -> None:
 def test_a_foreign_answer_is_a_server_error(first: str, says: str) -> None:
     async def use(transport: HttpTransport) -> None:
         with pytest.raises(ServerError, match=says):
-            await transport.infer_many([request(first), request("b")])
+            await transport.infer([request(first), request("b")])
 
     against(use)
 
@@ -121,14 +122,14 @@ def test_a_foreign_answer_is_a_server_error(first: str, says: str) -> None:
 def test_a_wrong_token_and_a_server_that_is_not_there() -> None:
     async def use(transport: HttpTransport) -> None:
         with pytest.raises(ServerError, match="401: a missing or wrong token"):
-            await transport.infer(request("a"))
+            await transport.infer([request("a")])
 
     against(use, "wrong")
 
     async def nowhere() -> None:
         transport = HttpTransport("http://127.0.0.1:1/headtail", "")
         with pytest.raises(ServerError, match="cannot be reached"):
-            await transport.infer(request("a"))
+            await transport.infer([request("a")])
         await transport.close()
 
     asyncio.run(nowhere())
@@ -142,8 +143,8 @@ class Handle(ServeTransport):
     async def describe(self, model: str) -> ServedModel:
         return replace(MODEL, url=self.url, token=self.token)
 
-    async def infer(self, request: Request) -> Answer:
-        return Refusal(request.id, "bad_cut", "by the handle", "s")
+    async def infer(self, requests: Sequence[Request]) -> list[Answer]:
+        return [Refusal(request.id, "bad_cut", "by the handle", "s") for request in requests]
 
 
 def auto() -> tuple[AutoTransport, Handle]:
@@ -165,7 +166,7 @@ def test_auto_takes_http_where_the_server_offers_it_and_it_answers_from_here() -
         ):
             handle.url, handle.token = url, token
             await transport.describe("m")
-            ways.append(type(await transport.infer(request("a"))).__name__)
+            ways.append(type((await transport.infer([request("a")]))[0]).__name__)
         assert ways == ["Refusal", "Refusal", "Refusal", "Reply", "Refusal"]  # the handle refuses, HTTP replies
         await transport.close()
 
@@ -180,10 +181,10 @@ def test_auto_looks_for_the_server_anew_when_http_fails() -> None:
         assert transport._http is not None
         transport._http._token, transport._http._session = "of before its restart", None
         with pytest.raises(ServerError, match="401"):
-            await transport.infer(request("a"))
+            await transport.infer([request("a")])
         assert transport._looking is not None
         await transport._looking
-        assert isinstance(await transport.infer(request("a")), Reply)
+        assert isinstance((await transport.infer([request("a")]))[0], Reply)
         await transport.close()
 
     against(use)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from actors.network.parcels import Gateway
 from actors.testing.fake_server import FakeServer
@@ -19,12 +20,12 @@ class Parcels(FakeServer):
         self.parcels: list[int] = []
         self.gone = False
 
-    async def infer_many(self, requests: list[Request]) -> list[Answer]:
+    async def infer(self, requests: Sequence[Request]) -> list[Answer]:
         self.parcels.append(len(requests))
         await asyncio.sleep(0.01)
         if self.gone:
             raise ServerError("gone")
-        return [await self.infer(request) for request in requests]
+        return await super().infer(requests)
 
 
 def request(number: int) -> Request:
@@ -35,9 +36,9 @@ def test_requests_that_begin_together_go_together_and_each_gets_its_own_answer()
     async def scenario() -> tuple[list[int], list[str]]:
         server = Parcels()
         gateway = Gateway(server, gather_s=0.002, most=8)
-        answers = await asyncio.gather(*(gateway.infer(request(number)) for number in range(20)))
-        await gateway.infer(request(20))
-        return server.parcels, [answer.id for answer in answers]
+        answers = await asyncio.gather(*(gateway.infer([request(number)]) for number in range(20)))
+        await gateway.infer([request(20)])
+        return server.parcels, [answer.id for [answer] in answers]
 
     parcels, ids = virtual_time.run(scenario())
     assert parcels == [8, 8, 4, 1]
@@ -48,7 +49,7 @@ def test_who_leaves_before_the_parcel_does_takes_its_request_with_it() -> None:
     async def scenario() -> list[int]:
         server = Parcels()
         gateway = Gateway(server, gather_s=0.1)
-        tasks = [asyncio.create_task(gateway.infer(request(number))) for number in range(3)]
+        tasks = [asyncio.create_task(gateway.infer([request(number)])) for number in range(3)]
         await asyncio.sleep(0.01)
         tasks[1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -62,7 +63,7 @@ def test_a_parcel_that_is_lost_is_everyones_loss() -> None:
         server = Parcels()
         server.gone = True
         gateway = Gateway(server)
-        results = await asyncio.gather(*(gateway.infer(request(n)) for n in range(3)), return_exceptions=True)
+        results = await asyncio.gather(*(gateway.infer([request(n)]) for n in range(3)), return_exceptions=True)
         assert all(isinstance(result, ServerError) for result in results)
 
     virtual_time.run(scenario())
