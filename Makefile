@@ -5,7 +5,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: help venv setup setup-test demo lint test test-long cluster-test coverage-models gpu-test clean
+.PHONY: help venv setup setup-test setup-docs demo docs lint test test-long cluster-test coverage-models gpu-test clean
 
 help:
 	@echo "make demo             set up .venv, run the main job on this machine, write report/"
@@ -14,6 +14,7 @@ help:
 	@echo "make setup            .venv with the project and its dependencies"
 	@echo "make test-long        the tests that take minutes"
 	@echo "make cluster-test     ray up, jobs and faults on several hosts (root; RIG=path of what makes hosts, tests/rig)"
+	@echo "make docs             docs/configuration.md again, and the documentation as a site in site/; a broken link fails"
 	@echo "make coverage-models  which timm models can be sliced: makes docs/models.md again (an hour)"
 	@echo "make gpu-test         the tests that need a CUDA device"
 	@echo "make clean            remove .venv and caches"
@@ -21,6 +22,7 @@ help:
 venv: $(BIN)/python
 setup: .venv/.project
 setup-test: .venv/.test
+setup-docs: .venv/.docs
 
 $(BIN)/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -34,6 +36,10 @@ $(BIN)/python:
 
 .venv/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[test]'
+	@touch .venv/.project $@
+
+.venv/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[docs]'
 	@touch .venv/.project $@
 
 demo: setup
@@ -51,6 +57,10 @@ test: lint
 test-long: setup-test
 	$(BIN)/python -m pytest -m "long and not gpu" --timeout 3600
 
+docs: setup-docs
+	$(BIN)/python docs/make_configuration.py
+	$(BIN)/python -m mkdocs build --strict
+
 # RIG_VENV: the environment that the hosts of the rig share; ARGS: such as --only network,doctor.
 cluster-test: setup-test
 	RIG="$(RIG)" RIG_VENV="$(abspath .venv)" $(BIN)/python -m tests.rig --out docs/cluster.md $(ARGS)
@@ -62,4 +72,4 @@ gpu-test: setup-test
 	$(BIN)/python -m pytest -m gpu
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

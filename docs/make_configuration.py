@@ -26,7 +26,7 @@ from actors.planning.online_planner import PlanConfig
 from deployments.config import HttpConfig, ModelConfig, ServerConfig
 from deployments.executors.cuda.executor import CudaExecutor
 from deployments.executors.emulated import EmulatedExecutor
-from deployments.scheduling.registry import POLICIES
+from deployments.scheduling.registry import POLICIES, make_policy
 from slicer.planning.link_presets import PRESETS
 from slicer.profiles.device_profile import Profile, Spread
 
@@ -273,7 +273,7 @@ def links() -> str:
 
 def strategies() -> str:
     """Options of the shipped strategies."""
-    found = [(name, of_call(policy, _GIVEN)) for name, policy in POLICIES.items()]
+    found = [(name, of_call(type(make_policy(name, model="m", num_slices=1)), _GIVEN)) for name in POLICIES]
     tables = [f"### {name}\n{text}" for name, text in found if text]
     return (
         "## Options of strategies\n`options` of a model. Strategies that are not named here have none.\n\n"
