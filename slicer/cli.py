@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> str:
     # Here, so that --help and wrong arguments do not wait for torch.
+    from slicer import shards
     from slicer.models import zoo
-    from slicer.shards import load as shards
     from slicer.slicing.slice_model import slice_spec
 
     _check(args)

@@ -23,7 +23,7 @@ from actors.device.config import TAIL, DeviceConfig
 from actors.device.head import Computed, Head
 from actors.device.head_loader import GetShard, check_cut, load_head, load_more
 from actors.device.recovery_probe import Lookout
-from actors.device.request import Ask, Asking, TopK, best
+from actors.device.request import Ask, Asking, TopK
 from actors.network.client import Server
 from actors.planning.online_planner import Adaptive
 from actors.planning.probe import probe
@@ -32,7 +32,7 @@ from slicer.errors import CodecError, HeadTailError, ImageError, ServerError
 from slicer.planning.cut_planner import Choice, Facts
 from slicer.protocol.messages import ServedModel
 
-__all__ = ["Ask", "Device", "TopK", "best"]
+__all__ = ["Ask", "Device", "TopK"]
 
 logger = logging.getLogger(__name__)
 

@@ -12,13 +12,11 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from actors.device.head import Computed
 from actors.device.recovery_probe import ALONE
 from actors.network.client import ENVELOPE_BYTES
 from actors.records.record import Outcome, Record
+from slicer.common.top_k import top_k
 from slicer.errors import ServerError
 from slicer.protocol.messages import RETRYABLE, Answer, Refusal, Reply, Request
 
@@ -92,7 +90,7 @@ class Asking:
                 return ()
             if computed.logits is not None:
                 device.reconsider(self._ask.deadline_ms)
-                return self._finish(best(computed.logits, self._ask.top_k))
+                return self._finish(top_k(computed.logits, self._ask.top_k))
             if device.alone and not device.away.there:
                 return await self._alone(computed, "the server is away")
             try:
@@ -264,7 +262,7 @@ class Asking:
         record.head_ms = (record.head_ms or 0.0) + finished.head_ms
         record.overrun = record.overrun or finished.overrun
         record.alone, record.message = device.alone, why
-        return self._finish(best(finished.logits, self._ask.top_k))
+        return self._finish(top_k(finished.logits, self._ask.top_k))
 
     def _accept(self, reply: Reply) -> TopK:
         timings = reply.timings
@@ -276,14 +274,8 @@ class Asking:
         self._device.reconsider(self._ask.deadline_ms)
         return self._finish(reply.top_k)
 
-    def _finish(self, top_k: TopK) -> TopK:
-        self._record.top1 = top_k[0][0] if top_k else None
+    def _finish(self, best: TopK) -> TopK:
+        self._record.top1 = best[0][0] if best else None
         message = self._record.message
         self.close("answered", message=message)
-        return top_k
-
-
-def best(logits: npt.NDArray[np.float32], count: int) -> TopK:
-    """The `count` highest (class, logit) pairs, best first, equal ones by class."""
-    order = np.argsort(-logits.reshape(-1), kind="stable")[:count]
-    return tuple((int(index), float(logits.reshape(-1)[index])) for index in order)
+        return best

@@ -8,6 +8,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.fleet.device_actor import DeviceInfo
+from slicer.common.error_text import last_line
 from slicer.errors import ImageError
 from slicer.models.images import LabelledImages, write_digits
 
@@ -29,8 +30,8 @@ def write_where_missing(images: LabelledImages, devices: Sequence[DeviceInfo]) -
         try:
             ray.get(task, timeout=120)
         except Exception as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise ImageError(f"the digits cannot be written to {directory} on node {address} ({first})") from error
+            said = last_line(error)
+            raise ImageError(f"the digits cannot be written to {directory} on node {address} ({said})") from error
 
 
 def _write(directory: str) -> None:

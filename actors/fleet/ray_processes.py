@@ -24,6 +24,7 @@ from actors.fleet.fleet_run import Gone
 from actors.fleet.placement import MARK, demands_of, place, release
 from actors.network.serve_transport import DEVICE_ENV
 from slicer.common.addresses import bearer_token
+from slicer.common.error_text import named_line
 from slicer.errors import HeadTailError
 
 #: How much longer than its plan says a device may take before it is given up.
@@ -206,4 +207,4 @@ def fleet_resource(placed: PlacementGroup, resource: str) -> bool:
 def reason(error: BaseException) -> str:
     """Why a call failed, in one line."""
     error = getattr(error, "cause", None) or error  # what was raised in the actor says more than Ray's wrapping
-    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+    return named_line(error)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from actors.load.config import LoadConfig
+from slicer.common.error_text import first_line
 from slicer.errors import ServerError
 from slicer.protocol.messages import ServedModel
 
@@ -121,8 +122,7 @@ def status(name: str) -> dict[str, Any]:
             f"the application {name!r} did not answer within {STATUS_TIMEOUT_S:g} s; look at it with `serve status`"
         ) from error
     except Exception as error:  # what a foreign application raises is its own affair
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ServerError(_foreign(name, first)) from error
+        raise ServerError(_foreign(name, first_line(error))) from error
     if not isinstance(said, dict) or "headtail" not in said:
         raise ServerError(_foreign(name, f"status() gave {type(said).__name__}"))
     return said

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from slicer import shards
 from slicer.errors import ModelError
 from slicer.models import zoo
 from slicer.models.images import Preprocess
 from slicer.models.spec import ModelSpec
 from slicer.models.weights import DTYPES
-from slicer.shards import load as shards
 from slicer.shards.cache import ShardCache
 from slicer.shards.manifest import Manifest
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from actors.network.client import Server
+from slicer.common.error_text import first_line, named_line
 from slicer.common.ray_serve_env import environment
 from slicer.errors import ModelError, ServerError, ShardError
 from slicer.protocol.messages import Answer, Refusal, Request, ServedModel
@@ -84,9 +85,7 @@ class ServeTransport(Server):
         except ServerError:
             raise
         except Exception as error:  # Ray, Serve and gRPC each have their own way to say that the other side is gone
-            raise ServerError(
-                f"the application {self._app!r} failed in {method}(): {type(error).__name__}: {_first_line(error)}"
-            ) from error
+            raise ServerError(f"the application {self._app!r} failed in {method}(): {named_line(error)}") from error
 
     async def _connect(self) -> Any:
         if self._handle is None:
@@ -97,7 +96,7 @@ class ServeTransport(Server):
                 handle = await asyncio.get_running_loop().run_in_executor(None, serve.get_app_handle, self._app)
             except RayServeException as error:
                 raise ServerError(
-                    f"no application {self._app!r} runs here ({_first_line(error)}); `serve status` lists what runs, "
+                    f"no application {self._app!r} runs here ({first_line(error)}); `serve status` lists what runs, "
                     "`headtail-serve` starts one"
                 ) from error
             self._handle = handle.options(_by_reference=False)
@@ -110,7 +109,3 @@ class ServeTransport(Server):
                 "it is no HeadTail server"
             )
         return answer
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or "no message").splitlines()[0]

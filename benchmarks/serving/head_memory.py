@@ -45,8 +45,7 @@ from slicer.codecs import activations as codec  # noqa: E402
 from slicer.planning.cut_planner import Choice  # noqa: E402
 from slicer.profiles.device_profile import NATIVE  # noqa: E402
 from slicer.protocol.messages import Answer, Refusal, Request, ServedModel  # noqa: E402
-from slicer.shards.load import load_manifest  # noqa: E402
-from slicer.shards.manifest import Manifest  # noqa: E402
+from slicer.shards.manifest import Manifest, load_manifest  # noqa: E402
 
 SLACK = 0.10
 SLACK_BYTES = 32_000_000

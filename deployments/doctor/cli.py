@@ -20,6 +20,7 @@ from deployments.doctor.checks import Facts, Finding, examine
 from deployments.doctor.connection import connect
 from deployments.doctor.facts import NodeFacts
 from slicer.common.addresses import application_name
+from slicer.common.error_text import last_line
 from slicer.common.yaml_files import read_yaml
 from slicer.errors import ConfigError, HeadTailError
 
@@ -99,8 +100,7 @@ def _node_facts(ref: Any, node: dict[str, Any], answered: bool, timeout_s: float
     try:
         facts = ray.get(ref)
     except Exception as error:  # whatever went wrong there is the finding
-        last = str(error).strip().splitlines()[-1]
-        return NodeFacts(name=address, address=address, dead=f"could not be looked at: {last}")
+        return NodeFacts(name=address, address=address, dead=f"could not be looked at: {last_line(error)}")
     # Raylets that share a host, as in tests, are told apart by the node's id.
     name = f"{facts.pop('name')} ({address}, {node['NodeID'][:6]})"
     return NodeFacts(name=name, address=address, resources=dict(node["Resources"]), **facts)

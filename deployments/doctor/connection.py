@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.doctor import facts as doctor_facts
+from slicer.common.error_text import first_line
 from slicer.errors import ServerError
 
 
@@ -93,7 +94,7 @@ def diagnose(target: str | None, said: str, error: BaseException) -> str:
         said: all that Ray wrote.
         error: what it raised.
     """
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    first = first_line(error)
     if target is None:
         return f"no Ray could be started here: {first}; headtail-doctor looks at this machine"
     text = said.lower()

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from deployments.scheduling.scheduler import Resident, Row, Step
+from slicer.common.error_text import first_line
 from slicer.common.plugins import load_object
 from slicer.errors import ConfigError
 
@@ -249,13 +250,13 @@ def in_our_words(name: str, lost: Callable[[], bool]) -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, (OutOfMemory, AcceleratorLost)):
             raise
-        first_line = (str(error).splitlines() or [""])[0]
-        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in first_line:
+        said = first_line(error)
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in said:
             if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 torch.cuda.empty_cache()
-            raise OutOfMemory(f"{name}: {first_line}") from error
+            raise OutOfMemory(f"{name}: {said}") from error
         if lost():
-            raise AcceleratorLost(f"{name}: {first_line}; restart the replica") from error
+            raise AcceleratorLost(f"{name}: {said}; restart the replica") from error
         raise
 
 

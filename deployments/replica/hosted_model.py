@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.config import ModelConfig
+from slicer import shards
 from slicer.codecs import activations as codec
 from slicer.codecs.images import decode_images
 from slicer.errors import CodecError, ConfigError
@@ -18,7 +19,6 @@ from slicer.models import zoo
 from slicer.models.images import Preprocess
 from slicer.models.spec import ModelSpec
 from slicer.protocol.messages import Refusal, Request, ServedModel
-from slicer.shards import load as shards
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 
 

@@ -8,9 +8,9 @@ from deployments.config import ModelConfig, ServerConfig
 from deployments.costs.profile_files import load_profile_of
 from deployments.replica.hosted_model import spec_of
 from deployments.scheduling.registry import make_policy
+from slicer import shards
 from slicer.common.plugins import load_object
 from slicer.errors import ConfigError, HeadTailError, ModelError
-from slicer.shards import load as shards
 
 
 def check_here(config: ServerConfig) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import ray
 import torch
 
@@ -42,6 +41,7 @@ from deployments.replica.naive import Naive
 from deployments.scheduling.registry import make_policy, needs_costs
 from deployments.scheduling.scheduler import Scheduler
 from slicer.common.thread_timing import hand_over_soon
+from slicer.common.top_k import top_k
 from slicer.errors import ConfigError
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
 
@@ -350,16 +350,3 @@ class TailServer:
         """Serve calls this at shutdown; a constructor that failed half-way has nothing to close."""
         if hasattr(self, "_admission") or getattr(self, "_naive", None) is not None:
             self.close()
-
-
-def top_k(logits: npt.NDArray[np.float32], k: int) -> tuple[tuple[int, float], ...]:
-    """The `k` largest (class, logit) pairs, best first, the lower class first on ties; all, where there are fewer."""
-    flat = logits.reshape(-1)
-    if k == 1:
-        best = int(flat.argmax())  # the first of equals
-        return ((best, float(flat[best])),)
-    classes = np.arange(len(flat))
-    if k < len(flat):  # 1,000 classes are partitioned in a fraction of the time in which they are sorted
-        classes = np.flatnonzero(flat >= np.partition(flat, -k)[-k])  # more than k where the last ones are equal
-    order = classes[np.argsort(-flat[classes], kind="stable")[:k]]
-    return tuple(zip(order.tolist(), flat[order].tolist(), strict=True))

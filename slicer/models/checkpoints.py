@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from slicer.common.error_text import first_line
 from slicer.errors import ModelError
 from slicer.models.weights import refuse_foreign
 
@@ -67,7 +68,7 @@ def _read(path: str) -> _State:
         read: Any = load_state_dict(str(file), weights_only=True)
     except Exception as error:  # safetensors, zipfile and torch each have their own classes for a broken file
         raise ModelError(
-            f"checkpoint {path} cannot be read ({_first_line(error)}); it must be a complete .safetensors file or a "
+            f"checkpoint {path} cannot be read ({first_line(error)}); it must be a complete .safetensors file or a "
             "torch file of tensors only (save model.state_dict())"
         ) from error
     state: dict[Any, Any] = _nested(read)
@@ -163,7 +164,3 @@ def _renamed_by_timm(module: nn.Module, state: _State) -> _State | None:
 
 def _some(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -24,6 +24,7 @@ import timm
 import torch
 from torch import nn
 
+from slicer.common.error_text import first_line, named_line
 from slicer.common.plugins import load_object
 from slicer.common.validation import nearest
 from slicer.common.yaml_files import read_yaml, shown
@@ -294,14 +295,14 @@ def _instantiate(spec: ModelSpec) -> nn.Module:
             module = timm.create_model(spec.architecture, **spec.kwargs)
             return module
         except Exception as error:  # whatever a model's constructor raises for these kwargs
-            raise ModelError(f"{_said(spec)} cannot be built: {_first_line(error)}; check its kwargs") from error
+            raise ModelError(f"{_said(spec)} cannot be built: {shown(first_line(error))}; check its kwargs") from error
     try:
         with _offline_if_unreachable():
             module = timm.create_model(spec.architecture, pretrained=True, **spec.kwargs)
             return module
     except Exception as error:
         raise ModelError(
-            f"the pretrained weights of {_said(spec)} cannot be had: {_first_line(error)}. Give checkpoint=FILE "
+            f"the pretrained weights of {_said(spec)} cannot be had: {shown(first_line(error))}. Give checkpoint=FILE "
             "(.safetensors or .pth), or fill the Hugging Face cache on a machine with internet (create the model there "
             "once, copy ~/.cache/huggingface, or point HF_HOME at it)"
         ) from error
@@ -317,7 +318,7 @@ def _call_own(spec: ModelSpec) -> nn.Module:
     try:
         module = make(**spec.kwargs)
     except Exception as error:
-        raise ModelError(f"{_said(spec)} cannot be built: {type(error).__name__}: {_first_line(error)}") from error
+        raise ModelError(f"{_said(spec)} cannot be built: {shown(named_line(error))}") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"{_said(spec)} returned {type(module).__name__}; it must return a torch.nn.Module")
     must_be_plain(module)
@@ -355,7 +356,3 @@ def _as_json(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _said(spec: ModelSpec) -> str:
     return f"{spec.architecture}({', '.join(f'{shown(key)}={shown(value)}' for key, value in spec.kwargs.items())})"
-
-
-def _first_line(error: BaseException) -> str:
-    return shown((str(error).splitlines() or [""])[0]) or type(error).__name__

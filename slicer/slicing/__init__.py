@@ -1,4 +1,4 @@
 """A model in slices: its boundaries, where to cut, and the proof that the slices are the model.
 
-Not here: slices as files (`slicer.shards.load`).
+Not here: slices as files (`slicer.shards`).
 """

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from slicer.common.error_text import named_line
 from slicer.tracing.flop_counter import FlopCounter
 from slicer.tracing.value_proxy import Sizes, TraceError, ValueProxy
 
@@ -123,7 +124,7 @@ class ValueTracer(fx.Tracer):
             try:
                 return forward(*args, **kwargs)
             except Exception as error:
-                self.failures.setdefault(path, f"{type(error).__name__}: {error}".splitlines()[0])
+                self.failures.setdefault(path, named_line(error))
                 for node in list(self.graph.nodes)[: before - 1 : -1]:
                     self.graph.erase_node(node)
         return self.create_proxy("call_module", path, args, kwargs)

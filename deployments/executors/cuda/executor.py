@@ -42,6 +42,7 @@ from deployments.executors.torch_executor import (
     usable_device,
 )
 from deployments.scheduling.scheduler import Resident, Row, Step
+from slicer.common.error_text import first_line
 from slicer.errors import ConfigError
 
 #: How a slice runs as a graph: the stage before it, the one behind it, and what runs it.
@@ -237,8 +238,7 @@ class CudaExecutor:
             self._gpu.synchronize(ticket.ended)
             return self._gpu.seconds(ticket.began, ticket.ended)
         except RuntimeError as error:  # nothing that was enqueued can fail but for good
-            first_line = (str(error).splitlines() or [""])[0]
-            raise AcceleratorLost(f"{self.name}: {first_line}; restart the replica") from error
+            raise AcceleratorLost(f"{self.name}: {first_line(error)}; restart the replica") from error
 
     # ------------------------------------------------------------------------------------------------------- one step
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deployments.executors.cuda.gpu import Gpu
+from slicer.common.error_text import named_line
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class Graphs:
             body = self._body(part, source, target)
             replay = self._gpu.capture(body)
         except Exception as error:
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            reason = named_line(error)
             if _is_out_of_memory(error):
                 self._note(key, f"no memory for a graph at batch size {size} ({reason})")
                 self._captured[key, size] = None

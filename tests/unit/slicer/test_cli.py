@@ -13,7 +13,7 @@ import pytest
 from slicer import load_span, slice_model
 from slicer.cli import main, parser
 from slicer.planning import table as plan_table
-from slicer.shards.load import load_manifest
+from slicer.shards.manifest import load_manifest
 from tests.paths import ROOT
 
 TINY = '{"img_size": 32, "embed_dim": 24, "depth": 4, "num_heads": 2}'

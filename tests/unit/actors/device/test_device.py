@@ -14,7 +14,7 @@ import pytest
 
 from actors.clock.clock import Clock
 from actors.device.config import DeviceConfig, Retry
-from actors.device.device import Ask, Device, best
+from actors.device.device import Ask, Device
 from actors.device.head import Computed
 from actors.device.plan_runner import Run, lost_run
 from actors.network.client import LinkedServer
@@ -493,11 +493,6 @@ def test_a_wait_never_ends_early_and_one_that_is_over_ends_at_once() -> None:
             assert clock.now_s() >= due_s
 
     asyncio.run(scenario())
-
-
-def test_best_orders_by_logit_and_equal_ones_by_class() -> None:
-    assert best(np.array([1.0, 3.0, 3.0, 2.0], np.float32), 3) == ((1, 3.0), (2, 3.0), (3, 2.0))
-    assert len(best(np.array([1.0], np.float32), 5)) == 1
 
 
 def test_a_real_device_runs_its_head_off_the_event_loop() -> None:

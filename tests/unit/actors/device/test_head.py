@@ -26,7 +26,9 @@ from slicer.models.images import Preprocess, write_digits
 from slicer.planning.cut_planner import Choice
 from slicer.profiles.device_profile import NATIVE, Profile, Spread
 from slicer.protocol.messages import Request, ServedModel
-from slicer.shards.load import Manifest, export, load_span
+from slicer.shards.load import load_span
+from slicer.shards.manifest import Manifest
+from slicer.shards.save import export
 from slicer.slicing.slice_model import SlicedModel
 
 N = 4

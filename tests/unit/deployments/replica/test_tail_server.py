@@ -11,15 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from deployments.config import STRATEGIES
 from deployments.costs.profile_files import load_profile
 from deployments.executors.torch_executor import TorchExecutor
-from deployments.replica.tail_server import TailServer, top_k
+from deployments.replica.tail_server import TailServer
 from slicer.codecs import activations as codec
 from slicer.codecs.images import encode_image
 from slicer.errors import ConfigError
@@ -298,19 +295,6 @@ def test_a_stopped_server_refuses_with_a_retryable_code(sliced: SlicedModel, sha
     server.close()
     answer = asyncio.run(server.infer(request))
     assert isinstance(answer, Refusal) and answer.code == "stopped"
-
-
-def test_top_k_orders_by_score_and_breaks_ties_by_class() -> None:
-    assert top_k(np.array([1.0, 3.0, 3.0, 2.0], np.float32), 3) == ((1, 3.0), (2, 3.0), (3, 2.0))
-    assert len(top_k(np.zeros(2, np.float32), 5)) == 2
-
-
-@given(
-    arrays(np.float32, st.integers(1, 40), elements=st.sampled_from([-2.5, -0.0, 0.0, 1.0, 7.25])), st.integers(1, 50)
-)
-def test_top_k_is_a_stable_sort_cut_off(logits: np.ndarray[Any, Any], k: int) -> None:
-    order = sorted(range(len(logits)), key=lambda c: (-logits[c], c))[:k]
-    assert top_k(logits, k) == tuple((c, float(logits[c])) for c in order)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

@@ -22,8 +22,8 @@ from slicer.errors import CutError, ShardError
 from slicer.models.spec import ModelSpec
 from slicer.protocol.messages import ShardInfo
 from slicer.shards.cache import Get, ShardCache
-from slicer.shards.load import export
 from slicer.shards.manifest import Manifest, load_manifest
+from slicer.shards.save import export
 
 
 def model(*contents: bytes) -> tuple[Manifest, dict[str, bytes]]:

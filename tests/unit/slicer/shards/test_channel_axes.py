@@ -12,7 +12,7 @@ from torch import nn
 from slicer import slice_model
 from slicer.codecs import activations as codec
 from slicer.shards.channel_axes import channel_axes
-from slicer.shards.load import export
+from slicer.shards.save import export
 
 
 def shapes_and_axes(model: object, **kwargs: object) -> dict[tuple[int, ...], int]:

@@ -22,10 +22,10 @@ from torch import nn
 from slicer import load_span, slice_model
 from slicer.errors import CutError, ShardError
 from slicer.models import zoo
-from slicer.shards import load as shards
 from slicer.shards import tensor_file as tensorfile
-from slicer.shards.load import export, load_manifest, load_sliced
-from slicer.shards.manifest import FILE, Manifest
+from slicer.shards.load import load_sliced
+from slicer.shards.manifest import FILE, Manifest, load_manifest
+from slicer.shards.save import export
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 
 VIT: dict[str, Any] = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 5}
@@ -420,14 +420,14 @@ def test_another_export_is_never_overwritten(copy: Path) -> None:
 def test_an_interrupted_export_is_no_export_and_can_be_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = shards.tensorfile.write
+    original = tensorfile.write
 
     def stop_at_the_third(path: Path, tensors: Any) -> None:
         if path.name == "slice_3.safetensors":
             raise KeyboardInterrupt
         original(path, tensors)
 
-    monkeypatch.setattr(shards.tensorfile, "write", stop_at_the_third)
+    monkeypatch.setattr(tensorfile, "write", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         export(small(), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -472,7 +472,7 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from slicer.shards.load import load_manifest, load_span
+from slicer.shards import load_manifest, load_span
 
 def status(key):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -508,3 +508,13 @@ def test_loading_takes_no_more_memory_than_the_files(
     grown, files = map(int, done.stdout.split())
     assert files == pytest.approx(21e6 * (end - start), rel=0.1)
     assert grown <= 1.1 * files + 32e6
+
+
+def test_the_package_offers_its_functions_whatever_was_imported_before() -> None:
+    import slicer
+    import slicer.shards.load
+    import slicer.shards.save
+
+    for name in slicer.shards.__all__:
+        assert callable(getattr(slicer.shards, name))
+    assert slicer.shards.export is export and slicer.shards.load_span is slicer.load_span

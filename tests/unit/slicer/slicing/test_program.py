@@ -17,7 +17,8 @@ from torch import nn
 
 from slicer import load_span, slice_model
 from slicer.errors import ShardError
-from slicer.shards.load import export, load_sliced, load_slices
+from slicer.shards.load import load_sliced, load_slices
+from slicer.shards.save import export
 from slicer.slicing.program import digest
 from tests.paths import ROOT
 

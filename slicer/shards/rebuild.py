@@ -1,0 +1,49 @@
+"""The model of a manifest once more: built by its name, on the meta device, and cut where the manifest says."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+
+import timm
+import torch
+
+from slicer.errors import HeadTailError, ModelError, ShardError
+from slicer.models import zoo
+from slicer.shards.manifest import Manifest
+from slicer.slicing.slice_model import slice_module
+from slicer.slicing.sliced_model import SlicedModel
+from slicer.tracing.value_tracer import Read
+
+
+def rebuild(manifest: Manifest, source: str) -> SlicedModel:
+    """The manifest's model, cut where it says, on meta if it can be. Raises ShardError if its shapes are others."""
+    spec = replace(manifest.spec, pretrained=False)
+    try:
+        where = {
+            "at": manifest.boundaries,
+            "input_shape": manifest.shapes[0],
+            "spec": manifest.spec,
+            "verify": False,
+            "reads": [Read(weights, ast.literal_eval(value)) for weights, value in manifest.reads],
+        }
+        try:
+            sliced = slice_module(zoo.build_structure(spec), **where)  # type: ignore[arg-type]
+        except ModelError:
+            sliced = slice_module(zoo.build(spec), **where)  # type: ignore[arg-type]
+    except (HeadTailError, ValueError, SyntaxError) as error:
+        raise ShardError(f"{source}: {error} ({versions(manifest)})") from error
+    shapes = tuple(sliced.shape_at(cut) for cut in range(manifest.num_slices + 1))
+    if shapes != manifest.shapes:
+        raise ShardError(
+            f"{source}: activations have shapes {shapes} instead of {manifest.shapes}; {versions(manifest)}"
+        )
+    return sliced
+
+
+def versions(manifest: Manifest) -> str:
+    """What to say where the model here is another than that of the manifest."""
+    return (
+        f"exported with timm {manifest.timm} and torch {manifest.torch}, here are timm {timm.__version__} and torch "
+        f"{torch.__version__}; install the same versions, or export again"
+    )
