@@ -15,7 +15,8 @@ from typing import Any
 
 from actors.load import applications as server
 from actors.load.config import LoadConfig
-from actors.report import result as report
+from actors.report import report_tables
+from actors.report.result import Result, document
 from slicer.errors import ConfigError, HeadTailError
 
 #: What `--demo` means where a flag does not say otherwise; everything else has the defaults of the flags.
@@ -238,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return finish(result, config.out)
 
 
-def finish(result: report.Result, out: Path | None) -> int:
+def finish(result: Result, out: Path | None) -> int:
     """Write the report, print the tables and, as the last line, the JSON document; on a terminal, where it is.
 
     2 if a run failed (the server went away, a device died), a strategy answered nothing, or something could not be
@@ -249,7 +250,7 @@ def finish(result: report.Result, out: Path | None) -> int:
     failures = [
         f"{failure}; what was measured is above, start the server again for the rest" for failure in result.failures
     ]
-    found = report.document(result)
+    found = document(result)
     silent = [name for name, figures in found["strategies"].items() if not figures["answered"]]
     if silent:
         failures.append(
@@ -269,7 +270,7 @@ def finish(result: report.Result, out: Path | None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path in a remark need not fit the terminal's encoding
     try:
-        print(report.text(result))
+        print(report_tables.text(result))
         if written:
             print(written)
         print(_last_line(found, at), flush=True)

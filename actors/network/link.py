@@ -23,6 +23,22 @@ class Link(Protocol):
     Each device has a link object of its own; all calls come from the device's event loop, and may overlap. A link that
     loses a request raises `slicer.errors.ServerError`, which the device treats like a vanished server: it tries again.
     One that has a method ``begin(seed)`` is told of the beginning of every run.
+
+    An own link is any class with these members. A fleet file names it and its keyword arguments,
+    ``{link: "boards:Radio", link_options: {kbyte_per_s: 250}}``:
+
+    >>> import asyncio
+    >>> class Radio:
+    ...     def __init__(self, kbyte_per_s):
+    ...         self.emulated = f"radio, {kbyte_per_s} kB/s"
+    ...         self._bytes_per_s = 1000 * kbyte_per_s
+    ...     async def send(self, size_bytes):
+    ...         await asyncio.sleep(size_bytes / self._bytes_per_s)
+    ...     receive = send
+    >>> radio = Radio(kbyte_per_s=250)
+    >>> isinstance(radio, Link), radio.emulated
+    (True, 'radio, 250 kB/s')
+    >>> asyncio.run(radio.send(1000))  # returns 4 ms later
     """
 
     @property

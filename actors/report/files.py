@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from actors.report import plots
-from actors.report.result import Result, document, remarks, tables
+from actors.report.report_tables import remarks, tables
+from actors.report.result import Result, document
 from actors.report.statistics import Run
 from slicer.errors import ConfigError
 

@@ -156,6 +156,26 @@ def is_unstable(run: Run) -> bool:
     return queue_grew(scheduled_s, [record.inference_ms or 0.0 for record in answered], run.window_s)
 
 
+def mostly_unstable(runs: Sequence[Run]) -> bool:
+    """A strategy is unstable at this load when it was so under at least half of the seeds."""
+    return 2 * sum(map(is_unstable, runs)) >= len(runs)
+
+
+def server_mean(runs: Sequence[Run], key: str) -> float | None:
+    """Mean over the runs of a figure that their servers gave; those that did not are left out."""
+    return mean([value for run in runs if (value := run.server.get(key)) is not None])
+
+
+def largest_memory(runs: Sequence[Run]) -> dict[str, Any]:
+    """The largest of each part of the server's memory that its runs saw."""
+    parts: dict[str, Any] = {}
+    for run in runs:
+        for name, value in run.server.get("memory_bytes", {}).items():
+            known = [v for v in (parts.get(name), value) if v is not None]
+            parts[name] = max(known, default=None)
+    return parts
+
+
 def ratio_of(runs: Sequence[Run], baseline: Sequence[Run], metric: Callable[[Run], float | None]) -> Ratio | None:
     """metric(run) / metric(baseline run of the same seed), paired.
 

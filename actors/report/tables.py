@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,35 @@ class Table:
         return f"<h2>{html.escape(self.title)}</h2>\n{table}"
 
 
+@dataclass(frozen=True)
+class Column(Generic[R]):
+    """One column of a table whose rows are made from objects of type R.
+
+    Attributes:
+        header: above it.
+        value: what a row has there; a text stands as it is.
+        show: any other value as a cell, in the column's unit.
+        unit: as the table's title states it; empty: the header says enough.
+    """
+
+    header: str
+    value: Callable[[R], Any]
+    show: Callable[[Any], str] = str
+    unit: str = ""
+
+    def cell(self, row: R) -> str:
+        """The text in this column of a row."""
+        value = self.value(row)
+        return value if isinstance(value, str) else self.show(value)
+
+
+def table(title: Callable[[Sequence[str]], str], columns: Sequence[Column[R]], rows: Sequence[R]) -> Table:
+    """A table of these columns; `title` is given their units, each once."""
+    units = list(dict.fromkeys(column.unit for column in columns if column.unit))
+    cells = [[column.cell(row) for column in columns] for row in rows]
+    return Table(title(units), [column.header for column in columns], cells)
+
+
 def number(value: float | None, digits: int = 1) -> str:
     """A figure, or "-" where there is none: what is missing is missing, not zero."""
     return "-" if value is None else f"{value:.{digits}f}"
@@ -64,3 +96,8 @@ def share(value: float | None, digits: int = 1) -> str:
 def mib(value: float | None) -> str:
     """Bytes as MiB, or "-"."""
     return "-" if value is None else f"{value / 2**20:.1f}" if value < 100 * 2**20 else f"{value / 2**20:.0f}"
+
+
+def kilobytes(value: float | None) -> str:
+    """Bytes as kB (thousands), or "-"."""
+    return number(None if value is None else value / 1e3)

@@ -18,8 +18,8 @@ from actors import cli
 from actors.load import job as load
 from actors.report import files as report_files
 from actors.report import plots
-from actors.report import result as report
 from actors.report.files import FILES, reserved
+from actors.report.result import document
 from slicer.errors import ConfigError
 from tests.paths import ROOT
 from tests.unit.actors.report.test_result import two_strategies
@@ -291,7 +291,7 @@ def test_on_a_terminal_the_last_line_says_where_the_document_is(
     monkeypatch.setattr("tempfile.tempdir", None)
     elsewhere = Path(last(None))
     assert elsewhere.parent == tmp_path
-    assert json.loads(elsewhere.read_text()) == json.loads(json.dumps(report.document(two_strategies())))
+    assert json.loads(elsewhere.read_text()) == json.loads(json.dumps(document(two_strategies())))
 
 
 def test_on_a_terminal_an_older_document_is_not_taken_for_this_one(

@@ -13,8 +13,8 @@ import pytest
 import actors
 from actors.records.record import Record
 from actors.report import files as report_files
-from actors.report import result as report
-from actors.report.result import Result
+from actors.report.report_tables import tables, text
+from actors.report.result import Result, document
 from actors.report.statistics import PHASES, Run
 from actors.report.tables import Table, mib, number, share
 
@@ -68,7 +68,7 @@ def two_strategies() -> Result:
 
 
 def test_the_document_follows_its_schema_and_survives_json() -> None:
-    found = json.loads(json.dumps(report.document(two_strategies()), allow_nan=False))
+    found = json.loads(json.dumps(document(two_strategies()), allow_nan=False))
     jsonschema.validate(found, SCHEMA)
     assert list(found["strategies"]) == ["unbatched", "per_slice"], "as asked for, not as they ran"
     figures = found["strategies"]["per_slice"]
@@ -82,12 +82,12 @@ def test_the_document_follows_its_schema_and_survives_json() -> None:
 def test_a_run_without_any_answer_is_a_document_too() -> None:
     lost = record(0.0, 1.0, outcome="lost", inference_ms=None, finished_s=None, message="the server went away")
     found = result(Run("unbatched", 0, "open", 0.0, 1.0, (lost,)))
-    document = json.loads(json.dumps(report.document(found), allow_nan=False))
-    jsonschema.validate(document, SCHEMA)
-    assert document["strategies"]["unbatched"]["lost"] == 1
-    assert document["strategies"]["unbatched"]["mean_ms"] is None
-    assert "no request was answered" in report.text(found)
-    assert "MISSED: unbatched: 1 lost, such as: the server went away." in report.text(found)
+    said = json.loads(json.dumps(document(found), allow_nan=False))
+    jsonschema.validate(said, SCHEMA)
+    assert said["strategies"]["unbatched"]["lost"] == 1
+    assert said["strategies"]["unbatched"]["mean_ms"] is None
+    assert "no request was answered" in text(found)
+    assert "MISSED: unbatched: 1 lost, such as: the server went away." in text(found)
 
 
 def test_an_unstable_strategy_has_no_latency_in_table_or_document() -> None:
@@ -95,38 +95,38 @@ def test_an_unstable_strategy_has_no_latency_in_table_or_document() -> None:
     found = result(
         Run("unbatched", 0, "open", 0.0, 10.0, growing), Run("per_slice", 0, "open", 0.0, 10.0, steady(1, 0))
     )
-    document = report.document(found)
-    jsonschema.validate(document, SCHEMA)
-    assert document["strategies"]["unbatched"]["unstable"] is True
-    assert document["strategies"]["unbatched"]["p99_ms"] is None
-    assert document["strategies"]["unbatched"]["cuts"]["1"]["mean_ms"] is None
-    assert document["strategies"]["per_slice"]["ratio_to_unbatched"]["mean_ms"] is None, "nothing to compare with"
-    by_strategy = report.tables(found)[0]
+    said = document(found)
+    jsonschema.validate(said, SCHEMA)
+    assert said["strategies"]["unbatched"]["unstable"] is True
+    assert said["strategies"]["unbatched"]["p99_ms"] is None
+    assert said["strategies"]["unbatched"]["cuts"]["1"]["mean_ms"] is None
+    assert said["strategies"]["per_slice"]["ratio_to_unbatched"]["mean_ms"] is None, "nothing to compare with"
+    by_strategy = tables(found)[0]
     assert by_strategy.rows[0][7:11] == ["unstable", "-", "-", "-"]
-    assert "UNSTABLE: unbatched, seed 0" in report.text(found)
+    assert "UNSTABLE: unbatched, seed 0" in text(found)
 
 
 def test_an_invalid_run_says_so_and_is_in_no_ratio() -> None:
     late = tuple(record(t / 10, 50.0, generator_lag_ms=40.0) for t in range(100))
     found = result(Run("unbatched", 0, "open", 0.0, 10.0, steady(1, 0)), Run("per_slice", 0, "open", 0.0, 10.0, late))
-    document = report.document(found)
-    assert "lag p99 40.0 ms" in document["strategies"]["per_slice"]["invalid"]["0"]
-    assert document["strategies"]["per_slice"]["ratio_to_unbatched"]["mean_ms"] is None
-    assert document["generator_lag_ms"]["p99_worst_run"] == 40.0
-    assert "INVALID: per_slice, seed 0" in report.text(found)
-    assert report.tables(found)[0].rows[1][0] == "per_slice (!)"
-    assert len(report.tables(found)) == 2, "no table of ratios without a ratio"
-    assert len(report.tables(two_strategies())) == 3
+    said = document(found)
+    assert "lag p99 40.0 ms" in said["strategies"]["per_slice"]["invalid"]["0"]
+    assert said["strategies"]["per_slice"]["ratio_to_unbatched"]["mean_ms"] is None
+    assert said["generator_lag_ms"]["p99_worst_run"] == 40.0
+    assert "INVALID: per_slice, seed 0" in text(found)
+    assert tables(found)[0].rows[1][0] == "per_slice (!)"
+    assert len(tables(found)) == 2, "no table of ratios without a ratio"
+    assert len(tables(two_strategies())) == 3
 
 
 def test_emulated_parts_overruns_and_refusals_are_said_everywhere(tmp_path: Path) -> None:
     rows = (*steady(1.0, 0), record(5, 50.0, overrun=True), record(6, 1.0, outcome="refused", code="overloaded"))
     found = result(Run("unbatched", 0, "open", 0.0, 10.0, rows), emulated=("emulated device slow-board (made up)",))
     report_files.write(found, tmp_path)
-    for text in (report.text(found), *((tmp_path / name).read_text() for name in ("report.md", "report.html"))):
-        assert "Emulated: device slow-board (made up)." in text
-        assert "OVERRUN: unbatched: 1 of 102" in text
-        assert "MISSED: unbatched: 1 refused (overloaded)." in text
+    for shown in (text(found), *((tmp_path / name).read_text() for name in ("report.md", "report.html"))):
+        assert "Emulated: device slow-board (made up)." in shown
+        assert "OVERRUN: unbatched: 1 of 102" in shown
+        assert "MISSED: unbatched: 1 refused (overloaded)." in shown
 
 
 def test_the_files_of_a_report(tmp_path: Path) -> None:
@@ -149,20 +149,45 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
         assert (directory / name).read_bytes().startswith(b"\x89PNG")
         assert f"({name})" in (directory / "report.md").read_text()
     assert (directory / "report.html").read_text().count("data:image/png;base64,") == 2
-    assert json.loads((directory / "result.json").read_text()) == json.loads(json.dumps(report.document(found)))
+    assert json.loads((directory / "result.json").read_text()) == json.loads(json.dumps(document(found)))
 
 
 def test_records_can_be_summarised_again_from_the_file_alone(tmp_path: Path) -> None:
     report_files.write(two_strategies(), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
     again = [line["inference_ms"] for line in lines if line["strategy"] == "per_slice" and not line["warmup"]]
-    mean = report.document(two_strategies())["strategies"]["per_slice"]["mean_ms"]
+    mean = document(two_strategies())["strategies"]["per_slice"]["mean_ms"]
     assert sum(again) / len(again) == pytest.approx(mean)
 
 
 def test_html_is_escaped(tmp_path: Path) -> None:
     report_files.write(result(Run("unbatched", 0, "open", 0.0, 10.0, steady(1, 0)), notes=("<b>bold</b>",)), tmp_path)
     assert "&lt;b&gt;bold&lt;/b&gt;" in (tmp_path / "report.html").read_text()
+
+
+def test_the_tables_as_people_read_them() -> None:
+    even = tuple(record(t / 10, 70.0 + t % 2, payload_bytes=1500, wait_ms=12.5 + t % 2) for t in range(100))
+    late = tuple(record(t / 10, 50.0, generator_lag_ms=40.0) for t in range(100))
+    found = result(Run("unbatched", 0, "open", 0.0, 10.0, even, SERVER), Run("per_slice", 0, "open", 0.0, 10.0, late))
+    by_strategy, by_cut = tables(found)
+    assert by_strategy.title == (
+        "Per strategy (inference time in ms, memory in MiB; (!) not to be published, see below)"
+    )
+    assert " ".join(by_strategy.header) == (
+        "strategy asked answered refused dropped lost img/s mean p50 p95 p99 rows/step busy weights process top-1 agree"
+    )
+    assert " ".join(by_strategy.rows[0]) == (
+        "unbatched 100 100 0 0 0 10.0 70.5 70.5 71.0 71.0 2.00 50% 2.0 256 100.0% 100.0%"
+    )
+    assert " ".join(by_strategy.rows[1]) == "per_slice (!) 100 100 0 0 0 10.0 50.0 50.0 50.0 50.0 - - - - 100.0% 100.0%"
+    assert by_cut.title == ("Per strategy and cut (ms; the means from wait to rest sum up to mean; kB on the wire)")
+    assert " ".join(by_cut.header) == (
+        "strategy cut answered img/s mean p50 p95 p99 wait head enc net admit queue exec rest rows/step kB top-1 agree"
+    )
+    assert " ".join(by_cut.rows[0]) == (
+        "unbatched 1 100/100 10.0 70.5 70.5 71.0 71.0 13.0 10.1 10.1 10.1 10.1 10.1 10.1 -2.9 2.00 1.5 100.0% 100.0%"
+    )
+    assert {column.left for column in (by_strategy, by_cut)} == {1}
 
 
 def test_table_cells_stand_under_their_header() -> None:
