@@ -12,13 +12,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from deployments.scheduling.registry import SHIPPED, STRATEGIES
 from slicer.common.addresses import application_url, bearer_token
 from slicer.common.validation import Strict, explain, nearest
 from slicer.common.yaml_files import read_yaml, shown
 from slicer.errors import ConfigError
-
-#: Strategies that this package brings. An own one is written ``package.module:Class``.
-STRATEGIES: tuple[str, ...] = ("unbatched", "per_tail", "per_tail_shared", "per_slice", "continuous", "lazy", "naive")
 
 #: Keys that an exported directory has answered already; beside `shards` they would do nothing.
 _SHARDS_DECIDE = ("model", "kwargs", "checkpoint", "pretrained", "seed", "dtype", "num_slices", "at")
@@ -211,11 +209,11 @@ class ServerConfig(Strict):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"two models are named {doubled[0]!r}; give each a name of its own")
-        naive = [model.name for model in self.models if model.strategy == "naive"]
-        if naive and len(naive) < len(names):
+        alone = [m for m in self.models if m.strategy in SHIPPED and not SHIPPED[m.strategy].in_engine]
+        if alone and any(model.strategy != alone[0].strategy for model in self.models):
             raise ValueError(
-                f"model {naive[0]!r} has strategy naive, which drives the accelerator past the engine; the models "
-                "beside it need an application of their own"
+                f"model {alone[0].name!r} has strategy {alone[0].strategy}, which drives the accelerator past the "
+                "engine; the models beside it need an application of their own"
             )
         least = self.admission_batch * self.admission_concurrency
         if self.max_ongoing_requests is not None and self.max_ongoing_requests < least:

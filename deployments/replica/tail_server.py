@@ -39,7 +39,7 @@ from deployments.replica.identity import http_notes, http_url, node_id, replica_
 from deployments.replica.load_report import LoadReport
 from deployments.replica.metrics import Nvml, Telemetry
 from deployments.replica.naive import Naive
-from deployments.scheduling.registry import make_policy, needs_costs
+from deployments.scheduling.registry import find_strategy
 from deployments.scheduling.scheduler import Scheduler
 from slicer.common.thread_timing import hand_over_soon
 from slicer.errors import ConfigError
@@ -119,11 +119,11 @@ class TailServer:
         policies = {}
         costs: dict[str, CostModel] = {}
         for model in self._models.values():
-            if needs_costs(model.config.strategy):
+            strategy = find_strategy(model.config.strategy)
+            if strategy.needs_costs:
                 costs[model.name] = self._table_of(model)
                 costs[model.name].overlapped = isinstance(self._executor, Enqueuing)
-            policy = make_policy(
-                model.config.strategy,
+            policy = strategy.policy(
                 model=model.name,
                 num_slices=model.num_slices,
                 max_batch=model.config.max_batch,

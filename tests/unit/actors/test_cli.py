@@ -19,7 +19,7 @@ from actors.load import job as load
 from actors.load import schedule
 from actors.load.config import LoadConfig
 from actors.report.statistics import Run
-from deployments.config import STRATEGIES
+from deployments.scheduling.registry import STRATEGIES
 from slicer.errors import ConfigError, ServerError
 from tests.unit.actors.report.test_result import SCHEMA, record, result, two_strategies
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from deployments.config import STRATEGIES
 from deployments.costs.profile_files import load_profile
 from deployments.executors.torch_executor import TorchExecutor
 from deployments.replica.tail_server import TailServer, top_k
+from deployments.scheduling.registry import STRATEGIES
 from slicer.codecs import activations as codec
 from slicer.codecs.images import encode_image
 from slicer.errors import ConfigError
