@@ -174,7 +174,7 @@ def strategies_of(text: str, running: str | None) -> tuple[str, ...]:
     known = server.ALL_STRATEGIES
     if text == "all":
         return known
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    names = tuple(server.current_name(name.strip()) for name in text.split(",") if name.strip())
     for name in names:
         if name not in known and ":" not in name:
             raise ConfigError(f"unknown strategy {name!r}; this build has {', '.join(known)}, or package.module:Class")

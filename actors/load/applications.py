@@ -30,6 +30,9 @@ STATUS_TIMEOUT_S = 20.0
 #: The strategies that this build brings, and those that the demo compares.
 ALL_STRATEGIES, DEMO_STRATEGIES = registry.STRATEGIES, registry.DEMO
 
+#: The name that a strategy has now.
+current_name = registry.current_name
+
 
 def own_config(load: LoadConfig, models: Sequence[str], strategy: str) -> dict[str, Any]:
     """Configuration of the application that the job starts for one strategy.

@@ -7,6 +7,7 @@ strategy is one file with its class and one entry of `SHIPPED`. Neither torch no
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -130,14 +131,17 @@ SHIPPED: Mapping[str, Strategy] = {
             in_demo=False,  # one more server to start
         ),
         Strategy(
-            "naive",
-            "deployments.replica.naive:Naive",
+            "serve_batch",
+            "deployments.replica.serve_batch:ServeBatch",
             summary="`@serve.batch` directly around each tail",
             when="only to compare: what one would write first",
             in_engine=False,
         ),
     )
 }
+
+#: Names that strategies had before, and have now.
+RENAMED: Mapping[str, str] = {"naive": "serve_batch"}
 
 #: Names of the shipped strategies; of those that run in the engine; of those that the demo compares.
 STRATEGIES = tuple(SHIPPED)
@@ -156,6 +160,15 @@ __getattr__ = lazy(
 )
 
 
+def current_name(name: str) -> str:
+    """The name that a strategy has now; one that it had before is good for a while, and warns once in a process."""
+    new = RENAMED.get(name)
+    if new is None:
+        return name
+    warnings.warn(f"strategy {name} is now {new}; the old name goes with 0.3", FutureWarning, stacklevel=1)
+    return new
+
+
 def find_strategy(name: str) -> Strategy:
     """The strategy of a configuration: a shipped one, or ``package.module:Class`` for an own one.
 
@@ -166,6 +179,7 @@ def find_strategy(name: str) -> Strategy:
     """
     if ":" in name:
         return Strategy(name, name)
+    name = current_name(name)
     if name in SHIPPED:
         return SHIPPED[name]
     raise ConfigError(
