@@ -21,8 +21,7 @@ from slicer.errors import ConfigError, HeadTailError
 
 #: What `--demo` means where a flag does not say otherwise; everything else has the defaults of the flags.
 DEMO: dict[str, Any] = {
-    # lazy is left out: one more server to start, and it is there to compare with a published one.
-    "strategy": "unbatched,per_tail,per_tail_shared,per_slice,continuous,naive",
+    "strategy": ",".join(server.DEMO_STRATEGIES),
     # Emulated boards of tens of ms: on two cores a generator that is late by 1 ms is more than 5 % of a native head.
     "fleet": "emulated",
     "device_rate": 4.0,
@@ -173,10 +172,10 @@ def strategies_of(text: str, running: str | None) -> tuple[str, ...]:
     Raises:
         ConfigError: an unknown strategy, or a list that names nothing.
     """
-    known = server.all_strategies()
+    known = server.ALL_STRATEGIES
     if text == "all":
         return known
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    names = tuple(server.current_name(name.strip()) for name in text.split(",") if name.strip())
     for name in names:
         if name not in known and ":" not in name:
             raise ConfigError(f"unknown strategy {name!r}; this build has {', '.join(known)}, or package.module:Class")

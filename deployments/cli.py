@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from deployments.config import STRATEGIES, ModelConfig, ServerConfig, load_config, parse_config
+from deployments.config import ModelConfig, ServerConfig, load_config, parse_config
+from deployments.scheduling.registry import STRATEGIES
 from slicer.common.addresses import application_name
 from slicer.errors import ConfigError, HeadTailError
 

@@ -7,21 +7,26 @@ what `headtail-serve FILE`, `serve run deployments.app:build` and a Serve config
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from deployments.scheduling.registry import SHIPPED, STRATEGIES, current_name
 from slicer.common.addresses import application_url, bearer_token
 from slicer.common.validation import Strict, explain, nearest
 from slicer.common.yaml_files import read_yaml, shown
 from slicer.errors import ConfigError
 
-#: Strategies that this package brings. An own one is written ``package.module:Class``.
-STRATEGIES: tuple[str, ...] = ("unbatched", "per_tail", "per_tail_shared", "per_slice", "continuous", "lazy", "naive")
-
 #: Keys that an exported directory has answered already; beside `shards` they would do nothing.
 _SHARDS_DECIDE = ("model", "kwargs", "checkpoint", "pretrained", "seed", "dtype", "num_slices", "at")
+
+#: Keys of `ServerConfig` that had another name before, and have this one now.
+RENAMED_KEYS = {
+    "naive_batch_wait_timeout_s": "serve_batch_wait_timeout_s",
+    "naive_concurrency": "serve_batch_concurrency",
+}
 
 #: Executors that this package brings.
 EXECUTORS: tuple[str, ...] = ("torch", "emulated")
@@ -67,6 +72,7 @@ class ModelConfig(Strict):
     @field_validator("strategy")
     @classmethod
     def _known_strategy(cls, strategy: str) -> str:
+        strategy = current_name(strategy)
         if strategy not in STRATEGIES and ":" not in strategy:
             raise ValueError(
                 f"unknown strategy {shown(repr(strategy))}{nearest(strategy, STRATEGIES)}; "
@@ -164,7 +170,7 @@ class ServerConfig(Strict):
         max_ongoing_requests: Serve's limit per replica; None derives it from the queue.
         admission_batch: rows that are decoded and handed to the engine at once, at most.
         admission_concurrency: such decodings on threads at a time (images, very large payloads).
-        naive_batch_wait_timeout_s, naive_concurrency: of the ``@serve.batch`` handlers of strategy `naive`.
+        serve_batch_wait_timeout_s, serve_batch_concurrency: of the ``@serve.batch`` handlers of strategy `serve_batch`.
         start_timeout_s: how long a start may take before it is given up with the name of what is missing.
         shard_dir: where replicas keep the shards that devices fetch.
         profile_dir: where a replica writes the cost tables of its models (``MODEL.yaml``): as measured, once it is up,
@@ -188,13 +194,25 @@ class ServerConfig(Strict):
     max_ongoing_requests: int | None = Field(default=None, ge=1)
     admission_batch: int = Field(default=32, ge=1)
     admission_concurrency: int = Field(default=2, ge=1)
-    naive_batch_wait_timeout_s: float = Field(default=0.01, ge=0)
-    naive_concurrency: int = Field(default=1, ge=1)
+    serve_batch_wait_timeout_s: float = Field(default=0.01, ge=0)
+    serve_batch_concurrency: int = Field(default=1, ge=1)
     start_timeout_s: float = Field(default=300.0, gt=0)
     shard_dir: str = "~/.cache/headtail/served"
     profile_dir: str | None = None
     http: HttpConfig = HttpConfig()
     token: str = Field(default_factory=_token_of_environment, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _current_keys(cls, data: Any) -> Any:
+        """Keys that had another name before are taken, with a warning."""
+        for old in [key for key in RENAMED_KEYS if isinstance(data, dict) and key in data]:
+            new = RENAMED_KEYS[old]
+            if new in data:
+                raise ValueError(f"{old} is now {new}, and both are given; leave out {old}")
+            warnings.warn(f"{old} is now {new}; the old name goes with 0.3", FutureWarning, stacklevel=1)
+            data = {new if key == old else key: value for key, value in data.items()}
+        return data
 
     @field_validator("token", mode="before")
     @classmethod
@@ -219,11 +237,11 @@ class ServerConfig(Strict):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"two models are named {doubled[0]!r}; give each a name of its own")
-        naive = [model.name for model in self.models if model.strategy == "naive"]
-        if naive and len(naive) < len(names):
+        alone = [m for m in self.models if m.strategy in SHIPPED and not SHIPPED[m.strategy].in_engine]
+        if alone and any(model.strategy != alone[0].strategy for model in self.models):
             raise ValueError(
-                f"model {naive[0]!r} has strategy naive, which drives the accelerator past the engine; the models "
-                "beside it need an application of their own"
+                f"model {alone[0].name!r} has strategy {alone[0].strategy}, which drives the accelerator past the "
+                "engine; the models beside it need an application of their own"
             )
         least = self.admission_batch * self.admission_concurrency
         if self.max_ongoing_requests is not None and self.max_ongoing_requests < least:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from actors.load.config import LoadConfig
+from deployments.scheduling import registry
 from slicer.common.error_text import first_line
 from slicer.errors import ServerError
 from slicer.protocol.messages import ServedModel
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 STATUS_TIMEOUT_S = 20.0
 
 
-def all_strategies() -> tuple[str, ...]:
-    """The strategies that this build brings."""
-    from deployments.config import STRATEGIES
+#: The strategies that this build brings, and those that the demo compares.
+ALL_STRATEGIES, DEMO_STRATEGIES = registry.STRATEGIES, registry.DEMO
 
-    return STRATEGIES
+#: The name that a strategy has now.
+current_name = registry.current_name
 
 
 def own_config(load: LoadConfig, models: Sequence[str], strategy: str) -> dict[str, Any]:

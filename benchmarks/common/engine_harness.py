@@ -27,7 +27,7 @@ from deployments.engine.pipelined import engine_class
 from deployments.engine.warm_up import warm_up
 from deployments.executors.enqueuing import Enqueuing
 from deployments.executors.torch_executor import Executor, make_executor
-from deployments.scheduling.registry import make_policy, needs_costs
+from deployments.scheduling.registry import find_strategy
 from deployments.scheduling.scheduler import Scheduler
 from deployments.simulation.simulator import Arrival
 from slicer.common.comparison import in_time, queue_grew
@@ -82,12 +82,12 @@ class Harness:
             setup.executor, device=setup.device, threads=setup.threads, options=setup.executor_options
         )
         table = None
-        if needs_costs(setup.strategy):
+        strategy = find_strategy(setup.strategy)
+        if strategy.needs_costs:
             padded = bool(getattr(self.executor, "padded", False))
             table = costs.copy() if costs else CostModel.unknown(sliced.num_slices, setup.max_batch, padded=padded)
             table.overlapped = isinstance(self.executor, Enqueuing)
-        policy = make_policy(
-            setup.strategy,
+        policy = strategy.policy(
             model=MODEL,
             num_slices=sliced.num_slices,
             max_batch=setup.max_batch,

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from deployments.scheduling.registry import RENAMED
 from slicer.errors import ConfigError
 
 
@@ -43,7 +44,7 @@ class Journal:
                 key, value = json.loads(line)
             except ValueError:
                 continue  # the line at which the run was cut off
-            self._known[key] = value
+            self._known[_current(key)] = value
 
     def get(self, *key: object) -> Any:
         """What was measured under this key; None: nothing yet."""
@@ -55,6 +56,12 @@ class Journal:
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([_text(key), value]) + "\n")
+
+
+def _current(key: str) -> str:
+    """A key that begins with a strategy's old name, as it is written now."""
+    head, slash, rest = key.partition("/")
+    return RENAMED.get(head, head) + slash + rest
 
 
 def _text(key: tuple[object, ...]) -> str:

@@ -90,8 +90,8 @@ class Case:
         return Workload(self.entries, math.ceil(counted / (1 - WARM_UP)), seed=seed)
 
     def simulate(self, strategy: str, arrivals: list[Arrival], slo_s: float) -> Run | None:
-        """The simulator on these arrivals; None for naive, whose batches Serve makes."""
-        if strategy == "naive":
+        """The simulator on these arrivals; None for serve_batch, whose batches Serve makes."""
+        if strategy == "serve_batch":
             return None
         setup = Setup(
             self.costs,
@@ -103,8 +103,8 @@ class Case:
         return Simulation(setup).run(arrivals)
 
     def predict(self, strategy: str, seed: int, slo_s: float, requests: int, seconds: float = 0.0) -> float:
-        """Simulated goodput on the arrivals that the seed offers; for naive half of what per_tail_shared has."""
-        asked = "per_tail_shared" if strategy == "naive" else strategy
+        """Simulated goodput on the arrivals that the seed offers; for serve_batch half of what per_tail_shared has."""
+        asked = "per_tail_shared" if strategy == "serve_batch" else strategy
 
         def share(rate_rps: float) -> float:
             arrivals = self.workload(rate_rps, seed, requests, seconds).arrivals(
@@ -114,4 +114,4 @@ class Case:
             return float(run.share_within(slo_s, WARM_UP)) if run else 0.0
 
         found = goodput_rps(share, self.bound_rps)
-        return found / 2 if strategy == "naive" else found
+        return found / 2 if strategy == "serve_batch" else found

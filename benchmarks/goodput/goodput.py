@@ -46,11 +46,12 @@ from benchmarks.common.rate_search import highest_rate  # noqa: E402
 from benchmarks.common.results import put  # noqa: E402
 from benchmarks.goodput.case import Case  # noqa: E402
 from benchmarks.goodput.stack import SHARE, Stack  # noqa: E402
+from deployments.scheduling.registry import current_name  # noqa: E402
 from slicer.errors import HeadTailError  # noqa: E402
 
 CURVE = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
-#: The published grid of naive: (batch_wait_timeout_s, max_concurrent_batches, max_batch_size).
-NAIVE_GRID = ((0.0, 1, 32), (0.002, 1, 32), (0.01, 1, 32), (0.0, 2, 32), (0.01, 2, 32), (0.0, 1, 8), (0.01, 1, 8))
+#: The published grid of serve_batch: (batch_wait_timeout_s, max_concurrent_batches, max_batch_size).
+SERVE_BATCH_GRID = ((0.0, 1, 32), (0.002, 1, 32), (0.01, 1, 32), (0.0, 2, 32), (0.01, 2, 32), (0.0, 1, 8), (0.01, 1, 8))
 
 
 class Share:
@@ -102,15 +103,15 @@ def verdict(point: dict[str, Any]) -> str:
 def best_of_grid(
     name: str, case: Case, slo_s: float, near_rps: float, args: argparse.Namespace
 ) -> tuple[float, tuple[float, int, int], list[dict[str, Any]]]:
-    """Naive's settings, each searched on the first seed with a quarter of the requests; the best one."""
+    """The settings of serve_batch, each searched on the first seed with a quarter of the requests; the best one."""
     grid = []
     fewer = argparse.Namespace(**{**vars(args), "requests": max(args.requests // 4, 100), "points": 6})
-    for candidate in NAIVE_GRID[:2] if args.quick else NAIVE_GRID:
-        rps = args.journal.get("naive", slo_s, *candidate)
+    for candidate in SERVE_BATCH_GRID[:2] if args.quick else SERVE_BATCH_GRID:
+        rps = args.journal.get("serve_batch", slo_s, *candidate)
         if rps is None:
-            with Stack(f"{name}-grid", case, "naive", slo_s, candidate) as stack:
+            with Stack(f"{name}-grid", case, "serve_batch", slo_s, candidate) as stack:
                 rps = search(stack, args.seeds[0], near_rps, fewer)[0]
-            args.journal.put(rps, "naive", slo_s, *candidate)
+            args.journal.put(rps, "serve_batch", slo_s, *candidate)
         grid.append((rps, candidate))
     rps, setting = max(grid)
     tried = [{"batch_wait_s": c[0], "concurrency": c[1], "max_batch": c[2], "rps": round(r, 2)} for r, c in grid]
@@ -121,8 +122,8 @@ def measure(stack: Stack, slo_x: float, near: list[float], args: argparse.Namesp
     """All seeds of one strategy at one SLO, and half of the bound.
 
     Args:
-        near: the simulator's prediction for each seed (naive: the grid's best): where the search of the first begins;
-            those after it begin at what the earlier ones reached of theirs.
+        near: the simulator's prediction for each seed (serve_batch: the grid's best): where the search of the first
+            begins; those after it begin at what the earlier ones reached of theirs.
     """
     case, strategy, found = stack.case, stack.strategy, list[float]()
     points: list[dict[str, Any]] = []
@@ -146,7 +147,7 @@ def measure(stack: Stack, slo_x: float, near: list[float], args: argparse.Namesp
                 args.journal.put(point, strategy, "half", seed)
             half.append(point)
         say(f"{strategy} seed {seed}: half of the bound: {half[-1]['slo_clock_ms']}")
-    predicted = None if strategy == "naive" else near
+    predicted = None if strategy == "serve_batch" else near
     means = [point["slo_clock_ms"].get("mean") for point in half]
     return {
         "strategy": strategy,
@@ -177,7 +178,7 @@ def measure_all(case: Case, order: list[tuple[str, float]], args: argparse.Names
             name, slo_s = f"goodput-{number}", slo_x * case.whole_s
             near = [case.predict(strategy, seed, slo_s, args.requests, args.seconds) for seed in args.seeds]
             setting, grid = None, {}
-            if strategy == "naive":
+            if strategy == "serve_batch":
                 best_rps, setting, tried = best_of_grid(name, case, slo_s, near[0], args)
                 near, grid = [best_rps] * len(args.seeds), {"grid": tried}
             stack = Stack(name, case, strategy, slo_s, setting)
@@ -239,7 +240,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--profile", default="launch-bound", help="a shipped profile's name or a file")
-    p.add_argument("--strategies", default="unbatched,naive,per_tail,per_tail_shared,per_slice,lazy,continuous")
+    p.add_argument("--strategies", default="unbatched,serve_batch,per_tail,per_tail_shared,per_slice,lazy,continuous")
     p.add_argument("--slo-x", default="2,4", help="times the unbatched whole model; several: commas")
     p.add_argument("--curve", action="store_true", help=f"goodput at {', '.join(map(str, CURVE))} x, and a plot")
     p.add_argument("--seconds", type=float, default=5.0, help="least length of a point")
@@ -354,7 +355,7 @@ def main(argv: list[str] | None = None) -> int:
             args.way,
         )
         args.journal = Journal(args.journal, asked_of(args))
-        order = [(strategy, x) for strategy in args.strategies.split(",") for x in slo_xs]
+        order = [(current_name(strategy), x) for strategy in args.strategies.split(",") for x in slo_xs]
         random.Random(0).shuffle(order)
         with server.ray_session("local"):
             try:

@@ -108,15 +108,15 @@ class Stack:
 
     Args:
         name: of the application; nobody else's.
-        naive: (batch_wait_timeout_s, max_concurrent_batches, max_batch_size) of strategy naive.
+        serve_batch: (batch_wait_timeout_s, max_concurrent_batches, max_batch_size) of strategy serve_batch.
     """
 
     def __init__(
-        self, name: str, case: Case, strategy: str, slo_s: float, naive: tuple[float, int, int] | None
+        self, name: str, case: Case, strategy: str, slo_s: float, serve_batch: tuple[float, int, int] | None
     ) -> None:
         self.name, self.case, self.strategy, self.slo_s = name, case, strategy, slo_s
         self._record = Path(tempfile.mkdtemp(prefix="headtail-goodput-")) / "record"
-        wait_s, concurrency, batch = naive or (0.01, 1, case.max_batch)
+        wait_s, concurrency, batch = serve_batch or (0.01, 1, case.max_batch)
         self._config = {
             "models": [
                 {
@@ -140,8 +140,8 @@ class Stack:
                 "burn_launch_ms": case.burn_launch_ms,
             },
             "http": {"enabled": "auto" if case.way == "auto" else False},
-            "naive_batch_wait_timeout_s": wait_s,
-            "naive_concurrency": concurrency,
+            "serve_batch_wait_timeout_s": wait_s,
+            "serve_batch_concurrency": concurrency,
         }
         self.emulated: tuple[str, ...] = ()
 

@@ -6,8 +6,9 @@
 
 How much does inference time fall against unbatched serving, from which load on by the paper's 67 %, at which
 utilisation, and at what memory? The server's engine without Ray, in a fresh process per model and strategy; random
-weights. Open loop (Poisson) at shares of unbatched's measured capacity, and closed loop without think time. `naive`
-needs Serve and is in goodput.py. A table for people and a figure per question; one JSON document is the last line.
+weights. Open loop (Poisson) at shares of unbatched's measured capacity, and closed loop without think time.
+`serve_batch` needs Serve and is in goodput.py. A table for people and a figure per question; one JSON document is the
+last line.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 from deployments.config import ModelConfig, ServerConfig
 from deployments.costs.profile_files import load_profile_of
 from deployments.replica.hosted_model import spec_of
-from deployments.scheduling.registry import make_policy
+from deployments.scheduling.registry import find_strategy
 from slicer import shards
 from slicer.common.plugins import load_object
 from slicer.errors import ConfigError, HeadTailError, ModelError
@@ -42,11 +42,11 @@ def _check_model(model: ModelConfig) -> None:
     if wrong:
         raise ConfigError(f"entry {wrong[0]} is out of range; {num_slices} slices have entries 0 to {num_slices - 1}")
     costs = None if model.profile is None else load_profile_of(model.name, num_slices, model.profile)
-    if model.strategy == "naive":
-        return
     try:
-        make_policy(
-            model.strategy,
+        strategy = find_strategy(model.strategy)
+        if not strategy.in_engine:
+            return
+        strategy.policy(
             model=model.name,
             num_slices=num_slices,
             max_batch=model.max_batch,

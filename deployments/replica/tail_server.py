@@ -37,8 +37,8 @@ from deployments.replica.idempotency import Answered
 from deployments.replica.identity import http_notes, http_url, node_id, replica_name
 from deployments.replica.load_report import LoadReport
 from deployments.replica.metrics import Nvml, Telemetry
-from deployments.replica.naive import Naive
-from deployments.scheduling.registry import make_policy, needs_costs
+from deployments.replica.serve_batch import ServeBatch
+from deployments.scheduling.registry import find_strategy
 from deployments.scheduling.scheduler import Scheduler
 from slicer.common.thread_timing import hand_over_soon
 from slicer.common.top_k import top_k
@@ -79,7 +79,7 @@ class TailServer:
         self._nvml = Nvml()
         self._telemetry = Telemetry()
         self._watch: asyncio.Task[None] | None = None
-        self._naive: Naive | None = None
+        self._naive: ServeBatch | None = None
         self._executor = make_executor(
             self._config.executor,
             device=self._device,
@@ -87,12 +87,12 @@ class TailServer:
             options=self._executor_options(),
         )
         self._emulated: tuple[str, ...] = (self._executor.emulated,) if self._executor.emulated else ()
-        if self._config.models[0].strategy == "naive":
-            self._naive = Naive(
+        if self._config.models[0].strategy == "serve_batch":
+            self._naive = ServeBatch(
                 list(self._models.values()),
                 executor=self._executor,
-                batch_wait_timeout_s=self._config.naive_batch_wait_timeout_s,
-                concurrency=self._config.naive_concurrency,
+                batch_wait_timeout_s=self._config.serve_batch_wait_timeout_s,
+                concurrency=self._config.serve_batch_concurrency,
             )
         else:
             self._start_engine()
@@ -119,11 +119,11 @@ class TailServer:
         policies = {}
         costs: dict[str, CostModel] = {}
         for model in self._models.values():
-            if needs_costs(model.config.strategy):
+            strategy = find_strategy(model.config.strategy)
+            if strategy.needs_costs:
                 costs[model.name] = self._table_of(model)
                 costs[model.name].overlapped = isinstance(self._executor, Enqueuing)
-            policy = make_policy(
-                model.config.strategy,
+            policy = strategy.policy(
                 model=model.name,
                 num_slices=model.num_slices,
                 max_batch=model.config.max_batch,

@@ -1,143 +1,190 @@
-"""The strategies: small policies of one scheduler, and how one is made by its name.
+"""The strategies by name: what each is, when to use it, and how its policy is made.
 
-They differ in two things only: which rows form a step, and which weights are resident. None of them waits for a fuller
-batch: a batch is whatever waits, up to the limit, at the moment when the accelerator is free (late binding).
-
-Source of per_tail and per_slice: Mubark & Uddin, "Batching Model Slices for Resource-Efficient Execution of Transformer
-Models in Edge AI", IEEE MDM 2025 ("batch per model" and "batch per slice").
+This is the one list of them. The configuration, the command lines, the demo and the README's table follow it, so a new
+strategy is one file with its class and one entry of `SHIPPED`. Neither torch nor Ray is imported.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 from deployments.costs.cost_model import CostModel
-from deployments.scheduling.continuous import Continuous
-from deployments.scheduling.lazy import Lazy
-from deployments.scheduling.queue_policy import QueuePolicy, by_age
-from deployments.scheduling.scheduler import SHARED, Policy, Resident, Step
+from deployments.scheduling.scheduler import Policy
+from slicer.common.lazy import lazy
 from slicer.common.plugins import load_object
 from slicer.errors import ConfigError
 
-__all__ = [
-    "ORDERS",
-    "POLICIES",
-    "PerSlice",
-    "PerTail",
-    "PerTailShared",
-    "QueuePolicy",
-    "Unbatched",
-    "by_age",
-    "make_policy",
-    "needs_costs",
-]
 
+@dataclass(frozen=True)
+class Strategy:
+    """A way to batch rows. Any thread may use it.
 
-@dataclass
-class Unbatched(QueuePolicy):
-    """One row at a time, its whole tail, oldest first. One copy of the weights."""
-
-    def next(self, now_s: float) -> Step | None:
-        """The oldest row."""
-        entry = self.oldest_queue()
-        if entry is None:
-            return None
-        return Step(self.model, SHARED, entry, self.num_slices, self.take(entry, limit=1))
-
-
-@dataclass
-class PerTail(QueuePolicy):
-    """The paper's first: one queue and one tail with weights of its own per entry; the oldest row's queue goes."""
-
-    def residents(self, entries: Sequence[int]) -> Mapping[str, Resident]:
-        """One tail per entry, each a copy of its own."""
-        return {self.weights_of(entry): Resident(entry, self.num_slices, own_copy=True) for entry in entries}
-
-    def weights_of(self, entry: int) -> str:
-        """Name of the weights that run the tail of an entry."""
-        return f"tail{entry}"
-
-    def next(self, now_s: float) -> Step | None:
-        """The whole tail for the queue that holds the oldest row."""
-        entry = self.oldest_queue()
-        if entry is None:
-            return None
-        return Step(self.model, self.weights_of(entry), entry, self.num_slices, self.take(entry))
-
-
-@dataclass
-class PerTailShared(PerTail):
-    """`PerTail` with one copy of the weights, as the authors' prototype shares modules between its tails."""
-
-    def residents(self, entries: Sequence[int]) -> Mapping[str, Resident]:
-        """One copy of the weights, from the first entry to the end."""
-        return QueuePolicy.residents(self, entries)
-
-    def weights_of(self, entry: int) -> str:
-        """The shared weights, whatever the entry."""
-        return SHARED
-
-
-@dataclass
-class PerSlice(QueuePolicy):
-    """The paper's second: one queue per slice; after slice i a row joins queue i+1, in order of arrival.
-
-    Args:
-        order: which queue goes: ``oldest`` (holds the oldest row; the only stable one under load), ``deepest`` (nearest
-            to the end), ``shallowest``, ``fullest`` (of equal ones the deepest).
-
-    Raises:
-        ConfigError: the order is unknown.
+    Attributes:
+        name: what a configuration calls it; of an own one its path.
+        path: ``package.module:Class``, imported at its first use.
+        summary: what it does, in one line.
+        when: where it is the right one.
+        in_engine: whether its class is a `Policy`, which the engine asks for steps. False: it is a
+            `deployments.replica.backend.Backend`, which drives the accelerator by itself.
+        in_demo: whether `headtail-load --demo` compares it.
     """
 
-    order: str = "oldest"
+    name: str
+    path: str
+    summary: str = ""
+    when: str = ""
+    in_engine: bool = True
+    in_demo: bool = True
 
-    def __post_init__(self) -> None:
-        QueuePolicy.__post_init__(self)
-        if self.order not in ORDERS:
-            raise ConfigError(f"order {self.order!r} of {self.model}: per_slice knows {', '.join(ORDERS)}")
+    @cached_property
+    def made_by(self) -> Callable[..., Any]:
+        """Its class. Raises ConfigError: an own one cannot be imported."""
+        return cast(Callable[..., Any], load_object(self.path, "strategy"))
 
-    def next(self, now_s: float) -> Step | None:
-        """One slice for the queue that the order says."""
-        boundary = ORDERS[self.order](self)
-        if boundary is None:
-            return None
-        return Step(self.model, SHARED, boundary, boundary + 1, self.take(boundary))
+    @cached_property
+    def _signature(self) -> inspect.Signature:
+        return inspect.signature(self.made_by)
 
-    def deepest_queue(self) -> int | None:
-        """The filled queue nearest to the end."""
-        return max((name for name, queue in self.queues.items() if queue), default=None)
+    @property
+    def needs_costs(self) -> bool:
+        """Whether it decides by what steps cost, so that they should be measured before it serves.
 
-    def shallowest_queue(self) -> int | None:
-        """The filled queue nearest to the input."""
-        return min((name for name, queue in self.queues.items() if queue), default=None)
+        Raises:
+            ConfigError: an own one cannot be imported.
+        """
+        return self.in_engine and "costs" in self._signature.parameters
 
-    def fullest_queue(self) -> int | None:
-        """The queue with the most rows, of equal ones the deepest."""
-        filled = [name for name, queue in self.queues.items() if queue]
-        return max(filled, key=lambda name: (len(self.queues[name]), name), default=None)
+    def policy(
+        self,
+        *,
+        model: str,
+        num_slices: int,
+        max_batch: int = 32,
+        max_wait_s: float = 1.0,
+        options: Mapping[str, Any] | None = None,
+        costs: CostModel | None = None,
+    ) -> Policy:
+        """The policy of one model; see `make_policy` for arguments and errors."""
+        if not self.in_engine:
+            raise ConfigError(f"strategy {self.name!r}: known are {', '.join(POLICIES)}; this one runs without them")
+        arguments: dict[str, Any] = {
+            "model": model,
+            "num_slices": num_slices,
+            "max_batch": max_batch,
+            "max_wait_s": max_wait_s,
+        }
+        if costs is not None and self.needs_costs:
+            arguments["costs"] = costs
+        own = dict(options or {})
+        try:
+            self._signature.bind(**arguments, **own)
+        except TypeError as error:
+            raise ConfigError(f"strategy {self.name!r} with options {own}: {error}") from None
+        return cast(Policy, self.made_by(**arguments, **own))
 
 
-#: Which queue goes next, by the name of `PerSlice.order`.
-ORDERS: Mapping[str, Callable[[PerSlice], int | None]] = {
-    "oldest": PerSlice.oldest_queue,
-    "deepest": PerSlice.deepest_queue,
-    "shallowest": PerSlice.shallowest_queue,
-    "fullest": PerSlice.fullest_queue,
+#: The strategies that this package brings, by name, in the order in which they are shown.
+SHIPPED: Mapping[str, Strategy] = {
+    strategy.name: strategy
+    for strategy in (
+        Strategy(
+            "unbatched",
+            "deployments.scheduling.simple:Unbatched",
+            summary="every request alone, oldest first",
+            when="the yardstick; a CPU, where batching gains little",
+        ),
+        Strategy(
+            "per_tail",
+            "deployments.scheduling.simple:PerTail",
+            summary="a queue and a tail with weights of its own per entry, as the paper says",
+            when="few entries, memory to spare",
+        ),
+        Strategy(
+            "per_tail_shared",
+            "deployments.scheduling.simple:PerTailShared",
+            summary="the same, one copy of the weights",
+            when="the default; few entries",
+        ),
+        Strategy(
+            "per_slice",
+            "deployments.scheduling.simple:PerSlice",
+            summary="one queue per slice; rows are regrouped after each slice",
+            when="many entries with thin traffic each",
+        ),
+        Strategy(
+            "continuous",
+            "deployments.scheduling.continuous:Continuous",
+            summary="rows merge at every boundary where the measured cost table says that it pays; "
+            "earliest deadline first",
+            when="many entries, unsteady load",
+        ),
+        Strategy(
+            "lazy",
+            "deployments.scheduling.lazy:Lazy",
+            summary="LazyBatching (HPCA 2021): newcomers run first, catch up and merge, while everybody's slack allows",
+            when="to compare with a published one",
+            in_demo=False,  # one more server to start
+        ),
+        Strategy(
+            "serve_batch",
+            "deployments.replica.serve_batch:ServeBatch",
+            summary="`@serve.batch` directly around each tail",
+            when="only to compare: what one would write first",
+            in_engine=False,
+        ),
+    )
 }
 
-#: The strategies that run in the engine, by the name that the configuration uses.
-POLICIES: Mapping[str, Callable[..., Policy]] = {
-    "unbatched": Unbatched,
-    "per_tail": PerTail,
-    "per_tail_shared": PerTailShared,
-    "per_slice": PerSlice,
-    "continuous": Continuous,
-    "lazy": Lazy,
-}
+#: Names that strategies had before, and have now.
+RENAMED: Mapping[str, str] = {"naive": "serve_batch"}
+
+#: Names of the shipped strategies; of those that run in the engine; of those that the demo compares.
+STRATEGIES = tuple(SHIPPED)
+POLICIES = tuple(name for name, strategy in SHIPPED.items() if strategy.in_engine)
+DEMO = tuple(name for name, strategy in SHIPPED.items() if strategy.in_demo)
+
+# What `deployments.policies`, as this module was called, had beside.
+__getattr__ = lazy(
+    __name__,
+    {
+        **dict.fromkeys(
+            ("ORDERS", "PerSlice", "PerTail", "PerTailShared", "Unbatched"), "deployments.scheduling.simple"
+        ),
+        **dict.fromkeys(("QueuePolicy", "by_age"), "deployments.scheduling.queue_policy"),
+    },
+)
+
+
+def current_name(name: str) -> str:
+    """The name that a strategy has now; one that it had before is good for a while, and warns once in a process."""
+    new = RENAMED.get(name)
+    if new is None:
+        return name
+    warnings.warn(f"strategy {name} is now {new}; the old name goes with 0.3", FutureWarning, stacklevel=1)
+    return new
+
+
+def find_strategy(name: str) -> Strategy:
+    """The strategy of a configuration: a shipped one, or ``package.module:Class`` for an own one.
+
+    Keep what it gives for one model: it imports its class and reads its arguments once.
+
+    Raises:
+        ConfigError: no shipped one has this name.
+    """
+    if ":" in name:
+        return Strategy(name, name)
+    name = current_name(name)
+    if name in SHIPPED:
+        return SHIPPED[name]
+    raise ConfigError(
+        f"strategy {name!r}: known are {', '.join(STRATEGIES)}; an own one is written package.module:Class"
+    )
 
 
 def make_policy(
@@ -153,7 +200,7 @@ def make_policy(
     """The policy of one model.
 
     Args:
-        strategy: a key of `POLICIES`, or ``package.module:Class`` for an own one, which is called with the same
+        strategy: one of `POLICIES`, or ``package.module:Class`` for an own one, which is called with the same
             arguments: model, num_slices, max_batch, max_wait_s and the options.
         options: further arguments of this strategy, such as per_slice's ``order``.
         costs: what the model's steps cost, for a strategy that has an argument of this name (continuous, lazy); its
@@ -162,36 +209,11 @@ def make_policy(
     Raises:
         ConfigError: the strategy or an option is unknown, or a value is out of range.
     """
-    policy_class = _class_of(strategy)
-    arguments: dict[str, Any] = {
-        "model": model,
-        "num_slices": num_slices,
-        "max_batch": max_batch,
-        "max_wait_s": max_wait_s,
-    }
-    if costs is not None and needs_costs(strategy):
-        arguments["costs"] = costs
-    try:
-        inspect.signature(policy_class).bind(**arguments, **dict(options or {}))
-    except TypeError as error:
-        raise ConfigError(f"strategy {strategy!r} with options {dict(options or {})}: {error}") from None
-    return cast(Policy, policy_class(**arguments, **dict(options or {})))
-
-
-def needs_costs(strategy: str) -> bool:
-    """Whether a strategy decides by what steps cost, so that they should be measured before it serves.
-
-    Raises:
-        ConfigError: the strategy is unknown.
-    """
-    return "costs" in inspect.signature(_class_of(strategy)).parameters
-
-
-def _class_of(strategy: str) -> Callable[..., Any]:
-    if ":" in strategy:
-        return cast(Callable[..., Any], load_object(strategy, "strategy"))
-    if strategy in POLICIES:
-        return POLICIES[strategy]
-    raise ConfigError(
-        f"strategy {strategy!r}: known are {', '.join(POLICIES)}; an own one is written package.module:Class"
+    return find_strategy(strategy).policy(
+        model=model,
+        num_slices=num_slices,
+        max_batch=max_batch,
+        max_wait_s=max_wait_s,
+        options=options,
+        costs=costs,
     )

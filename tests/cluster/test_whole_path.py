@@ -15,7 +15,7 @@ from actors.fleet.fleet import Fleet, parse_fleet
 from actors.records.record import Record
 from actors.records.request_plan import Arrival, Plan
 from deployments import app
-from deployments.config import STRATEGIES
+from deployments.scheduling.registry import STRATEGIES
 from slicer.models import zoo
 from slicer.models.images import LabelledImages, Preprocess, write_digits
 

@@ -19,7 +19,7 @@ from actors.load import job as load
 from actors.load import schedule
 from actors.load.config import LoadConfig
 from actors.report.statistics import Run
-from deployments.config import STRATEGIES
+from deployments.scheduling.registry import STRATEGIES
 from slicer.errors import ConfigError, ServerError
 from tests.unit.actors.report.test_result import SCHEMA, record, result, two_strategies
 
@@ -38,6 +38,11 @@ def test_the_demo_compares_all_strategies_but_the_published_baseline_on_eight_de
     assert sum(group.count for group in fleet.groups) == 8
     assert sorted({group.cut for group in fleet.groups}) == [0, 1, 2, 3, 4]
     assert fleet.model == "digits_vit"
+
+
+def test_a_strategys_old_name_is_taken_with_a_warning() -> None:
+    with pytest.warns(FutureWarning, match="strategy naive is now serve_batch"):
+        assert config(*OPEN, "--strategy", "naive,per_slice").strategies == ("serve_batch", "per_slice")
 
 
 def test_flags_win_over_the_demo() -> None:
@@ -88,8 +93,11 @@ BAD = [
     (("--rate", "5", "--duration", "inf"), ("--duration inf", "positive")),
     (("--rate", "5", "--duration", "2", "--strategy", "fastest"), ("'fastest'", "per_slice")),
     (("--rate", "5", "--duration", "2", "--strategy", ","), ("','", "per_slice")),
-    (("--rate", "5", "--duration", "2", "--strategy", "naive,naive"), ("'naive'", "once")),
-    (("--rate", "5", "--duration", "2", "--server", "x", "--strategy", "naive,per_slice"), ("x", "naive, per_slice")),
+    (("--rate", "5", "--duration", "2", "--strategy", "serve_batch,serve_batch"), ("'serve_batch'", "once")),
+    (
+        ("--rate", "5", "--duration", "2", "--server", "x", "--strategy", "serve_batch,per_slice"),
+        ("x", "serve_batch, per_slice"),
+    ),
     (("--rate", "5", "--duration", "2", "--arrivals", "bursty"), ("'bursty'", "periodic")),
     (("--rate", "5", "--duration", "2", "--arrivals", "trace:/absent"), ("/absent", "text file")),
     (("--concurrency", "2", "--duration", "2", "--arrivals", "periodic"), ("periodic", "closed loop")),
@@ -119,7 +127,7 @@ SAMPLES: dict[str, tuple[str, ...]] = {
     "address": ("10.0.0.1:6379",),
     "fleet": ("emulated",),
     "model": ("digits_swin",),
-    "strategy": ("naive",),
+    "strategy": ("serve_batch",),
     "rate": ("7",),
     "device_rate": ("7",),
     "arrivals": ("periodic",),
@@ -272,7 +280,7 @@ def test_the_order_of_strategies_is_random_over_seeds_but_the_same_every_time() 
 
 # ---- a server that runs already: looked at, never changed ----
 
-RUNNING = {"headtail": "0.1.0", "models": {"m": {"strategy": "per_slice"}, "other": {"strategy": "naive"}}}
+RUNNING = {"headtail": "0.1.0", "models": {"m": {"strategy": "per_slice"}, "other": {"strategy": "serve_batch"}}}
 
 
 @pytest.fixture
@@ -306,10 +314,10 @@ def test_own_servers_get_the_flags_and_shares_of_a_machine_when_all_are_resident
     one = server.own_config(config(*OPEN, "--slices", "3", "--accelerator", "cpu"), ["m"], "per_slice")
     assert one["models"] == [{"name": "m", "num_slices": 3, "strategy": "per_slice", "max_batch": 32}]
     assert one["accelerator"] == "cpu" and "cpus" not in one
-    all_ = server.own_config(config("--demo"), ["digits_vit"], "naive")
+    all_ = server.own_config(config("--demo"), ["digits_vit"], "serve_batch")
     assert 5 * all_["cpus"] <= 1 and 5 * all_["gpus"] <= 1
     with pytest.raises(ConfigError, match="two models"):
-        server.own_config(config(*OPEN), ["a", "a"], "naive")
+        server.own_config(config(*OPEN), ["a", "a"], "serve_batch")
 
 
 def test_usage_is_the_difference_of_two_reports_on_the_servers_clock() -> None:

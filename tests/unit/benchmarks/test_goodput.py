@@ -101,9 +101,9 @@ def test_continuous_is_compared_seed_by_seed_beside_the_simulated_gain() -> None
     rows = [
         row("per_tail", [20.0, 40.0], [20.0, 40.0], 28.0),
         row("continuous", [60.0, 100.0], [80.0, 160.0], 21.0),
-        row("naive", [10.0, 0.0], None, 40.0),
+        row("serve_batch", [10.0, 0.0], None, 40.0),
     ]
-    (over_per_tail,) = goodput.comparisons(rows)  # naive held nothing at one seed: no ratio
+    (over_per_tail,) = goodput.comparisons(rows)  # serve_batch held nothing at one seed: no ratio
     assert over_per_tail["continuous_over"] == "per_tail"
     assert over_per_tail["ratio"] == pytest.approx(2.75, rel=0.02), "the mean of 3.0 and 2.5"
     assert over_per_tail["simulated_ratio"] == pytest.approx(4.0)

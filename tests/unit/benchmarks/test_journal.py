@@ -38,3 +38,10 @@ def test_without_a_file_nothing_outlives_the_run() -> None:
     journal = Journal(None, {})
     journal.put(1, "a")
     assert journal.get("a") == 1
+
+
+def test_what_was_measured_under_a_strategys_old_name_is_found_under_its_new_one(tmp_path: Path) -> None:
+    file = tmp_path / "journal"
+    file.write_text('{"asked": 1}\n["naive/2.0/0", 5.0]\n["per_tail/2.0/0", 6.0]\n')
+    journal = Journal(file, {"asked": 1})
+    assert (journal.get("serve_batch", 2.0, 0), journal.get("per_tail", 2.0, 0)) == (5.0, 6.0)

@@ -86,7 +86,7 @@ def test_a_fleet_of_accelerators_serves_more(simulate: ModuleType, capsys: pytes
         (("--boundaries", "5"), "does not divide the profile's 12 slices"),
         (("--entries", "0,1"), "with 4 boundaries they are multiples of 3"),
         (("--profile", "no-such"), "shipped are cpu-like, edge-gpu, "),
-        (("--strategies", "naive"), "'naive': known are unbatched"),
+        (("--strategies", "serve_batch"), "'serve_batch': known are unbatched"),
     ],
 )
 def test_wrong_input_is_refused_with_the_reason(

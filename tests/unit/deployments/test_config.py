@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ def test_the_default_configuration_serves_the_shipped_model() -> None:
         ({"models": [{"name": "a", "strategy": "fastest"}]}, "unknown strategy 'fastest'; this build has unbatched"),
         ({"models": []}, "models is empty"),
         ({"models": [{"name": "a"}, {"name": "a"}]}, "two models are named 'a'"),
-        ({"models": [{"name": "a", "strategy": "naive"}, {"name": "b"}]}, "need an application of their own"),
+        ({"models": [{"name": "a", "strategy": "serve_batch"}, {"name": "b"}]}, "need an application of their own"),
         ({"models": [{"name": "a", "max_batch": 0}]}, "greater than or equal to 1 (got 0)"),
         ({"models": [{"name": "a", "shards": "x", "checkpoint": "y"}]}, "already holds weights and cuts"),
         ({"models": [{"name": "a", "pretrained": True, "checkpoint": "y"}]}, "both name weights; give one"),
@@ -43,6 +45,32 @@ def test_a_wrong_key_or_a_contradiction_is_an_error_that_names_it(data: Any, say
     with pytest.raises(ConfigError) as caught:
         parse_config(data)
     assert says in str(caught.value)
+
+
+def test_old_names_are_taken_from_a_file_and_a_flag_with_a_warning_that_says_the_new_ones(tmp_path: Path) -> None:
+    file = tmp_path / "server.yaml"
+    file.write_text("models: [{name: a, strategy: naive}]\nnaive_concurrency: 2\nnaive_batch_wait_timeout_s: 0.5\n")
+    with pytest.warns(FutureWarning) as warned:
+        config = load_config(file)
+    assert config.models[0].strategy == "serve_batch"
+    assert (config.serve_batch_concurrency, config.serve_batch_wait_timeout_s) == (2, 0.5)
+    assert [str(one.message).partition(";")[0] for one in warned] == [
+        "naive_batch_wait_timeout_s is now serve_batch_wait_timeout_s",
+        "naive_concurrency is now serve_batch_concurrency",
+        "strategy naive is now serve_batch",
+    ]
+    with pytest.warns(FutureWarning, match="strategy naive is now serve_batch"):
+        assert config_of(parser().parse_args(["--strategy", "naive"])).models[0].strategy == "serve_batch"
+    with pytest.raises(ConfigError, match="naive_concurrency is now serve_batch_concurrency, and both are given"):
+        parse_config({"naive_concurrency": 2, "serve_batch_concurrency": 2})
+
+
+def test_an_old_name_warns_once_in_a_process() -> None:
+    code = "from deployments.config import parse_config\n"
+    code += "for _ in range(3): parse_config({'models': [{'name': 'a', 'strategy': 'naive'}], 'naive_concurrency': 1})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr.count("FutureWarning: strategy naive is now serve_batch") == 1
+    assert done.stderr.count("FutureWarning: naive_concurrency is now serve_batch_concurrency") == 1
 
 
 def test_an_own_strategy_is_accepted_by_its_path() -> None:
@@ -89,7 +117,7 @@ SAMPLES: dict[str, list[str]] = {
     "slices": ["--slices", "3"],
     "shards": ["--shards", "folder"],
     "checkpoint": ["--checkpoint", "w.pth"],
-    "strategy": ["--strategy", "naive"],
+    "strategy": ["--strategy", "serve_batch"],
     "max_batch": ["--max-batch", "3"],
     "accelerator": ["--accelerator", "cuda"],
     "replicas": ["--replicas", "4"],
@@ -142,7 +170,11 @@ def test_flags_win_over_the_file_and_leave_the_rest_of_it(tmp_path: Path) -> Non
     ("text", "flags", "says"),
     [
         (FILE, ["--model", "digits_vit"], "--model digits_vit: .* names its models \\(cam\\); leave out one"),
-        (TWO, ["--strategy", "naive", "--max-batch", "3"], "--max-batch, --strategy|--strategy, --max-batch: .* has 2"),
+        (
+            TWO,
+            ["--strategy", "serve_batch", "--max-batch", "3"],
+            "--max-batch, --strategy|--strategy, --max-batch: .* has 2",
+        ),
         (SHARDS, ["--slices", "4"], "already holds weights and cuts; leave out num_slices"),
         (SHARDS, ["--checkpoint", "w.pth"], "leave out checkpoint"),
         (

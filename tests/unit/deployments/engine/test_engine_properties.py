@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from deployments.engine.engine import Engine, Outcome
 from deployments.engine.pipelined import PipelinedEngine
 from deployments.executors.torch_executor import OutOfMemory
-from deployments.scheduling.registry import ORDERS, POLICIES, make_policy
+from deployments.scheduling.registry import POLICIES, make_policy
 from deployments.scheduling.scheduler import Row, Scheduler, Step
+from deployments.scheduling.simple import ORDERS
 from deployments.testing.fakes import FakeClock, FakeExecutor, FakePipeline, answer_of, rows_at
 
 NUM_SLICES = {"a": 4, "b": 3}

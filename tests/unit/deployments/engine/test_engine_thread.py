@@ -10,8 +10,9 @@ import pytest
 
 from deployments.engine.engine import Engine, Outcome
 from deployments.executors.torch_executor import AcceleratorLost
-from deployments.scheduling.registry import PerTail, make_policy
+from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Scheduler, Step
+from deployments.scheduling.simple import PerTail
 from deployments.testing.fakes import FakeExecutor, answer_of, rows_at
 
 TIMEOUT_S = 60.0  # of waits that end at once unless the engine hangs

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from deployments.config import STRATEGIES
 from deployments.costs.profile_files import load_profile
 from deployments.executors.torch_executor import TorchExecutor
 from deployments.replica.tail_server import TailServer
+from deployments.scheduling.registry import STRATEGIES
 from slicer.codecs import activations as codec
 from slicer.codecs.images import encode_image
 from slicer.errors import ConfigError
@@ -121,7 +121,7 @@ def test_a_bad_request_answers_for_itself_and_its_neighbours_are_served(sliced: 
     np.testing.assert_allclose(logits_of(first), logits_of(second), atol=1e-4)
 
 
-@pytest.mark.parametrize("strategy", ["continuous", "naive"])
+@pytest.mark.parametrize("strategy", ["continuous", "serve_batch"])
 def test_a_parcel_is_answered_request_by_request_in_order_and_admitted_in_one_call(
     strategy: str, sliced: SlicedModel, shard_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +257,7 @@ def test_only_per_tail_holds_weights_of_its_own_per_entry(shard_dir: Path) -> No
         server = server_of(shard_dir, strategy=strategy)
         weights[strategy] = run(server.status, server)["memory"]["weights"]
     one = weights["per_slice"]
-    assert weights["unbatched"] == weights["per_tail_shared"] == weights["naive"] == one
+    assert weights["unbatched"] == weights["per_tail_shared"] == weights["serve_batch"] == one
     # Four slices, entries 0..3: tails of 4, 3, 2 and 1 slices are about 2.5 models.
     assert 2.0 * one < weights["per_tail"] < 3.0 * one
 

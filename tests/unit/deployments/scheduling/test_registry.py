@@ -5,11 +5,19 @@ Rows are written as (entry, arrival_s) and get their keys in the order of submis
 
 from __future__ import annotations
 
+import inspect
+import subprocess
+import sys
+
 import pytest
 
-from deployments.scheduling.registry import ORDERS, POLICIES, PerSlice, QueuePolicy, make_policy
+from deployments.scheduling import registry, simple
+from deployments.scheduling.queue_policy import QueuePolicy
+from deployments.scheduling.registry import POLICIES, SHIPPED, Strategy, find_strategy, make_policy
 from deployments.scheduling.scheduler import Resident, Row, Scheduler
+from deployments.scheduling.simple import ORDERS, PerSlice
 from slicer.errors import ConfigError
+from tests.paths import ROOT
 
 
 def policy_of(strategy: str, max_batch: int = 3, **options: object) -> Scheduler:
@@ -207,3 +215,37 @@ class Own(PerSlice):
 def test_every_order_is_named_in_the_documentation_of_per_slice() -> None:
     for order in ORDERS:
         assert f"``{order}``" in (PerSlice.__doc__ or "")
+
+
+@pytest.mark.parametrize("strategy", SHIPPED.values(), ids=SHIPPED)
+def test_a_shipped_strategy_is_described_and_its_class_is_where_the_registry_says(strategy: Strategy) -> None:
+    assert strategy.summary and strategy.when
+    assert callable(strategy.made_by)
+    assert strategy.needs_costs == (strategy.name in {"continuous", "lazy"})
+
+
+def test_a_strategy_that_drives_the_accelerator_itself_has_no_policy() -> None:
+    (alone,) = set(SHIPPED) - set(POLICIES)
+    with pytest.raises(ConfigError, match=f"'{alone}': known are unbatched"):
+        make_policy(alone, model="vit", num_slices=4)
+
+
+def test_an_own_strategy_is_imported_and_its_arguments_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+    whole = inspect.signature
+    monkeypatch.setattr(inspect, "signature", lambda made_by: (read.append(made_by), whole(made_by))[1])
+    strategy = find_strategy(f"{__name__}:Own")
+    assert not strategy.needs_costs
+    strategy.policy(model="vit", num_slices=4, options={"spice": 2})
+    assert read == [Own]
+
+
+def test_the_names_of_the_strategies_are_known_without_torch_and_ray() -> None:
+    code = "import sys, deployments.config; print(sorted({'torch', 'ray', 'timm'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["ORDERS", "PerSlice", "PerTail", "PerTailShared", "QueuePolicy", "Unbatched"])
+def test_the_classes_are_still_found_where_they_were(name: str) -> None:
+    assert getattr(registry, name) is getattr(simple, name)

@@ -1,9 +1,9 @@
-"""Strategy `naive`, for comparison: what a user would write with ``@serve.batch`` directly around each tail.
+"""Strategy `serve_batch`, for comparison: what a user would write with ``@serve.batch`` directly around each tail.
 
 One decorated function per model and entry stacks its batch, runs the whole tail in a thread and returns the logits.
 The thread drives the same executor as every other strategy's engine does.
 Batches are closed before the accelerator is free, which is what makes it slow under load (Serve 2.60;
-measure it with `headtail-load --strategy naive`). It has no deadlines, no limit of its own and no isolation
+measure it with `headtail-load --strategy serve_batch`). It has no deadlines, no limit of its own and no isolation
 of a failing row, because the plain pattern has none; requests are checked and decoded as for every other strategy.
 """
 
@@ -29,7 +29,7 @@ from slicer.protocol.messages import Refusal
 Tail = Callable[[Arrival], Awaitable[Result]]
 
 
-class Naive:
+class ServeBatch:
     """The tails of all models, each behind its own ``@serve.batch``. Use it from one event loop only.
 
     Args:
