@@ -223,13 +223,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"headtail-load: {error}", file=sys.stderr)
         return 2
     # Ray and torch are imported only once the input is known to be right.
-    from actors.load.job import Job, measure, say
+    from actors.load.job import Job, run_job, say
     from actors.report.files import reserved
 
     try:
         job = Job(config)
         with reserved(config.out, job.requests, overwrite=config.overwrite, say=say):
-            result = measure(job)
+            result = run_job(job)
     except HeadTailError as error:
         print(f"headtail-load: {error}", file=sys.stderr)
         return 2

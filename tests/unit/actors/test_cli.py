@@ -18,7 +18,7 @@ from actors.load import applications as server
 from actors.load import job as load
 from actors.load import schedule
 from actors.load.config import LoadConfig
-from actors.report.statistics import Run
+from actors.report.statistics import StrategyRun
 from deployments.config import STRATEGIES
 from slicer.errors import ConfigError, ServerError
 from tests.unit.actors.report.test_result import SCHEMA, record, result, two_strategies
@@ -199,7 +199,7 @@ def test_the_last_line_of_stdout_is_the_document(tmp_path: Path, capsys: pytest.
 
 def test_a_strategy_without_any_answer_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     lost = record(0.0, 1.0, outcome="lost", inference_ms=None, message="the server went away")
-    assert cli.finish(result(Run("unbatched", 0, "open", 0.0, 1.0, (lost,))), None) == 2
+    assert cli.finish(result(StrategyRun("unbatched", 0, "open", 0.0, 1.0, (lost,))), None) == 2
     printed = capsys.readouterr()
     assert "no request was answered by unbatched" in printed.err
     assert json.loads(printed.out.splitlines()[-1])["strategies"]["unbatched"]["lost"] == 1
