@@ -17,6 +17,7 @@ from actors.load import applications as server
 from actors.load.config import LoadConfig
 from actors.report import report_tables
 from actors.report.result import Result, document
+from slicer.codecs.activations import CODECS
 from slicer.errors import ConfigError, HeadTailError
 
 #: What `--demo` means where a flag does not say otherwise; everything else has the defaults of the flags.
@@ -85,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--images", metavar="DIR", help="DIR/class/file, or digits (default)")
     what.add_argument("--labels", metavar="CSV", help="rows of file,label instead of class directories")
     what.add_argument("--top-k", type=int, metavar="K", help="classes in an answer (default 5)")
-    what.add_argument("--codec", help="fp32 or fp16, for the whole fleet; default: as the fleet file says")
+    what.add_argument("--codec", help=f"of the whole fleet: {', '.join(CODECS)}; default: as the fleet file says")
     own = p.add_argument_group("own servers")
     own.add_argument("--slices", type=int, help="number of slices (default 4)")
     own.add_argument("--accelerator", choices=("auto", "cuda", "cpu"), help="default auto")

@@ -28,7 +28,7 @@ from slicer.errors import ConfigError, HeadTailError, PlacementError, ServerErro
 
 __all__ = ["Fleet", "FleetConfig", "load_fleet", "parse_fleet"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("headtail.fleet")
 
 #: How often a start that takes long says how far it is, seconds.
 SAY_S = 5.0

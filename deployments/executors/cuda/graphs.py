@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from deployments.executors.cuda.gpu import Gpu
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("headtail.executor")
 
 Mode = Literal["auto", "on", "off"]
 

@@ -20,6 +20,7 @@ from actors.load import schedule
 from actors.load.config import LoadConfig
 from actors.report.statistics import StrategyRun
 from deployments.config import STRATEGIES
+from slicer.common.version import headtail_version
 from slicer.errors import ConfigError, ServerError
 from tests.unit.actors.report.test_result import SCHEMA, record, result, two_strategies
 
@@ -272,7 +273,7 @@ def test_the_order_of_strategies_is_random_over_seeds_but_the_same_every_time() 
 
 # ---- a server that runs already: looked at, never changed ----
 
-RUNNING = {"headtail": "0.1.0", "models": {"m": {"strategy": "per_slice"}, "other": {"strategy": "naive"}}}
+RUNNING = {"headtail": headtail_version(), "models": {"m": {"strategy": "per_slice"}, "other": {"strategy": "naive"}}}
 
 
 @pytest.fixture
