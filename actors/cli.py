@@ -17,6 +17,7 @@ from actors.load import applications as server
 from actors.load.config import LoadConfig
 from actors.report import report_tables
 from actors.report.result import Result, document
+from slicer.codecs.activations import CODECS
 from slicer.errors import ConfigError, HeadTailError
 
 #: What `--demo` means where a flag does not say otherwise; everything else has the defaults of the flags.
@@ -84,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--images", metavar="DIR", help="DIR/class/file, or digits (default)")
     what.add_argument("--labels", metavar="CSV", help="rows of file,label instead of class directories")
     what.add_argument("--top-k", type=int, metavar="K", help="classes in an answer (default 5)")
-    what.add_argument("--codec", help="fp32 or fp16, for the whole fleet; default: as the fleet file says")
+    what.add_argument("--codec", help=f"of the whole fleet: {', '.join(CODECS)}; default: as the fleet file says")
     own = p.add_argument_group("own servers")
     own.add_argument("--slices", type=int, help="number of slices (default 4)")
     own.add_argument("--accelerator", choices=("auto", "cuda", "cpu"), help="default auto")
@@ -222,13 +223,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"headtail-load: {error}", file=sys.stderr)
         return 2
     # Ray and torch are imported only once the input is known to be right.
-    from actors.load.job import Job, measure, say
+    from actors.load.job import Job, run_job, say
     from actors.report.files import reserved
 
     try:
         job = Job(config)
         with reserved(config.out, job.requests, overwrite=config.overwrite, say=say):
-            result = measure(job)
+            result = run_job(job)
     except HeadTailError as error:
         print(f"headtail-load: {error}", file=sys.stderr)
         return 2

@@ -34,7 +34,7 @@ from slicer.protocol.messages import ServedModel
 
 __all__ = ["Ask", "Device", "TopK"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("headtail.device")
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from slicer.errors import ConfigError, HeadTailError, PlacementError, ServerErro
 
 __all__ = ["Fleet", "FleetConfig", "load_fleet", "parse_fleet"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("headtail.fleet")
 
 #: How often a start that takes long says how far it is, seconds.
 SAY_S = 5.0
@@ -182,12 +182,12 @@ class Fleet:
         for name, plan in plans.items():
             homes.setdefault(self._home[name], {})[name] = plan
         most = max((sum(len(plan.warmup) for plan in mine.values()) for mine in homes.values()), default=0)
-        processes, keep = self._processes, len(living_nodes()) > 1
-        run = FleetRun(processes, homes, self._configs, missing=self._missing, say=self._say, keep=keep)
+        budget_s, keep = self._fleet.retry.budget_s, len(living_nodes()) > 1
+        run = FleetRun(self._processes, homes, self._configs, missing=self._missing, say=self._say, keep=keep)
         records = run.go(
-            warm_s=GRACE_S + most * self._fleet.retry.budget_s,
+            warm_s=GRACE_S + most * budget_s,
             start_in_s=start_in_s,
-            length_s=GRACE_S + max((_length_s(plan, self._fleet) for plan in plans.values()), default=0.0),
+            length_s=GRACE_S + max((plan.longest_s(budget_s) for plan in plans.values()), default=0.0),
             every_s=every_s,
             tick=lambda: None if on_progress is None else on_progress(self.progress()),
         )
@@ -217,15 +217,3 @@ class Fleet:
         if device not in self._home:
             names = ", ".join(self._home) or "none: the fleet is not started"
             raise ConfigError(f"no device {device!r} in this fleet; there are {names}")
-
-
-def _length_s(plan: Plan, fleet: FleetConfig) -> float:
-    """How long a run of this plan can take at most, seconds; a closed loop by requests: as long as retries allow."""
-    if plan.arrivals:
-        return plan.arrivals[-1].at_s + plan.drain_s
-    if plan.closed is None:
-        return 0.0
-    if plan.closed.duration_s is not None:
-        return plan.closed.duration_s + plan.drain_s
-    assert plan.closed.requests is not None, "a closed loop has an end"
-    return plan.closed.requests * (fleet.retry.budget_s + plan.closed.think_s) + plan.drain_s

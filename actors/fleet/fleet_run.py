@@ -9,12 +9,13 @@ fetched all along where there is more than one host.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from actors.device.config import DeviceConfig
 from actors.device.plan_runner import lost_run
+from actors.fleet.processes import Call, Processes
 from actors.records.record import Record
 from actors.records.request_plan import Plan
 from slicer.errors import HeadTailError
@@ -28,34 +29,7 @@ MARGIN_S = 1.0
 #: How often a device is made again in one run. One that dies for a reason of its own would do so for ever.
 MOST_RETURNS = 5
 
-Call = Any  # an answer that is on its way
 Records = dict[str, list[Record]]
-
-
-class Gone(HeadTailError):
-    """A device's process is not there any more, or its host."""
-
-
-class Processes(Protocol):
-    """The fleet's processes, by the name of the first device in each. `actors.fleet.fleet.Fleet` is it."""
-
-    def call(self, home: str, method: str, *args: Any) -> Call:
-        """Call a method of `actors.fleet.device_actor.DeviceActor` there; returns at once."""
-
-    def wait(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
-        """Those that have an answer; returns when all have, or the time is over."""
-
-    def answer(self, call: Call) -> Any:
-        """The answer of a call that has one. Raises Gone, or what the device raised."""
-
-    def make_again(self, home: str) -> bool:
-        """Make the process of a missing home, on the host where it was. False: that host is not there (yet)."""
-
-    def started(self, home: str, infos: Any) -> None:
-        """What `start` said there, after `make_again`."""
-
-    def host(self, home: str) -> str:
-        """Address of its host; empty while nobody knows."""
 
 
 @dataclass
@@ -291,7 +265,7 @@ class FleetRun:
     def _rest(self, home: _Home) -> dict[str, Plan]:
         """What is left of the plans from now on; empty: nothing."""
         asked = {name: sum(len(part.records.get(name, ())) for part in home.parts) for name in home.plans}
-        found = {name: rest_of(plan, asked[name], self._run_s() + MARGIN_S) for name, plan in home.plans.items()}
+        found = {name: plan.rest(asked[name], self._run_s() + MARGIN_S) for name, plan in home.plans.items()}
         return {name: plan for name, plan in found.items() if plan is not None}
 
     def _records(self, home: _Home, name: str) -> list[Record]:
@@ -317,16 +291,3 @@ class FleetRun:
         if home.absence is not None:
             home.absence.lost += sum(record.outcome == "lost" and record.code == "device" for record in mine)
         return mine
-
-
-def rest_of(plan: Plan, asked: int, from_s: float) -> Plan | None:
-    """What is left of a plan after `from_s` seconds of the run, when so many requests have ended; None: nothing."""
-    closed = plan.closed
-    if closed is None:
-        left = tuple(arrival for arrival in plan.arrivals if arrival.at_s >= from_s)
-        return replace(plan, arrivals=left) if left else None
-    if closed.requests is not None:
-        left_requests = closed.requests - asked
-        return replace(plan, closed=replace(closed, requests=left_requests)) if left_requests > 0 else None
-    assert closed.duration_s is not None, "a closed loop has an end"
-    return plan if from_s < closed.duration_s else None

@@ -1,6 +1,6 @@
 """A fleet's processes in Ray: made in their placement groups, called, and made again where they were.
 
-What `actors.fleet.fleet_run` asks of them is its protocol `Processes`.
+What a run asks of them is the protocol `actors.fleet.processes.Processes`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from actors.device.config import DeviceConfig
 from actors.fleet.config import FleetConfig, GroupConfig
 from actors.fleet.device_actor import DeviceActor, DeviceInfo
-from actors.fleet.fleet_run import Gone
 from actors.fleet.placement import MARK, demands_of, place, release
+from actors.fleet.processes import Gone
 from actors.network.serve_transport import DEVICE_ENV
 from slicer.common.addresses import bearer_token
 from slicer.common.error_text import named_line

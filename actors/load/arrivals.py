@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from actors.records.request_plan import Arrival
+from actors.records.request_plan import Capture
 from slicer.errors import ConfigError
 
 #: Longest schedule of one run, all devices together: more does not fit a job's memory with its records.
@@ -25,7 +25,7 @@ MAX_ARRIVALS = 2_000_000
 
 
 @dataclass(frozen=True)
-class Process:
+class ArrivalProcess:
     """How arrivals are spread in time.
 
     Attributes:
@@ -39,7 +39,7 @@ class Process:
     trace: tuple[tuple[float, str | None], ...] = ()
 
 
-def parse_process(text: str, rate_rps: float | None) -> Process:
+def parse_process(text: str, rate_rps: float | None) -> ArrivalProcess:
     """`text` as on the command line: poisson, periodic or trace:FILE. `rate_rps` is the fleet's total.
 
     Raises:
@@ -51,13 +51,13 @@ def parse_process(text: str, rate_rps: float | None) -> Process:
     if text in ("poisson", "periodic"):
         if rate_rps is None:
             raise ConfigError(f"{text} arrivals need a rate: give --rate (whole fleet) or --device-rate (one device)")
-        return Process(text, rate_rps)
+        return ArrivalProcess(text, rate_rps)
     if text.startswith("trace:"):
-        return Process("trace", rate_rps, load_trace(Path(text.removeprefix("trace:"))))
+        return ArrivalProcess("trace", rate_rps, read_trace(Path(text.removeprefix("trace:"))))
     raise ConfigError(f"arrivals {text!r}: choose poisson, periodic or trace:FILE")
 
 
-def load_trace(path: Path) -> tuple[tuple[float, str | None], ...]:
+def read_trace(path: Path) -> tuple[tuple[float, str | None], ...]:
     """Read a trace: one `time_s` or `time_s,device` per line, `#` begins a comment; shifted to begin at 0, sorted.
 
     Raises:
@@ -87,7 +87,7 @@ def load_trace(path: Path) -> tuple[tuple[float, str | None], ...]:
 
 
 def schedule(
-    process: Process,
+    process: ArrivalProcess,
     devices: Sequence[str],
     *,
     images: int,
@@ -95,7 +95,7 @@ def schedule(
     warmup_s: float = 0.0,
     duration_s: float | None = None,
     requests: int | None = None,
-) -> dict[str, tuple[Arrival, ...]]:
+) -> dict[str, tuple[Capture, ...]]:
     """Arrivals of every device, sorted by time; those before `warmup_s` are there to warm up and are not counted.
 
     The measured window begins at `warmup_s`. It is `duration_s` long, or as long as `requests` arrivals take at the
@@ -152,7 +152,7 @@ def _check(devices: Sequence[str], images: int, duration_s: float | None, reques
         raise ConfigError(f"requests {requests}: give at least 1")
 
 
-def trace_rate_rps(process: Process) -> float:
+def trace_rate_rps(process: ArrivalProcess) -> float:
     """Mean rate of the trace, in arrivals per second; the period is the span plus one mean gap."""
     span_s = process.trace[-1][0]
     if span_s <= 0:
@@ -161,7 +161,7 @@ def trace_rate_rps(process: Process) -> float:
 
 
 def _from_rate(
-    process: Process,
+    process: ArrivalProcess,
     devices: Sequence[str],
     rng: np.random.Generator,
     rate_rps: float,
@@ -203,7 +203,7 @@ def _periodic(
 
 
 def _from_trace(
-    process: Process,
+    process: ArrivalProcess,
     devices: Sequence[str],
     rng: np.random.Generator,
     rate_rps: float,
@@ -230,7 +230,7 @@ def _from_trace(
         offset_s += period_s
 
 
-def _with_images(times: Sequence[float], order: npt.NDArray[np.int64], warmup_s: float) -> tuple[Arrival, ...]:
+def _with_images(times: Sequence[float], order: npt.NDArray[np.int64], warmup_s: float) -> tuple[Capture, ...]:
     """The k-th measured arrival takes image order[k]; warm-up counts backwards, so that it takes nothing from it."""
     warm = sum(time_s < warmup_s for time_s in times)
-    return tuple(Arrival(time_s, int(order[(k - warm) % len(order)])) for k, time_s in enumerate(times))
+    return tuple(Capture(time_s, int(order[(k - warm) % len(order)])) for k, time_s in enumerate(times))

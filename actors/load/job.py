@@ -24,12 +24,14 @@ from actors.fleet.config import FleetConfig
 from actors.fleet.fleet import Fleet, load_fleet
 from actors.fleet.placement import check, demands_of
 from actors.load import applications as server
-from actors.load import labels, reference, schedule
+from actors.load import schedule
 from actors.load.arrivals import parse_process
 from actors.load.config import DIGITS, LoadConfig
+from actors.load.expected import Expected
+from actors.load.strategies import Strategies
 from actors.report import provenance
 from actors.report.result import Result
-from actors.report.statistics import Run
+from actors.report.statistics import StrategyRun
 from slicer.errors import HeadTailError, ServerError
 from slicer.models.images import LabelledImages, find_images, write_digits
 
@@ -40,7 +42,7 @@ YARDSTICK = "unbatched"
 DIGITS_DIRECTORY = "~/.cache/headtail/digits"
 
 
-def measure(job: Job) -> Result:
+def run_job(job: Job) -> Result:
     """Run the whole job and return what was measured.
 
     Raises:
@@ -58,7 +60,7 @@ def measure(job: Job) -> Result:
 
 
 class Job:
-    """One load job; `measure` shows the order of the calls.
+    """One load job; `run_job` shows the order of the calls.
 
     Raises:
         HeadTailError: on construction, for every input that can be checked without Ray.
@@ -79,15 +81,9 @@ class Job:
             for seed in config.seeds
         }
         self._id = uuid.uuid4().hex[:8]
-        self._apps = {strategy: f"headtail-load-{self._id}-{index}" for index, strategy in enumerate(config.strategies)}
-        self._configs: dict[str, Mapping[str, Any]] = {}
-        if config.server is None:
-            self._configs = {s: server.own_config(config, self._models, s) for s in config.strategies}
-        self._up: set[str] = set()  # own strategies whose application runs
-        self._connected = ""  # the application that the fleet talks to
-        self._reference: dict[str, dict[int, int]] = {}
-        self._labels: dict[str, labels.Labels] = {}
-        self._runs: list[Run] = []
+        self._strategies = Strategies(config, self._models, self._id)
+        self._expected = Expected(config, self._images)
+        self._runs: list[StrategyRun] = []
         self._notes: list[str] = []
         self._failures: list[str] = []
         self._emulated: dict[str, None] = {}
@@ -110,13 +106,13 @@ class Job:
         if self._config.loop == "closed":
             each = self._config.requests or int((self._config.warmup_s + (self._config.duration_s or 0)) * 100)
             planned = each * len(self._config.seeds)
-        return planned * max(len(self._apps), 1)
+        return planned * max(len(self._strategies.apps), 1)
 
     def find_server(self) -> None:
         """Look at the running application. Raises ServerError: it is absent, or another one than was asked for."""
         assert self._config.server is not None, "only where one was named"
         strategy = server.check_running(self._config.server, self._models, self._config.strategies)
-        self._apps = {strategy: self._config.server}
+        self._strategies.apps = {strategy: self._config.server}
 
     @contextlib.contextmanager
     def devices(self) -> Iterator[Fleet]:
@@ -125,11 +121,10 @@ class Job:
         Raises:
             PlacementError: fleet and servers together do not fit; nothing was begun.
         """
-        self._connected = self._apps[next(iter(self.order()))[1]]
-        fleet = Fleet(self._fleet, app=self._connected, run=self._id, say=say)
-        together = len(self._configs) if self._config.resident == "all" else 1
-        beside = server.beside(list(self._configs.values())[:together])
-        check(ray.nodes(), demands_of(self._fleet), self._fleet.resource, beside)
+        app = self._strategies.apps[self._first]
+        self._strategies.connected = app
+        fleet = Fleet(self._fleet, app=app, run=self._id, say=say)
+        check(ray.nodes(), demands_of(self._fleet), self._fleet.resource, self._strategies.beside())
         say(f"placing {len(self._model_of)} devices")
         try:
             fleet.place()
@@ -145,10 +140,9 @@ class Job:
     def servers(self, fleet: Fleet) -> Iterator[None]:
         """The applications that the first run needs, or all, and the heads loaded. Own ones are gone at the end."""
         try:
-            if self._configs:
-                now = list(self._configs) if self._config.resident == "all" else [next(iter(self.order()))[1]]
+            if now := self._strategies.at_first(self._first):
                 say(f"starting the server of {', '.join(now)}")
-                self._start(now)
+                self._strategies.start(now)
             say("loading the heads")
             fleet.start()
             if self._config.images == DIGITS:
@@ -156,7 +150,7 @@ class Job:
             yield
         finally:
             if self._config.address != "local":  # a Ray of its own takes its applications with it, and sooner
-                self._stop(*self._up)
+                self._strategies.stop()
 
     def compute_reference(self) -> None:
         """What the unsliced model says of every image that will be asked; agreement is measured against it. And which
@@ -170,37 +164,18 @@ class Job:
         for plans in self._plans.values():
             for device, plan in plans.items():
                 used[self._model_of[device]] |= schedule.asked(plan)
-        for model, images in used.items():
-            order = sorted(images)
-            classes: int | None = None
-            names: tuple[str, ...] = ()
-            try:
-                if self._config.server is None:
-                    module, spec = reference.named_model(model)
-                else:
-                    module, spec = reference.served_model(*server.weights(self._config.server, model))
-            except HeadTailError as error:
-                self._notes.append(f"no agreement for {model}: the unsliced model cannot be built here: {error}")
-            else:
-                found = reference.answers(module, spec, [self._images.files[index] for index in order])
-                self._reference[model] = dict(zip(order, found.top1, strict=True))
-                classes, names = found.classes, labels.class_names(module, found.classes or 0)
-            self._labels[model] = labels.match(
-                model,
-                self._images,
-                classes,
-                names,
-                shipped=self._config.images == DIGITS,
-                csv=self._config.labels is not None,
-            )
-            if note := self._labels[model].note:
-                self._notes.append(note)
-                say(note)
+        self._expected.compute(used, say)
+        self._notes += self._expected.notes
+
+    @property
+    def _first(self) -> str:
+        """The strategy of the first run."""
+        return next(iter(self.order()))[1]
 
     def order(self) -> Iterator[tuple[int, str]]:
         """Every strategy under every seed; within a seed in an order that the seed decides."""
         for seed in self._config.seeds:
-            strategies = list(self._apps)
+            strategies = list(self._strategies.apps)
             random.Random(f"order/{seed}").shuffle(strategies)
             yield from ((seed, strategy) for strategy in strategies)
 
@@ -216,17 +191,20 @@ class Job:
             except HeadTailError as error:
                 if not self._runs:
                     raise
-                self._failures.append(f"{strategy}, seed {seed}: not measured, nor what was to follow: {error}")
+                self._failed(seed, strategy, f"not measured, nor what was to follow: {error}")
                 return
+
+    def _failed(self, seed: int, strategy: str, why: str) -> None:
+        self._failures.append(f"{strategy}, seed {seed}: {why}")
 
     def run_one(self, fleet: Fleet, seed: int, strategy: str) -> None:
         """One measured run. A server that is gone costs its own runs only, and says so."""
-        app = self._apps[strategy]
+        app = self._strategies.apps[strategy]
         try:
-            self._switch(fleet, strategy)
+            self._strategies.switch(fleet, strategy)
             before = server.status(app)
         except ServerError as error:
-            self._failures.append(f"{strategy}, seed {seed}: not measured: {error}")
+            self._failed(seed, strategy, f"not measured: {error}")
             return
         say(f"seed {seed}: {strategy}")
         plans = self._plans[seed]
@@ -235,18 +213,16 @@ class Job:
             by_device = fleet.run(plans, on_progress=lambda counts: advance(bar, counts))
         records = tuple(record for device in plans for record in by_device[device])
         for record in records:
-            model = self._model_of[record.device]
-            record.reference_top1 = self._reference.get(model, {}).get(record.image)
-            record.label = self._labels[model].of[record.image]
+            self._expected.add_to(record, self._model_of[record.device])
         try:
             after = server.status(app)
         except ServerError as error:
-            self._failures.append(f"{strategy}, seed {seed}: the server did not outlive the run: {error}")
+            self._failed(seed, strategy, f"the server did not outlive the run: {error}")
             after = {}
         slices = {info.name: info.num_slices for info in fleet.devices}
         answered = sum(record.outcome == "answered" and record.cut < slices[record.device] for record in records)
         self._runs.append(
-            Run(
+            StrategyRun(
                 strategy=strategy,
                 seed=seed,
                 loop=self._config.loop,
@@ -266,15 +242,15 @@ class Job:
         """
         if not self._runs:
             raise ServerError("nothing was measured: " + "; ".join(self._failures))
-        config = self._config
+        config, apps, configs = self._config, self._strategies.apps, self._strategies.configs
         manifest = {
             **provenance.provenance(),
-            "configuration": {**config.to_json(), "strategies": list(self._apps)},
+            "configuration": {**config.to_json(), "strategies": list(apps)},
             "seeds": list(config.seeds),
             "order": [[run.seed, run.strategy] for run in self._runs],
             "fleet": self._fleet.model_dump(mode="json"),
-            "labels": {model: {"matched_by": found.matched or None} for model, found in self._labels.items()},
-            "servers": {strategy: dict(self._configs.get(strategy, {})) for strategy in self._apps},
+            "labels": {model: {"matched_by": found.matched or None} for model, found in self._expected.labels.items()},
+            "servers": {strategy: dict(configs.get(strategy, {})) for strategy in apps},
             **self._facts,
         }
         return Result(
@@ -282,30 +258,10 @@ class Job:
             runs=tuple(self._runs),
             emulated=tuple(self._emulated),
             manifest=manifest,
-            baseline=YARDSTICK if YARDSTICK in self._apps else next(iter(self._apps)),
+            baseline=YARDSTICK if YARDSTICK in apps else next(iter(apps)),
             notes=tuple(dict.fromkeys(self._notes)),
             failures=tuple(self._failures),
         )
-
-    def _switch(self, fleet: Fleet, strategy: str) -> None:
-        """The strategy's application runs, alone unless all are resident, and the fleet talks to it."""
-        if self._configs and strategy not in self._up:
-            self._stop(*self._up)
-            self._start([strategy])
-        if self._connected != self._apps[strategy]:
-            fleet.connect(self._apps[strategy])
-            self._connected = self._apps[strategy]
-
-    def _start(self, strategies: list[str]) -> None:
-        server.start({self._apps[strategy]: self._configs[strategy] for strategy in strategies})
-        self._up.update(strategies)
-
-    def _stop(self, *strategies: str) -> None:
-        apps = [self._apps[strategy] for strategy in strategies]
-        self._up -= set(strategies)
-        server.stop(*apps)
-        if self._connected in apps:
-            self._connected = ""  # even if it comes back under its name, it is another one
 
     def _learn(self, fleet: Fleet, strategy: str, said: Mapping[str, Any]) -> None:
         """Facts of a run for the manifest and the remarks: emulated parts, notes, where things ran."""

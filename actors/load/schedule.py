@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from actors.load import arrivals
-from actors.load.arrivals import Process
+from actors.load.arrivals import ArrivalProcess
 from actors.load.config import LoadConfig
-from actors.records.request_plan import Arrival, Closed, Plan
+from actors.records.request_plan import Capture, Closed, Plan
 
 #: Images each device asks, one by one, before a run's clock starts.
 WARMUP_IMAGES = 2
@@ -18,7 +18,7 @@ WARMUP_IMAGES = 2
 
 def plans(
     config: LoadConfig,
-    process: Process | None,
+    process: ArrivalProcess | None,
     devices: Sequence[str],
     files: Sequence[Path],
     seed: int,
@@ -53,7 +53,7 @@ def warmup_s(config: LoadConfig) -> float:
     return 0.0 if config.loop == "closed" and config.requests is not None else config.warmup_s
 
 
-def window_s(config: LoadConfig, process: Process | None) -> float | None:
+def window_s(config: LoadConfig, process: ArrivalProcess | None) -> float | None:
     """How long the measured arrival window is; None in closed loop by requests."""
     if config.duration_s is not None:
         return config.duration_s
@@ -68,8 +68,8 @@ def asked(plan: Plan) -> set[int]:
 
 
 def _open(
-    config: LoadConfig, process: Process, devices: Sequence[str], images: int, seed: int
-) -> dict[str, tuple[Arrival, ...]]:
+    config: LoadConfig, process: ArrivalProcess, devices: Sequence[str], images: int, seed: int
+) -> dict[str, tuple[Capture, ...]]:
     return arrivals.schedule(
         process,
         devices,

@@ -15,7 +15,7 @@ from actors.network.serve_transport import ServeTransport
 from slicer.errors import HeadTailError, ServerError
 from slicer.protocol.messages import Answer, Request, ServedModel
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("headtail.network")
 
 Way = Literal["auto", "handle", "http"]
 

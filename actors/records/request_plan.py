@@ -7,15 +7,20 @@ clock: it is told "start in x s", never an absolute time. Plain picklable datacl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from slicer.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """One intended capture: at `at_s` seconds after the start, image number `image` of the plan's list."""
+class Capture:
+    """One intended capture, which the server may see arrive later or never.
+
+    Attributes:
+        at_s: seconds after the start.
+        image: its number in the plan's list.
+    """
 
     at_s: float
     image: int
@@ -65,13 +70,34 @@ class Plan:
     run_id: str
     images: tuple[str, ...]
     labels: tuple[int | None, ...]
-    arrivals: tuple[Arrival, ...] = ()
+    arrivals: tuple[Capture, ...] = ()
     closed: Closed | None = None
     max_age_ms: float | None = None
     deadline_ms: float | None = None
     top_k: int = 5
     warmup: tuple[int, ...] = ()
     drain_s: float = 30.0
+
+    def rest(self, asked: int, from_s: float) -> Plan | None:
+        """What is left of it after `from_s` seconds of the run, when `asked` requests have ended; None: nothing."""
+        closed = self.closed
+        if closed is None:
+            left = tuple(capture for capture in self.arrivals if capture.at_s >= from_s)
+            return replace(self, arrivals=left) if left else None
+        if closed.duration_s is not None and closed.requests is None:
+            return self if from_s < closed.duration_s else None
+        left_requests = (closed.requests or 0) - asked
+        return replace(self, closed=replace(closed, requests=left_requests)) if left_requests > 0 else None
+
+    def longest_s(self, budget_s: float) -> float:
+        """How long a run of it can take at most; a closed loop by requests: as long as `budget_s` for each allows."""
+        if self.arrivals:
+            return self.arrivals[-1].at_s + self.drain_s
+        if self.closed is None:
+            return 0.0
+        if self.closed.duration_s is not None:
+            return self.closed.duration_s + self.drain_s
+        return (self.closed.requests or 0) * (budget_s + self.closed.think_s) + self.drain_s
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.images):

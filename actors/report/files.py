@@ -18,7 +18,7 @@ from pathlib import Path
 from actors.report import plots
 from actors.report.report_tables import remarks, tables
 from actors.report.result import Result, document
-from actors.report.statistics import Run
+from actors.report.statistics import StrategyRun
 from slicer.errors import ConfigError
 
 #: What a report is made of. Nothing else in its folder is ever touched.
@@ -188,7 +188,7 @@ def write(result: Result, directory: Path) -> list[str]:
     return problems
 
 
-def record_lines(runs: Iterable[Run]) -> Iterator[str]:
+def record_lines(runs: Iterable[StrategyRun]) -> Iterator[str]:
     """One JSON object per line: the record, its strategy, seed, loop, and whether it belongs to the warm-up."""
     for run in runs:
         for record in run.records:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from actors.report import statistics as stats
-from actors.report.statistics import PHASES, Run
+from actors.report.statistics import PHASES, StrategyRun
 
 #: Device phases in greens, the network in grey, server phases in warm colours, in the order of the path.
 _COLOURS = dict(zip(PHASES, ("#b7d7a8", "#6aa84f", "#38761d", "#999999", "#ffe599", "#f6b26b", "#cc4125"), strict=True))
 _LINES = ("-", "--", "-.", ":")
 
 
-def draw(runs: Sequence[Run], strategies: Sequence[str], emulated: str) -> dict[str, bytes]:
+def draw(runs: Sequence[StrategyRun], strategies: Sequence[str], emulated: str) -> dict[str, bytes]:
     """PNGs by file name. No display is needed; nothing to plot: no file."""
     if not any(record.outcome == "answered" for run in runs for record in run.measured):
         return {}
@@ -37,7 +37,7 @@ def draw(runs: Sequence[Run], strategies: Sequence[str], emulated: str) -> dict[
     return made
 
 
-def _latency_cdf(figure: Any, runs: Sequence[Run], strategies: Sequence[str]) -> None:
+def _latency_cdf(figure: Any, runs: Sequence[StrategyRun], strategies: Sequence[str]) -> None:
     figure.set_size_inches(8, 4.5)
     axes = figure.add_subplot()
     for index, name in enumerate(strategies):
@@ -61,7 +61,7 @@ def _latency_cdf(figure: Any, runs: Sequence[Run], strategies: Sequence[str]) ->
     axes.legend(loc="lower right")
 
 
-def _phases(figure: Any, runs: Sequence[Run], strategies: Sequence[str]) -> None:
+def _phases(figure: Any, runs: Sequence[StrategyRun], strategies: Sequence[str]) -> None:
     columns = min(3, len(strategies))
     rows = math.ceil(len(strategies) / columns)
     figure.set_size_inches(1.5 + 3.4 * columns, 0.8 + 2.8 * rows)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from actors.report import statistics as stats
 from actors.report.result import Result, ratios
-from actors.report.statistics import PHASES, Run, Summary
+from actors.report.statistics import PHASES, StrategyRun, Summary
 from actors.report.tables import Column, Table, kilobytes, mib, number, share, table
 from slicer.common.comparison import Ratio
 
@@ -18,7 +18,7 @@ class _Row:
     """The runs of one strategy, of their requests at one cut or at all."""
 
     strategy: str
-    runs: Sequence[Run]
+    runs: Sequence[StrategyRun]
     cut: int | None = None
 
     @cached_property
@@ -170,7 +170,7 @@ def remarks(result: Result) -> list[str]:
     return [*lines, *result.notes]
 
 
-def _misses(runs: Sequence[Run]) -> list[str]:
+def _misses(runs: Sequence[StrategyRun]) -> list[str]:
     """How many requests were missed for which reason, with one message as an example; most frequent first."""
     found: dict[tuple[str, str], list[str]] = {}
     for record in (record for run in runs for record in run.measured if record.outcome != "answered"):

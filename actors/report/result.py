@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from actors.report import statistics as stats
-from actors.report.statistics import Run, Summary
+from actors.report.statistics import StrategyRun, Summary
 from slicer.common.comparison import Ratio
 
 
@@ -29,7 +29,7 @@ class Result:
     """
 
     load: str
-    runs: tuple[Run, ...]
+    runs: tuple[StrategyRun, ...]
     emulated: tuple[str, ...]
     manifest: Mapping[str, Any]
     baseline: str
@@ -43,7 +43,7 @@ class Result:
         ran = dict.fromkeys(run.strategy for run in self.runs)
         return tuple(sorted(ran, key=lambda name: asked.index(name) if name in asked else len(asked)))
 
-    def of(self, strategy: str) -> list[Run]:
+    def of(self, strategy: str) -> list[StrategyRun]:
         """The runs of one strategy."""
         return [run for run in self.runs if run.strategy == strategy]
 
@@ -104,7 +104,7 @@ def _ratios(result: Result, name: str) -> dict[str, Any]:
 def ratios(result: Result, name: str) -> dict[str, Ratio | None]:
     """Paired ratios of `name` to the baseline: mean and p99 inference time and throughput."""
 
-    def sound(runs: Sequence[Run]) -> list[Run]:
+    def sound(runs: Sequence[StrategyRun]) -> list[StrategyRun]:
         return [run for run in runs if not stats.is_unstable(run) and stats.invalid_reason(run) is None]
 
     ours, base = sound(result.of(name)), sound(result.of(result.baseline))

@@ -20,8 +20,8 @@ PHASES = ("wait", "head", "encode", "network", "admission", "queue", "execution"
 
 
 @dataclass(frozen=True)
-class Run:
-    """One strategy under one seed.
+class StrategyRun:
+    """One measured run: one strategy under one seed, the whole fleet (`FleetRun` makes it).
 
     Attributes:
         loop: "open" or "closed".
@@ -112,7 +112,7 @@ def rest_ms(record: Record) -> float | None:
     return record.inference_ms - math.fsum(getattr(record, f"{name}_ms") or 0.0 for name in PHASES)
 
 
-def elapsed_s(run: Run) -> float | None:
+def elapsed_s(run: StrategyRun) -> float | None:
     """From the end of the warm-up to the last answer, and at least the arrival window; None if nothing counts."""
     records = run.measured
     if not records:
@@ -121,19 +121,19 @@ def elapsed_s(run: Run) -> float | None:
     return max(last_s - run.warmup_s, run.window_s or 0.0)
 
 
-def summarise_runs(runs: Sequence[Run], cut: int | None = None) -> Summary:
+def summarise_runs(runs: Sequence[StrategyRun], cut: int | None = None) -> Summary:
     """Summary of all runs of one strategy pooled (the answers of all seeds), at one cut or at all."""
     records = [r for run in runs for r in run.measured if cut is None or r.cut == cut]
     total_s = math.fsum(elapsed_s(run) or 0.0 for run in runs)
     return summarise(records, total_s)
 
 
-def generator_lag_p99_ms(run: Run) -> float | None:
+def generator_lag_p99_ms(run: StrategyRun) -> float | None:
     """99th percentile of how late the generator noticed its own arrivals; None in closed loop, which has none."""
     return percentile([record.generator_lag_ms for record in run.measured], 99) if run.loop == "open" else None
 
 
-def invalid_reason(run: Run) -> str | None:
+def invalid_reason(run: StrategyRun) -> str | None:
     """Why the run may not be published, or None: the generator itself was late, or nothing was answered."""
     p50_ms = summarise(run.measured).p50_ms
     if p50_ms is None:
@@ -147,7 +147,7 @@ def invalid_reason(run: Run) -> str | None:
     return None
 
 
-def is_unstable(run: Run) -> bool:
+def is_unstable(run: StrategyRun) -> bool:
     """Whether the queue grew all through the run (`comparison.queue_grew`). Closed loop bounds its own queue."""
     if run.loop == "closed" or not run.window_s:
         return False
@@ -156,17 +156,17 @@ def is_unstable(run: Run) -> bool:
     return queue_grew(scheduled_s, [record.inference_ms or 0.0 for record in answered], run.window_s)
 
 
-def mostly_unstable(runs: Sequence[Run]) -> bool:
+def mostly_unstable(runs: Sequence[StrategyRun]) -> bool:
     """A strategy is unstable at this load when it was so under at least half of the seeds."""
     return 2 * sum(map(is_unstable, runs)) >= len(runs)
 
 
-def server_mean(runs: Sequence[Run], key: str) -> float | None:
+def server_mean(runs: Sequence[StrategyRun], key: str) -> float | None:
     """Mean over the runs of a figure that their servers gave; those that did not are left out."""
     return mean([value for run in runs if (value := run.server.get(key)) is not None])
 
 
-def largest_memory(runs: Sequence[Run]) -> dict[str, Any]:
+def largest_memory(runs: Sequence[StrategyRun]) -> dict[str, Any]:
     """The largest of each part of the server's memory that its runs saw."""
     parts: dict[str, Any] = {}
     for run in runs:
@@ -176,7 +176,9 @@ def largest_memory(runs: Sequence[Run]) -> dict[str, Any]:
     return parts
 
 
-def ratio_of(runs: Sequence[Run], baseline: Sequence[Run], metric: Callable[[Run], float | None]) -> Ratio | None:
+def ratio_of(
+    runs: Sequence[StrategyRun], baseline: Sequence[StrategyRun], metric: Callable[[StrategyRun], float | None]
+) -> Ratio | None:
     """metric(run) / metric(baseline run of the same seed), paired.
 
     Seeds without a positive value on both sides are left out; None if no pair is left.

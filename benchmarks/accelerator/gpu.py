@@ -304,7 +304,7 @@ def gains(strategies: dict[str, Any], slos: list[str]) -> list[dict[str, Any]]:
 
 
 def memory(args: argparse.Namespace, model: str) -> dict[str, Any]:
-    """Each strategy in a fresh process; see paper_worker.py."""
+    """Each strategy in a fresh process; see `benchmarks/paper/worker.py`."""
     said = {}
     for strategy in args.strategies.split(","):
         asked = paper.parser().parse_args(["--device", args.device, "--clients", "", "--memory-seconds", "2"])

@@ -80,7 +80,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RuntimeError: it failed; with the end of what it said.
     """
-    command = [sys.executable, str(ROOT / "benchmarks" / "paper_worker.py"), json.dumps(job)]
+    command = [sys.executable, str(ROOT / "benchmarks/paper/worker.py"), json.dumps(job)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{job['model']} with {job['setup']['strategy']} failed:\n{done.stderr[-2000:]}")

@@ -22,7 +22,7 @@ from actors.clock import virtual_time
 from actors.device.plan_runner import Run
 from actors.planning.online_planner import PlanConfig
 from actors.records.record import Record
-from actors.records.request_plan import Arrival, Plan
+from actors.records.request_plan import Capture, Plan
 from benchmarks.planner.cases import SHAPES, Case, served
 from benchmarks.planner.runs import JOIN_S, PROFILE_ERROR
 from benchmarks.planner.world import EmulatedDevice, VirtualServer, costs_of, make_device, others
@@ -82,7 +82,7 @@ def run(herd: Herd, plan: PlanConfig | None, with_server: float, seed: str) -> t
         await clock.until(JOIN_S)
         runs = []
         for case, device in zip(cases, devices, strict=True):
-            arrivals = tuple(Arrival(at_s, 0) for at_s in replace(case, name=f"{case.name} {seed}").arrivals())
+            arrivals = tuple(Capture(at_s, 0) for at_s in replace(case, name=f"{case.name} {seed}").arrivals())
             runs.append(Run(device, Plan(case.name, ("image",), (None,), arrivals=arrivals, drain_s=1e6)))
         records = await asyncio.gather(*(one.run() for one in runs))
         ended_s = clock.now_s()

@@ -17,7 +17,7 @@ from actors.network.client import ENVELOPE_BYTES
 from actors.network.emulated_link import EmulatedLink
 from actors.planning.online_planner import PlanConfig
 from actors.records.record import Record
-from actors.records.request_plan import Arrival, Plan
+from actors.records.request_plan import Capture, Plan
 from benchmarks.planner.cases import CODECS, ENCODE_NS, Case, served
 from benchmarks.planner.world import ADMISSION_S, VirtualServer, costs_of, facts_of, make_device, others
 from slicer.planning.cut_planner import Choice, DeviceView, payload_bytes
@@ -86,7 +86,7 @@ class Stage:
 
         for from_s, choice in schedule[1:]:
             asyncio.get_running_loop().call_at(began_s + from_s, turn, choice)
-        arrivals = tuple(Arrival(at_s, 0) for at_s in case.arrivals())
+        arrivals = tuple(Capture(at_s, 0) for at_s in case.arrivals())
         run = Run(device, Plan(case.name, ("image",), (None,), arrivals=arrivals, drain_s=1e6))
         records = await run.run()
         await device.close()

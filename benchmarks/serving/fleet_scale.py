@@ -194,7 +194,9 @@ def judge(
         "generator_lag_p99_ms": lag_ms,
         "lag_share_of_p50": lag_ms / summary.p50_ms if lag_ms is not None and summary.p50_ms else None,
         "valid": lag_ms is not None and bool(summary.p50_ms) and lag_ms <= MAX_LAG_SHARE * (summary.p50_ms or 0),
-        "unstable": stats.is_unstable(stats.Run("", args.seed, "open", args.warmup, args.seconds, tuple(everything))),
+        "unstable": stats.is_unstable(
+            stats.StrategyRun("", args.seed, "open", args.warmup, args.seconds, tuple(everything))
+        ),
         "overruns": summary.overruns,
         "cuts": dict(sorted(Counter(record.cut for record in counted).items())),
     }

@@ -65,7 +65,7 @@ class CostModel:
     Args:
         buckets: the batch sizes of the table, ascending.
         table: one list of cells per slice, one cell per bucket. Changed by `observe`.
-        merge_s: seconds to bring rows of different steps together into one batch (c in the design).
+        merge_s: seconds to bring rows of different steps together into one batch.
         decision_s: seconds that one more step costs beside its execution: the scheduler, Python, a launch.
         source: where the table comes from.
         padded: whether the accelerator fills a batch up to the next bucket, so that it costs as much as that.

@@ -32,7 +32,7 @@ from slicer.protocol.messages import RefusalCode
 
 __all__ = ["Engine", "EngineStats", "Outcome"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("headtail.engine")
 
 T = TypeVar("T")
 

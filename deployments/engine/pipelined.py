@@ -27,7 +27,7 @@ from deployments.executors.torch_executor import Executor
 from deployments.scheduling.scheduler import Row, Scheduler, Step
 from slicer.common.thread_timing import sleep_exactly
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("headtail.engine")
 
 #: How late the thread wakes is met by the margin so often. A margin costs the rows that arrive in it one step more;
 #: idling costs every row in the engine, and those behind them the more, the busier it is. Of 0.8, 0.95 and 0.98 the

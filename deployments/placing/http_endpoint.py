@@ -23,7 +23,7 @@ from slicer.common.ray_serve_env import OWN_FILES, OWN_PORTS
 from slicer.errors import ServerError
 from slicer.protocol import packet
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("headtail.placing")
 
 #: Where nobody asks for another port, or this one is taken.
 PORT = 8000

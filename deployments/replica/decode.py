@@ -12,7 +12,7 @@ from deployments.replica.hosted_model import HostedModel
 from slicer.errors import CodecError, NotFiniteError
 from slicer.protocol.messages import Refusal, Request
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("headtail.server")
 
 
 def decode_rows(

@@ -36,16 +36,18 @@ from deployments.replica.http_ingress import Ingress
 from deployments.replica.idempotency import Answered
 from deployments.replica.identity import http_notes, http_url, node_id, replica_name
 from deployments.replica.load_report import LoadReport
+from deployments.replica.logs import log_with_serve
 from deployments.replica.metrics import Nvml, Telemetry
 from deployments.replica.serve_batch import ServeBatch
 from deployments.scheduling.registry import find_strategy
 from deployments.scheduling.scheduler import Scheduler
 from slicer.common.thread_timing import hand_over_soon
 from slicer.common.top_k import top_k
+from slicer.common.version import headtail_version
 from slicer.errors import ConfigError
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger("headtail.server")
 
 #: A device reads a shard in pieces of at most this much, below Serve's gRPC message limit.
 MAX_SHARD_READ_BYTES = 4 << 20
@@ -66,6 +68,8 @@ class TailServer:
     def __init__(self, config: dict[str, Any], device: str, note: str = "") -> None:
         self._config: ServerConfig = parse_config(config)
         hand_over_soon()
+        if ray.is_initialized():  # in a replica, not in a test's process
+            log_with_serve()
         self._started_s = time.monotonic()
         self._notes = [note] if note else []
         self._device = self._usable(device)
@@ -299,7 +303,7 @@ class TailServer:
         if resident := resident_set_bytes():  # of any executor, also one that does not say
             memory["process"] = resident
         return {
-            "headtail": "0.1.0",
+            "headtail": headtail_version(),
             "replica": self._name,
             "node": node_id(),
             "pid": os.getpid(),

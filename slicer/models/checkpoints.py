@@ -23,7 +23,7 @@ from slicer.models.weights import refuse_foreign
 
 SUFFIXES: tuple[str, ...] = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("headtail.models")
 
 _State = dict[str, torch.Tensor]
 

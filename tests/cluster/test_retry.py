@@ -13,7 +13,7 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 from actors.fleet.fleet import Fleet, parse_fleet
-from actors.records.request_plan import Arrival, Plan
+from actors.records.request_plan import Capture, Plan
 from deployments import app
 from slicer.codecs import activations as codec
 from slicer.errors import ServerError
@@ -60,7 +60,7 @@ def test_every_answer_of_a_run_is_lost_once_and_no_request_runs_twice(handle: An
     files = tuple(str(path) for path in write_digits(tmp_path / "digits").files[:IMAGES])
     groups = [{"name": "camera", "cut": 1, "link": "tests.cluster.test_retry:LosesAnswers", "transport": "handle"}]
     config = parse_fleet({"model": "digits_vit", "groups": groups, "cache": {"directory": str(tmp_path / "cache")}})
-    arrivals = tuple(Arrival(0.2 * index, index) for index in range(IMAGES))
+    arrivals = tuple(Capture(0.2 * index, index) for index in range(IMAGES))
     with Fleet(config, app=NAME, run="retry") as fleet:
         before = steps(handle)
         records = fleet.run({"camera-0": Plan("retry", files, (None,) * IMAGES, arrivals)})["camera-0"]

@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 
 from actors.fleet.fleet import Fleet, parse_fleet
 from actors.records.record import Record
-from actors.records.request_plan import Arrival, Plan
+from actors.records.request_plan import Capture, Plan
 from deployments import app
 from deployments.scheduling.registry import STRATEGIES
 from slicer.models import zoo
@@ -61,7 +61,7 @@ def plan_of(device: int, images: LabelledImages) -> Plan:
         images=tuple(str(file) for file in images.files),
         labels=tuple(images.labels),
         # All at nearly the same moment, so that rows of different cuts meet in the server.
-        arrivals=tuple(Arrival(0.02 * i, image) for i, image in enumerate(mine)),
+        arrivals=tuple(Capture(0.02 * i, image) for i, image in enumerate(mine)),
         top_k=1,
     )
 

@@ -27,7 +27,7 @@ from deployments.executors.cuda.slab import Slots, arrange, runs
 from deployments.executors.torch_executor import Arriving, storage_bytes
 from deployments.scheduling.scheduler import Row
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("headtail.executor")
 
 
 @dataclass(eq=False, slots=True)

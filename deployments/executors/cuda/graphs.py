@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deployments.executors.cuda.gpu import Gpu
 from slicer.common.error_text import named_line
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("headtail.executor")
 
 Mode = Literal["auto", "on", "off"]
 

@@ -18,8 +18,9 @@ from actors.load import applications as server
 from actors.load import job as load
 from actors.load import schedule
 from actors.load.config import LoadConfig
-from actors.report.statistics import Run
+from actors.report.statistics import StrategyRun
 from deployments.scheduling.registry import STRATEGIES
+from slicer.common.version import headtail_version
 from slicer.errors import ConfigError, ServerError
 from tests.unit.actors.report.test_result import SCHEMA, record, result, two_strategies
 
@@ -207,7 +208,7 @@ def test_the_last_line_of_stdout_is_the_document(tmp_path: Path, capsys: pytest.
 
 def test_a_strategy_without_any_answer_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     lost = record(0.0, 1.0, outcome="lost", inference_ms=None, message="the server went away")
-    assert cli.finish(result(Run("unbatched", 0, "open", 0.0, 1.0, (lost,))), None) == 2
+    assert cli.finish(result(StrategyRun("unbatched", 0, "open", 0.0, 1.0, (lost,))), None) == 2
     printed = capsys.readouterr()
     assert "no request was answered by unbatched" in printed.err
     assert json.loads(printed.out.splitlines()[-1])["strategies"]["unbatched"]["lost"] == 1
@@ -280,7 +281,10 @@ def test_the_order_of_strategies_is_random_over_seeds_but_the_same_every_time() 
 
 # ---- a server that runs already: looked at, never changed ----
 
-RUNNING = {"headtail": "0.1.0", "models": {"m": {"strategy": "per_slice"}, "other": {"strategy": "serve_batch"}}}
+RUNNING = {
+    "headtail": headtail_version(),
+    "models": {"m": {"strategy": "per_slice"}, "other": {"strategy": "serve_batch"}},
+}
 
 
 @pytest.fixture

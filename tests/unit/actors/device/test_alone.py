@@ -11,7 +11,7 @@ from actors.device.circuit_breaker import AT_ONCE
 from actors.device.plan_runner import Run
 from actors.planning.online_planner import PlanConfig
 from actors.records.record import Record
-from actors.records.request_plan import Arrival
+from actors.records.request_plan import Capture
 from actors.testing.fake_server import FakeServer
 from slicer.errors import ModelError
 from slicer.models.spec import ModelSpec
@@ -46,8 +46,8 @@ MANIFEST = Manifest(
 PLANNED = ServedModel("m", MANIFEST.digest, MANIFEST.to_json(), 4, (0, 1, 2, 3), "per_tail", ("fp32", "int8"))
 
 
-def ask(count: int, every_s: float = 0.1) -> tuple[Arrival, ...]:
-    return tuple(Arrival(every_s * index, 0) for index in range(count))
+def ask(count: int, every_s: float = 0.1) -> tuple[Capture, ...]:
+    return tuple(Capture(every_s * index, 0) for index in range(count))
 
 
 @pytest.mark.parametrize("upset", ["vanish", "overloaded", "stopped", "too_late", "failed"])

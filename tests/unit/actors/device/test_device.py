@@ -19,7 +19,7 @@ from actors.device.head import Computed
 from actors.device.plan_runner import Run, lost_run
 from actors.network.client import LinkedServer
 from actors.records.record import Record
-from actors.records.request_plan import Arrival, Closed, Plan
+from actors.records.request_plan import Capture, Closed, Plan
 from actors.testing.fake_server import FakeServer
 from slicer.errors import CodecError, ConfigError, CutError, ImageError, ShardError
 from slicer.planning.cut_planner import Choice
@@ -152,7 +152,7 @@ def go(server: FakeServer, plan: Plan, script: tuple[str, ...] = (), **changes: 
 
 def one(image: str = "a.png", script: tuple[str, ...] = (), **changes: Any) -> tuple[Record, FakeServer]:
     server = fake_server()
-    return go(server, plan(images=(image, "b.png"), arrivals=(Arrival(0.0, 0),)), script, **changes)[0], server
+    return go(server, plan(images=(image, "b.png"), arrivals=(Capture(0.0, 0),)), script, **changes)[0], server
 
 
 # --- one request -----------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_at_cut_n_the_device_answers_without_the_server() -> None:
     [("damaged.png", "bad_image", "damaged.png"), ("nan.png", "not_finite", "NaN"), ("bug.png", "device", "a bug")],
 )
 def test_what_fails_on_the_device_is_a_refusal_of_that_image_alone(image: str, code: str, word: str) -> None:
-    records = go(fake_server(), plan(images=(image, "b.png"), arrivals=(Arrival(0.0, 0), Arrival(0.0, 1))))
+    records = go(fake_server(), plan(images=(image, "b.png"), arrivals=(Capture(0.0, 0), Capture(0.0, 1))))
     assert [record.outcome for record in records] == ["refused", "answered"]
     assert records[0].code == code
     assert word in records[0].message
@@ -249,7 +249,7 @@ def test_a_stale_head_is_reloaded_once_and_the_activation_made_again() -> None:
         device = make(server)
         await device.start()
         redeployed(server)
-        arrivals = tuple(Arrival(0.0, 0) for _ in range(5))
+        arrivals = tuple(Capture(0.0, 0) for _ in range(5))
         return await Run(device, plan(arrivals=arrivals)).run(), device, server
 
     records, device, server = virtual_time.run(scenario())
@@ -268,7 +268,7 @@ def test_the_head_that_is_replaced_gives_its_memory_back() -> None:
         before = device._head
         assert before is not None
         redeployed(server)
-        await Run(device, plan(arrivals=(Arrival(0.0, 0),))).run()
+        await Run(device, plan(arrivals=(Capture(0.0, 0),))).run()
         assert device._head is not None
         return before.loaded, device._head.loaded
 
@@ -309,7 +309,7 @@ def test_a_reload_that_fails_is_told_and_the_device_lives_on() -> None:
 
         device._load = refuse
         redeployed(server)
-        return await Run(device, plan(arrivals=(Arrival(0.0, 0), Arrival(1.0, 1)))).run()
+        return await Run(device, plan(arrivals=(Capture(0.0, 0), Capture(1.0, 1)))).run()
 
     records = virtual_time.run(scenario())
     assert [record.outcome for record in records] == ["refused", "refused"]
@@ -320,7 +320,7 @@ def test_a_reload_that_fails_is_told_and_the_device_lives_on() -> None:
 
 
 def test_the_clock_starts_at_the_schedule_and_one_head_runs_at_a_time() -> None:
-    records = go(fake_server(), plan(arrivals=(Arrival(1.0, 0), Arrival(1.0, 1), Arrival(1.0, 0))))
+    records = go(fake_server(), plan(arrivals=(Capture(1.0, 0), Capture(1.0, 1), Capture(1.0, 0))))
     assert [record.wait_ms for record in records] == pytest.approx([0.0, 10.0, 20.0])
     # Sends overlap with the next heads: the server's 30 ms are not added up.
     assert [record.inference_ms for record in records] == pytest.approx([40.0, 50.0, 60.0])
@@ -328,7 +328,7 @@ def test_the_clock_starts_at_the_schedule_and_one_head_runs_at_a_time() -> None:
 
 
 def test_an_image_that_is_too_old_when_its_turn_comes_is_dropped() -> None:
-    arrivals = tuple(Arrival(0.0, 0) for _ in range(4))
+    arrivals = tuple(Capture(0.0, 0) for _ in range(4))
     records = go(fake_server(), plan(arrivals=arrivals, max_age_ms=15.0))
     # Heads take 10 ms: they wait 0, 10, 20 ms; a dropped one costs no time, so the fourth waits 20 ms, too.
     assert [record.outcome for record in records] == ["answered", "answered", "dropped", "dropped"]
@@ -336,7 +336,7 @@ def test_an_image_that_is_too_old_when_its_turn_comes_is_dropped() -> None:
 
 
 def test_what_has_no_answer_at_the_end_of_the_drain_is_lost() -> None:
-    arrivals = (Arrival(0.0, 0), Arrival(0.5, 1))
+    arrivals = (Capture(0.0, 0), Capture(0.5, 1))
     records = go(fake_server(), plan(arrivals=arrivals, drain_s=2.0), ("hang",))
     assert [record.outcome for record in records] == ["lost", "answered"]
     assert "2 s" in records[0].message
@@ -344,7 +344,7 @@ def test_what_has_no_answer_at_the_end_of_the_drain_is_lost() -> None:
 
 def test_a_deadline_travels_as_what_is_left_of_it() -> None:
     server = fake_server()
-    go(server, plan(arrivals=(Arrival(0.0, 0), Arrival(0.0, 1)), deadline_ms=100.0))
+    go(server, plan(arrivals=(Capture(0.0, 0), Capture(0.0, 1)), deadline_ms=100.0))
     assert [request.deadline_ms for request in server.requests] == pytest.approx([90.0, 80.0])
 
 
@@ -353,7 +353,7 @@ def test_warm_up_answers_and_leaves_no_record() -> None:
         server = fake_server()
         device = make(server)
         await device.start()
-        run = Run(device, plan(arrivals=(Arrival(0.0, 0),), warmup=(0, 1, 1)))
+        run = Run(device, plan(arrivals=(Capture(0.0, 0),), warmup=(0, 1, 1)))
         answers, warm = await run.warm_up()
         assert answers[0] == ((2, 1.0),)
         return len(warm), len(server.requests), await run.run()
@@ -365,7 +365,7 @@ def test_warm_up_answers_and_leaves_no_record() -> None:
 
 def test_the_ledger_closes_whatever_happens() -> None:
     script = ("overloaded", "vanish", "hang", "bad_cut", "vanish", "vanish", "vanish", "stale", "hang")
-    arrivals = tuple(Arrival(0.02 * i, i % 2) for i in range(40))
+    arrivals = tuple(Capture(0.02 * i, i % 2) for i in range(40))
     closed: list[str] = []
 
     async def scenario() -> list[Record]:
@@ -426,7 +426,7 @@ def test_a_link_is_crossed_by_every_payload_and_its_time_is_the_networks() -> No
         device = make(LinkedServer(fake_server(), SlowLink()))  # type: ignore[arg-type]
         await device.start()
         SlowLink.crossed.clear()
-        return await Run(device, plan(arrivals=(Arrival(0.0, 0),))).run()
+        return await Run(device, plan(arrivals=(Capture(0.0, 0),))).run()
 
     (record,) = virtual_time.run(scenario())
     assert record.network_ms == pytest.approx(20.0)
@@ -435,7 +435,7 @@ def test_a_link_is_crossed_by_every_payload_and_its_time_is_the_networks() -> No
 
 
 def test_a_device_that_died_has_all_its_intended_requests_as_lost() -> None:
-    records = lost_run(config(), plan(arrivals=(Arrival(0.0, 0), Arrival(1.0, 1))), "the node went away")
+    records = lost_run(config(), plan(arrivals=(Capture(0.0, 0), Capture(1.0, 1))), "the node went away")
     assert [(r.outcome, r.image, r.scheduled_s, r.message) for r in records] == [
         ("lost", 0, 0.0, "the node went away"),
         ("lost", 1, 1.0, "the node went away"),
@@ -521,9 +521,9 @@ def test_a_real_device_runs_its_head_off_the_event_loop() -> None:
     ("changes", "word"),
     [
         ({"labels": (1,)}, "1 labels for 2 images"),
-        ({"arrivals": (Arrival(1.0, 0), Arrival(0.5, 0))}, "order of time"),
-        ({"arrivals": (Arrival(0.0, 7),)}, "image 7"),
-        ({"arrivals": (Arrival(0.0, 0),), "closed": Closed((0,), requests=1)}, "never both"),
+        ({"arrivals": (Capture(1.0, 0), Capture(0.5, 0))}, "order of time"),
+        ({"arrivals": (Capture(0.0, 7),)}, "image 7"),
+        ({"arrivals": (Capture(0.0, 0),), "closed": Closed((0,), requests=1)}, "never both"),
         ({"closed": Closed((0,))}, "needs an end"),
         ({"closed": Closed((), requests=1)}, "at least one image"),
     ],

@@ -11,9 +11,10 @@ import pytest
 from actors.device.config import DeviceConfig
 from actors.device.plan_runner import make_record
 from actors.fleet.config import parse_fleet
-from actors.fleet.fleet_run import MOST_RETURNS, FleetRun, Gone, rest_of
+from actors.fleet.fleet_run import MOST_RETURNS, FleetRun
+from actors.fleet.processes import Gone
 from actors.records.record import Record
-from actors.records.request_plan import Arrival, Closed, Plan
+from actors.records.request_plan import Capture, Closed, Plan
 from slicer.errors import ServerError
 
 NAMES = ("cam-0", "cam-1", "cam-2")
@@ -25,7 +26,7 @@ def configs() -> dict[str, DeviceConfig]:
 
 
 def plan(seconds: int = 60, closed: Closed | None = None) -> Plan:
-    arrivals = () if closed is not None else tuple(Arrival(float(second), 0) for second in range(seconds))
+    arrivals = () if closed is not None else tuple(Capture(float(second), 0) for second in range(seconds))
     return Plan("run", ("image",), (None,), arrivals=arrivals, closed=closed, warmup=(0,))
 
 
@@ -226,7 +227,7 @@ def test_records_are_fetched_once_each() -> None:
     ],
 )
 def test_what_is_left_of_a_plan_after_six_seconds(made: Plan, asked: int, left: float | None) -> None:
-    rest = rest_of(made, asked, 6.0)
+    rest = made.rest(asked, 6.0)
     if rest is None:
         assert left is None
     elif rest.closed is None:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.load.arrivals import Process, closed_loop_clients, load_trace, parse_process, schedule
+from actors.load.arrivals import ArrivalProcess, closed_loop_clients, parse_process, read_trace, schedule
 from slicer.errors import ConfigError
 
 DEVICES = ("a", "b", "c")
 
 
-def times(process: Process, **how: object) -> dict[str, list[float]]:
+def times(process: ArrivalProcess, **how: object) -> dict[str, list[float]]:
     made = schedule(process, DEVICES, images=10, **{"seed": 0, **how})  # type: ignore[arg-type]
     return {device: [arrival.at_s for arrival in arrivals] for device, arrivals in made.items()}
 
@@ -92,7 +92,7 @@ def trace(tmp_path: Path, text: str = RECORDED) -> Path:
 
 def test_a_trace_is_read_shifted_sorted_and_may_name_devices(tmp_path: Path) -> None:
     path = trace(tmp_path, "# a comment\n12.5, b\n10.0\n\n11.0,a  # the first camera\n")
-    assert load_trace(path) == ((0.0, None), (1.0, "a"), (2.5, "b"))
+    assert read_trace(path) == ((0.0, None), (1.0, "a"), (2.5, "b"))
 
 
 def test_a_trace_goes_to_the_devices_it_names_as_recorded(tmp_path: Path) -> None:

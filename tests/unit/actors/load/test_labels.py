@@ -177,16 +177,16 @@ def head(classes: int) -> nn.Module:
 
 
 def test_the_demo_model_is_measured_on_its_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = job(monkeypatch, None)._labels["digits_vit"]
+    found = job(monkeypatch, None)._expected.labels["digits_vit"]
     assert found.matched == "names" and found.note == ""
 
 
 @pytest.mark.parametrize("classes", [7, 10, 1000])
 def test_a_foreign_model_is_loaded_without_an_accuracy(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     made = job(monkeypatch, head(classes))
-    assert set(made._labels["digits_vit"].of) == {None}
+    assert set(made._expected.labels["digits_vit"].of) == {None}
     assert any("no top-1 for digits_vit" in note for note in made._notes)
-    assert made._reference["digits_vit"], "agreement with the unsliced model is measured all the same"
+    assert made._expected.top1["digits_vit"], "agreement with the unsliced model is measured all the same"
 
 
 def test_a_model_that_does_not_classify_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_own_images_of_another_number_of_classes_are_load_without_an_accuracy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = job(monkeypatch, head(7), "--images", folder(tmp_path, "cat", "dog"))
-    assert "2 folders, but it has 7 classes" in made._labels["digits_vit"].note
+    assert "2 folders, but it has 7 classes" in made._expected.labels["digits_vit"].note
 
 
 def test_a_csv_with_a_class_beyond_the_model_is_refused_before_anything_starts(
@@ -230,7 +230,7 @@ def test_the_digits_as_own_images_count_for_a_model_of_ten_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = job(monkeypatch, head(10), "--images", str(write_digits(tmp_path / "digits").files[0].parents[1]))
-    assert made._labels["digits_vit"].matched == "numbers"
+    assert made._expected.labels["digits_vit"].matched == "numbers"
 
 
 def test_a_model_of_one_channel_is_asked_in_grey(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +240,7 @@ def test_a_model_of_one_channel_is_asked_in_grey(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(reference, "named_model", lambda name: (module, spec))
     made = load.Job(cli.config_of(cli.parser().parse_args(OPEN)))
     made.compute_reference()
-    assert made._reference["digits_vit"] and set(made._labels["digits_vit"].of) == {None}
+    assert made._expected.top1["digits_vit"] and set(made._expected.labels["digits_vit"].of) == {None}
 
 
 def test_agreement_needs_no_labels_and_a_model_that_cannot_be_built_here_says_so(

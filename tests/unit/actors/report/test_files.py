@@ -226,7 +226,7 @@ def test_a_stdout_that_takes_nothing_is_one_line_and_the_report_is_there(stdout:
 def test_a_bad_out_ends_the_command_before_anything_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(load, "measure", lambda job: pytest.fail("measured"))
+    monkeypatch.setattr(load, "run_job", lambda job: pytest.fail("measured"))
     (tmp_path / "file").touch()
     for out, says in (
         (str(tmp_path / "file"), "File exists"),
@@ -240,7 +240,7 @@ def test_a_bad_out_ends_the_command_before_anything_is_asked(
 
 
 def test_the_demo_can_be_given_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "measure", lambda job: two_strategies())
+    monkeypatch.setattr(load, "run_job", lambda job: two_strategies())
     monkeypatch.chdir(tmp_path)
     assert cli.main(["--demo"]) == 0
     assert cli.main(["--demo"]) == 0

@@ -15,7 +15,7 @@ from actors.records.record import Record
 from actors.report import files as report_files
 from actors.report.report_tables import tables, text
 from actors.report.result import Result, document
-from actors.report.statistics import PHASES, Run
+from actors.report.statistics import PHASES, StrategyRun
 from actors.report.tables import Table, mib, number, share
 
 SCHEMA = json.loads((Path(actors.__file__).parent / "report/result.schema.json").read_text(encoding="utf-8"))
@@ -46,7 +46,7 @@ SERVER = {
 }
 
 
-def result(*runs: Run, **more: Any) -> Result:
+def result(*runs: StrategyRun, **more: Any) -> Result:
     manifest: dict[str, Any] = {
         "commit": "abc",
         "configuration": {"strategies": ["unbatched", "per_slice"]},
@@ -60,7 +60,7 @@ def result(*runs: Run, **more: Any) -> Result:
 def two_strategies() -> Result:
     return result(
         *(
-            Run(name, seed, "open", 0.0, 10.0, steady(factor, seed), SERVER)
+            StrategyRun(name, seed, "open", 0.0, 10.0, steady(factor, seed), SERVER)
             for seed in (0, 1)
             for name, factor in (("per_slice", 0.5), ("unbatched", 1.0))
         )
@@ -81,7 +81,7 @@ def test_the_document_follows_its_schema_and_survives_json() -> None:
 
 def test_a_run_without_any_answer_is_a_document_too() -> None:
     lost = record(0.0, 1.0, outcome="lost", inference_ms=None, finished_s=None, message="the server went away")
-    found = result(Run("unbatched", 0, "open", 0.0, 1.0, (lost,)))
+    found = result(StrategyRun("unbatched", 0, "open", 0.0, 1.0, (lost,)))
     said = json.loads(json.dumps(document(found), allow_nan=False))
     jsonschema.validate(said, SCHEMA)
     assert said["strategies"]["unbatched"]["lost"] == 1
@@ -93,7 +93,8 @@ def test_a_run_without_any_answer_is_a_document_too() -> None:
 def test_an_unstable_strategy_has_no_latency_in_table_or_document() -> None:
     growing = tuple(record(t / 10, 20 + 10 * t) for t in range(100))
     found = result(
-        Run("unbatched", 0, "open", 0.0, 10.0, growing), Run("per_slice", 0, "open", 0.0, 10.0, steady(1, 0))
+        StrategyRun("unbatched", 0, "open", 0.0, 10.0, growing),
+        StrategyRun("per_slice", 0, "open", 0.0, 10.0, steady(1, 0)),
     )
     said = document(found)
     jsonschema.validate(said, SCHEMA)
@@ -108,7 +109,10 @@ def test_an_unstable_strategy_has_no_latency_in_table_or_document() -> None:
 
 def test_an_invalid_run_says_so_and_is_in_no_ratio() -> None:
     late = tuple(record(t / 10, 50.0, generator_lag_ms=40.0) for t in range(100))
-    found = result(Run("unbatched", 0, "open", 0.0, 10.0, steady(1, 0)), Run("per_slice", 0, "open", 0.0, 10.0, late))
+    found = result(
+        StrategyRun("unbatched", 0, "open", 0.0, 10.0, steady(1, 0)),
+        StrategyRun("per_slice", 0, "open", 0.0, 10.0, late),
+    )
     said = document(found)
     assert "lag p99 40.0 ms" in said["strategies"]["per_slice"]["invalid"]["0"]
     assert said["strategies"]["per_slice"]["ratio_to_unbatched"]["mean_ms"] is None
@@ -121,7 +125,9 @@ def test_an_invalid_run_says_so_and_is_in_no_ratio() -> None:
 
 def test_emulated_parts_overruns_and_refusals_are_said_everywhere(tmp_path: Path) -> None:
     rows = (*steady(1.0, 0), record(5, 50.0, overrun=True), record(6, 1.0, outcome="refused", code="overloaded"))
-    found = result(Run("unbatched", 0, "open", 0.0, 10.0, rows), emulated=("emulated device slow-board (made up)",))
+    found = result(
+        StrategyRun("unbatched", 0, "open", 0.0, 10.0, rows), emulated=("emulated device slow-board (made up)",)
+    )
     report_files.write(found, tmp_path)
     for shown in (text(found), *((tmp_path / name).read_text() for name in ("report.md", "report.html"))):
         assert "Emulated: device slow-board (made up)." in shown
@@ -161,14 +167,19 @@ def test_records_can_be_summarised_again_from_the_file_alone(tmp_path: Path) -> 
 
 
 def test_html_is_escaped(tmp_path: Path) -> None:
-    report_files.write(result(Run("unbatched", 0, "open", 0.0, 10.0, steady(1, 0)), notes=("<b>bold</b>",)), tmp_path)
+    report_files.write(
+        result(StrategyRun("unbatched", 0, "open", 0.0, 10.0, steady(1, 0)), notes=("<b>bold</b>",)), tmp_path
+    )
     assert "&lt;b&gt;bold&lt;/b&gt;" in (tmp_path / "report.html").read_text()
 
 
 def test_the_tables_as_people_read_them() -> None:
     even = tuple(record(t / 10, 70.0 + t % 2, payload_bytes=1500, wait_ms=12.5 + t % 2) for t in range(100))
     late = tuple(record(t / 10, 50.0, generator_lag_ms=40.0) for t in range(100))
-    found = result(Run("unbatched", 0, "open", 0.0, 10.0, even, SERVER), Run("per_slice", 0, "open", 0.0, 10.0, late))
+    found = result(
+        StrategyRun("unbatched", 0, "open", 0.0, 10.0, even, SERVER),
+        StrategyRun("per_slice", 0, "open", 0.0, 10.0, late),
+    )
     by_strategy, by_cut = tables(found)
     assert by_strategy.title == (
         "Per strategy (inference time in ms, memory in MiB; (!) not to be published, see below)"

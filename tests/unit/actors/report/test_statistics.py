@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from actors.records.record import Outcome, Record
 from actors.report import statistics as stats
-from actors.report.statistics import Run
+from actors.report.statistics import StrategyRun
 from slicer.common.comparison import Ratio, queue_grew
 
 
@@ -28,8 +28,8 @@ def record(at_s: float, took_ms: float | None = 10.0, *, cut: int = 0, **more: o
 
 def run(
     records: list[Record], *, seed: int = 0, loop: str = "open", warmup_s: float = 0.0, window_s: float = 10.0
-) -> Run:
-    return Run("s", seed, loop, warmup_s, window_s, tuple(records))
+) -> StrategyRun:
+    return StrategyRun("s", seed, loop, warmup_s, window_s, tuple(records))
 
 
 def test_latencies_and_throughput_of_five_answers() -> None:
