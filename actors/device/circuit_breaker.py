@@ -19,7 +19,7 @@ from slicer.errors import ServerError
 AT_ONCE = 2
 
 
-class Away:
+class CircuitBreaker:
     """One device's opinion of its server. Not thread-safe: its event loop calls it.
 
     Args:
@@ -34,11 +34,11 @@ class Away:
         self._asking = False
 
     @property
-    def there(self) -> bool:
-        """Whether the last that is known of the server is good."""
+    def closed(self) -> bool:
+        """Requests pass: the last that is known of the server is good."""
         return self._until_s is None
 
-    def may_ask(self, now_s: float) -> bool:
+    def may_try(self, now_s: float) -> bool:
         """Whether a request may be sent. Where the server was away, the one that may is the probe: say how it went."""
         if self._until_s is None:
             return True
@@ -73,13 +73,14 @@ class Away:
 class Backlog:
     """The requests of a device that cannot go on alone, while its server is away. Used on one event loop.
 
-    While the server is there they pass at once. Once it is away one at a time may try, as `Away` says; when it is back
-    the others follow, the oldest first, AT_ONCE at the same time, so that what was kept back does not come in one wave.
-    Silence counts as well: Serve's handle keeps what it is given while there is no replica, and lets it all go then.
+    While the server is there they pass at once. Once it is away one at a time may try, as `CircuitBreaker` says. When
+    it is back the others follow, the oldest first, AT_ONCE at the same time, so that what was kept back does not come
+    in one wave. Silence counts as well: Serve's handle keeps what it is given while there is no replica, and lets it
+    all go then.
     """
 
-    def __init__(self, away: Away, clock: Clock) -> None:
-        self._away, self._clock = away, clock
+    def __init__(self, breaker: CircuitBreaker, clock: Clock) -> None:
+        self._breaker, self._clock = breaker, clock
         self._places = asyncio.Semaphore(AT_ONCE)
         self._news = asyncio.Event()
         self._inside = 0
@@ -98,8 +99,8 @@ class Backlog:
         """
         now_s = self._clock.now_s()
         if self._inside and now_s - self._heard_s > patience_s:
-            self._away.failed(now_s)
-        if self._away.there:
+            self._breaker.failed(now_s)
+        if self._breaker.closed:
             with self._one_more():
                 yield False
             return
@@ -109,12 +110,12 @@ class Backlog:
             raise ServerError("the server stayed away") from None
         probe = False
         try:
-            probe = await self._may_ask(until_s)
+            probe = await self._may_try(until_s)
             with self._one_more():
                 yield probe
         finally:
-            if probe and not self._away.there:
-                self._away.said_nothing()  # harmless after failed()
+            if probe and not self._breaker.closed:
+                self._breaker.said_nothing()  # harmless after failed()
             self._places.release()
             self._tell()
 
@@ -128,24 +129,24 @@ class Backlog:
         finally:
             self._inside -= 1
 
-    async def _may_ask(self, until_s: float) -> bool:
-        while not self._away.may_ask(now_s := self._clock.now_s()):
+    async def _may_try(self, until_s: float) -> bool:
+        while not self._breaker.may_try(now_s := self._clock.now_s()):
             if now_s >= until_s:
                 raise ServerError("the server stayed away")
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._news.wait(), min(self._away.pause_left_s(now_s), until_s - now_s))
-        return not self._away.there
+                await asyncio.wait_for(self._news.wait(), min(self._breaker.pause_left_s(now_s), until_s - now_s))
+        return not self._breaker.closed
 
     def answered(self) -> None:
         """An answer came, whatever it says."""
         self._heard_s = self._clock.now_s()
-        if not self._away.there:
-            self._away.answered()
+        if not self._breaker.closed:
+            self._breaker.answered()
             self._tell()
 
     def failed(self, *, probe: bool) -> None:
         """No answer came, or the server said that it stops."""
-        self._away.failed(self._clock.now_s(), probe=probe)
+        self._breaker.failed(self._clock.now_s(), probe=probe)
         self._tell()
 
     def _tell(self) -> None:

@@ -12,7 +12,6 @@ import ctypes
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from actors.device.head_runtime import Computed
 from slicer.codecs import activations as codec
 from slicer.codecs.images import encode_image
 from slicer.codecs.registry import as_taken, image_codec_named
@@ -30,35 +30,6 @@ from slicer.profiles.device_profile import NATIVE, Profile
 
 #: What an image becomes, (channels, height, width), float32.
 Prepare = Callable[[str], npt.NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """What the device made of one image.
-
-    Attributes:
-        manifest: digest of the manifest that the slices were loaded from.
-        cut: slices that have run; codec: of the payload.
-        shape: of the activation, without batch; `payload`: the activation, encoded; empty for cut n.
-        logits: cut n only: the answer itself; else None.
-        head_ms: preprocessing and slices, the emulated wait included; `encode_ms`: encoding.
-        overrun: this host needed longer than the emulated device would have.
-        prepare_ms, slices_ms: what head_ms consists of, slice by slice.
-        activation: what was encoded, to go on from here on the device; None where an image was sent as it is.
-    """
-
-    manifest: str
-    shape: tuple[int, ...]
-    payload: bytes
-    logits: npt.NDArray[np.float32] | None
-    head_ms: float
-    encode_ms: float
-    overrun: bool = False
-    cut: int = 0
-    codec: str = "fp32"
-    prepare_ms: float = 0.0
-    slices_ms: tuple[float, ...] = ()
-    activation: npt.NDArray[np.float32] | None = None
 
 
 class Head:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,15 +11,13 @@ from torch import nn
 
 from actors.device.config import TAIL, DeviceConfig
 from actors.device.head import Head
+from actors.device.head_runtime import GetShard
 from slicer.errors import ConfigError, CutError, ShardError
 from slicer.models.images import Preprocess
 from slicer.protocol.messages import ServedModel, ShardInfo
 from slicer.shards.cache import ShardCache
 from slicer.shards.load import load_slices
 from slicer.shards.manifest import Manifest
-
-#: (sha256, offset, length) -> up to so many bytes of that shard; blocking.
-GetShard = Callable[[str, int, int], bytes]
 
 #: Under Serve's message limit of 4 MiB, with room for other traffic in between.
 CHUNK_BYTES = 1 << 20

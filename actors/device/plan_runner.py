@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+from actors.device.answer import Ask, TopK
 from actors.device.config import DeviceConfig
-from actors.device.device import Ask, Device, TopK
+from actors.device.device import Device
 from actors.records.record import Record
 from actors.records.request_plan import Closed, Plan
 
 
-class Run:
+class PlanRun:
     """A plan on its way through one device, on the device's event loop. Runs once.
 
     Attributes:
@@ -100,7 +101,8 @@ class Run:
                     f"no answer {self._plan.drain_s:g} s after the run's last request began; the server is overloaded "
                     "or gone (`serve status` says which)"
                 )
-                self._device.lose(record, message)
+                record.close("lost", "ended", message)
+                self._device.closed(record)
 
     def _record(self, image: int, scheduled_s: float) -> Record:
         record = make_record(self._device.config, self._plan, image, scheduled_s, str(len(self.records)))
@@ -131,5 +133,5 @@ def lost_run(config: DeviceConfig, plan: Plan, message: str) -> list[Record]:
         ]
     records = [make_record(config, plan, image, at_s, str(number)) for number, (image, at_s) in enumerate(intended)]
     for record in records:
-        record.outcome, record.code, record.message = "lost", "device", message
+        record.close("lost", "device", message)
     return records

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from actors.clock.clock import Clock
-from actors.device.circuit_breaker import Away
+from actors.device.circuit_breaker import CircuitBreaker
 from slicer.errors import HeadTailError
 from slicer.protocol.messages import RETRYABLE, Answer, Refusal, Request
 
@@ -18,20 +18,20 @@ Send = Callable[[Sequence[Request]], Awaitable[list[Answer]]]
 Reload = Callable[[str], Awaitable[None]]
 
 
-class Lookout:
+class RecoveryProbe:
     """One device's. Used on its event loop.
 
     Args:
-        away: asked when to send, and told what came of it.
+        breaker: asked when to send, and told what came of it.
         reload: replaces the head of a manifest that the server does not serve any more.
     """
 
-    def __init__(self, away: Away, clock: Clock, reload: Reload) -> None:
-        self._away, self._clock, self._reload = away, clock, reload
+    def __init__(self, breaker: CircuitBreaker, clock: Clock, reload: Reload) -> None:
+        self._breaker, self._clock, self._reload = breaker, clock, reload
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, send: Send, request: Request, patience_s: float) -> None:
-        """From now on until the server is back. One that looks out already goes on.
+        """From now on until the server is back. One that runs already goes on.
 
         Args:
             send: to the server; its answer counts only if it comes within `patience_s`, as it would for a new image.
@@ -46,10 +46,10 @@ class Lookout:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self, send: Send, request: Request, patience_s: float) -> None:
-        away, time = self._away, self._clock.now_s
-        while not away.there:
-            await self._clock.until(time() + away.pause_left_s(time()))
-            if away.there or not away.may_ask(time()):
+        breaker, time = self._breaker, self._clock.now_s
+        while not breaker.closed:
+            await self._clock.until(time() + breaker.pause_left_s(time()))
+            if breaker.closed or not breaker.may_try(time()):
                 continue
             try:
                 [answer] = await asyncio.wait_for(send([request]), patience_s)
@@ -57,12 +57,12 @@ class Lookout:
                 if refusal == "stale":
                     await self._reload(request.manifest)
             except (asyncio.TimeoutError, HeadTailError):
-                away.failed(time(), probe=True)
+                breaker.failed(time(), probe=True)
             except BaseException:
-                away.said_nothing()
+                breaker.said_nothing()
                 raise
             else:
                 if refusal in ALONE:
-                    away.failed(time(), probe=True)
+                    breaker.failed(time(), probe=True)
                 else:
-                    away.answered()
+                    breaker.answered()

@@ -9,21 +9,23 @@ then.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import Protocol
 
-from actors.device.head import Computed
+from actors.clock.clock import Clock
+from actors.device.answer import Ask, TopK
+from actors.device.config import DeviceConfig
+from actors.device.cut_control import CutControl
+from actors.device.fallback import Fallback
+from actors.device.head_runtime import Computed
 from actors.device.recovery_probe import ALONE
-from actors.network.client import ENVELOPE_BYTES
+from actors.device.server_health import ServerHealth
+from actors.network.client import ENVELOPE_BYTES, Server
 from actors.records.record import Outcome, Record
 from slicer.common.top_k import top_k
 from slicer.errors import ServerError
+from slicer.planning.cut_planner import Choice
 from slicer.protocol.messages import RETRYABLE, Answer, Refusal, Reply, Request
-
-if TYPE_CHECKING:
-    from actors.device.device import Device
-
-TopK = tuple[tuple[int, float], ...]
 
 #: What finishing alone may take longer than it took on average, of which a deadline keeps clear.
 _SLOWER = 1.3
@@ -41,19 +43,35 @@ class NoTime(ServerError):
     """The deadline leaves no time to ask the server; this says nothing of the server."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """How one request is to be treated; times are the plan's."""
+class Requester(Protocol):
+    """What a request needs of its device; `actors.device.device.Device` says what each is."""
 
-    top_k: int = 5
-    max_age_ms: float | None = None
-    deadline_ms: float | None = None
+    config: DeviceConfig
+    clock: Clock
+    server: Server
+    turn: asyncio.Lock
+    token: str
+    cut: CutControl
+    fallback: Fallback
+    health: ServerHealth
+
+    async def compute(self, image: str, choice: Choice) -> Computed:
+        """The head, over one image."""
+
+    async def finish(self, computed: Computed, image: str) -> Computed:
+        """The rest, here."""
+
+    async def reload(self, stale: str) -> None:
+        """Replace the head of that manifest."""
+
+    def closed(self, record: Record) -> None:
+        """Told once the record has its outcome."""
 
 
-class Asking:
+class PendingRequest:
     """One request; made by `Device.answer`, on its event loop."""
 
-    def __init__(self, device: Device, image: str, record: Record, began_s: float, ask: Ask) -> None:
+    def __init__(self, device: Requester, image: str, record: Record, began_s: float, ask: Ask) -> None:
         self._device = device
         self._config = device.config
         self._image = image
@@ -72,33 +90,29 @@ class Asking:
 
     def close(self, outcome: Outcome, code: str = "", message: str = "") -> None:
         """The request has ended."""
-        record = self._record
-        record.outcome, record.code, record.message = outcome, code, message
-        record.finished_s = self.now_s()
-        if outcome == "answered":
-            record.inference_ms = (record.finished_s - record.scheduled_s) * 1e3
-        self._device.closed(record)
+        self._record.close(outcome, code, message, self.now_s())
+        self._device.closed(self._record)
 
     async def run(self) -> TopK:
         """From the image to the closed record. Raises HeadTailError, which `Device.answer` makes a record of."""
         device, may_reload = self._device, True
-        if device.planner is not None:
-            device.planner.arrived(self._time())
+        if device.cut.planner is not None:
+            device.cut.planner.arrived(self._time())
         while True:
             computed = await self._compute()
             if computed is None:
                 return ()
             if computed.logits is not None:
-                device.reconsider(self._ask.deadline_ms)
+                device.cut.reconsider(self._ask.deadline_ms)
                 return self._finish(top_k(computed.logits, self._ask.top_k))
-            if device.alone and not device.away.there:
+            if device.fallback.model and not device.health.breaker.closed:
                 return await self._alone(computed, "the server is away")
             try:
-                answer = await (self._once(computed) if device.alone else self._exchange(computed))
+                answer = await (self._once(computed) if device.fallback.model else self._exchange(computed))
             except NoTime as error:
                 return await self._alone(computed, str(error))
             except ServerError as error:
-                if not device.alone:
+                if not device.fallback.model:
                     raise
                 self._gone(computed)
                 return await self._alone(computed, str(error))
@@ -109,7 +123,7 @@ class Asking:
                 await device.reload(computed.manifest)
                 may_reload = False
                 continue
-            if device.alone and answer.code in ALONE:
+            if device.fallback.model and answer.code in ALONE:
                 self._gone(computed)
                 return await self._alone(computed, f"{answer.code}: {answer.message}")
             self.close("refused", answer.code, answer.message)
@@ -125,15 +139,15 @@ class Asking:
                 if limit_ms is not None and record.wait_ms > limit_ms:
                     self.close("dropped", "stale_image", f"{record.wait_ms:.0f} ms old, limit {limit_ms:g} ms")
                     return None
-                device.reconsider(self._ask.deadline_ms)  # an answer may be overdue
-            choice = device.choice
+                device.cut.reconsider(self._ask.deadline_ms)  # an answer may be overdue
+            choice = device.cut.choice
             computed = await device.compute(self._image, choice)
         record.cut, record.codec = choice.cut, choice.codec
         record.head_ms = (record.head_ms or 0.0) + computed.head_ms
         record.encode_ms = (record.encode_ms or 0.0) + computed.encode_ms
         record.overrun = record.overrun or computed.overrun
         record.payload_bytes = len(computed.payload)
-        if (planner := device.planner) is not None:
+        if (planner := device.cut.planner) is not None:
             planner.computed(computed.prepare_ms, computed.slices_ms)
             if computed.logits is None:
                 planner.encoded(choice, computed.encode_ms, len(computed.payload))
@@ -156,46 +170,46 @@ class Asking:
         until_s = self._time() + retry.budget_s
         while True:
             try:
-                async with device.backlog.passage(until_s, self._patience_s()) as probe:
+                async with device.health.backlog.passage(until_s, self._patience_s()) as probe:
                     record.attempts += 1
                     try:
                         limit_s = min(until_s, self._time() + self._patience_s()) if probe else until_s
                         answer = await self._send(computed, limit_s, again=record.attempts > 1)
                     except ServerError:
-                        device.backlog.failed(probe=probe)
+                        device.health.backlog.failed(probe=probe)
                         if self._time() >= until_s:
                             raise
                         continue
                     if isinstance(answer, Refusal) and answer.code == "stopped":
-                        device.backlog.failed(probe=probe)
+                        device.health.backlog.failed(probe=probe)
                         continue
-                    device.backlog.answered()
+                    device.health.backlog.answered()
             except ServerError as error:
                 raise ServerError(f"{error} (gave up after {record.attempts} attempts)") from error
             if isinstance(answer, Reply) or answer.code not in RETRYABLE:
                 return answer
             refused += 1
-            pause_s = device.pause_s(refused)
+            pause_s = device.health.pause_s(refused)
             if refused == retry.attempts or self._time() + pause_s >= until_s:
                 return answer
             await asyncio.sleep(pause_s)
 
     def _patience_s(self) -> float:
-        return max(_PATIENCE * self._device.served_ms, _SILENCE_MS) / 1e3
+        return max(_PATIENCE * self._device.health.served_ms, _SILENCE_MS) / 1e3
 
     def _gone(self, computed: Computed) -> None:
         """The server failed a device that can go on alone, which leaves it alone and looks out for it from now on."""
         device, patience_s = self._device, self._fresh_patience_s(computed)
-        device.away.failed(self._time())
+        device.health.breaker.failed(self._time())
         request = self._request(computed, again=False, wants_load=False)
         request = replace(request, id=f"{request.id}/probe", deadline_ms=patience_s * 1e3)
-        device.lookout.begin(device.server.infer, request, patience_s)
+        device.health.recovery.begin(device.server.infer, request, patience_s)
 
     def _fresh_patience_s(self, computed: Computed) -> float:
         """How long a new image would wait for the server."""
-        alone_ms = self._device.alone_ms(computed.cut)
+        alone_ms = self._device.fallback.expected_ms(computed.cut)
         if self._ask.deadline_ms is None:
-            return max(_PATIENCE * self._device.served_ms, 2 * alone_ms, _LEAST_PATIENCE_MS) / 1e3
+            return max(_PATIENCE * self._device.health.served_ms, 2 * alone_ms, _LEAST_PATIENCE_MS) / 1e3
         left_ms = self._ask.deadline_ms - computed.head_ms - computed.encode_ms - _SLOWER * alone_ms - _SLACK_MS
         return max(left_ms, _SLACK_MS) / 1e3
 
@@ -204,7 +218,12 @@ class Asking:
         now_s = self._time()
         if self._ask.deadline_ms is None:
             return now_s + self._fresh_patience_s(computed)
-        left_ms = self._ask.deadline_ms - self.age_ms() - _SLOWER * self._device.alone_ms(computed.cut) - _SLACK_MS
+        left_ms = (
+            self._ask.deadline_ms
+            - self.age_ms()
+            - _SLOWER * self._device.fallback.expected_ms(computed.cut)
+            - _SLACK_MS
+        )
         if left_ms <= 0:
             raise NoTime(f"{left_ms:.0f} ms are left for the server")
         return now_s + left_ms / 1e3
@@ -212,7 +231,7 @@ class Asking:
     async def _send(self, computed: Computed, until_s: float, *, again: bool = False) -> Answer:
         """One sending. Raises ServerError: the server vanished, or did not answer until then."""
         device, sent_s = self._device, self._time()
-        planner = device.planner
+        planner = device.cut.planner
         request = self._request(computed, again=again, wants_load=planner is not None and planner.due(sent_s))
         sent = planner.link.sent(sent_s, len(request.payload) + ENVELOPE_BYTES) if planner is not None else None
         try:
@@ -220,14 +239,14 @@ class Asking:
         except asyncio.TimeoutError:
             if planner is not None and sent is not None:
                 planner.link.given_up(sent, self._time())
-            if device.alone:
+            if device.fallback.model:
                 raise ServerError(f"no answer within {(until_s - sent_s) * 1e3:.0f} ms") from None
             raise ServerError(
                 f"no answer within {self._config.retry.budget_s:g} s (retry.budget_s); the server is overloaded or gone"
             ) from None
         if isinstance(answer, Reply):
             timings = answer.timings
-            device.took_served((self._time() - sent_s) * 1e3)
+            device.health.served((self._time() - sent_s) * 1e3)
             self._record.network_ms = max((self._time() - sent_s) * 1e3 - timings.total_ms, 0.0)
             if planner is not None and sent is not None:
                 planner.link.answered(sent, self._time(), timings.total_ms / 1e3)
@@ -253,15 +272,15 @@ class Asking:
     async def _alone(self, computed: Computed, why: str) -> TopK:
         """The device finishes by itself."""
         device, record = self._device, self._record
-        with device.finishing():
+        with device.fallback.in_line():
             async with device.turn:
                 began_s = self._time()
                 finished = await device.finish(computed, self._image)
-                device.took_alone(computed.cut, (self._time() - began_s) * 1e3)
+                device.fallback.took(computed.cut, (self._time() - began_s) * 1e3)
         assert finished.logits is not None, "all slices have run"
         record.head_ms = (record.head_ms or 0.0) + finished.head_ms
         record.overrun = record.overrun or finished.overrun
-        record.alone, record.message = device.alone, why
+        record.alone, record.message = device.fallback.model, why
         return self._finish(top_k(finished.logits, self._ask.top_k))
 
     def _accept(self, reply: Reply) -> TopK:
@@ -270,8 +289,8 @@ class Asking:
         self._record.queue_ms = timings.queue_ms
         self._record.execution_ms = timings.execution_ms
         self._record.rows_per_step = tuple(timings.rows_per_step)
-        self._device.away.answered()
-        self._device.reconsider(self._ask.deadline_ms)
+        self._device.health.breaker.answered()
+        self._device.cut.reconsider(self._ask.deadline_ms)
         return self._finish(reply.top_k)
 
     def _finish(self, best: TopK) -> TopK:

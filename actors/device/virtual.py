@@ -10,24 +10,20 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeVar, cast
 
-from torch import nn
-
+from actors.clock.clock import Clock
 from actors.device.config import TAIL, DeviceConfig
-from actors.device.device import Device
-from actors.device.head import Computed, Head
-from actors.device.head_loader import GetShard, check_cut, fits_whole, load_head, load_more, manifest_of
+from actors.device.head import Head
+from actors.device.head_loader import check_cut, fits_whole, load_head, load_more, manifest_of
+from actors.device.head_runtime import Computed, GetShard, HeadRuntime
 from slicer.codecs.registry import as_taken
 from slicer.errors import ConfigError
 from slicer.planning.cut_planner import Choice
 from slicer.profiles.device_profile import NATIVE
 from slicer.protocol.messages import ServedModel
-
-T = TypeVar("T")
 
 #: What a crowd says of itself in every result.
 REPLAYED = "activations replayed: each image's computed once for all virtual devices"
@@ -41,9 +37,11 @@ class Crowd:
 
     Args:
         kept_bytes: of results that are kept; the least recently used ones leave.
+        clock: what the devices' times go by.
     """
 
-    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, kept_bytes: int = KEPT_BYTES, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
         self._kept_bytes = kept_bytes
         self._heads: dict[str, Head] = {}
         self._loading: dict[str, asyncio.Lock] = {}
@@ -87,97 +85,77 @@ class Crowd:
         self._results.move_to_end(key)
         return await asyncio.shield(future)
 
-    async def call(self, function: Callable[..., T], *args: Any) -> T:
-        """On the crowd's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+    async def load(self, served: ServedModel, config: DeviceConfig, get: GetShard) -> HeadRuntime:
+        """`LoadHead` of a virtual device, whose profile must be emulated: it has no time of its own.
+
+        Raises:
+            HeadTailError: as `load_head`; ConfigError for a native profile.
+        """
+        if config.profile.kind != "emulated":
+            raise ConfigError(f"virtual device {config.name!r} is native; give its group an emulated profile")
+        check_cut(served, config)
+        config.profile.check_model(served.name, served.num_slices)
+        whole = config.alone == TAIL and fits_whole(manifest_of(served), config)
+        loaded = served.num_slices if whole else config.cut
+        await self.head_to(served, config, get, loaded)
+        return _Replay(self, served, config, get, loaded)
 
     def close(self) -> None:
         """Let the thread go."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-class _Part:
-    """What `Device` keeps as its head: the numbers; the slices are the crowd's."""
+class _Replay:
+    """`HeadRuntime` of one virtual device: its numbers and its times; the slices are the crowd's."""
 
-    def __init__(self, served: ServedModel, slice_bytes: tuple[int, ...], loaded: int) -> None:
-        self.manifest = served.manifest
-        self.num_slices = served.num_slices
-        self.loaded = loaded
-        self._slice_bytes = slice_bytes
-        self.rng = random.Random()
+    def __init__(self, crowd: Crowd, served: ServedModel, config: DeviceConfig, get: GetShard, loaded: int) -> None:
+        self._crowd, self._served, self._config, self._get = crowd, served, config, get
+        self.manifest, self.num_slices, self.loaded = served.manifest, served.num_slices, loaded
+        self._slice_bytes = tuple(shard.size_bytes for shard in manifest_of(served).shards)
+        self.slices_ms: Sequence[float] = ()
+        self._rng = random.Random(f"{config.seed}/{config.name}")
 
     @property
     def size_bytes(self) -> int:
         return sum(self._slice_bytes[: self.loaded])
 
-    def extend(self, slices: list[nn.Module]) -> None:
-        self.loaded += len(slices)
+    async def extend(self, count: int) -> None:
+        await self._crowd.head_to(self._served, self._config, self._get, count)
+        self.loaded = count
 
-    def trim(self, count: int) -> None:
+    async def trim(self, count: int) -> None:
         self.loaded = min(self.loaded, count)
 
+    async def rehearse(self) -> None:
+        """Its times are the profile's."""
+
     def reseed(self, seed: str) -> None:
-        self.rng.seed(seed)
+        self._rng.seed(seed)
 
-
-class VirtualDevice(Device):
-    """A device of a crowd. Its profile must be emulated: it has no time of its own."""
-
-    def __init__(self, config: DeviceConfig, *args: Any, crowd: Crowd, **kwargs: Any) -> None:
-        super().__init__(config, *args, **kwargs)
-        if config.profile.kind != "emulated":
-            raise ConfigError(f"virtual device {config.name!r} is native; give its group an emulated profile")
-        self._crowd = crowd
-
-    async def in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """The crowd's thread; loading a head is asking the crowd for it."""
-        if function is self._load:
-            served, config, get = args
-            return await self._join(served, config, get)  # type: ignore[return-value]
-        if getattr(function, "__self__", None) is self._head:
-            return function(*args)  # numbers only
-        return await self._crowd.call(function, *args)
-
-    async def beside(self, function: Callable[..., T], *args: Any) -> T:
-        """Further slices are the crowd's as well."""
-        served, config, get, start, end = args
-        await self._crowd.head_to(served, config, get, end)
-        return [None] * (end - start)  # type: ignore[return-value]
-
-    async def _join(self, served: ServedModel, config: DeviceConfig, get: GetShard) -> _Part:
-        check_cut(served, config)
-        config.profile.check_model(served.name, served.num_slices)
-        manifest = manifest_of(served)
-        whole = config.alone == TAIL and fits_whole(manifest, config)
-        loaded = served.num_slices if whole else config.cut
-        await self._crowd.head_to(served, config, get, loaded)
-        part = _Part(served, tuple(shard.size_bytes for shard in manifest.shards), loaded)
-        part.reseed(f"{config.seed}/{config.name}")
-        return part
+    def close(self) -> None:
+        """The thread is the crowd's."""
 
     async def compute(self, image: str, choice: Choice) -> Computed:
-        """What was computed once, after the time that this device takes."""
         return await self._replay(image, choice, 0)
 
     async def finish(self, computed: Computed, image: str) -> Computed:
-        """See `Device.finish`."""
-        part = self._head
-        assert part is not None, "start() before the first request"
-        return await self._replay(image, Choice(part.num_slices, "fp32"), computed.cut)
+        return await self._replay(image, Choice(self.num_slices, "fp32"), computed.cut)
 
     async def _replay(self, image: str, choice: Choice, start: int) -> Computed:
-        part, profile, began_s = cast("_Part", self._head), self.config.profile, self.clock.now_s()
-        made = await self._crowd.computed(part.manifest, image, choice)
+        """What was computed once, after the time that this device takes."""
+        profile, clock = self._config.profile, self._crowd.clock
+        began_s = clock.now_s()
+        made = await self._crowd.computed(self.manifest, image, choice)
         # In the order in which a `Head` draws, so that both take the same times.
         prepare_ms = 0.0
         if start == 0:
             spread = None if as_taken(choice.codec) else profile.preprocess_ms
-            prepare_ms = made.prepare_ms if spread is None else spread.draw_ms(part.rng)
-        slices_ms = tuple(spread.draw_ms(part.rng) for spread in profile.slices_ms[start : choice.cut])
+            prepare_ms = made.prepare_ms if spread is None else spread.draw_ms(self._rng)
+        slices_ms = tuple(spread.draw_ms(self._rng) for spread in profile.slices_ms[start : choice.cut])
         due_s = began_s + (prepare_ms + sum(slices_ms)) / 1e3
-        late = self.clock.now_s() > due_s
-        await self.clock.until(due_s)
-        head_ms = (self.clock.now_s() - began_s) * 1e3
+        late = clock.now_s() > due_s
+        await clock.until(due_s)
+        head_ms = (clock.now_s() - began_s) * 1e3
         return replace(made, head_ms=head_ms, overrun=late, prepare_ms=prepare_ms, slices_ms=slices_ms)
 
 

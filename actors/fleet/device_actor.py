@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 import ray
 from ray.util import metrics
 
+from actors.device.answer import TopK
 from actors.device.config import DeviceConfig
-from actors.device.device import Device, TopK
-from actors.device.plan_runner import Run
-from actors.device.virtual import REPLAYED, Crowd, VirtualDevice
+from actors.device.device import Device
+from actors.device.plan_runner import PlanRun
+from actors.device.virtual import REPLAYED, Crowd
 from actors.network.auto_transport import make_transport
 from actors.network.client import Kept, LinkedServer, Server
 from actors.network.link import Link, make_link
@@ -101,11 +102,11 @@ class DeviceActor:
             link = self._links[config.name] = make_link(config.link, config.link_options)
             server = LinkedServer(Kept(shared), link)
             if self._crowd is not None:
-                device: Device = VirtualDevice(config, server, crowd=self._crowd, on_closed=self._count)
+                device: Device = Device(config, server, load=self._crowd.load, on_closed=self._count)
             else:
                 device = device_class(config.device)(config, server, on_closed=self._count)
             self._devices[config.name] = device
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, PlanRun] = {}
         self._requests = metrics.Counter(
             "headtail_device_requests", "Requests of devices by outcome.", ("group", "model", "cut", "outcome")
         )
@@ -180,16 +181,16 @@ class DeviceActor:
             node_id=context.get_node_id(),
             node_ip=ray.util.get_node_ip_address(),
             plans=config.plan is not None,
-            alone=device.alone,
+            alone=device.fallback.model,
             slices_ms=tuple(round(value, 4) for value in device.slices_ms),
             memory_budget_bytes=config.profile.memory_budget_bytes,
-            notes=tuple(device.notes),
+            notes=tuple(device.fallback.notes),
         )
 
     async def classify(self, name: str, image: str, top_k: int = 5) -> tuple[TopK, Record]:
         """One image now: the (class, logit) pairs, best first, and the record with its timings."""
         plan = Plan("single", (image,), (None,), warmup=(0,), top_k=top_k)
-        answers, records = await Run(self._devices[name], plan).warm_up()
+        answers, records = await PlanRun(self._devices[name], plan).warm_up()
         return answers[0], records[0]
 
     async def prepare(self, plans: Mapping[str, Plan]) -> dict[str, list[Record]]:
@@ -201,7 +202,7 @@ class DeviceActor:
             # Hundreds of devices, in truth machines of their own, wait for this loop, beside a thread with their heads.
             hand_over_soon()
             prefer_thread()
-        self._runs = {name: Run(self._devices[name], plan) for name, plan in plans.items()}
+        self._runs = {name: PlanRun(self._devices[name], plan) for name, plan in plans.items()}
         warm = await self._few_at_once([run.warm_up() for run in self._runs.values()])
         self._closed.clear()
         self._ended.clear()

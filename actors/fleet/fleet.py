@@ -16,8 +16,8 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from actors.device.answer import TopK
 from actors.device.config import DeviceConfig
-from actors.device.device import TopK
 from actors.fleet.config import FleetConfig, load_fleet, parse_fleet
 from actors.fleet.device_actor import DeviceInfo
 from actors.fleet.fleet_run import Absence, FleetRun

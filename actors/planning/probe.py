@@ -8,34 +8,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from actors.network.client import ENVELOPE_BYTES
+from actors.clock.clock import Clock
+from actors.network.client import ENVELOPE_BYTES, Server
+from actors.planning.online_planner import Adaptive
 from slicer.codecs import activations as codec
 from slicer.errors import HeadTailError
 from slicer.planning.cut_planner import Choice
-from slicer.protocol.messages import Reply, Request
-
-if TYPE_CHECKING:
-    from actors.device.device import Device
-    from actors.planning.online_planner import Adaptive
+from slicer.protocol.messages import Reply, Request, ServedModel
 
 #: An answer that takes longer says nothing more than that.
 PATIENCE_S = 10.0
 
 
-async def probe(device: Device, planner: Adaptive, choice: Choice | None) -> None:
-    """Send one, tell the planner what came of it. Never raises but for cancellation; nothing for `choice` None."""
-    served = device.served
-    if choice is None or served is None:
-        return
+async def probe(
+    planner: Adaptive,
+    choice: Choice,
+    served: ServedModel,
+    server: Server,
+    clock: Clock,
+    *,
+    name: str = "probe",
+    token: str = "",
+) -> None:
+    """Send one at `choice`, tell the planner what came of it. Never raises but for cancellation.
+
+    Args:
+        served: the model that is asked for, with the manifest that the server knows.
+        name, token: make the request's id the device's own.
+    """
     shape = planner.shape(choice.cut)
     payload = codec.encode(choice.codec, np.zeros(shape, np.float32), planner.channel_axis(choice.cut))
-    began_s = device.clock.now_s()
+    began_s = clock.now_s()
     request = Request(
-        id=f"{device.config.name}/probe-{began_s:.6f}@{device.token}",
+        id=f"{name}/probe-{began_s:.6f}@{token}",
         model=served.name,
         manifest=served.manifest,
         cut=choice.cut,
@@ -48,8 +56,8 @@ async def probe(device: Device, planner: Adaptive, choice: Choice | None) -> Non
     sent = planner.link.sent(began_s, len(payload) + ENVELOPE_BYTES)
     answer = None
     with contextlib.suppress(HeadTailError, asyncio.TimeoutError):
-        [answer] = await asyncio.wait_for(device.server.infer([request]), PATIENCE_S)
-    now_s = device.clock.now_s()
+        [answer] = await asyncio.wait_for(server.infer([request]), PATIENCE_S)
+    now_s = clock.now_s()
     if isinstance(answer, Reply):
         timings = answer.timings
         planner.link.answered(sent, now_s, timings.total_ms / 1e3)

@@ -69,6 +69,12 @@ class Record:
     codec: str = ""
     alone: str = ""
 
+    def close(self, outcome: Outcome, code: str = "", message: str = "", finished_s: float | None = None) -> None:
+        """The one place where a request ends. `finished_s`: on the device's clock; None: nobody was there to see it."""
+        self.outcome, self.code, self.message, self.finished_s = outcome, code, message, finished_s
+        if outcome == "answered" and finished_s is not None:
+            self.inference_ms = (finished_s - self.scheduled_s) * 1e3
+
     def to_json(self) -> dict[str, Any]:
         """The record as one JSON object, for records.jsonl."""
         return asdict(self)

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from actors.clock import virtual_time
-from actors.device.plan_runner import Run
+from actors.device.plan_runner import PlanRun
 from actors.network.client import ENVELOPE_BYTES
 from actors.network.emulated_link import EmulatedLink
 from actors.planning.online_planner import PlanConfig
@@ -82,12 +82,12 @@ class Stage:
         began_s = clock.now_s()
 
         def turn(choice: Choice) -> None:
-            device.choice = choice
+            device.cut.choice = choice
 
         for from_s, choice in schedule[1:]:
             asyncio.get_running_loop().call_at(began_s + from_s, turn, choice)
         arrivals = tuple(Capture(at_s, 0) for at_s in case.arrivals())
-        run = Run(device, Plan(case.name, ("image",), (None,), arrivals=arrivals, drain_s=1e6))
+        run = PlanRun(device, Plan(case.name, ("image",), (None,), arrivals=arrivals, drain_s=1e6))
         records = await run.run()
         await device.close()
         return _outcome(records)

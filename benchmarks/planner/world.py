@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from actors.clock.virtual_time import VirtualClock
 from actors.device.config import TAIL, DeviceConfig, Retry
 from actors.device.device import Device
-from actors.device.head import Computed
+from actors.device.head_runtime import Computed
 from actors.network.client import LinkedServer
 from actors.network.emulated_link import EmulatedLink
 from actors.planning.online_planner import PlanConfig
@@ -171,17 +171,24 @@ def others(
 
 
 class _Numbers:
-    """What `Device` keeps as its head: how much of it there is."""
+    """`HeadRuntime` of numbers alone: how much of a head there is. What it computes is `EmulatedDevice`'s affair."""
 
     size_bytes = 0
+    slices_ms: Sequence[float] = ()
 
     def __init__(self, served: ServedModel, loaded: int) -> None:
         self.manifest, self.num_slices, self.loaded = served.manifest, served.num_slices, loaded
 
-    def extend(self, slices: list[Any]) -> None:
-        self.loaded += len(slices)
+    async def extend(self, count: int) -> None:
+        self.loaded = count
 
-    def trim(self, count: int) -> None:
+    async def rehearse(self) -> None:
+        """Its times are drawn."""
+
+    def close(self) -> None:
+        """There is no thread."""
+
+    async def trim(self, count: int) -> None:
         self.loaded = min(self.loaded, count)
 
     def reseed(self, seed: str) -> None:
@@ -198,17 +205,9 @@ class EmulatedDevice(Device):
     def __init__(
         self, config: DeviceConfig, server: Any, true: Profile, encode_ns: dict[str, float], seed: str
     ) -> None:
-        super().__init__(config, server, load=_load, more=_more, clock=VirtualClock())  # type: ignore[arg-type]
+        super().__init__(config, server, load=_load, clock=VirtualClock())  # type: ignore[arg-type]
         self._true, self._encode_ns = true, encode_ns
         self._draw = random.Random(f"{seed}/device")
-
-    async def in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-        """On the loop: it takes no time."""
-        return function(*args)
-
-    async def beside(self, function: Callable[..., Any], *args: Any) -> Any:
-        """As `in_thread`: shards are in the device's cache."""
-        return function(*args)
 
     async def finish(self, computed: Computed, image: str) -> Computed:
         """The slices that are left, where the device goes on alone."""
@@ -219,7 +218,7 @@ class EmulatedDevice(Device):
 
     async def compute(self, image: str, choice: Choice) -> Computed:
         """Let the drawn time pass."""
-        head, facts, draw = self._head, facts_of(self.served), self._draw
+        head, facts, draw = self.head, facts_of(self.served), self._draw
         assert head is not None
         assert self._true.preprocess_ms is not None
         prepare_ms = self._true.preprocess_ms.draw_ms(draw)
@@ -245,12 +244,8 @@ class EmulatedDevice(Device):
         )
 
 
-def _load(served: ServedModel, config: DeviceConfig, get: object) -> _Numbers:
+async def _load(served: ServedModel, config: DeviceConfig, get: object) -> Any:
     return _Numbers(served, served.num_slices if config.alone else config.cut)
-
-
-def _more(served: ServedModel, config: DeviceConfig, get: object, start: int, end: int) -> list[None]:
-    return [None] * (end - start)
 
 
 _FACTS: dict[str, Facts] = {}

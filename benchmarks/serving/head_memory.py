@@ -111,14 +111,14 @@ async def _child(
     await device.start()
     note("joined", cuts[0])
     if computes:
-        await device.compute(image, device.choice)
+        await device.compute(image, device.cut.choice)
         work = memory_bytes()[0] - before - found[0]["grown_bytes"]
         note("computed", cuts[0])
     for cut in cuts[1:]:
-        await device.move(Choice(cut, "fp32"))
+        await device.cut.move(Choice(cut, "fp32"))
         note("moved", cut)
         if computes:
-            await device.compute(image, device.choice)
+            await device.compute(image, device.cut.choice)
     await device.close()
     return found
 

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
+from ray.job_submission import JobSubmissionClient
 
 from actors.report.files import FILES
 from tests.documented import ELSEWHERE, HEADS, all_commands, put_files
@@ -41,6 +43,20 @@ def run(command: str, env: Mapping[str, str], timeout_s: float = 900) -> str:
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
+
+
+def wait_for_jobs(address: str, timeout_s: float = 60) -> None:
+    """Until the dashboard's agent takes jobs: it joins some seconds after Ray itself."""
+    client, end_s = JobSubmissionClient(address), time.monotonic() + timeout_s
+    while True:
+        try:
+            job = client.submit_job(entrypoint="true")
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > end_s:
+                raise
+        else:
+            assert job
+            return
 
 
 @contextlib.contextmanager
@@ -97,6 +113,7 @@ def test_jobs_on_a_cluster(reader: Mapping[str, str], tmp_path: Path, monkeypatc
         head_node_args={"num_cpus": 2, "include_dashboard": True, "dashboard_port": 0},
     )
     try:
+        wait_for_jobs(f"http://{cluster.head_node.webui_url}")
         for command in JOBS:
             for head in HEADS:
                 command = command.replace(head, f"http://{cluster.head_node.webui_url}")

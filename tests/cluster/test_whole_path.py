@@ -21,6 +21,7 @@ from slicer.models.images import LabelledImages, Preprocess, write_digits
 
 #: Not run in `make test`: the engine is the same, and unit tests hold every strategy to the same answers.
 LONG = ("per_tail", "per_slice", "lazy")
+NAME = "headtail-path"
 CUTS = range(5)
 PER_DEVICE = 12
 
@@ -48,7 +49,7 @@ def fleet(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             "cache": {"directory": str(tmp_path_factory.mktemp("cache"))},
         }
     )
-    fleet = Fleet(config, app=f"headtail-{STRATEGIES[0]}", run="path")
+    fleet = Fleet(config, app=NAME, run="path")
     fleet.place()
     yield fleet
     fleet.stop()
@@ -77,16 +78,15 @@ def test_devices_at_every_cut_get_the_unsliced_models_answers(
     node_ids: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    name = f"headtail-{strategy}"
     models = [{"name": "digits_vit", "strategy": strategy}]
-    app.run({"models": models, "torch_threads": 1, "shard_dir": str(tmp_path)}, name=name)
+    app.run({"models": models, "torch_threads": 1, "shard_dir": str(tmp_path)}, name=NAME)
     try:
         # The first strategy loads the heads, the others find them in the cache of their node.
-        devices = fleet.connect(name) if fleet.devices else fleet.start()
+        devices = fleet.connect(NAME) if fleet.devices else fleet.start()
         records = fleet.run({f"cut{cut}-0": plan_of(cut, images) for cut in CUTS})
-        status = serve.get_deployment_handle(app.DEPLOYMENT, name).status.remote().result(timeout_s=30)
+        status = serve.get_deployment_handle(app.DEPLOYMENT, NAME).status.remote().result(timeout_s=30)
     finally:
-        app.stop(name)
+        app.stop(NAME)
 
     edges = {node_ids["edge-1"], node_ids["edge-2"]}
     assert {device.node_id for device in devices} == edges, "SPREAD over the edge nodes, none elsewhere"

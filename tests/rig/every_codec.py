@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.device.device import Device
-from actors.device.head import Computed
+from actors.device.head_runtime import Computed
 from slicer.codecs.activations import CODECS, IMAGE_CODECS
 from slicer.planning.cut_planner import Choice
 
@@ -16,5 +16,5 @@ class EveryCodec(Device):
 
     async def compute(self, image: str, choice: Choice) -> Computed:
         computed = await super().compute(image, choice)
-        self.choice = CHOICES[(CHOICES.index(choice) + 1) % len(CHOICES)]
+        self.cut.choice = CHOICES[(CHOICES.index(choice) + 1) % len(CHOICES)]
         return computed

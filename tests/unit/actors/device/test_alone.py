@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.device.circuit_breaker import AT_ONCE
-from actors.device.plan_runner import Run
+from actors.device.plan_runner import PlanRun
 from actors.planning.online_planner import PlanConfig
 from actors.records.record import Record
 from actors.records.request_plan import Capture
@@ -132,7 +132,7 @@ def test_a_server_that_is_back_with_other_weights_gets_another_head() -> None:
         await device.start()
         server.script.append("vanish")
         server.served["m"] = replace(SERVED, manifest="digest-2")
-        return await Run(device, plan(arrivals=ask(20))).run(), device
+        return await PlanRun(device, plan(arrivals=ask(20))).run(), device
 
     records, device = virtual_time.run(scenario())
     assert [record.outcome for record in records] == ["answered"] * 20
@@ -190,12 +190,12 @@ def test_a_request_that_is_ended_while_it_probes_lets_the_next_one_probe() -> No
         server = fake_server()
         device = make(server)
         await device.start()
-        device.backlog.failed(probe=False)
+        device.health.backlog.failed(probe=False)
         server.script.append("hang")
         first = plan(arrivals=ask(1), drain_s=1.0)
-        (lost,) = await Run(device, first).run()
+        (lost,) = await PlanRun(device, first).run()
         assert (lost.outcome, len(server.requests)) == ("lost", 1)
-        (record,) = await Run(device, first).run()
+        (record,) = await PlanRun(device, first).run()
         return record.outcome
 
     assert virtual_time.run(scenario()) == "answered"
@@ -216,15 +216,15 @@ def test_a_device_whose_memory_does_not_hold_the_tail_says_so_and_asks_again_as_
         device = make(server, alone="tail")
         load = device._load
 
-        def short(*args: Any) -> Any:
-            head = load(*args)
+        async def short(*args: Any) -> Any:
+            head = await load(*args)
             head.loaded = 2
             return head
 
         device._load = short
         await device.start()
         server.script.extend(("vanish", "overloaded"))
-        return device.notes, device.alone, await Run(device, plan(arrivals=ask(1))).run()
+        return device.fallback.notes, device.fallback.model, await PlanRun(device, plan(arrivals=ask(1))).run()
 
     notes, alone, (record,) = virtual_time.run(scenario())
     assert "does not fit" in notes[0]
@@ -252,9 +252,9 @@ def moving(to: Choice, **changes: Any) -> tuple[list[Record], VirtualDevice]:
 
         device = make(fake_server(), **changes)
         await device.start()
-        running = asyncio.create_task(Run(device, plan(arrivals=ask(200, 0.011))).run())
+        running = asyncio.create_task(PlanRun(device, plan(arrivals=ask(200, 0.011))).run())
         await asyncio.sleep(0.5)
-        await device.move(to)
+        await device.cut.move(to)
         return await running, device
 
     return virtual_time.run(scenario())
@@ -268,20 +268,20 @@ def test_a_head_that_grows_under_load_has_no_gap_and_no_wrong_answer() -> None:
     assert min(changed) >= 0.5 + LOAD_S - 0.05  # the present slices went on while the others were loaded
     assert max(r.wait_ms for r in records if r.wait_ms is not None) < 15.0  # nobody waited for the loading
     assert {record.codec for record in records if record.cut == 3} == {"fp16"}
-    assert device._head.loaded == 3  # type: ignore[union-attr]
+    assert device.head.loaded == 3  # type: ignore[union-attr]
 
 
 def test_a_head_that_shrinks_gives_its_slices_back_after_the_last_image_that_needs_them() -> None:
     records, device = moving(Choice(1, "fp32"))
     assert all(record.outcome == "answered" and record.top1 == record.cut for record in records)
     assert {record.cut for record in records} == {1, 2}
-    assert device._head.loaded == 1  # type: ignore[union-attr]
+    assert device.head.loaded == 1  # type: ignore[union-attr]
 
 
 def test_a_device_that_can_go_on_alone_keeps_its_slices() -> None:
     _, device = moving(Choice(1, "fp32"), alone="tail")
-    assert device._head.loaded == 4  # type: ignore[union-attr]
-    assert device.alone == "m"
+    assert device.head.loaded == 4  # type: ignore[union-attr]
+    assert device.fallback.model == "m"
 
 
 def test_a_device_with_a_plan_moves_by_itself_under_load() -> None:
@@ -289,13 +289,13 @@ def test_a_device_with_a_plan_moves_by_itself_under_load() -> None:
         server = FakeServer({"m": PLANNED}, delay_s=SERVER_S)
         device = make(server, plan=PlanConfig(every_s=0.5))
         await device.start()
-        records = await Run(device, plan(arrivals=ask(300, 0.05))).run()
+        records = await PlanRun(device, plan(arrivals=ask(300, 0.05))).run()
         return records, device
 
     records, device = virtual_time.run(scenario())
     assert all(record.outcome == "answered" for record in records)
     assert all(record.top1 == (1 if record.cut == 4 else record.cut) for record in records)
     # Its slices take 2.5 ms, the server 30 ms for whatever is left: it is faster without.
-    assert device.choice.cut == 4
-    assert device.choice.cut == device.planner.present.cut  # type: ignore[union-attr]
+    assert device.cut.choice.cut == 4
+    assert device.cut.choice.cut == device.cut.planner.present.cut  # type: ignore[union-attr]
     assert any(request.wants_load for request in device.server.requests)  # type: ignore[attr-defined]

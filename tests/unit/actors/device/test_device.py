@@ -6,6 +6,7 @@ Times are virtual: the fake head takes exactly HEAD_S, the fake server exactly S
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 
 from actors.clock.clock import Clock
+from actors.device.answer import Ask
 from actors.device.config import DeviceConfig, Retry
-from actors.device.device import Ask, Device
-from actors.device.head import Computed
-from actors.device.plan_runner import Run, lost_run
+from actors.device.device import Device
+from actors.device.head_runtime import Computed
+from actors.device.plan_runner import PlanRun, lost_run
 from actors.network.client import LinkedServer
 from actors.records.record import Record
 from actors.records.request_plan import Capture, Closed, Plan
@@ -72,8 +74,37 @@ class FakeHead:
         return self.compute(image, Choice(self.num_slices, "fp32"))
 
 
+class FakeRuntime(FakeHead):
+    """`HeadRuntime` by the fake head, on the loop, in no time."""
+
+    slices_ms: Sequence[float] = ()
+
+    async def compute(self, image: str, choice: Choice) -> Computed:  # type: ignore[override]
+        return super().compute(image, choice)
+
+    async def finish(self, computed: Computed, image: str) -> Computed:  # type: ignore[override]
+        return super().compute(image, Choice(self.num_slices, "fp32"))
+
+    async def extend(self, count: int) -> None:  # type: ignore[override]
+        await asyncio.sleep(LOAD_S)
+        super().extend([None] * (count - self.loaded))
+
+    async def trim(self, count: int) -> None:  # type: ignore[override]
+        super().trim(count)
+
+    async def rehearse(self) -> None:  # type: ignore[override]
+        self.slices_ms = super().rehearse()
+
+    def close(self) -> None:
+        """There is no thread."""
+
+
+async def load_fake(served: ServedModel, config: DeviceConfig, get: object) -> Any:
+    return FakeRuntime(served, config)
+
+
 class VirtualDevice(Device):
-    """Runs the fake head on the loop and lets virtual time pass instead of a thread's."""
+    """Lets virtual time pass instead of a thread's."""
 
     heads_at_once = 0
     starts = 0
@@ -81,13 +112,6 @@ class VirtualDevice(Device):
     async def start(self) -> None:
         self.starts += 1
         await super().start()
-
-    async def in_thread(self, function: Any, *args: Any) -> Any:
-        return function(*args)
-
-    async def beside(self, function: Any, *args: Any) -> Any:
-        await asyncio.sleep(LOAD_S)
-        return function(*args)
 
     async def finish(self, computed: Computed, image: str) -> Computed:
         await asyncio.sleep(HEAD_S)
@@ -98,8 +122,7 @@ class VirtualDevice(Device):
         assert self.heads_at_once == 1, "two heads ran at once on one device"
         await asyncio.sleep(HEAD_S)
         self.heads_at_once -= 1
-        assert self._head is not None
-        return self._head.compute(image, choice)
+        return await super().compute(image, choice)
 
 
 def config(**changes: Any) -> DeviceConfig:
@@ -117,16 +140,7 @@ def config(**changes: Any) -> DeviceConfig:
 
 
 def make(server: FakeServer, **changes: Any) -> VirtualDevice:
-    def load(served: ServedModel, config: DeviceConfig, get: object) -> Any:
-        return FakeHead(served, config)
-
-    return VirtualDevice(
-        config(**changes),
-        server,
-        load=load,
-        more=lambda served, config, get, start, end: [None] * (end - start),  # type: ignore[misc]
-        clock=virtual_time.VirtualClock(),
-    )
+    return VirtualDevice(config(**changes), server, load=load_fake, clock=virtual_time.VirtualClock())
 
 
 def fake_server(**changes: Any) -> FakeServer:
@@ -145,7 +159,7 @@ def go(server: FakeServer, plan: Plan, script: tuple[str, ...] = (), **changes: 
         device = make(server, **changes)
         await device.start()
         server.script.extend(script)
-        return await Run(device, plan).run()
+        return await PlanRun(device, plan).run()
 
     return virtual_time.run(scenario())
 
@@ -250,7 +264,7 @@ def test_a_stale_head_is_reloaded_once_and_the_activation_made_again() -> None:
         await device.start()
         redeployed(server)
         arrivals = tuple(Capture(0.0, 0) for _ in range(5))
-        return await Run(device, plan(arrivals=arrivals)).run(), device, server
+        return await PlanRun(device, plan(arrivals=arrivals)).run(), device, server
 
     records, device, server = virtual_time.run(scenario())
     assert [record.outcome for record in records] == ["answered"] * 5
@@ -265,19 +279,19 @@ def test_the_head_that_is_replaced_gives_its_memory_back() -> None:
         server = fake_server()
         device = make(server)
         await device.start()
-        before = device._head
+        before = device.head
         assert before is not None
         redeployed(server)
-        await Run(device, plan(arrivals=(Capture(0.0, 0),))).run()
-        assert device._head is not None
-        return before.loaded, device._head.loaded
+        await PlanRun(device, plan(arrivals=(Capture(0.0, 0),))).run()
+        assert device.head is not None
+        return before.loaded, device.head.loaded
 
     assert virtual_time.run(scenario()) == (0, 2)
 
 
 def test_a_device_says_what_its_slices_take() -> None:
     async def joined(cls: type[Device], **changes: Any) -> tuple[float, ...]:
-        device = cls(config(**changes), fake_server(), load=lambda served, config, get: FakeHead(served, config))  # type: ignore[arg-type, return-value]
+        device = cls(config(**changes), fake_server(), load=load_fake)
         await device.start()
         await device.close()
         return device.slices_ms
@@ -304,12 +318,12 @@ def test_a_reload_that_fails_is_told_and_the_device_lives_on() -> None:
         device = make(server)
         await device.start()
 
-        def refuse(served: ServedModel, config: DeviceConfig, get: object) -> Any:
+        async def refuse(served: ServedModel, config: DeviceConfig, get: object) -> Any:
             raise ShardError("shard slice_1 came damaged twice")
 
         device._load = refuse
         redeployed(server)
-        return await Run(device, plan(arrivals=(Capture(0.0, 0), Capture(1.0, 1)))).run()
+        return await PlanRun(device, plan(arrivals=(Capture(0.0, 0), Capture(1.0, 1)))).run()
 
     records = virtual_time.run(scenario())
     assert [record.outcome for record in records] == ["refused", "refused"]
@@ -353,7 +367,7 @@ def test_warm_up_answers_and_leaves_no_record() -> None:
         server = fake_server()
         device = make(server)
         await device.start()
-        run = Run(device, plan(arrivals=(Capture(0.0, 0),), warmup=(0, 1, 1)))
+        run = PlanRun(device, plan(arrivals=(Capture(0.0, 0),), warmup=(0, 1, 1)))
         answers, warm = await run.warm_up()
         assert answers[0] == ((2, 1.0),)
         return len(warm), len(server.requests), await run.run()
@@ -374,7 +388,7 @@ def test_the_ledger_closes_whatever_happens() -> None:
         device._on_closed = lambda record: closed.append(record.id)
         await device.start()
         server.script.extend(script)
-        return await Run(device, plan(arrivals=arrivals, max_age_ms=200.0, drain_s=3.0)).run()
+        return await PlanRun(device, plan(arrivals=arrivals, max_age_ms=200.0, drain_s=3.0)).run()
 
     records = virtual_time.run(scenario())
     assert len(records) == 40
@@ -426,7 +440,7 @@ def test_a_link_is_crossed_by_every_payload_and_its_time_is_the_networks() -> No
         device = make(LinkedServer(fake_server(), SlowLink()))  # type: ignore[arg-type]
         await device.start()
         SlowLink.crossed.clear()
-        return await Run(device, plan(arrivals=(Capture(0.0, 0),))).run()
+        return await PlanRun(device, plan(arrivals=(Capture(0.0, 0),))).run()
 
     (record,) = virtual_time.run(scenario())
     assert record.network_ms == pytest.approx(20.0)
@@ -451,8 +465,8 @@ def test_every_run_of_an_id_draws_the_same() -> None:
         await device.start()
         seeds = []
         for run_id in ("seed0", "seed1", "seed0"):
-            await Run(device, plan(run_id=run_id)).run()
-            seeds.append(device._head.seed)  # type: ignore[union-attr]
+            await PlanRun(device, plan(run_id=run_id)).run()
+            seeds.append(device.head.seed)  # type: ignore[union-attr]
         return seeds
 
     first, second, again = virtual_time.run(scenario())
@@ -463,9 +477,9 @@ def test_every_run_of_an_id_draws_the_same() -> None:
 def test_a_device_that_turns_to_a_server_of_the_same_weights_keeps_its_head() -> None:
     loads: list[str] = []
 
-    def load(served: ServedModel, config: DeviceConfig, get: object) -> Any:
+    async def load(served: ServedModel, config: DeviceConfig, get: object) -> Any:
         loads.append(served.manifest)
-        return FakeHead(served, config)
+        return FakeRuntime(served, config)
 
     async def scenario(second: ServedModel) -> Device:
         device = Device(config(), fake_server(), load=load)
@@ -495,7 +509,7 @@ def test_a_wait_never_ends_early_and_one_that_is_over_ends_at_once() -> None:
     asyncio.run(scenario())
 
 
-def test_a_real_device_runs_its_head_off_the_event_loop() -> None:
+def test_a_real_device_runs_its_head_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
     ran_in: list[str] = []
@@ -505,8 +519,10 @@ def test_a_real_device_runs_its_head_off_the_event_loop() -> None:
             ran_in.append(threading.current_thread().name)
             return super().compute(image, choice)
 
+    monkeypatch.setattr("actors.device.torch_runtime.load_head", lambda served, config, get: ThreadHead(served, config))
+
     async def scenario() -> Record:
-        device = Device(config(), fake_server(), load=lambda served, config, get: ThreadHead(served, config))  # type: ignore[arg-type, return-value]
+        device = Device(config(), fake_server())
         await device.start()
         record = Record("x", "cam-0", "cam", 2, 0, None, 0.0)
         await device.answer("a.png", record, device.clock.now_s(), Ask())

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from actors.device.answer import Ask
 from actors.device.config import DeviceConfig, Retry
-from actors.device.device import Ask, Device
+from actors.device.device import Device
 from actors.device.head import Head
 from actors.device.head_loader import head_memory, load_head
 from actors.records.record import Record

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from actors.device.device import Ask, Device
-from actors.device.virtual import Crowd, VirtualDevice
+from actors.device.answer import Ask
+from actors.device.device import Device
+from actors.device.virtual import Crowd
 from actors.fleet.config import parse_fleet
 from actors.records.record import Record
 from actors.testing.fake_server import FakeServer
@@ -53,7 +54,7 @@ def test_a_crowd_of_mixed_cuts_gives_the_unsliced_models_answers_and_computes_ea
     async def scenario() -> tuple[list[Record], Crowd, int]:
         crowd, server = Crowd(), server_of(exported)
         devices = [
-            VirtualDevice(config(tmp_path, name=f"v-{i}", cut=i % (N + 1), profile=FAST), server, crowd=crowd)
+            Device(config(tmp_path, name=f"v-{i}", cut=i % (N + 1), profile=FAST), server, load=crowd.load)
             for i in range(20)
         ]
         await asyncio.gather(*(device.start() for device in devices))
@@ -93,7 +94,7 @@ def test_a_virtual_device_draws_the_times_that_a_device_of_its_own_draws(exporte
         return [(one.prepare_ms, *one.slices_ms) for one in computed]
 
     single = asyncio.run(drawn(Device))
-    crowd = asyncio.run(drawn(lambda c, s: VirtualDevice(c, s, crowd=Crowd())))
+    crowd = asyncio.run(drawn(lambda c, s: Device(c, s, load=Crowd().load)))
     assert crowd == single
 
 
@@ -101,7 +102,7 @@ def test_a_virtual_device_takes_its_profiles_time(exported: Exported, tmp_path: 
     slow = emulated(slices_ms=[{"mean": 30.0, "std": 0.0}] * N)
 
     async def scenario() -> Record:
-        device = VirtualDevice(config(tmp_path, cut=2, profile=slow), server_of(exported), crowd=Crowd())
+        device = Device(config(tmp_path, cut=2, profile=slow), server_of(exported), load=Crowd().load)
         await device.start()
         await answered(device, exported.images[0])  # computes
         record = await answered(device, exported.images[0])
@@ -116,7 +117,7 @@ def test_a_virtual_device_takes_its_profiles_time(exported: Exported, tmp_path: 
 def test_what_is_kept_for_replay_is_bounded(exported: Exported, tmp_path: Path) -> None:
     async def scenario() -> int:
         crowd = Crowd(kept_bytes=1)
-        device = VirtualDevice(config(tmp_path, cut=2, profile=FAST), server_of(exported), crowd=crowd)
+        device = Device(config(tmp_path, cut=2, profile=FAST), server_of(exported), load=crowd.load)
         await device.start()
         for image in exported.images * 2:
             assert (await answered(device, image)).outcome == "answered"
@@ -126,9 +127,9 @@ def test_what_is_kept_for_replay_is_bounded(exported: Exported, tmp_path: Path) 
     assert asyncio.run(scenario()) == 1
 
 
-def test_virtual_devices_need_a_profile_and_live_together(tmp_path: Path) -> None:
+def test_virtual_devices_need_a_profile_and_live_together(exported: Exported, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="emulated profile"):
-        VirtualDevice(config(tmp_path, profile=NATIVE), FakeServer({}), crowd=Crowd())
+        asyncio.run(Crowd().load(exported.served, config(tmp_path, profile=NATIVE), exported.get))
     group = {"name": "v", "count": 7, "cut": 1, "virtual": True, "per_actor": 3}
     with pytest.raises(ConfigError, match="emulated profile"):
         parse_fleet({"groups": [group]})

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from actors.device.device import Device
-from actors.device.plan_runner import Run
+from actors.device.plan_runner import PlanRun
 from actors.fleet.config import parse_fleet
 from actors.fleet.device_actor import device_class
 from actors.network.client import LinkedServer
@@ -44,7 +44,7 @@ def test_the_own_links_time_is_in_the_network_phase() -> None:
         linked = LinkedServer(fake_server(), make_link(group.link, group.link_options))
         device = make(linked)  # type: ignore[arg-type]
         await device.start()
-        return await Run(device, plan(arrivals=(Capture(0.0, 0),))).run()
+        return await PlanRun(device, plan(arrivals=(Capture(0.0, 0),))).run()
 
     (record,) = virtual_time.run(scenario())
     assert record.outcome == "answered"
@@ -62,7 +62,7 @@ def test_the_own_device_rests_after_each_head() -> None:
         server: FakeServer = fake_server()
         device: Device = VirtualOwn(config(), server, load=make(server)._load, clock=virtual_time.VirtualClock())
         await device.start()
-        return await Run(device, plan(arrivals=(Capture(0.0, 0), Capture(0.0, 1)))).run()
+        return await PlanRun(device, plan(arrivals=(Capture(0.0, 0), Capture(0.0, 1)))).run()
 
     first, second = virtual_time.run(scenario())
     assert first.outcome == second.outcome == "answered"

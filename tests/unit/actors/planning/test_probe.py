@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from actors.device.plan_runner import Run
+from actors.device.plan_runner import PlanRun
 from actors.network.client import LinkedServer
 from actors.network.emulated_link import EmulatedLink
 from actors.planning.online_planner import Adaptive, PlanConfig
@@ -28,7 +28,7 @@ def fake(**changes: Any) -> FakeServer:
 async def started(server: FakeServer, mbit_per_s: float, **config: Any) -> VirtualDevice:
     link = EmulatedLink(mbit_per_s=mbit_per_s, delay_ms=5.0, clock=virtual_time.VirtualClock())
     device = make(server, **config)
-    device._server = LinkedServer(server, link)
+    device.server = LinkedServer(server, link)
     await device.start()
     return device
 
@@ -37,8 +37,8 @@ def test_joining_learns_the_link_before_the_first_image() -> None:
     async def scenario() -> tuple[Adaptive, FakeServer, Choice]:
         server = fake()
         device = await started(server, 0.8, plan=PlanConfig(), profile=BOARD)  # 0.1 bytes a microsecond
-        assert device.planner is not None
-        return device.planner, server, device.choice
+        assert device.cut.planner is not None
+        return device.cut.planner, server, device.cut.choice
 
     planner, server, choice = virtual_time.run(scenario())
     (request,) = server.requests
@@ -55,8 +55,8 @@ def test_a_server_that_does_not_answer_is_waited_for_by_nobody_for_ever() -> Non
         server = fake()
         server.script.append("hang")
         device = await started(server, 100.0, plan=PlanConfig(), profile=BOARD)
-        assert device.planner is not None
-        return virtual_time.VirtualClock().now_s(), device.planner.link.known
+        assert device.cut.planner is not None
+        return virtual_time.VirtualClock().now_s(), device.cut.planner.link.known
 
     now_s, known = virtual_time.run(scenario())
     assert 10.0 < now_s < 11.0  # PATIENCE_S
@@ -67,11 +67,10 @@ def test_a_refusal_and_a_vanished_server_raise_nothing() -> None:
     async def scenario() -> None:
         server = fake()
         device = await started(server, 100.0, plan=PlanConfig(), profile=BOARD)
-        assert device.planner is not None
+        assert device.cut.planner is not None
         for upset in ("overloaded", "vanish"):
             server.script.append(upset)
-            await probe(device, device.planner, Choice(1, "int8"))
-        await probe(device, device.planner, None)
+            await probe(device.cut.planner, Choice(1, "int8"), PLANNED, device.server, device.clock)
 
     virtual_time.run(scenario())
 
@@ -80,7 +79,7 @@ def test_a_device_that_computes_all_by_itself_asks_now_and_then_and_no_image_wai
     async def scenario() -> tuple[list[Record], FakeServer]:
         server = fake()
         device = await started(server, 100.0, plan=PlanConfig(probe_s=4.0), profile=BOARD)
-        return await Run(device, plan(arrivals=ask(600, 0.1))).run(), server
+        return await PlanRun(device, plan(arrivals=ask(600, 0.1))).run(), server
 
     records, server = virtual_time.run(scenario())
     asked = [request for request in server.requests if "/probe-" in request.id]
@@ -96,7 +95,7 @@ def test_without_probes_it_stays_alone_and_silent() -> None:
     async def scenario() -> FakeServer:
         server = fake()
         device = await started(server, 100.0, plan=PlanConfig(probe_s=0.0), profile=BOARD)
-        await Run(device, plan(arrivals=ask(300, 0.1))).run()
+        await PlanRun(device, plan(arrivals=ask(300, 0.1))).run()
         return server
 
     assert len(virtual_time.run(scenario()).requests) == 1  # joining
@@ -109,9 +108,9 @@ def test_closing_ends_what_is_on_its_way() -> None:
         server.script.append("hang")
         for _ in range(30):
             await asyncio.sleep(0.1)
-            device.reconsider(None)
-        assert device._probing is not None and not device._probing.done()
+            device.cut.reconsider(None)
+        assert device.cut._probing is not None and not device.cut._probing.done()
         await device.close()
-        return device._probing.done()
+        return device.cut._probing.done()
 
     assert virtual_time.run(scenario())

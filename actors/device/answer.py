@@ -1,0 +1,17 @@
+"""What is asked of a device for one image, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: (class, logit) pairs, best first; empty without an answer.
+TopK = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """How one request is to be treated; times are the plan's."""
+
+    top_k: int = 5
+    max_age_ms: float | None = None
+    deadline_ms: float | None = None
