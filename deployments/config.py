@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from deployments.executors.registry import EXECUTORS
 from deployments.scheduling.registry import SHIPPED, STRATEGIES, current_name
 from slicer.common.addresses import application_url, bearer_token
 from slicer.common.validation import Strict, explain, nearest
@@ -28,9 +29,6 @@ RENAMED_KEYS = {
     "naive_batch_wait_timeout_s": "serve_batch_wait_timeout_s",
     "naive_concurrency": "serve_batch_concurrency",
 }
-
-#: Executors that this package brings.
-EXECUTORS: tuple[str, ...] = ("torch", "emulated")
 
 
 class ModelConfig(Strict):

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from deployments.engine.engine import Engine, Outcome
-from deployments.executors.torch_executor import Arriving
+from deployments.executors.base import Arriving
 from deployments.replica.calls import Arrival, Call, Place, Result, arrival_at
 from deployments.replica.decode import decode_rows
 from deployments.replica.decode_queue import DecodeQueue

@@ -17,7 +17,7 @@ from functools import partial
 
 from ray import serve
 
-from deployments.executors.torch_executor import Arriving
+from deployments.executors.base import Arriving
 from deployments.replica.calls import Arrival, Call, Place, arrival_at
 from deployments.replica.decode import decode_rows
 from deployments.replica.hosted_model import Receiving

@@ -13,15 +13,14 @@ from deployments.engine.calibrate import measure
 from deployments.engine.engine import Engine
 from deployments.engine.pipelined import engine_class
 from deployments.engine.warm_up import warm_up
+from deployments.executors.base import Executor
 from deployments.executors.enqueuing import Enqueuing
-from deployments.executors.torch_executor import Executor
 from deployments.replica.admission import Admission, Deliver
 from deployments.replica.backend import Backend, Counters
 from deployments.replica.calls import Arrival, Result
 from deployments.replica.hosted_model import Hosted, HostedModel
 from deployments.scheduling.registry import find_strategy
 from deployments.scheduling.scheduler import Policy, Scheduler
-from slicer.codecs.activations import ordinary
 from slicer.errors import ConfigError
 from slicer.slicing.slice_model import SlicedModel
 
@@ -70,7 +69,7 @@ class EngineBackend(Backend):
             threads=config.admission_concurrency,
             max_rows=config.max_queue_rows,
             max_bytes=config.max_queue_bytes,
-            receiving=getattr(executor, "receiving", ordinary),
+            receiving=executor.receiving,
         )
         self.engine = self.admission.engine
         self._save_tables()
@@ -96,8 +95,7 @@ class EngineBackend(Backend):
         """The saved table that the configuration names, or an empty one."""
         if model.config.profile is not None:
             return load_profile_of(model.name, model.num_slices, model.config.profile)
-        padded = bool(getattr(self._executor, "padded", False))  # graphs run the next larger batch size
-        return CostModel.unknown(model.num_slices, model.config.max_batch, padded=padded)
+        return CostModel.unknown(model.num_slices, model.config.max_batch, padded=self._executor.padded)
 
     def _save_tables(self) -> None:
         if self._profile_dir is not None:

@@ -128,6 +128,7 @@ class HostedModel:
         """Payloads of one codec to rows [B, *shape at the cut], images preprocessed as timm would. Any thread.
 
         Args:
+            payloads: of requests that have passed `check`, so that their sizes are right.
             receiving: makes the memory for activations.
 
         Raises:
@@ -136,7 +137,8 @@ class HostedModel:
         if name in codec.IMAGE_CODECS:
             assert self._preprocess is not None, "checked before"
             return decode_images(name, payloads, self._preprocess)
-        return codec.decode_batch(name, payloads, self.shapes[cut], receiving, self.channel_axes[cut])
+        axis = self.channel_axes[cut]
+        return codec.decode_batch(name, payloads, self.shapes[cut], receiving, axis, checked=True)
 
     def read_shard(self, sha256: str, offset: int, length: int) -> bytes | None:
         """`length` bytes of a shard from `offset` (fewer at its end); None if this model has no such shard.

@@ -20,7 +20,7 @@ from ray import serve
 
 from deployments.config import ServerConfig
 from deployments.engine.engine import Outcome
-from deployments.executors.torch_executor import Executor, Floats
+from deployments.executors.base import Executor, Floats
 from deployments.replica.backend import Backend, Counters
 from deployments.replica.calls import Arrival, Result
 from deployments.replica.decode import decode_rows

@@ -17,7 +17,8 @@ from typing import Any
 import ray
 
 from deployments.config import HttpAddress, ServerConfig, parse_config
-from deployments.executors.torch_executor import make_executor, resident_set_bytes
+from deployments.executors.registry import make_executor
+from deployments.executors.torch_common import resident_set_bytes
 from deployments.replica.backend import Backend
 from deployments.replica.calls import Arrival
 from deployments.replica.engine_backend import EngineBackend
@@ -170,7 +171,7 @@ class TailServer:
             "accelerator": self._identity.device,
             "url": self._identity.url,
             "emulated": list(self._emulated()),
-            "notes": [*self._identity.notes, *getattr(self._executor, "notes", ())],
+            "notes": [*self._identity.notes, *self._executor.notes],
             "models": {
                 model.name: {
                     "strategy": model.config.strategy,

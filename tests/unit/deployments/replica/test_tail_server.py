@@ -371,9 +371,9 @@ def test_rows_of_one_codec_are_decoded_in_one_go(
     calls: list[tuple[str, int]] = []
     decode = codec.decode_batch
 
-    def counted(name: str, payloads: Any, *rest: Any) -> Any:
+    def counted(name: str, payloads: Any, *rest: Any, **options: Any) -> Any:
         calls.append((name, len(payloads)))
-        return decode(name, payloads, *rest)
+        return decode(name, payloads, *rest, **options)
 
     monkeypatch.setattr(codec, "decode_batch", counted)
     first = [request_at(sliced, server, 1, image, str(i)) for i, image in enumerate(images(sliced, 5))]
