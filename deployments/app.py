@@ -11,14 +11,14 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve import Application
 
-from deployments.config import ServerConfig, load_config, parse_config
+from deployments.config import HttpAddress, ServerConfig, load_config, parse_config
 from deployments.placing import http_endpoint as way_in
 from deployments.placing import placement
 from deployments.replica import preflight as checks
@@ -53,19 +53,24 @@ def build(args: dict[str, Any] | ServerConfig | None = None) -> Application:
     """
     config = _from_args(args)
     nodes = placement.living(ray.nodes()) if ray.is_initialized() else []
-    if config.http.enabled == "auto":  # not by `deploy`: whoever starts Serve has decided
-        running = running_serve() if ray.is_initialized() else None
-        config = way_in.settle(config, nodes, running or way_in.Running())
+    if config.http.enabled != "auto":
+        return _application(way_in.as_asked(config), nodes)
+    running = running_serve() if ray.is_initialized() else None
+    return _application(way_in.settle(config, nodes, running or way_in.Running()), nodes)
+
+
+def _application(settled: way_in.Settled, nodes: Sequence[placement.Node]) -> Application:
+    config, http = settled.config, settled.http
     decision = placement.decide(config, nodes)
     deployment = serve.deployment(
-        serve.ingress()(TailServer) if config.http.enabled else TailServer,
+        serve.ingress()(TailServer) if http else TailServer,
         name=DEPLOYMENT,
         num_replicas=config.num_replicas,
         max_surge_percent=config.max_surge_percent,
         max_ongoing_requests=config.ongoing,
         ray_actor_options={
             **decision.actor_options,
-            "runtime_env": {"env_vars": environment("replica", http=bool(config.http.enabled))},
+            "runtime_env": {"env_vars": environment("replica", http=http is not None)},
         },
         logging_config=LOGGING,
         graceful_shutdown_timeout_s=10.0,
@@ -73,7 +78,7 @@ def build(args: dict[str, Any] | ServerConfig | None = None) -> Application:
     )
     # What was set, so that a replica can still tell it from a default; the token's default is this process's.
     values = {**config.model_dump(exclude_unset=True), "token": config.token}
-    return deployment.bind(values, decision.device, decision.note)
+    return deployment.bind(values, decision.device, decision.note, http)
 
 
 def __getattr__(name: str) -> Any:
@@ -105,7 +110,7 @@ def _from_args(args: Mapping[str, Any] | ServerConfig | None) -> ServerConfig:
 
 def run(
     config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail", say: Callable[[str], None] | None = None
-) -> ServerConfig:
+) -> way_in.Settled:
     """Start the application and return what was settled when it is RUNNING. Ray must be initialised.
 
     Args:
@@ -125,7 +130,7 @@ def run(
     return settled
 
 
-def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") -> ServerConfig:
+def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") -> way_in.Settled:
     """Ask Serve for the application and return at once what was settled; `wait_running` tells when it runs.
 
     Several start side by side. Not thread-safe, since Serve's own building of a deployment is not.
@@ -143,10 +148,10 @@ def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") 
     running = running_serve()
     settled = way_in.settle(asked, nodes, running)
     if running is None:
-        _start_serve(settled)
-    application = build(settled)
+        _start_serve(settled.http)
+    application = _application(settled, nodes)
     serve.run_many(
-        [serve.RunTarget(target=application, name=name, route_prefix=f"/{name}" if settled.http.enabled else None)],
+        [serve.RunTarget(target=application, name=name, route_prefix=f"/{name}" if settled.http else None)],
         wait_for_applications_running=False,
         wait_for_ingress_deployment_creation=False,
     )
@@ -174,14 +179,14 @@ def running_serve() -> way_in.Running | None:
     )
 
 
-def _start_serve(config: ServerConfig) -> None:
+def _start_serve(http: HttpAddress | None) -> None:
     """Start Serve; its way in is fixed from then on."""
-    if not config.http.enabled:
+    if http is None:
         serve.start(proxy_location="Disabled")
         return
-    if way_in.free_port(config.http.port) != config.http.port:
+    if way_in.free_port(http.port) != http.port:
         raise ServerError(
-            f"port {config.http.port} is taken on this machine: end what listens there, or set http: {{port: N}} to "
+            f"port {http.port} is taken on this machine: end what listens there, or set http: {{port: N}} to "
             "another one"
         )
     folder = way_in.private_folder()
@@ -199,22 +204,23 @@ def _start_serve(config: ServerConfig) -> None:
     }
     serve.start(
         proxy_location="EveryNode",
-        http_options={"host": config.http.host, "port": config.http.port},
+        http_options={"host": http.host, "port": http.port},
         controller_options={"runtime_env": {"env_vars": variables}},
     )
 
 
-def wait_running(name: str, config: ServerConfig, say: Callable[[str], None] | None = None) -> None:
+def wait_running(name: str, settled: way_in.Settled, say: Callable[[str], None] | None = None) -> None:
     """Return when the application runs and, where it offers HTTP, answers it; raises as `run`, and takes it down then.
 
     Args:
-        config: as `deploy` returned it.
+        settled: as `deploy` returned it.
         say: as for `run`.
     """
+    config = settled.config
     try:
         _wait_running(name, config, time.monotonic() + config.start_timeout_s, say or (lambda _: None))
-        if config.http.enabled is True:
-            way_in.wait_reachable(config, name, ray.util.get_node_ip_address())
+        if settled.http is not None:
+            way_in.wait_reachable(settled.http, name, ray.util.get_node_ip_address())
     except BaseException:
         stop_quietly(name)
         raise
@@ -264,18 +270,16 @@ def innermost(message: str) -> str:
     return words if last[1].startswith("slicer.errors.") else f"{last[1]}: {words}"
 
 
-def url(config: ServerConfig, name: str, address: str) -> str:
+def url(http: HttpAddress | None, name: str, address: str) -> str:
     """Where the application answers HTTP, for people; empty where it does not.
 
     Args:
-        config: as `deploy` returned it.
+        http: as `deploy` returned it.
         address: of this node.
     """
-    http = config.http
-    if http.enabled is not True:
+    if http is None:
         return ""
-    host = address if http.host in ("0.0.0.0", "::") else http.host
-    return http.url or f"http://{f'[{host}]' if ':' in host else host}:{http.port}/{name}"
+    return http.url or http.of(name, address)
 
 
 def stop_quietly(name: str) -> None:

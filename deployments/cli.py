@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from deployments.config import ModelConfig, ServerConfig, load_config, parse_config
+from deployments.placing.http_endpoint import Settled
 from deployments.scheduling.registry import STRATEGIES
 from slicer.common.addresses import application_name
 from slicer.errors import ConfigError, HeadTailError
@@ -183,19 +184,20 @@ def _serve(args: argparse.Namespace, config: ServerConfig) -> int:
         ray.shutdown()
 
 
-def running(config: ServerConfig, name: str, cluster: str, own_token: bool) -> str:
+def running(settled: Settled, name: str, cluster: str, own_token: bool) -> str:
     """What a person needs to know of an application that runs: where it is, and how to ask it; no secret.
 
     Args:
-        config: as `deployments.app.run` returned it.
+        settled: as `deployments.app.run` returned it.
         cluster: ``host:port`` of its Ray.
         own_token: whether the token is one that was given, not made at the start.
     """
     from deployments import app
 
+    config = settled.config
     names = ", ".join(f"{model.name} ({model.strategy})" for model in config.models)
     lines = [f"application {name!r} is running on the Ray cluster {cluster}: {names}"]
-    if url := app.url(config, name, cluster.rpartition(":")[0].strip("[]")):
+    if url := app.url(settled.http, name, cluster.rpartition(":")[0].strip("[]")):
         token = "none is asked for"
         if config.token and own_token:
             token = "as set by the file or HEADTAIL_TOKEN"

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from deployments.executors.registry import EXECUTORS
 from deployments.scheduling.registry import SHIPPED, STRATEGIES, current_name
 from slicer.common.addresses import application_url, bearer_token
 from slicer.common.validation import Strict, explain, nearest
@@ -27,9 +29,6 @@ RENAMED_KEYS = {
     "naive_batch_wait_timeout_s": "serve_batch_wait_timeout_s",
     "naive_concurrency": "serve_batch_concurrency",
 }
-
-#: Executors that this package brings.
-EXECUTORS: tuple[str, ...] = ("torch", "emulated")
 
 
 class ModelConfig(Strict):
@@ -143,6 +142,26 @@ class HttpConfig(Strict):
                 "interfaces by a firewall, or 127.0.0.1 where all devices are on the only node"
             )
         return host
+
+
+@dataclass(frozen=True)
+class HttpAddress:
+    """Where an application's HTTP port is, once that is settled (`deployments.placing.http_endpoint`).
+
+    Attributes:
+        host: the interface, ``0.0.0.0`` or ``::`` for all of them.
+        port: the same on every node with a replica.
+        url: what devices are told instead of the node's address; empty: nothing else.
+    """
+
+    host: str
+    port: int
+    url: str = ""
+
+    def of(self, name: str, address: str) -> str:
+        """URL of the application `name` on the node with this address."""
+        host = address if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/{name}"
 
 
 def _token_of_environment() -> str:

@@ -5,8 +5,8 @@ In a server's file, with the folder of this file on PYTHONPATH::
     executor: own_executor:LoggingExecutor
     executor_options: {log: /tmp/steps.csv}
 
-An executor is called with `device`, `threads` and the options. Deriving from `TorchExecutor` is the short way; any
-class with the methods of `deployments.executors.torch_executor.Executor` will do.
+An executor is called with `device`, `threads` and the options. Deriving from `TorchExecutor` is the short way; one that
+computes in another way derives from `deployments.executors.Executor`, which says what it needs and shows a small one.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from benchmarks.common.results import put  # noqa: E402
 from deployments.costs.cost_model import CostModel  # noqa: E402
 from deployments.costs.profile_files import load_profile, save_profile  # noqa: E402
 from deployments.engine.calibrate import measure  # noqa: E402
-from deployments.executors.torch_executor import make_executor  # noqa: E402
+from deployments.executors.registry import make_executor  # noqa: E402
 from deployments.scheduling.scheduler import SHARED, Resident  # noqa: E402
 from deployments.simulation.simulator import Setup as Simulated  # noqa: E402
 from deployments.simulation.simulator import Simulation  # noqa: E402

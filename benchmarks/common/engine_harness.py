@@ -25,8 +25,9 @@ from deployments.engine.calibrate import measure
 from deployments.engine.ledger import EngineStats, Outcome
 from deployments.engine.pipelined import engine_class
 from deployments.engine.warm_up import warm_up
+from deployments.executors.base import Executor
 from deployments.executors.enqueuing import Enqueuing
-from deployments.executors.torch_executor import Executor, make_executor
+from deployments.executors.registry import make_executor
 from deployments.scheduling.registry import find_strategy
 from deployments.scheduling.scheduler import Scheduler
 from deployments.simulation.simulator import Arrival
@@ -84,8 +85,8 @@ class Harness:
         table = None
         strategy = find_strategy(setup.strategy)
         if strategy.needs_costs:
-            padded = bool(getattr(self.executor, "padded", False))
-            table = costs.copy() if costs else CostModel.unknown(sliced.num_slices, setup.max_batch, padded=padded)
+            empty = CostModel.unknown(sliced.num_slices, setup.max_batch, padded=self.executor.padded)
+            table = costs.copy() if costs else empty
             table.overlapped = isinstance(self.executor, Enqueuing)
         policy = strategy.policy(
             model=MODEL,
@@ -96,8 +97,9 @@ class Harness:
         )
         self.executor.load(MODEL, sliced, policy.residents(setup.entries))
         shapes = {entry: sliced.shape_at(entry) for entry in setup.entries}
-        receiving = getattr(self.executor, "receiving", np.empty)
-        half = receiving is not np.empty and next(sliced.module.parameters()).element_size() == 2
+        receiving = self.executor.receiving
+        own_memory = type(self.executor).receiving is not Executor.receiving
+        half = own_memory and next(sliced.module.parameters()).element_size() == 2
         dtype = np.float16 if half else np.float32
         self._rows = {entry: receiving((_ROWS, *shape), dtype) for entry, shape in shapes.items()}
         random = np.random.default_rng(0)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common.engine_harness import Harness, Setup, summary  # noqa: E402
-from deployments.executors.torch_executor import resident_set_bytes, storage_bytes  # noqa: E402
+from deployments.executors.torch_common import resident_set_bytes, storage_bytes  # noqa: E402
 from deployments.simulation.workloads import Workload  # noqa: E402
 from slicer import slice_model  # noqa: E402
 

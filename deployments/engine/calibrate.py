@@ -11,8 +11,8 @@ from datetime import datetime, timezone
 import numpy as np
 
 from deployments.costs.cost_model import Cell, CostModel, Source
+from deployments.executors.base import Executor, OutOfMemory
 from deployments.executors.enqueuing import Enqueuing
-from deployments.executors.torch_executor import Executor, OutOfMemory
 from deployments.scheduling.scheduler import SHARED, Row, Step
 
 #: A measurement slower than so many medians was disturbed by something else, and is left out.

@@ -26,7 +26,7 @@ import numpy as np
 
 from deployments.engine.batch_limits import Fitting
 from deployments.engine.ledger import EngineStats, Ledger, Outcome
-from deployments.executors.torch_executor import AcceleratorLost, Arriving, Executor, OutOfMemory
+from deployments.executors.base import AcceleratorLost, Arriving, Executor, OutOfMemory
 from deployments.scheduling.scheduler import Row, Scheduler, Step
 from slicer.protocol.messages import RefusalCode
 

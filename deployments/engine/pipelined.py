@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 
 from deployments.engine.engine import Engine
 from deployments.engine.ledger import Outcome
+from deployments.executors.base import Executor
 from deployments.executors.enqueuing import Enqueuing
-from deployments.executors.torch_executor import Executor
 from deployments.scheduling.scheduler import Row, Scheduler, Step
 from slicer.common.thread_timing import sleep_exactly
 

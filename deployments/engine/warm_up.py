@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.engine.engine import Engine, Outcome
-from deployments.executors.torch_executor import Executor
+from deployments.executors.base import Executor
 from deployments.scheduling.scheduler import Scheduler
 from slicer.errors import ServerError
 

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from slicer.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from deployments.executors.torch_executor import Executor, TorchExecutor
+    from deployments.executors.base import Executor
+    from deployments.executors.torch_executor import TorchExecutor
 
 __all__ = ["Executor", "TorchExecutor"]
 
 __getattr__ = lazy(
     __name__,
     {
-        "Executor": "deployments.executors.torch_executor",
+        "Executor": "deployments.executors.base",
         "TorchExecutor": "deployments.executors.torch_executor",
     },
 )

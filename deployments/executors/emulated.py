@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_profile
-from deployments.executors.torch_executor import Arriving, Executor, Floats, Sliced, TorchExecutor
+from deployments.executors.base import Arriving, Executor, Floats, Sliced
+from deployments.executors.torch_executor import TorchExecutor
 from deployments.scheduling.scheduler import Resident, Row, Step
 from slicer.common.thread_timing import sleep_exactly
 from slicer.errors import ConfigError
@@ -56,7 +57,7 @@ class _Running:
     ended_s: float
 
 
-class EmulatedExecutor:
+class EmulatedExecutor(Executor):
     """Runs a step for as long as the profile's t_j(b) says, on this host's clock.
 
     Like a GPU it takes a step while another one runs (`launch`, `wait`), and then what the host does late delays no
@@ -116,7 +117,7 @@ class EmulatedExecutor:
         self.punctuality = Punctuality()
         self.name = "emulated"
         kind = "hypothetical" if self._profile.source.hypothetical else "measured"
-        self.emulated: str | None = f"accelerator: {self._profile.name or profile}, {kind} profile"
+        self.emulated = f"accelerator: {self._profile.name or profile}, {kind} profile"
 
     def load(self, model: str, sliced: Sliced, residents: Mapping[str, Resident]) -> None:
         """Lay the profile's slices over the model's.

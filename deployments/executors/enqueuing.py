@@ -1,4 +1,4 @@
-"""What an executor offers beside `torch_executor.Executor` when its accelerator takes a step while one runs."""
+"""What an executor offers beside `base.Executor` when its accelerator takes a step while one runs."""
 
 from __future__ import annotations
 

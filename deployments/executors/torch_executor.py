@@ -1,109 +1,29 @@
-"""What runs a step: the real accelerator behind one small interface.
-
-An executor owns the weights and the activations. Rows are moved to the accelerator once, by `put`, and stay there until
-`take` or `drop`; in between only `run` touches them. So how activations are kept (here: in the batches that produced
-them) is the executor's own affair.
-
-All methods but `memory` belong to one thread, the engine's. `load` may run on another one before the engine starts.
-"""
+"""Torch on the CPU, or eager on CUDA: activations stay in the batches that produced them."""
 
 from __future__ import annotations
 
-import copy
-import inspect
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from deployments.executors.base import Arriving, Executor, Floats, Sliced
+from deployments.executors.torch_common import (
+    device_lost,
+    dtype_named,
+    dtype_of,
+    in_our_words,
+    parts_on,
+    resident_set_bytes,
+    storage_bytes,
+    usable_device,
+)
 from deployments.scheduling.scheduler import Resident, Row, Step
-from slicer.common.error_text import first_line
-from slicer.common.plugins import load_object
-from slicer.errors import ConfigError
-
-Floats = npt.NDArray[np.float32]
-
-#: Activations as they were sent: float32, or float16, which takes the model's dtype where it is computed.
-Arriving = npt.NDArray[np.floating[Any]]
-
-#: The executors that this package brings, by the name that the configuration uses, and where they are.
-EXECUTORS: Mapping[str, str] = {
-    "torch": "deployments.executors:TorchExecutor",
-    "emulated": "deployments.executors.emulated:EmulatedExecutor",
-}
-
-#: What ``torch`` is on a CUDA device; `TorchExecutor` runs there, too, without graphs and without a step behind.
-CUDA_EXECUTOR = "deployments.executors.cuda.executor:CudaExecutor"
-
-#: What a configuration may say of the weights and activations.
-DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class OutOfMemory(RuntimeError):
-    """The accelerator's memory does not hold this batch; the engine tries smaller ones. Nothing has changed."""
-
-
-class AcceleratorLost(RuntimeError):
-    """The accelerator answers no more (a sticky CUDA error): only a new process helps, so the engine ends."""
-
-
-class Sliced(Protocol):
-    """What an executor needs of `slicer.slicing.slice_model.SlicedModel`."""
-
-    @property
-    def num_slices(self) -> int:
-        """Slices of the model."""
-
-    def span(self, start: int, end: int, /) -> nn.Module:
-        """Slices ``start:end`` as one module: one tensor in, one tensor out, batch first."""
-
-
-class Executor(Protocol):
-    """Runs steps. One executor serves all models of one accelerator."""
-
-    @property
-    def name(self) -> str:
-        """What runs the steps, for reports: ``cpu``, ``cuda``, ..."""
-
-    @property
-    def emulated(self) -> str | None:
-        """Which part is emulated, for every result that is printed; None: all is real."""
-
-    def load(self, model: str, sliced: Sliced, residents: Mapping[str, Resident]) -> None:
-        """Make the weights resident that the model's steps will name."""
-
-    def put(self, model: str, rows: Sequence[Row], batch: Arriving) -> None:
-        """Move new rows of one entry to the accelerator, all at once; ``batch[i]`` (float16, float32) is ``rows[i]``'s.
-
-        Raises:
-            OutOfMemory: they do not fit; none of them has been moved.
-        """
-
-    def run(self, step: Step) -> float:
-        """Run slices ``step.start:step.end`` on the step's rows; their activations are then those at ``step.end``.
-
-        Returns the seconds of execution on the accelerator. If it raises, the rows' activations are as before.
-
-        Raises:
-            OutOfMemory: a smaller batch may do.
-            AcceleratorLost: nothing will run any more.
-        """
-
-    def take(self, rows: Sequence[Row]) -> Floats:
-        """Hand over the activations of rows of one step, float32 on the host, ``[len(rows), ...]``, and forget them."""
-
-    def drop(self, row: Row) -> None:
-        """Forget a row; one that is not here is no error."""
-
-    def memory(self) -> dict[str, int]:
-        """Bytes of ``weights``, ``activations`` and the whole ``process``. From any thread."""
 
 
 class _Place(NamedTuple):
@@ -113,7 +33,7 @@ class _Place(NamedTuple):
     position: int
 
 
-class TorchExecutor:
+class TorchExecutor(Executor):
     """Torch on ``cpu`` or ``cuda``: eager, in inference mode.
 
     A step whose rows lie side by side in an earlier batch runs on that memory; other rows are gathered by one copy. A
@@ -127,8 +47,6 @@ class TorchExecutor:
     Raises:
         ConfigError: CUDA is asked for and not there, `threads` is below 1, or the dtype is unknown.
     """
-
-    emulated: str | None = None
 
     def __init__(self, device: str = "cpu", threads: int | None = None, dtype: str | None = None) -> None:
         self._device = usable_device(device, threads)
@@ -231,128 +149,3 @@ class TorchExecutor:
         on_cuda = self._device.type == "cuda"
         with in_our_words(self.name, lambda: on_cuda and device_lost(self._device)), torch.inference_mode():
             yield
-
-
-def device_lost(device: torch.device) -> bool:
-    """Whether a CUDA device answers no more. Waits for all that was enqueued there."""
-    try:
-        torch.cuda.synchronize(device)
-    except RuntimeError:
-        return True
-    return False
-
-
-@contextmanager
-def in_our_words(name: str, lost: Callable[[], bool]) -> Iterator[None]:
-    """Torch's errors in the engine's words: does a smaller batch help, does nothing help (`lost`)?"""
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, (OutOfMemory, AcceleratorLost)):
-            raise
-        said = first_line(error)
-        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in said:
-            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-                torch.cuda.empty_cache()
-            raise OutOfMemory(f"{name}: {said}") from error
-        if lost():
-            raise AcceleratorLost(f"{name}: {said}; restart the replica") from error
-        raise
-
-
-def make_executor(
-    name: str, *, device: str, threads: int | None = None, options: Mapping[str, Any] | None = None
-) -> Executor:
-    """The executor of a replica.
-
-    Args:
-        name: ``torch``, ``emulated`` (see `deployments.executors.emulated`), or ``package.module:Class`` for an own
-            one, called with device, threads and the options.
-        options: further arguments of the executor: ``dtype`` for ``torch``, and on CUDA those of
-            `deployments.executors.cuda.executor.CudaExecutor`.
-
-    Raises:
-        ConfigError: the executor or an option is unknown, or the device is not there.
-    """
-    if name not in EXECUTORS and ":" not in name:
-        known = ", ".join(EXECUTORS)
-        raise ConfigError(f"executor {name!r}: known are {known}; an own one is written package.module:Class")
-    path = CUDA_EXECUTOR if name == "torch" and torch.device(device).type == "cuda" else EXECUTORS.get(name, name)
-    executor_class: Any = load_object(path, "executor")
-    arguments: dict[str, Any] = {"device": device, "threads": threads}
-    try:
-        inspect.signature(executor_class).bind(**arguments, **dict(options or {}))
-    except TypeError as error:
-        raise ConfigError(f"executor {name!r} with options {dict(options or {})}: {error}") from None
-    return cast(Executor, executor_class(**arguments, **dict(options or {})))
-
-
-def usable_device(device: str, threads: int | None) -> torch.device:
-    """The device, with torch's threads set as they should be.
-
-    Raises:
-        ConfigError: CUDA is asked for and not there, or `threads` is below 1.
-    """
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads {threads}: torch needs at least one; leave it out for torch's own choice")
-    found = torch.device(device)
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"device {device!r}: this process sees no CUDA device (torch {torch.__version__}); check the driver, "
-            "torch's CUDA build and the replica's num_gpus, or use device cpu"
-        )
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return found
-
-
-def dtype_named(name: str | None) -> torch.dtype | None:
-    """torch's dtype of this name; None for None.
-
-    Raises:
-        ConfigError: it is unknown.
-    """
-    if name is not None and name not in DTYPES:
-        raise ConfigError(f"dtype {name!r} of executor torch: known are {', '.join(DTYPES)}")
-    return None if name is None else DTYPES[name]
-
-
-def parts_on(
-    model: str, weights: str, resident: Resident, sliced: Sliced, device: torch.device, dtype: torch.dtype | None
-) -> nn.ModuleList:
-    """The resident slices as modules in eval mode; those of `sliced` itself where neither device nor dtype differ.
-
-    Raises:
-        ConfigError: the resident lies outside the model.
-    """
-    if not 0 <= resident.start < resident.end <= sliced.num_slices:
-        raise ConfigError(
-            f"weights {weights!r} of {model}: slices {resident.start}:{resident.end} of {sliced.num_slices}; "
-            "the strategy was made for another number of slices"
-        )
-    parts = nn.ModuleList([sliced.span(i, i + 1) for i in range(resident.start, resident.end)])
-    if resident.own_copy or device.type != "cpu" or (dtype is not None and dtype_of(parts) != dtype):
-        parts = copy.deepcopy(parts).to(device, dtype)
-    return parts.eval()
-
-
-def dtype_of(module: nn.Module) -> torch.dtype:
-    """The dtype of a module's weights, and of the activations that it takes."""
-    floats = (tensor.dtype for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point())
-    return next(floats, torch.float32)
-
-
-def storage_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the tensors' storages, each counted once: views and shared weights cost nothing more."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
-
-
-def resident_set_bytes() -> int:
-    """This process's resident set; 0 where /proc is missing (other systems than Linux)."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0
-    line = next((line for line in status.splitlines() if line.startswith("VmRSS:")), "VmRSS: 0 kB")
-    return int(line.split()[1]) * 1024

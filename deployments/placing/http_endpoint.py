@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.config import HttpConfig, ServerConfig
+from deployments.config import HttpAddress, ServerConfig
 from deployments.placing.placement import Node
 from slicer.common.ray_serve_env import OWN_FILES, OWN_PORTS
 from slicer.errors import ServerError
@@ -41,10 +41,29 @@ class Running:
     haproxy: bool = False
 
 
+@dataclass(frozen=True)
+class Settled:
+    """A configuration whose HTTP is decided.
+
+    Attributes:
+        config: as it was asked for, with the token that requests must bring.
+        http: where its port is; None: there is none.
+    """
+
+    config: ServerConfig
+    http: HttpAddress | None
+
+
+def as_asked(config: ServerConfig) -> Settled:
+    """Of a configuration that says itself whether there is HTTP; host and port are as it says."""
+    http = config.http
+    return Settled(config, HttpAddress(http.host, http.port, http.url) if http.enabled is True else None)
+
+
 def settle(
     config: ServerConfig, nodes: Sequence[Node], running: Running | None, free: Callable[[int], int] | None = None
-) -> ServerConfig:
-    """The same configuration with ``http.enabled`` true or false, host and port filled in where it is true.
+) -> Settled:
+    """Whether and where the application offers HTTP, with a token of its own where nobody asked for HTTP.
 
     Args:
         nodes: that live.
@@ -56,23 +75,23 @@ def settle(
     """
     http, free = config.http, free or free_port
     if http.enabled is False:
-        return config
+        return Settled(config, None)
     if running is not None:
         there = (not http.host or http.host == running.host) and (not http.port or http.port == running.port)
         if running.haproxy and there:
-            return _with(config, http.model_copy(update={"host": running.host, "port": running.port}))
+            return _at(config, running.host, running.port)
         if http.enabled == "auto":
-            return _off(config)
+            return Settled(config, None)
         where = f"{running.host}:{running.port}" if running.haproxy else "none of this kind"
         raise ServerError(
             f"Serve already runs with HTTP at {where}, not at {http.host or 'any address'}:{http.port or PORT}; its "
             "ports are fixed at its start: end it with `serve shutdown`, or set http: {enabled: false}"
         )
     if http.enabled == "auto" and len({node.address for node in nodes}) < len(nodes):
-        return _off(config)  # several nodes on one host would want the same port
+        return Settled(config, None)  # several nodes on one host would want the same port
     host = http.host or ("127.0.0.1" if len(nodes) == 1 else "0.0.0.0")
     port = http.port or (free(PORT) if http.enabled == "auto" else PORT)
-    return _with(config, http.model_copy(update={"host": host, "port": port}))
+    return _at(config, host, port)
 
 
 def own_ports(environ: Mapping[str, str], free: Callable[[int], int] | None = None) -> dict[str, str]:
@@ -112,12 +131,10 @@ def free_port(port: int) -> int:
     raise ServerError("no free port on this host; set http: {enabled: false}")
 
 
-def wait_reachable(config: ServerConfig, name: str, address: str) -> None:
+def wait_reachable(http_address: HttpAddress, name: str, address: str) -> None:
     """Wait until the application answers HTTP at this address. Where it does not in time, it is said and nothing more:
     devices try for themselves, and have the handle."""
-    bound = config.http
-    host = address if bound.host in ("0.0.0.0", "::") else bound.host
-    url = f"http://{f'[{host}]' if ':' in host else host}:{bound.port}/{name}/health"
+    url = f"{http_address.of(name, address)}/health"
     until_s = time.monotonic() + _REACHABLE_WITHIN_S
     while True:
         try:
@@ -132,11 +149,8 @@ def wait_reachable(config: ServerConfig, name: str, address: str) -> None:
         time.sleep(0.05)
 
 
-def _with(config: ServerConfig, http: HttpConfig) -> ServerConfig:
+def _at(config: ServerConfig, host: str, port: int) -> Settled:
     """HTTP on; where nobody asked for it, it is open to nobody who has not got the token."""
-    token = config.token or (secrets.token_urlsafe(24) if http.enabled == "auto" else "")
-    return config.model_copy(update={"http": http.model_copy(update={"enabled": True}), "token": token})
-
-
-def _off(config: ServerConfig) -> ServerConfig:
-    return config.model_copy(update={"http": config.http.model_copy(update={"enabled": False})})
+    if not config.token and config.http.enabled == "auto":
+        config = config.model_copy(update={"token": secrets.token_urlsafe(24)})
+    return Settled(config, HttpAddress(host, port, config.http.url))

@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from deployments.engine.engine import Engine, Outcome
-from deployments.executors.torch_executor import Arriving
+from deployments.executors.base import Arriving
 from deployments.replica.calls import Arrival, Call, Place, Result, arrival_at
 from deployments.replica.decode import decode_rows
 from deployments.replica.decode_queue import DecodeQueue
-from deployments.replica.hosted_model import HostedModel
+from deployments.replica.hosted_model import HostedModel, Receiving
+from slicer.codecs.activations import ordinary
 from slicer.codecs.registry import IMAGE_CODECS
 from slicer.protocol.messages import Refusal, Request
 
@@ -31,31 +32,40 @@ from slicer.protocol.messages import Refusal, Request
 INLINE_BYTES = 4 << 20
 
 
+#: Where an engine hands over the outcomes of rows that ended together.
+Deliver = Callable[[list[Outcome]], None]
+
+
 class Admission:
     """Admits requests to one engine. Use it from one event loop only; the engine has its own thread.
 
     Args:
+        make_engine: makes the engine, given where its outcomes go; called once.
         most: rows that are decoded and handed over at once, and calls that one handler decodes on threads.
         threads: decodings on threads at a time.
         max_rows, max_bytes: how many may wait, as for `DecodeQueue`.
+        receiving: makes the memory into which activations are decoded; called on any thread.
+
+    Attributes:
+        engine: what runs the rows.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        make_engine: Callable[[Deliver], Engine],
         *,
         most: int,
         threads: int,
         max_rows: int = 2048,
         max_bytes: int = 1 << 28,
+        receiving: Receiving = ordinary,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
         self._most = most
+        self._receiving = receiving
         self._pending: dict[int, tuple[Call, int, float]] = {}  # by key: the request, and when it was admitted
         self._gathered: list[Call] = []  # in this turn of the loop
         self._loop: asyncio.AbstractEventLoop | None = None
-
         self._clock = clock
         self._decode_queue = DecodeQueue(
             self._submit,
@@ -64,8 +74,10 @@ class Admission:
             threads=threads,
             max_rows=max_rows,
             max_bytes=max_bytes,
+            receiving=receiving,
             clock=clock,
         )
+        self.engine = make_engine(self.deliver)
 
     async def infer(self, arrivals: Sequence[Arrival]) -> list[Result]:
         """Requests of one call through the engine, in order: outcome and moment of admission (engine clock) of each.
@@ -89,7 +101,7 @@ class Admission:
             call.left = True
             call.ended.cancel()  # it may not have been admitted yet
             for key in call.keys:
-                self._engine.cancel(key)  # harmless for one that has ended
+                self.engine.cancel(key)  # harmless for one that has ended
             raise
         return [result for result in call.results if result is not None]
 
@@ -98,7 +110,7 @@ class Admission:
         calls, self._gathered = self._gathered, []
         for places in _alike(calls, self._most):
             with _failing(places):
-                self._submit(places, *decode_rows(*_hosted(places)))
+                self._submit(places, *decode_rows(*_hosted(places), self._receiving))
 
     def _submit(self, places: Sequence[Place], rows: Arriving, refusals: Sequence[Refusal | None]) -> None:
         """Hand decoded rows to the engine. Nothing is awaited between that and their registration, so no outcome can be
@@ -113,7 +125,7 @@ class Admission:
             return
         arrivals = [arrival_at(place) for place in good]
         admitted_s = self._clock()  # before submit, from where the engine counts the row's waiting
-        keys = self._engine.submit(
+        keys = self.engine.submit(
             arrivals[0].model.name,
             arrivals[0].request.cut,
             rows,
@@ -126,7 +138,7 @@ class Admission:
         for call in {id(call): call for call, _ in good}.values():
             if call.left:  # while it was decoded
                 for key in call.keys:
-                    self._engine.cancel(key)
+                    self.engine.cancel(key)
 
     def deliver(self, outcomes: list[Outcome]) -> None:
         """The engine's callback, on its thread: one hop to the event loop for all rows that ended together."""
@@ -143,7 +155,7 @@ class Admission:
 
     async def healthy(self) -> bool:
         """Whether the engine and the loop that gathers what is decoded on threads are alive."""
-        return self._engine.alive and await self._decode_queue.healthy()
+        return self.engine.alive and await self._decode_queue.healthy()
 
 
 def _soon_decoded(arrivals: Sequence[Arrival]) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from deployments.replica.hosted_model import HostedModel
+from deployments.replica.hosted_model import HostedModel, Receiving
+from slicer.codecs.activations import ordinary
 from slicer.errors import CodecError, NotFiniteError
 from slicer.protocol.messages import Refusal, Request
 
@@ -16,15 +17,20 @@ logger = logging.getLogger("headtail.server")
 
 
 def decode_rows(
-    model: HostedModel, requests: Sequence[Request]
+    model: HostedModel, requests: Sequence[Request], receiving: Receiving = ordinary
 ) -> tuple[npt.NDArray[np.float32], list[Refusal | None]]:
     """Decode requests of one model and cut into one [B, ...] float32 array. Any thread.
+
+    Args:
+        receiving: makes the memory for the rows, where all of them are good activations of one codec.
 
     Returns the array of the good rows, in order, and per request its refusal or None.
     """
     if len({request.codec for request in requests}) == 1:
         try:
-            rows = model.decode(requests[0].codec, [request.payload for request in requests], requests[0].cut)
+            rows = model.decode(
+                requests[0].codec, [request.payload for request in requests], requests[0].cut, receiving
+            )
             return rows, [None] * len(requests)
         except Exception:  # one of them; which one is found below
             logger.debug("decoding %d payloads one by one", len(requests), exc_info=True)

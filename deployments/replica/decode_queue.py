@@ -17,9 +17,11 @@ from functools import partial
 
 from ray import serve
 
-from deployments.executors.torch_executor import Arriving
+from deployments.executors.base import Arriving
 from deployments.replica.calls import Arrival, Call, Place, arrival_at
 from deployments.replica.decode import decode_rows
+from deployments.replica.hosted_model import Receiving
+from slicer.codecs.activations import ordinary
 from slicer.codecs.registry import IMAGE_CODECS
 from slicer.protocol.messages import Refusal
 
@@ -51,6 +53,7 @@ class DecodeQueue:
         threads: decodings at a time.
         max_rows: rows that wait here and in the engine together; more are refused as ``overloaded``.
         max_bytes: encoded bytes that wait here; more are refused as ``overloaded``.
+        receiving: makes the memory into which activations are decoded; called on threads.
 
     Attributes:
         decoding: time of one decoding. `running`: from admission to the outcome, in the engine.
@@ -66,9 +69,11 @@ class DecodeQueue:
         threads: int,
         max_rows: int,
         max_bytes: int,
+        receiving: Receiving = ordinary,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._submit = submit
+        self._receiving = receiving
         self._in_engine = in_engine
         self._threads = threads
         self._max_rows = max_rows
@@ -191,7 +196,7 @@ class DecodeQueue:
         began_s = self._clock()
         requests = [arrival_at(place).request for place in wanted]
         decoded = await asyncio.get_running_loop().run_in_executor(
-            None, decode_rows, arrival_at(wanted[0]).model, requests
+            None, decode_rows, arrival_at(wanted[0]).model, requests, self._receiving
         )
         self.decoding.observe((self._clock() - began_s) / len(wanted))
         self._submit(wanted, *decoded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,35 +21,37 @@ from slicer.models.spec import ModelSpec
 from slicer.protocol.messages import Refusal, Request, ServedModel
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 
+#: Makes the memory into which activations are decoded: a float32 array of a shape.
+Receiving = Callable[[tuple[int, ...]], npt.NDArray[np.float32]]
+
 
 class HostedModel:
-    """One model of the application. Any thread may read it; only its maker may `release` it.
+    """One model of the application, without its weights. Any thread may read it; nothing of it changes.
 
-    Building it takes seconds and disk space: the model is built (or loaded from `config.shards`), cut, and its shards
-    are put where devices can fetch them, in a folder named by the manifest's digest.
+    Args:
+        config: of the model.
+        manifest: of its shards, which lie in `directory`.
+        shapes: of one row at every cut from 0 to the number of slices.
 
-    Attributes:
-        receiving: makes the memory into which activations are decoded; an executor may have a kind of its own.
+    Raises:
+        ConfigError: an entry is no cut of it.
     """
 
-    def __init__(self, config: ModelConfig, shard_dir: Path) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        manifest: shards.Manifest,
+        directory: Path,
+        shapes: tuple[tuple[int, ...], ...],
+    ) -> None:
         self.config = config
         self.name = config.name
-        if config.shards:
-            self.directory = Path(config.shards).expanduser()
-            self.sliced: SlicedModel = shards.load_sliced(self.directory)
-            self.manifest = shards.load_manifest(self.directory)
-        else:
-            spec = spec_of(config)
-            self.sliced = slice_spec(spec, config.num_slices, at=list(config.at) if config.at else None)
-            self.manifest, self.directory = _publish(self.sliced, shard_dir)
-        self.num_slices = self.sliced.num_slices
-        self.shapes = tuple(self.sliced.shape_at(cut) for cut in range(self.num_slices + 1))
+        self.manifest, self.directory = manifest, directory
+        self.shapes, self.num_slices = shapes, len(shapes) - 1
         self.channel_axes = self.manifest.channel_axes
         self.entries = self._entries()
         self._takes_images = 0 in self.entries and self.shapes[0][0] in (1, 3) and len(self.shapes[0]) == 3
         self._preprocess = Preprocess(self.manifest.spec) if self._takes_images else None
-        self.receiving = codec.ordinary
         self._files = {shard.sha256: self.directory / shard.file for shard in self.manifest.shards}
 
     def _entries(self) -> tuple[int, ...]:
@@ -120,8 +122,14 @@ class HostedModel:
             message = f"the payload has {size} bytes; {request.codec} of {self.shapes[0]} has {exact or 'more'}"
         return Refusal(request.id, "bad_codec", message) if message else None
 
-    def decode(self, name: str, payloads: Sequence[bytes | memoryview], cut: int) -> npt.NDArray[np.float32]:
+    def decode(
+        self, name: str, payloads: Sequence[bytes | memoryview], cut: int, receiving: Receiving = codec.ordinary
+    ) -> npt.NDArray[np.float32]:
         """Payloads of one codec to rows [B, *shape at the cut], images preprocessed as timm would. Any thread.
+
+        Args:
+            payloads: of requests that have passed `check`, so that their sizes are right.
+            receiving: makes the memory for activations.
 
         Raises:
             CodecError: one of them is bad.
@@ -129,11 +137,8 @@ class HostedModel:
         if name in codec.IMAGE_CODECS:
             assert self._preprocess is not None, "checked before"
             return decode_images(name, payloads, self._preprocess)
-        return codec.decode_batch(name, payloads, self.shapes[cut], self.receiving, self.channel_axes[cut])
-
-    def release(self) -> None:
-        """Forget the weights on the host; whoever runs the model holds what it needs."""
-        del self.sliced
+        axis = self.channel_axes[cut]
+        return codec.decode_batch(name, payloads, self.shapes[cut], receiving, axis, checked=True)
 
     def read_shard(self, sha256: str, offset: int, length: int) -> bytes | None:
         """`length` bytes of a shard from `offset` (fewer at its end); None if this model has no such shard.
@@ -151,6 +156,32 @@ class HostedModel:
             file.seek(offset)
             piece: bytes = file.read(length)
             return piece
+
+
+#: A model and its weights on the host, which whoever runs it takes over.
+Hosted = tuple[HostedModel, SlicedModel]
+
+
+def host(config: ModelConfig, shard_dir: Path) -> Hosted:
+    """Build a model (or load it from `config.shards`), cut it, and put its shards where devices can fetch them.
+
+    This takes seconds and disk space.
+
+    Args:
+        shard_dir: holds a folder for each model, named by the manifest's digest.
+
+    Raises:
+        HeadTailError: the model cannot be built, cut or loaded, or an entry is no cut of it.
+    """
+    if config.shards:
+        directory = Path(config.shards).expanduser()
+        sliced: SlicedModel = shards.load_sliced(directory)
+        manifest = shards.load_manifest(directory)
+    else:
+        sliced = slice_spec(spec_of(config), config.num_slices, at=list(config.at) if config.at else None)
+        manifest, directory = _publish(sliced, shard_dir)
+    shapes = tuple(sliced.shape_at(cut) for cut in range(sliced.num_slices + 1))
+    return HostedModel(config, manifest, directory, shapes), sliced
 
 
 def spec_of(config: ModelConfig) -> ModelSpec:

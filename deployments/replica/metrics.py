@@ -38,6 +38,7 @@ class Telemetry:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, int, str]] = Counter()
         self._timings: list[tuple[str, Timings]] = []
+        self._watch: asyncio.Task[None] | None = None
         self._requests = metrics.Counter(
             "headtail_requests", description="Requests by outcome", tag_keys=("model", "entry", "outcome")
         )
@@ -78,6 +79,17 @@ class Telemetry:
             self._execution_ms.observe(timing.execution_ms, tags=tags)
             for rows in timing.rows_per_step:
                 self._rows.observe(float(rows), tags=tags)
+
+    def ensure_watch(self, read: Callable[[], Mapping[str, Any]]) -> None:
+        """Let `watch` run on this event loop until `stop`; nothing, if it does already."""
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().create_task(self.watch(read))
+
+    def stop(self) -> None:
+        """End the watch, if there is one."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     async def watch(self, read: Callable[[], Mapping[str, Any]], period_s: float = 2.0) -> None:
         """Flush and feed the gauges every `period_s` until cancelled.

@@ -18,56 +18,50 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from ray import serve
 
+from deployments.config import ServerConfig
 from deployments.engine.engine import Outcome
-from deployments.executors.torch_executor import Executor, Floats
+from deployments.executors.base import Executor, Floats
+from deployments.replica.backend import Backend, Counters
 from deployments.replica.calls import Arrival, Result
 from deployments.replica.decode import decode_rows
-from deployments.replica.hosted_model import HostedModel
+from deployments.replica.hosted_model import Hosted, HostedModel
 from deployments.scheduling.scheduler import SHARED, Resident, Row, Step
 from slicer.protocol.messages import Refusal
 
 Tail = Callable[[Arrival], Awaitable[Result]]
 
 
-class ServeBatch:
-    """The tails of all models, each behind its own ``@serve.batch``. Use it from one event loop only.
+class ServeBatch(Backend):
+    """The tails of all models, each behind its own ``@serve.batch``; see `deployments.replica.backend.Backend`.
 
     Args:
+        hosted: the models and their weights; emptied as the executor loads them.
         executor: not loaded; the accelerator's thread is its only one from now on.
     """
 
-    def __init__(
-        self,
-        models: Sequence[HostedModel],
-        *,
-        executor: Executor,
-        batch_wait_timeout_s: float,
-        concurrency: int,
-    ) -> None:
+    def __init__(self, hosted: list[Hosted], executor: Executor, config: ServerConfig) -> None:
         self._executor = executor
         # One thread is one accelerator: tails take turns.
         self._accelerator = ThreadPoolExecutor(1, "accelerator")
         self._keys = itertools.count()
-        self.steps = 0
-        self.rows = 0
-        self.busy_s = 0.0
-        self.rows_per_step: dict[int, int] = {}
-        self.waiting = {model.name: 0 for model in models}
+        self._busy_s = 0.0
+        self._rows_per_step: dict[int, int] = {}
+        self._waiting = {model.name: 0 for model, _ in hosted}
         self._tails: dict[tuple[str, int], Tail] = {}
-        for model in models:
+        while hosted:
+            model, sliced = hosted.pop(0)
             shared = Resident(min(model.entries), model.num_slices, own_copy=False)
-            executor.load(model.name, model.sliced, {SHARED: shared})
+            executor.load(model.name, sliced, {SHARED: shared})
             for entry in model.entries:
                 warm_up = [Row(next(self._keys), model.name, entry, time.monotonic())]
                 zeros = np.zeros((1, *model.shapes[entry]), np.float32)
                 self._accelerator.submit(self._run, model, warm_up, zeros).result()
                 self._tails[model.name, entry] = serve.batch(
                     max_batch_size=model.config.max_batch,
-                    batch_wait_timeout_s=batch_wait_timeout_s,
-                    max_concurrent_batches=concurrency,
+                    batch_wait_timeout_s=config.serve_batch_wait_timeout_s,
+                    max_concurrent_batches=config.serve_batch_concurrency,
                 )(self._handler(model, entry))
-            model.release()
-        self.steps, self.rows, self.busy_s, self.rows_per_step = 0, 0, 0.0, {}
+        self._busy_s, self._rows_per_step = 0.0, {}
 
     def _handler(self, model: HostedModel, entry: int) -> Callable[[list[Arrival]], Awaitable[list[Result]]]:
         async def run_tail(arrivals: list[Arrival]) -> list[Result]:
@@ -107,26 +101,33 @@ class ServeBatch:
             for row in rows:
                 self._executor.drop(row)
         seconds = time.monotonic() - begun_s
-        self.steps += 1
-        self.rows += len(rows)
-        self.busy_s += seconds
-        self.rows_per_step[len(rows)] = self.rows_per_step.get(len(rows), 0) + 1
+        self._busy_s += seconds
+        self._rows_per_step[len(rows)] = self._rows_per_step.get(len(rows), 0) + 1
         return logits, seconds
 
-    async def infer(self, parcel: Sequence[Arrival]) -> list[Result]:
+    async def infer(self, arrivals: Sequence[Arrival]) -> list[Result]:
         """Requests of one call, each through its tail's batch."""
-        return list(await asyncio.gather(*(self._one(arrival) for arrival in parcel)))
+        return list(await asyncio.gather(*(self._one(arrival) for arrival in arrivals)))
+
+    def counters(self) -> Counters:
+        """Of the accelerator's thread; a row waits from its call to its answer."""
+        sizes = dict(self._rows_per_step)
+        rows = sum(size * count for size, count in sizes.items())
+        return Counters(sum(sizes.values()), rows, self._busy_s, dict(self._waiting), sizes)
+
+    async def healthy(self) -> None:
+        """It knows of nothing that could be wrong with it."""
 
     async def _one(self, arrival: Arrival) -> Result:
         """An exception of the batch is every row's failure."""
         name = arrival.model.name
-        self.waiting[name] += 1
+        self._waiting[name] += 1
         try:
             return await self._tails[name, arrival.request.cut](arrival)
         except Exception as error:
             return Refusal(arrival.request.id, "failed", f"the batch failed: {type(error).__name__}: {error}")
         finally:
-            self.waiting[name] -= 1
+            self._waiting[name] -= 1
 
     def close(self) -> None:
         """End the accelerator's thread after the batch that runs."""

@@ -77,6 +77,28 @@ class Policy(Protocol):
 
     A row is in exactly one place: waiting in the policy (from `add` to `next`, or from `finish` to `next`), or running
     (from `next` to `finish`). Steps of one model may be finished in another order than they were begun.
+
+    A configuration names an own one as ``strategy: package.module:Class``; it is called with model, num_slices,
+    max_batch, max_wait_s and the model's ``options``. `QueuePolicy` has all of it but `next`:
+
+    >>> from dataclasses import dataclass
+    >>> from deployments.scheduling import SHARED, QueuePolicy, Row, Step
+    >>> @dataclass
+    ... class DeepestTail(QueuePolicy):
+    ...     def next(self, now_s):
+    ...         filled = [boundary for boundary, rows in self.queues.items() if rows]
+    ...         if not filled:
+    ...             return None
+    ...         start = max(filled)
+    ...         return Step(self.model, SHARED, start, self.num_slices, self.take(start))
+    >>> policy = DeepestTail("vit", num_slices=4, max_batch=8)
+    >>> for key, entry in enumerate([0, 2, 2]):
+    ...     policy.add(Row(key, "vit", entry, arrival_s=0.0))
+    >>> step = policy.next(now_s=0.1)
+    >>> step.start, step.end, [row.key for row in step.rows], policy.waiting
+    (2, 4, [1, 2], 1)
+    >>> [row.key for row in policy.finish(step)]
+    [1, 2]
     """
 
     @property

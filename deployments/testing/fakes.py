@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from deployments.executors.torch_executor import Arriving, Floats, Sliced
+from deployments.executors.base import Arriving, Executor, Floats, Sliced
 from deployments.scheduling.scheduler import Resident, Row, Step
 
 
@@ -29,7 +29,7 @@ class FakeClock:
         return self.now_s
 
 
-class FakeExecutor:
+class FakeExecutor(Executor):
     """Runs steps on the host in no time, or in as much as it is told, and remembers them.
 
     Args:

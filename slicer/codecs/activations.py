@@ -106,10 +106,13 @@ def decode_batch(
     shape: Sequence[int],
     empty: Callable[[tuple[int, ...]], Array] = ordinary,
     axis: int | None = None,
+    *,
+    checked: bool = False,
 ) -> Array:
     """Payloads of one codec and shape to one float32 [B, *shape] array, in order; B may be 0.
 
-    `empty` makes the array, where it is to lie in memory of a certain kind.
+    `empty` makes the array, where it is to lie in memory of a certain kind. `checked`: each has passed `check_payload`
+    with this axis, and is not measured again.
 
     Raises:
         CodecError: as `decode_into`, if any of them is bad. To learn which, decode one by one: it is the rare case.
@@ -118,11 +121,15 @@ def decode_batch(
     if axis is None and payloads:
         told = [_told(one, shape, payload) for payload in payloads]
         if len(set(told)) > 1:
-            rows = [decode_batch(codec, [row], shape, axis=own)[0] for row, own in zip(payloads, told, strict=True)]
+            rows = [
+                decode_batch(codec, [row], shape, axis=own, checked=checked)[0]
+                for row, own in zip(payloads, told, strict=True)
+            ]
             return np.stack(rows)
         axis = told[0]
-    for payload in payloads:
-        _check_size(one, shape, payload, axis)
+    if not checked:
+        for payload in payloads:
+            _check_size(one, shape, payload, axis)
     out = empty((len(payloads), *shape))
     if payloads and len(payloads[0]) < JOINED_BELOW_BYTES:
         one.decode(np.frombuffer(b"".join(payloads), dtype=np.uint8).reshape(len(payloads), -1), out, axis)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from deployments.engine.batch_limits import RETRY_S
 from deployments.engine.engine import Outcome
 from deployments.engine.pipelined import PipelinedEngine
+from deployments.executors.base import Floats, OutOfMemory
 from deployments.executors.cuda.executor import CudaExecutor
-from deployments.executors.torch_executor import Floats, OutOfMemory, make_executor
+from deployments.executors.registry import make_executor
 from deployments.scheduling.registry import POLICIES, make_policy
 from deployments.scheduling.scheduler import Resident, Row, Scheduler, Step
 from slicer.slicing.slice_model import SlicedModel, slice_model
@@ -201,6 +202,9 @@ def test_a_launch_returns_while_the_device_still_works() -> None:
         def span(self, start: int, end: int) -> nn.Module:
             return self
 
+        def shape_at(self, cut: int) -> None:
+            """Nobody knows."""
+
         def forward(self, x: Tensor) -> Tensor:
             torch.cuda._sleep(400_000_000)  # cycles: some 0.2 s
             return x + 1
@@ -263,6 +267,9 @@ class Hungry(nn.Module):
 
     def span(self, start: int, end: int) -> nn.Module:
         return self
+
+    def shape_at(self, cut: int) -> None:
+        """Nobody knows."""
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) > self.limit:

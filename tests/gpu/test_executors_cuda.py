@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine, Outcome
-from deployments.executors.torch_executor import OutOfMemory, TorchExecutor
+from deployments.executors.base import OutOfMemory
+from deployments.executors.torch_executor import TorchExecutor
 from deployments.scheduling.registry import POLICIES, make_policy
 from deployments.scheduling.scheduler import Resident, Row, Scheduler
 from slicer.slicing.slice_model import slice_model

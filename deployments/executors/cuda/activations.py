@@ -22,9 +22,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from deployments.executors.base import Arriving
 from deployments.executors.cuda.gpu import Gpu
 from deployments.executors.cuda.slab import Slots, arrange, runs
-from deployments.executors.torch_executor import Arriving, storage_bytes
+from deployments.executors.torch_common import storage_bytes
 from deployments.scheduling.scheduler import Row
 
 logger = logging.getLogger("headtail.executor")

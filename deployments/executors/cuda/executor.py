@@ -24,15 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from deployments.costs.cost_model import padded_to
+from deployments.executors.base import AcceleratorLost, Arriving, Executor, Floats, Sliced
 from deployments.executors.cuda.activations import Activations, Memory, Place, distinct
 from deployments.executors.cuda.gpu import CudaGpu, Gpu
 from deployments.executors.cuda.graphs import Compiled, Graphs, Mode
 from deployments.executors.cuda.slab import bucket_for
-from deployments.executors.torch_executor import (
-    AcceleratorLost,
-    Arriving,
-    Floats,
-    Sliced,
+from deployments.executors.torch_common import (
     dtype_named,
     dtype_of,
     in_our_words,
@@ -56,7 +53,7 @@ class Ticket(NamedTuple):
     ended: object
 
 
-class CudaExecutor:
+class CudaExecutor(Executor):
     """`Executor`, and `Enqueuing` for the pipelined engine, on a CUDA device.
 
     Args:
@@ -78,8 +75,6 @@ class CudaExecutor:
     Raises:
         ConfigError: there is no CUDA device, or an option is out of range.
     """
-
-    emulated: str | None = None
 
     def __init__(
         self,
@@ -137,9 +132,9 @@ class CudaExecutor:
                 self._parts[model, weights] = (resident.start, parts)
                 self._dtypes[model] = dtype_of(modules)
             self._num_slices[model] = sliced.num_slices
-            shape_at = getattr(sliced, "shape_at", None)
-            if shape_at is not None:
-                self._warm_up(model, weights, resident, tuple(shape_at(resident.start)))
+            shape = sliced.shape_at(resident.start)
+            if shape is not None:
+                self._warm_up(model, weights, resident, shape)
 
     def _warm_up(self, model: str, weights: str, resident: Resident, shape: tuple[int, ...]) -> None:
         """Rows of zeros through all slices, the largest batch first, so that smaller graphs find its memory there.

@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from deployments.executors.torch_executor import device_lost
+from deployments.executors.torch_common import device_lost
 
 
 class Gpu(Protocol):

@@ -241,5 +241,5 @@ def test_the_shipped_serve_config_offers_http_as_readme_says() -> None:
     assert (data["proxy_location"], application["route_prefix"]) == ("EveryNode", f"/{application['name']}")
     running = Running(**data["http_options"], haproxy=True)
     settled = settle(config, [], running)
-    assert settled.http.enabled is True and settled.token
+    assert settled.http is not None and settled.config.token
     assert (settled.http.host, settled.http.port) == (running.host, running.port)

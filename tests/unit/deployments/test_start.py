@@ -9,6 +9,7 @@ import pytest
 
 from deployments import app, cli
 from deployments.config import parse_config
+from deployments.placing.http_endpoint import as_asked
 from deployments.replica.preflight import check_here
 from slicer.errors import HeadTailError
 
@@ -84,12 +85,12 @@ def test_words_without_a_traceback_are_left_as_they_are() -> None:
     [("127.0.0.1", "http://127.0.0.1:8000/cams"), ("0.0.0.0", "http://10.0.0.1:8000/cams")],
 )
 def test_a_person_is_told_where_it_is_and_never_the_token(host: str, url: str) -> None:
-    config = parse_config({"http": {"enabled": True, "host": host, "port": 8000}, "token": "secret-1"})
+    settled = as_asked(parse_config({"http": {"enabled": True, "host": host, "port": 8000}, "token": "secret-1"}))
     for own in (True, False):
-        told = cli.running(config, "cams", "10.0.0.1:6379", own)
+        told = cli.running(settled, "cams", "10.0.0.1:6379", own)
         assert f"curl {url}/health" in told and "secret-1" not in told and "HEADTAIL_TOKEN" in told
         assert "headtail-load --address 10.0.0.1:6379 --server cams" in told
-    closed = parse_config({"http": {"enabled": False}})
+    closed = as_asked(parse_config({"http": {"enabled": False}}))
     assert "HTTP" not in cli.running(closed, "cams", "10.0.0.1:6379", False)
 
 

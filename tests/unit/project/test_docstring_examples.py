@@ -12,6 +12,11 @@ import pytest
 from slicer.codecs.registry import CODECS, IMAGE_CODECS
 
 EXAMPLES = [
+    "actors.device.device:Device",
+    "actors.device.head_runtime:HeadRuntime",
+    "actors.network.link:Link",
+    "deployments.executors.base:Executor",
+    "deployments.scheduling.scheduler:Policy",
     "slicer.codecs.codec:Codec",
 ]
 

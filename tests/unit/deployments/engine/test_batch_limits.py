@@ -8,7 +8,7 @@ from deployments.engine.batch_limits import RETRY_S, Fitting
 from deployments.engine.engine import Engine
 from deployments.engine.ledger import Outcome
 from deployments.engine.pipelined import PipelinedEngine
-from deployments.executors.torch_executor import OutOfMemory
+from deployments.executors.base import OutOfMemory
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Row, Scheduler, Step
 from deployments.testing.fakes import FakeClock, FakeExecutor, FakePipeline, answer_of, rows_at

@@ -6,7 +6,7 @@ import pytest
 
 from deployments.costs.cost_model import CostModel
 from deployments.engine.calibrate import measure
-from deployments.executors.torch_executor import Executor, Floats, OutOfMemory
+from deployments.executors.base import Executor, Floats, OutOfMemory
 from deployments.scheduling.scheduler import Step
 from deployments.testing.fakes import FakeClock, FakeExecutor, FakePipeline
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deployments.engine.engine import Engine, Outcome
-from deployments.executors.torch_executor import AcceleratorLost, Floats, OutOfMemory
+from deployments.executors.base import AcceleratorLost, Floats, OutOfMemory
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Row, Scheduler, Step
 from deployments.testing.fakes import FakeClock, FakeExecutor, answer_of, rows_at

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from deployments.engine.engine import Engine, Outcome
-from deployments.executors.torch_executor import Floats, make_executor
+from deployments.executors.base import Floats
+from deployments.executors.registry import make_executor
 from deployments.scheduling.registry import POLICIES, make_policy
 from deployments.scheduling.scheduler import Scheduler
 from slicer.slicing.slice_model import SlicedModel, slice_model

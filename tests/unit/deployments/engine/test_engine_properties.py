@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deployments.engine.engine import Engine, Outcome
 from deployments.engine.pipelined import PipelinedEngine
-from deployments.executors.torch_executor import OutOfMemory
+from deployments.executors.base import OutOfMemory
 from deployments.scheduling.registry import POLICIES, make_policy
 from deployments.scheduling.scheduler import Row, Scheduler, Step
 from deployments.scheduling.simple import ORDERS

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deployments.engine.engine import Engine, Outcome
-from deployments.executors.torch_executor import AcceleratorLost
+from deployments.executors.base import AcceleratorLost
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Scheduler, Step
 from deployments.scheduling.simple import PerTail

@@ -11,7 +11,7 @@ import pytest
 from deployments.engine.engine import Engine
 from deployments.engine.ledger import Outcome
 from deployments.engine.pipelined import PipelinedEngine
-from deployments.executors.torch_executor import AcceleratorLost
+from deployments.executors.base import AcceleratorLost
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Scheduler, Step
 from deployments.testing.fakes import FakeClock, FakeExecutor, FakePipeline, answer_of, rows_at

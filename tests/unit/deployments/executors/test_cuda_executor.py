@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from deployments.engine.engine import Outcome
 from deployments.engine.pipelined import PipelinedEngine
+from deployments.executors.base import AcceleratorLost, Floats, OutOfMemory
 from deployments.executors.cuda.executor import CudaExecutor
 from deployments.executors.cuda.graphs import Graphs
 from deployments.executors.enqueuing import Enqueuing
-from deployments.executors.torch_executor import AcceleratorLost, Floats, OutOfMemory, TorchExecutor, make_executor
+from deployments.executors.registry import make_executor
+from deployments.executors.torch_executor import TorchExecutor
 from deployments.scheduling.registry import POLICIES, make_policy
 from deployments.scheduling.scheduler import Resident, Row, Scheduler, Step
 from deployments.testing.fakes import FakeClock
@@ -61,7 +63,8 @@ class Tiny:
 class Cold(Tiny):
     """Its shapes are not known beforehand, so that nothing is warmed up."""
 
-    shape_at = None  # type: ignore[assignment]
+    def shape_at(self, cut: int) -> None:  # type: ignore[override]
+        """Nobody knows."""
 
 
 def loaded(sliced: Any = None, gpu: HostGpu | None = None, **options: Any) -> tuple[CudaExecutor, Any, HostGpu]:

@@ -14,7 +14,7 @@ from torch import nn
 from deployments.costs.cost_model import Cell, CostModel, Source
 from deployments.costs.profile_files import save_profile
 from deployments.executors.emulated import EmulatedExecutor, chain
-from deployments.executors.torch_executor import make_executor
+from deployments.executors.registry import make_executor
 from deployments.scheduling.scheduler import Resident, Row, Step
 from slicer import slice_model
 from slicer.errors import ConfigError

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from deployments.engine.engine import Engine
-from deployments.executors.torch_executor import AcceleratorLost, Floats, OutOfMemory, TorchExecutor, make_executor
+from deployments.executors.base import AcceleratorLost, Executor, Floats, OutOfMemory
+from deployments.executors.registry import make_executor
+from deployments.executors.torch_executor import TorchExecutor
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Resident, Row, Scheduler, Step
 from deployments.testing.fakes import FakeExecutor
@@ -375,3 +377,30 @@ def test_threads_hold_on_the_engines_thread_too() -> None:
     finally:
         torch.set_num_threads(before)
     assert seen == [2]
+
+
+class Duck:
+    """An own executor that does not derive from `Executor`, and offers nothing beside what it must."""
+
+    name = "duck"
+
+    def __init__(self, device: str, threads: int | None) -> None:
+        pass
+
+
+class Unfinished(Executor):
+    """One that derives from it, and leaves out what it must have."""
+
+    def __init__(self, device: str, threads: int | None) -> None:
+        pass
+
+
+def test_what_an_own_executor_does_not_offer_has_a_default_whether_it_derives_from_executor_or_not() -> None:
+    made = make_executor(f"{__name__}:Duck", device="cpu")
+    for executor in (made, TorchExecutor()):
+        assert (executor.emulated, executor.padded, list(executor.notes)) == (None, False, [])
+        assert executor.receiving((2, 3)).shape == (2, 3)
+        assert executor.receiving((2, 3)).dtype == np.float32
+        assert executor.receiving((2,), np.float16).dtype == np.float16
+    with pytest.raises(TypeError, match="abstract"):
+        make_executor(f"{__name__}:Unfinished", device="cpu")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.config import ServerConfig, parse_config
+from deployments.config import HttpAddress, ServerConfig, parse_config
 from deployments.placing.http_endpoint import (
     Running,
     free_port,
@@ -41,37 +41,38 @@ def as_asked(port: int) -> int:
 
 def test_by_default_one_node_offers_it_to_itself_with_a_token_of_its_own() -> None:
     settled = settle(config(), ONE, None, as_asked)
-    assert (settled.http.enabled, settled.http.host, settled.http.port) == (True, "127.0.0.1", 8000)
-    assert len(settled.token) >= 32
-    assert settle(config(), ONE, None, as_asked).token != settled.token
+    assert settled.http == HttpAddress("127.0.0.1", 8000)
+    assert len(settled.config.token) >= 32
+    assert settle(config(), ONE, None, as_asked).config.token != settled.config.token
 
 
 def test_by_default_several_hosts_offer_it_on_all_interfaces_since_haproxy_binds_the_same_everywhere() -> None:
-    assert settle(config(), TWO, None, as_asked).http.host == "0.0.0.0"
+    assert settle(config(), TWO, None, as_asked).http == HttpAddress("0.0.0.0", 8000)
 
 
 def test_by_default_a_taken_port_is_left_alone() -> None:
-    assert settle(config(), ONE, None, taken).http.port == 41000
-    assert settle(config(port=9000), ONE, None, taken).http.port == 9000  # this one was asked for
+    assert settle(config(), ONE, None, taken).http == HttpAddress("127.0.0.1", 41000)
+    asked = settle(config(port=9000), ONE, None, taken).http
+    assert asked == HttpAddress("127.0.0.1", 9000)  # this one was asked for
 
 
 def test_by_default_it_is_off_where_it_cannot_work() -> None:
-    assert settle(config(), SAME_HOST, None, as_asked).http.enabled is False  # one port, two nodes
-    assert settle(config(), ONE, Running(), as_asked).http.enabled is False  # Serve runs without
-    assert settle(config(), ONE, Running("0.0.0.0", 8000), as_asked).http.enabled is False  # Serve's own proxy
-    assert settle(config(port=9000), ONE, Running("10.0.0.1", 8000, haproxy=True), as_asked).http.enabled is False
+    assert settle(config(), SAME_HOST, None, as_asked).http is None  # one port, two nodes
+    assert settle(config(), ONE, Running(), as_asked).http is None  # Serve runs without
+    assert settle(config(), ONE, Running("0.0.0.0", 8000), as_asked).http is None  # Serve's own proxy
+    assert settle(config(port=9000), ONE, Running("10.0.0.1", 8000, haproxy=True), as_asked).http is None
 
 
 def test_an_application_that_comes_later_takes_what_is_there() -> None:
     for asked in ({}, {"enabled": True}, {"enabled": True, "port": 8123}):
         settled = settle(config(**asked), TWO, Running("0.0.0.0", 8123, haproxy=True), as_asked)
-        assert (settled.http.enabled, settled.http.host, settled.http.port) == (True, "0.0.0.0", 8123)
+        assert settled.http == HttpAddress("0.0.0.0", 8123)
 
 
 def test_what_is_asked_for_is_given_or_refused() -> None:
     settled = settle(config(enabled=True, host="0.0.0.0"), SAME_HOST, None, taken)
-    assert (settled.http.host, settled.http.port, settled.token) == ("0.0.0.0", 8000, "")
-    assert settle(config(enabled=False), ONE, None, as_asked).http.enabled is False
+    assert (settled.http, settled.config.token) == (HttpAddress("0.0.0.0", 8000), "")
+    assert settle(config(enabled=False), ONE, None, as_asked).http is None
     with pytest.raises(ServerError, match=r"already runs with HTTP at 10\.0\.0\.1:8123, not at any address:9000"):
         settle(config(enabled=True, port=9000), ONE, Running("10.0.0.1", 8123, haproxy=True), as_asked)
     with pytest.raises(ServerError, match="none of this kind"):
@@ -84,7 +85,7 @@ def test_an_address_that_rays_haproxy_cannot_serve_is_refused() -> None:
 
 
 def test_a_given_token_is_kept() -> None:
-    assert settle(parse_config({"token": "mine"}), ONE, None, as_asked).token == "mine"
+    assert settle(parse_config({"token": "mine"}), ONE, None, as_asked).config.token == "mine"
 
 
 def test_haproxys_own_ports_move_where_they_are_taken_and_the_operators_word_counts() -> None:

@@ -31,7 +31,7 @@ class Hosted:
     name = "m"
     shapes: ClassVar[dict[int, tuple[int, ...]]] = {0: (1,)}
 
-    def decode(self, codec: str, payloads: Sequence[bytes], cut: int) -> Any:
+    def decode(self, codec: str, payloads: Sequence[bytes], cut: int, *_: Any) -> Any:
         if any(payload[0] == BAD for payload in payloads):
             raise CodecError("bad")
         return np.array([[payload[0]] for payload in payloads], np.float32)
@@ -59,7 +59,7 @@ class Inbox:
 
 
 def admission_to(engine: Inbox) -> Admission:
-    return Admission(cast(Engine, engine), most=8, threads=1)
+    return Admission(lambda deliver: cast(Engine, engine), most=8, threads=1)
 
 
 def outcome(key: int) -> Outcome:
@@ -215,7 +215,7 @@ def test_who_leaves_while_it_is_decoded_leaves_the_engine_at_once() -> None:
     engine, decoding, go_on = Inbox(), threading.Event(), threading.Event()
 
     class Slow(Hosted):
-        def decode(self, codec: str, payloads: Sequence[bytes], cut: int) -> Any:
+        def decode(self, codec: str, payloads: Sequence[bytes], cut: int, *_: Any) -> Any:
             decoding.set()
             assert go_on.wait(10)
             return super().decode(codec, payloads, cut)

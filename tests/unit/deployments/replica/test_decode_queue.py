@@ -44,7 +44,7 @@ class Decoder:
 
     shapes: dict[int, tuple[int, ...]] = {0: (1,)}  # noqa: RUF012
 
-    def decode(self, codec: str, payloads: Sequence[bytes], cut: int) -> Any:
+    def decode(self, codec: str, payloads: Sequence[bytes], cut: int, *_: Any) -> Any:
         self.begun.set()
         assert self.gate.wait(10)
         self.clock.now_s += DECODE_S
@@ -62,7 +62,9 @@ class World:
         self.model = Decoder(self.clock)
         self.engine = Inbox()
         limits = {"max_rows": 100, "max_bytes": 1000, **limits}
-        self.admission = Admission(cast(Engine, self.engine), most=8, threads=1, clock=self.clock, **limits)
+        self.admission = Admission(
+            lambda deliver: cast(Engine, self.engine), most=8, threads=1, clock=self.clock, **limits
+        )
 
     def call(self, *numbers: int, deadline_ms: float | None = None, size: int = 1) -> asyncio.Future[Any]:
         arrivals = [

@@ -132,13 +132,13 @@ def test_a_parcel_is_answered_request_by_request_in_order_and_admitted_in_one_ca
     parcel = [*good[:3], replace(good[0], id="nan", payload=holes), replace(good[0], id="no", model="none"), *good[3:]]
     admitted: list[int] = []
     if strategy == "continuous":
-        submit = server._engine.submit
+        submit = server._backend.engine.submit
 
         def counting(model: str, entry: int, rows: Any, *args: Any) -> list[int]:
             admitted.append(len(rows))
             return submit(model, entry, rows, *args)
 
-        monkeypatch.setattr(server._engine, "submit", counting)
+        monkeypatch.setattr(server._backend.engine, "submit", counting)
     answers = run(lambda: server.infer_parcel(parcel), server)
     assert [answer.id for answer in answers] == [request.id for request in parcel]
     assert [getattr(answer, "code", None) for answer in answers] == [
@@ -157,13 +157,13 @@ def test_a_cancelled_parcel_takes_all_its_rows_with_it(sliced: SlicedModel, shar
 
     async def work() -> Any:
         parcel = asyncio.ensure_future(server.infer_parcel([replace(request, id=str(i)) for i in range(40)]))
-        while not server._admission._pending:
+        while not server._backend.admission._pending:
             await asyncio.sleep(0)
         parcel.cancel()
         with pytest.raises(asyncio.CancelledError):
             await parcel
         after = await server.infer(request)
-        return after, server._engine.stats()
+        return after, server._backend.engine.stats()
 
     after, stats = run(work, server)
     assert isinstance(after, Reply)
@@ -189,7 +189,7 @@ def test_a_measured_profile_is_saved_and_can_be_started_from(
     assert kept.table[0][0].seen > saved.table[0][0].seen, "what was seen while serving is in it"
 
     monkeypatch.setattr(
-        "deployments.replica.tail_server.measure", lambda *_, **__: pytest.fail("measured although it is known")
+        "deployments.replica.engine_backend.measure", lambda *_, **__: pytest.fail("measured although it is known")
     )
     again = server(model={"profile": str(tmp_path / f"{MODEL}.yaml")})
     assert isinstance(run(lambda: again.infer(request), again), Reply)
@@ -354,9 +354,9 @@ def test_rows_of_one_codec_are_decoded_in_one_go(
     calls: list[tuple[str, int]] = []
     decode = codec.decode_batch
 
-    def counted(name: str, payloads: Any, *rest: Any) -> Any:
+    def counted(name: str, payloads: Any, *rest: Any, **options: Any) -> Any:
         calls.append((name, len(payloads)))
-        return decode(name, payloads, *rest)
+        return decode(name, payloads, *rest, **options)
 
     monkeypatch.setattr(codec, "decode_batch", counted)
     first = [request_at(sliced, server, 1, image, str(i)) for i, image in enumerate(images(sliced, 5))]
@@ -399,7 +399,7 @@ def test_a_request_that_comes_again_runs_once(sliced: SlicedModel, shard_dir: Pa
         again = replace(first, again=True)
         together = await asyncio.gather(server.infer(first), server.infer(again), server.infer(again))
         later = await server.infer(again)
-        return [*together, later], server._engine.stats().steps
+        return [*together, later], server._backend.engine.stats().steps
 
     answers, steps = run(work, server)
     assert all(answer == answers[0] for answer in answers)

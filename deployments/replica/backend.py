@@ -1,0 +1,56 @@
+"""What stands between a checked request and its outcome in a replica: the engine, or what a strategy brings instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from deployments.replica.calls import Arrival, Result
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What a backend has done since it began to serve.
+
+    Attributes:
+        steps: executions that succeeded; `rows_per_step`: how many of them had so many rows.
+        rows: of all steps together; a row counts once per step.
+        busy_s: seconds of execution in these steps.
+        waiting: rows that wait or run now, by model.
+    """
+
+    steps: int
+    rows: int
+    busy_s: float
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    rows_per_step: Mapping[int, int] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """Runs the tails of all models of a replica.
+
+    It is made with the models and their weights, an executor and the `ServerConfig`, takes the weights over, and is
+    ready when its constructor returns. `infer` and `healthy` belong to the replica's event loop, the others to any
+    thread.
+    """
+
+    async def infer(self, arrivals: Sequence[Arrival]) -> list[Result]:
+        """Checked requests of one call, in order: outcome and moment of admission of each, or why it was not admitted.
+
+        It returns when the last one has ended. A caller that is cancelled takes its rows with it, where that is
+        possible.
+        """
+
+    def counters(self) -> Counters:
+        """What was done so far, consistent in itself."""
+
+    async def healthy(self) -> None:
+        """Return if it can serve.
+
+        Raises:
+            RuntimeError: it cannot any more, and why: Serve restarts the replica.
+        """
+
+    def close(self) -> None:
+        """Answer what waits, as far as it can, and end the threads. Calling it again is harmless."""

@@ -1,0 +1,60 @@
+"""Outcomes to answers: what a device is told of its row, how long it took, and how busy the server is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import numpy as np
+
+from deployments.engine.ledger import Outcome
+from deployments.replica.calls import Arrival
+from deployments.replica.hosted_model import HostedModel
+from deployments.replica.load_report import LoadReport
+from slicer.common.top_k import top_k
+from slicer.protocol.messages import Answer, Refusal, Reply, Timings
+
+
+class Replies:
+    """Of one replica. Not thread-safe: use it from one event loop.
+
+    Args:
+        replica: its name, which every answer bears.
+    """
+
+    def __init__(self, models: Iterable[HostedModel], replica: str) -> None:
+        self._loads = {model.name: LoadReport(model.entries, model.num_slices) for model in models}
+        self._replica = replica
+
+    def answer(self, arrival: Arrival, outcome: Outcome, admitted_s: float) -> Answer:
+        """The answer to a row that has ended; it counts for the load that later answers tell of.
+
+        Args:
+            admitted_s: when it was admitted, on the clock of `arrival`.
+        """
+        request = arrival.request
+        if outcome.logits is None:
+            # A cancelled row's caller is gone, so nobody reads that answer.
+            code = "stopped" if outcome.code in (None, "cancelled") else outcome.code
+            return Refusal(request.id, code, outcome.message, self._replica)
+        timings = Timings(
+            admission_ms=(admitted_s - arrival.arrived_s) * 1e3,
+            queue_ms=outcome.queue_s * 1e3,
+            execution_ms=outcome.execution_s * 1e3,
+            total_ms=(time.monotonic() - arrival.arrived_s) * 1e3,
+            rows_per_step=outcome.rows_per_step,
+        )
+        load = self._loads[request.model]
+        load.observe(request.cut, timings.admission_ms + timings.queue_ms, timings.execution_ms)
+        said = load.report() if request.wants_load else ()
+        if request.top_k is None:
+            logits = np.ascontiguousarray(outcome.logits, dtype="<f4")
+            return Reply(request.id, timings, (), logits.tobytes(), logits.shape, self._replica, said)
+        return Reply(request.id, timings, top_k(outcome.logits, request.top_k), b"", (), self._replica, said)
+
+    def unknown(self, request_id: str, model: str) -> Refusal:
+        """Of a model that is not served here."""
+        known = ", ".join(self._loads)
+        return Refusal(
+            request_id, "unknown_model", f"model {model[:200]!r} is not served here; there is {known}", self._replica
+        )
