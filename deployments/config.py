@@ -13,8 +13,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from slicer.common.addresses import application_url, bearer_token
+from slicer.common.error_text import shown
 from slicer.common.validation import Strict, explain, nearest
-from slicer.common.yaml_files import read_yaml, shown
+from slicer.common.yaml_files import read_yaml
 from slicer.errors import ConfigError
 
 #: Strategies that this package brings. An own one is written ``package.module:Class``.

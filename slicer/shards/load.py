@@ -21,7 +21,7 @@ from slicer.shards.manifest import Manifest, load_manifest
 from slicer.shards.rebuild import rebuild, versions
 from slicer.slicing.program import digest
 from slicer.slicing.sliced_model import SlicedModel
-from slicer.tracing.value_tracer import named_tensors
+from slicer.tracing.tensors import named_tensors
 
 
 def load_span(directory: str | Path, start: int, end: int) -> nn.Module:

@@ -14,6 +14,7 @@ import torch
 
 from slicer.errors import ShardError
 from slicer.models import zoo
+from slicer.models.data_config import data_config
 from slicer.models.weights import refuse_not_finite
 from slicer.protocol.messages import ShardInfo
 from slicer.shards import manifest as manifests
@@ -76,7 +77,7 @@ def _write_slice(sliced: SlicedModel, index: int, scratch: Path) -> ShardInfo:
 def _manifest(sliced: SlicedModel, shards: tuple[ShardInfo, ...]) -> Manifest:
     assert sliced.spec is not None
     spec = replace(sliced.spec, checkpoint=None)
-    if tuple(zoo.data_config(spec)["input_size"]) != sliced.input_shape:  # it was given while slicing
+    if tuple(data_config(spec)["input_size"]) != sliced.input_shape:  # it was given while slicing
         spec = replace(spec, data_config={**spec.data_config, "input_size": list(sliced.input_shape)})
     return Manifest(
         spec=zoo.check(spec),
