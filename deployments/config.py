@@ -17,8 +17,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from deployments.executors.registry import EXECUTORS
 from deployments.scheduling.registry import SHIPPED, STRATEGIES, current_name
 from slicer.common.addresses import application_url, bearer_token
+from slicer.common.error_text import shown
 from slicer.common.validation import Strict, explain, nearest
-from slicer.common.yaml_files import read_yaml, shown
+from slicer.common.yaml_files import read_yaml
 from slicer.errors import ConfigError
 
 #: Keys that an exported directory has answered already; beside `shards` they would do nothing.

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from slicer.common.yaml_files import parse_json, shown
+from slicer.common.error_text import shown
+from slicer.common.yaml_files import parse_json
 from slicer.errors import ConfigError, HeadTailError
 from slicer.planning import table as plan_table
 

@@ -20,8 +20,9 @@ from actors.device.config import TAIL, DeviceConfig, DeviceKeys, Retry
 from actors.network.emulated_link import resolve
 from slicer.codecs.registry import CODECS, IMAGE_CODECS
 from slicer.common.addresses import application_url
+from slicer.common.error_text import shown
 from slicer.common.validation import Strict, explain, nearest
-from slicer.common.yaml_files import read_yaml, shown
+from slicer.common.yaml_files import read_yaml
 from slicer.errors import ConfigError
 from slicer.planning.link_presets import PRESETS
 from slicer.profiles.device_profile import load_profile

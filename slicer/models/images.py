@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from slicer.errors import ImageError
-from slicer.models import zoo
+from slicer.models.data_config import EXIF_KEY, data_config
 from slicer.models.pixels import check_size, plain
 from slicer.models.spec import ModelSpec
 
@@ -66,12 +66,12 @@ class Preprocess:
     def __init__(self, model: ModelSpec | nn.Module) -> None:
         from timm.data import create_transform, resolve_model_data_config
 
-        config = zoo.data_config(model) if isinstance(model, ModelSpec) else resolve_model_data_config(model)
+        config = data_config(model) if isinstance(model, ModelSpec) else resolve_model_data_config(model)
         self.shape: tuple[int, int, int] = tuple(config["input_size"])
         if self.shape[0] not in (1, 3):
             raise ImageError(f"the model takes {self.shape[0]} channels; images become 3 (RGB) or 1 (in_chans=1)")
         self.mode = "L" if self.shape[0] == 1 else "RGB"
-        self.upright = not isinstance(model, ModelSpec) or bool(model.data_config.get(zoo.EXIF_KEY, True))
+        self.upright = not isinstance(model, ModelSpec) or bool(model.data_config.get(EXIF_KEY, True))
         self._transform: Any = create_transform(**config, is_training=False)
 
     def __call__(self, image: str | Path | Image.Image) -> npt.NDArray[np.float32]:

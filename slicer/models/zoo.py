@@ -13,38 +13,32 @@ import operator
 import os
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeGuard, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
-import numpy as np
 import timm
 import torch
 from torch import nn
 
-from slicer.common.error_text import first_line, named_line
+from slicer.common.error_text import first_line, named_line, shown
 from slicer.common.plugins import load_object
 from slicer.common.validation import nearest
-from slicer.common.yaml_files import read_yaml, shown
+from slicer.common.yaml_files import read_yaml
 from slicer.errors import ConfigError, ModelError
 from slicer.models.checkpoints import load_checkpoint
+from slicer.models.data_config import DATA_KEYS, EXIF_KEY, data_config
+from slicer.models.numbers import whole
 from slicer.models.spec import ModelSpec
 from slicer.models.weights import DTYPES, convert
-from slicer.tracing.traced_graph import must_be_plain
+from slicer.tracing.plain_module import must_be_plain
+
+__all__ = ["DATA_KEYS", "DEMO_MODELS", "EXIF_KEY", "build", "build_structure", "check", "data_config", "resolve"]
 
 #: Trained models that are part of this package; see slicer/models/demo/README.md.
 DEMO_MODELS: tuple[str, ...] = ("digits_vit", "digits_swin")
-
-#: Of data_config: whether images are turned upright by their EXIF orientation (the default). false: as timm has them.
-EXIF_KEY = "exif_orientation"
-
-#: What a model file or an own module may say about its input; the defaults are timm's own, but for EXIF_KEY.
-DATA_KEYS: tuple[str, ...] = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", EXIF_KEY)
-
-#: Of an input's channels, height and width; more is a slip, and would fill the memory.
-MAX_SIDE = 16384
 
 _DEMO = Path(__file__).parent / "demo"
 _ONE_AT_A_TIME = threading.RLock()
@@ -143,67 +137,6 @@ def build_structure(spec: ModelSpec) -> nn.Module:
     with torch.inference_mode(False), _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.device("meta"):
         module = _instantiate(replace(spec, pretrained=False))
         return module.to(DTYPES[spec.dtype]).eval().requires_grad_(False)
-
-
-def data_config(spec: ModelSpec) -> dict[str, Any]:
-    """How an image becomes this model's input, as timm's create_transform takes it, without building the model.
-
-    Order of precedence: the spec's data_config, kwargs (img_size, in_chans, pretrained_cfg_overlay), timm's config of
-    that name, timm's defaults (3x224x224, ImageNet mean and std, bicubic, crop_pct 0.875), which an own module gets.
-    """
-    from timm.data import resolve_data_config
-
-    known: dict[str, Any] = {}
-    if ":" not in spec.architecture:
-        found = timm.get_pretrained_cfg(spec.architecture)
-        known = found.to_dict() if found is not None else {}
-    overlay = spec.kwargs.get("pretrained_cfg_overlay") or {}
-    if not isinstance(overlay, Mapping):
-        raise ModelError(f"pretrained_cfg_overlay {shown(overlay)}: it must be a mapping of timm's data config")
-    known.update(overlay)
-    channels, height, width = sizes(known.get("input_size") or (3, 224, 224), 3, "input_size")
-    if (img_size := spec.kwargs.get("img_size")) is not None:
-        pair = [img_size] * 2 if isinstance(img_size, int) else img_size
-        height, width = sizes(pair, 2, "img_size", "one number, or height and width, such as 224 or [224, 224]")
-    if spec.kwargs.get("in_chans") is not None:
-        (channels,) = sizes([spec.kwargs["in_chans"]], 1, "in_chans", "one number, such as 3")
-    args = {"input_size": (channels, height, width), **spec.data_config}
-    try:
-        config = dict(resolve_data_config(args, pretrained_cfg=known))
-        config["input_size"] = sizes(config["input_size"], 3, "input_size")
-        for key in ("mean", "std"):
-            config[key] = tuple(float(value) for value in config[key])
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
-        given = {**overlay, **spec.data_config}
-        raise ModelError(
-            f"data_config {shown(given)} is not valid ({shown(str(error))}); see timm's data config"
-        ) from error
-    for key in ("mean", "std"):  # timm states three; another number of channels (in_chans) gets their average
-        if len(config[key]) != config["input_size"][0]:
-            config[key] = (sum(config[key]) / len(config[key]),) * config["input_size"][0]
-    return config
-
-
-def sizes(
-    value: Any, count: int, what: str, meant: str = "channels, height and width, such as [3, 224, 224]"
-) -> tuple[int, ...]:
-    """`count` whole numbers from 1 to `MAX_SIDE`; else ModelError with `what` was given and what is `meant`."""
-    found: list[Any] = (
-        list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else [None]
-    )
-    if len(found) != count or not all(whole(n) for n in found):
-        raise ModelError(f"{what} {shown(repr(value) if isinstance(value, str) else value)}: give {meant}")
-    numbers = tuple(operator.index(n) for n in found if n is not None)
-    if not all(1 <= n <= MAX_SIDE for n in numbers):
-        raise ModelError(f"{what} {shown(value)}: each number must be from 1 to {MAX_SIDE}")
-    return numbers
-
-
-def whole(value: object) -> TypeGuard[SupportsIndex]:
-    """Whether it is an integer, numpy's included; neither a boolean nor a tensor or array, which also count."""
-    return isinstance(value, SupportsIndex) and not isinstance(value, bool | np.bool_ | torch.Tensor | np.ndarray)
 
 
 def _from_file(path: Path) -> ModelSpec:

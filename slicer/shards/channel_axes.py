@@ -15,7 +15,7 @@ from torch import nn
 
 from slicer.codecs.integer import measured_axis
 from slicer.slicing.sliced_model import SlicedModel
-from slicer.tracing.value_tracer import named_tensors
+from slicer.tracing.tensors import named_tensors
 
 #: By shape, without the batch dimension: an axis, 0 or -1.
 _Axes = dict[tuple[int, ...], int]

@@ -18,10 +18,10 @@ from slicer.models.weights import refuse_not_finite
 from slicer.protocol.messages import ShardInfo
 from slicer.shards import tensor_file
 from slicer.shards.manifest import Manifest, load_manifest
-from slicer.shards.rebuild import rebuild, versions
+from slicer.shards.rebuild import fill, rebuild, versions
 from slicer.slicing.program import digest
 from slicer.slicing.sliced_model import SlicedModel
-from slicer.tracing.value_tracer import named_tensors
+from slicer.tracing.tensors import named_tensors
 
 
 def load_span(directory: str | Path, start: int, end: int) -> nn.Module:
@@ -127,14 +127,8 @@ def _check(
 
 
 def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put each tensor in the place of the module's own of that name."""
-    for name, tensor in tensors.items():
-        path, _, field = name.rpartition(".")
-        part = module.get_submodule(path)
-        if isinstance(getattr(part, field), nn.Parameter):
-            setattr(part, field, nn.Parameter(tensor, requires_grad=False))
-        else:
-            setattr(part, field, tensor)
+    """`fill`, with weights that came out of a file."""
+    fill(module, tensors)
     try:
         refuse_not_finite(module)
     except ModelError as error:

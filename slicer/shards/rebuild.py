@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from dataclasses import replace
 
 import timm
 import torch
+from torch import nn
 
 from slicer.errors import HeadTailError, ModelError, ShardError
 from slicer.models import zoo
@@ -39,6 +41,17 @@ def rebuild(manifest: Manifest, source: str) -> SlicedModel:
             f"{source}: activations have shapes {shapes} instead of {manifest.shapes}; {versions(manifest)}"
         )
     return sliced
+
+
+def fill(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put each tensor in the place of the module's own of that name."""
+    for name, tensor in tensors.items():
+        path, _, field = name.rpartition(".")
+        part = module.get_submodule(path)
+        if isinstance(getattr(part, field), nn.Parameter):
+            setattr(part, field, nn.Parameter(tensor, requires_grad=False))
+        else:
+            setattr(part, field, tensor)
 
 
 def versions(manifest: Manifest) -> str:

@@ -14,11 +14,13 @@ import torch
 
 from slicer.errors import ShardError
 from slicer.models import zoo
+from slicer.models.data_config import data_config
 from slicer.models.weights import refuse_not_finite
 from slicer.protocol.messages import ShardInfo
 from slicer.shards import manifest as manifests
 from slicer.shards import tensor_file
 from slicer.shards.channel_axes import channel_axes
+from slicer.shards.held_tensors import refuse_held_tensors
 from slicer.shards.manifest import Manifest, load_manifest
 from slicer.shards.rebuild import rebuild
 from slicer.slicing.program import difference, digest
@@ -35,7 +37,7 @@ def export(sliced: SlicedModel, directory: str | Path) -> Manifest:
 
     Raises:
         ShardError: the model cannot be built again by name, another build of it is another program (its constructor
-            draws random numbers, say), or the directory holds another export.
+            draws random numbers, say), a unit uses a tensor that no shard holds, or the directory holds another export.
     """
     if sliced.spec is None:
         raise ShardError(
@@ -76,7 +78,7 @@ def _write_slice(sliced: SlicedModel, index: int, scratch: Path) -> ShardInfo:
 def _manifest(sliced: SlicedModel, shards: tuple[ShardInfo, ...]) -> Manifest:
     assert sliced.spec is not None
     spec = replace(sliced.spec, checkpoint=None)
-    if tuple(zoo.data_config(spec)["input_size"]) != sliced.input_shape:  # it was given while slicing
+    if tuple(data_config(spec)["input_size"]) != sliced.input_shape:  # it was given while slicing
         spec = replace(spec, data_config={**spec.data_config, "input_size": list(sliced.input_shape)})
     return Manifest(
         spec=zoo.check(spec),
@@ -107,7 +109,7 @@ def _literal(read: Read) -> str:
 
 
 def _refuse_other_program(sliced: SlicedModel, manifest: Manifest) -> None:
-    """Build the model once more as whoever loads it will. Raises ShardError where that is another program."""
+    """Build the model once more as whoever loads it will. Raises ShardError where that does something else."""
     assert sliced.spec is not None
     again = rebuild(manifest, f"{sliced.spec.architecture}, built once more")
     for index, (mine, other) in enumerate(zip(sliced.programs, again.programs, strict=True), start=1):
@@ -117,6 +119,7 @@ def _refuse_other_program(sliced: SlicedModel, manifest: Manifest) -> None:
                 f"{difference(mine, other)}. Whoever loads the shards builds it by name: make its constructor draw no "
                 "random numbers (or seed them), and read neither clock nor environment"
             )
+    refuse_held_tensors(sliced, again)
 
 
 def _refuse_other_export(target: Path, manifest: Manifest) -> None:

@@ -16,6 +16,10 @@ import torch
 from torch import nn
 
 from slicer.errors import CutError, ModelError, NotSliceable
+from slicer.models import zoo
+from slicer.models.checkpoints import load_checkpoint
+from slicer.models.data_config import data_config
+from slicer.models.numbers import sizes, whole
 from slicer.models.spec import ModelSpec
 from slicer.models.weights import convert, refuse_not_finite
 from slicer.slicing import verification
@@ -24,8 +28,10 @@ from slicer.slicing.partition import choose, named
 from slicer.slicing.sliced_model import SlicedModel, SliceInfo, SpanTensor
 from slicer.slicing.verification import Verify
 from slicer.tracing.module_state import snapshot
-from slicer.tracing.traced_graph import Traced, must_be_plain, takes, trace
-from slicer.tracing.value_tracer import Read, named_tensors
+from slicer.tracing.plain_module import must_be_plain
+from slicer.tracing.tensors import named_tensors
+from slicer.tracing.traced_graph import Traced, takes, trace
+from slicer.tracing.value_tracer import Read
 
 __all__ = ["Boundary", "SliceInfo", "SlicedModel", "SpanTensor", "slice_model", "slice_module", "slice_spec"]
 
@@ -65,43 +71,23 @@ def slice_model(
         ModelError: the model is unknown or cannot be built; as NotSliceable: it offers no boundary, and why.
         CutError: num_slices or `at` does not fit the model.
     """
-    with torch.inference_mode(False):  # the caller may be inside of it; what is made there cannot be traced
-        return _slice_model(
-            *(name_or_module, num_slices, at, pretrained, checkpoint, input_shape, dtype, seed, verify), timm_kwargs
-        )
-
-
-def _slice_model(
-    name_or_module: str | os.PathLike[str] | nn.Module,
-    num_slices: NumSlices,
-    at: Sequence[str | int] | None,
-    pretrained: bool,
-    checkpoint: str | os.PathLike[str] | None,
-    input_shape: Sequence[int] | None,
-    dtype: str | None,
-    seed: int | None,
-    verify: Verify,
-    timm_kwargs: dict[str, Any],
-) -> SlicedModel:
     if not isinstance(name_or_module, nn.Module):
-        from slicer.models import zoo
-
         spec = zoo.resolve(
             name_or_module, kwargs=timm_kwargs, checkpoint=checkpoint, pretrained=pretrained, dtype=dtype, seed=seed
         )
         return slice_spec(spec, num_slices, at, input_shape=input_shape, verify=verify)
-    must_be_plain(name_or_module)
+    module = name_or_module
+    must_be_plain(module)
     if pretrained or timm_kwargs or seed is not None:
         given = ", ".join([*timm_kwargs, *(["pretrained"] * pretrained), *(["seed"] * (seed is not None))])
         raise ModelError(f"{given} cannot be applied to a module that is built already; build it with them")
-    if checkpoint is not None:
-        from slicer.models.checkpoints import load_checkpoint
-
-        load_checkpoint(name_or_module, str(checkpoint))
-    if dtype is not None:
-        convert(name_or_module, dtype)
-    shape = _shape_of(name_or_module) if input_shape is None else input_shape
-    return slice_module(name_or_module, num_slices, at=at, input_shape=shape, verify=verify)
+    with torch.inference_mode(False):  # the caller may be inside of it; what is made there cannot be traced
+        if checkpoint is not None:
+            load_checkpoint(module, str(checkpoint))
+        if dtype is not None:
+            convert(module, dtype)
+        shape = _shape_of(module) if input_shape is None else input_shape
+    return slice_module(module, num_slices, at=at, input_shape=shape, verify=verify)
 
 
 def slice_spec(
@@ -113,10 +99,8 @@ def slice_spec(
     verify: Verify = True,
 ) -> SlicedModel:
     """Build what `spec` says and slice it; arguments and errors as for `slice_model`."""
-    from slicer.models import zoo
-
     num_slices, at = _checked_cuts(num_slices, at)  # before anything is built
-    shape = zoo.data_config(spec)["input_size"] if input_shape is None else _checked_shape(input_shape)
+    shape = data_config(spec)["input_size"] if input_shape is None else _checked_shape(input_shape)
     return slice_module(zoo.build(spec), num_slices, at=at, input_shape=shape, spec=spec, verify=verify)
 
 
@@ -142,12 +126,11 @@ def slice_module(
         module.eval().requires_grad_(False)
         refuse_not_finite(module)
         restore = snapshot(module)
-    try:
-        with torch.inference_mode(False):
-            return _sliced(module, num_slices, at, tuple(input_shape), spec, verify, reads)
-    except Exception:
-        restore()
-        raise
+        try:
+            return _sliced(module, num_slices, at, input_shape, spec, verify, reads)
+        except Exception:
+            restore()
+            raise
 
 
 def _sliced(
@@ -175,16 +158,12 @@ def _sliced(
 
 def _checked_shape(value: Any) -> tuple[int, ...]:
     """The shape of one input as plain integers; ModelError for anything else."""
-    from slicer.models.zoo import sizes
-
     count = len(value) if isinstance(value, Sequence) and value else 1
     return sizes(value, count, "input_shape", "the sizes of one input without the batch, such as (3, 224, 224)")
 
 
 def _checked_cuts(num_slices: Any, at: Any) -> tuple[NumSlices, list[str | int] | None]:
     """Both as plain values, numpy's integers included; CutError for another kind."""
-    from slicer.models.zoo import whole
-
     if isinstance(num_slices, str) and num_slices == "all":
         count: NumSlices = "all"
     elif whole(num_slices):

@@ -14,8 +14,8 @@ from slicer.errors import CutError
 from slicer.models.spec import ModelSpec
 from slicer.slicing.boundaries import Boundary, Crossing
 from slicer.slicing.program import program
+from slicer.tracing.tensors import named_tensors
 from slicer.tracing.traced_graph import Traced, build_span
-from slicer.tracing.value_tracer import named_tensors
 
 TensorKind = Literal["parameter", "buffer", "derived"]
 

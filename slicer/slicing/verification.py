@@ -24,7 +24,7 @@ from slicer.errors import NotSliceable
 from slicer.slicing.sliced_model import SlicedModel
 from slicer.tracing.data_watch import DataUse, Watch, data_use
 from slicer.tracing.module_state import changed, fingerprint, kept_values
-from slicer.tracing.value_tracer import named_tensors
+from slicer.tracing.tensors import named_tensors
 
 Verify = bool | Literal["quick"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from slicer.tracing.value_tracer import version
+from slicer.tracing.tensors import version
 
 _CONTAINERS = (list, dict, OrderedDict, defaultdict, set, deque)
 _OPAQUE = (type, ModuleType, FunctionType, MethodType, BuiltinFunctionType, nn.Module, torch.Generator)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import operator
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from slicer.errors import CutError, ModelError, NotSliceable
+from slicer.errors import CutError, NotSliceable
 from slicer.tracing.data_watch import DataUse, Watch, data_use
 from slicer.tracing.module_state import snapshot
+from slicer.tracing.tensors import named_tensors, version
 from slicer.tracing.value_proxy import IN_PLACE_OPERATORS
-from slicer.tracing.value_tracer import BATCHES, Read, ValueTracer, named_tensors, version
+from slicer.tracing.value_tracer import BATCHES, Read, ValueTracer
 
 
 @dataclass(frozen=True)
@@ -105,32 +105,6 @@ def _refuse_data_use(module: nn.Module, x: torch.Tensor) -> None:
         raise
     except Exception:  # the trace will say it
         return
-
-
-def must_be_plain(module: Any) -> None:
-    """Raise ModelError unless `module` is a module whose Python code can be traced."""
-    kind, remedy = type(module).__name__, ""
-    if not isinstance(module, nn.Module):
-        remedy = "give a model's name as str, or a torch.nn.Module"
-        if isinstance(module, os.PathLike):
-            remedy = f"give a path as str: {os.fspath(module)!r}"
-    elif isinstance(module, torch.jit.ScriptModule):
-        remedy = "it is compiled by torch.jit; give the torch.nn.Module it was made of"
-    elif isinstance(getattr(module, "_orig_mod", None), nn.Module):
-        remedy = "it is compiled by torch.compile; give the module it was made of (its _orig_mod)"
-    elif isinstance(module, fx.GraphModule) and _is_exported(module):
-        remedy = "it comes out of torch.export, with its batch size and units lost; give the torch.nn.Module before it"
-    if remedy:
-        raise ModelError(f"a {kind} cannot be sliced: {remedy}")
-
-
-def _is_exported(module: nn.Module) -> bool:
-    """Whether torch.export made it, which forbids eval()."""
-    try:
-        module.eval()
-    except NotImplementedError:
-        return True
-    return False
 
 
 def takes(module: nn.Module, input_shape: tuple[int, ...]) -> bool:

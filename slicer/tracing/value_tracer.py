@@ -7,13 +7,11 @@ batch and stays symbolic; a model that decides something by it cannot be traced,
 
 from __future__ import annotations
 
-import importlib
 import operator
-import sys
 import threading
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +19,14 @@ import torch
 from torch import fx, nn
 
 from slicer.common.error_text import named_line
+from slicer.tracing.containers import Containers
+from slicer.tracing.factories import recorded_factories
 from slicer.tracing.flop_counter import FlopCounter
+from slicer.tracing.tensors import named_tensors, version
 from slicer.tracing.value_proxy import Sizes, TraceError, ValueProxy
 
 #: The example batch sizes. Primes, so that no size of a model is a multiple of both by chance.
 BATCHES: tuple[int, int] = (5, 7)
-
-#: Functions that make tensors out of nothing: torch.fx cannot see them by itself, because no argument is a proxy.
-_FACTORIES = ("arange", "zeros", "ones", "full", "empty", "linspace", "tensor", "as_tensor", "eye")
 
 #: Tracing patches torch.nn.Module for the whole process (other threads run on undisturbed, see `ValueTracer.off`).
 _ONE_AT_A_TIME = threading.RLock()
@@ -96,13 +94,18 @@ class ValueTracer(fx.Tracer):
 
     def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
         """The graph of `root`'s forward; every node's meta holds `values`, `flops` (per row) and `version`."""
-        with _ONE_AT_A_TIME, torch.no_grad(), _recorded_factories(self):
+        with _ONE_AT_A_TIME, torch.no_grad(), recorded_factories(self._made):
             return super().trace(root, concrete_args)
 
     @property
     def off(self) -> bool:
         """True while an example is computed, and on other threads: what runs then is not the model's own code."""
         return self._evaluating or threading.get_ident() != self._thread
+
+    def _made(self, factory: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self.off:
+            return factory(*args, **kwargs)
+        return self.create_proxy("call_function", factory, args, kwargs)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """One placeholder, the image batch."""
@@ -289,98 +292,3 @@ def _with_values(argument: Any, i: int) -> Any:
     if isinstance(argument, slice):
         return slice(*(_with_values(part, i) for part in (argument.start, argument.stop, argument.step)))
     return argument
-
-
-class Containers:
-    """Which modules of a model to trace into; each of the others is one unit.
-
-    timm's modules are known by the names of their parts, so that the names of their boundaries stay what they are. In
-    anyone else's, structure decides: whatever holds a list of units somewhere, unless it is one of several of its kind
-    in such a list, which makes it a block.
-    """
-
-    def __init__(self, root: nn.Module) -> None:
-        self._repeated = {id(item) for part in root.modules() for item in _repeated(part)}
-
-    def __contains__(self, module: nn.Module) -> bool:
-        kind, home = type(module).__name__, type(module).__module__
-        if isinstance(module, nn.Sequential) or kind.endswith("Stage") or kind == "BasicLayer":
-            return True
-        if isinstance(module, (nn.TransformerEncoder, nn.DataParallel)):
-            return True
-        if home.startswith("torch.nn."):
-            return False
-        if any(_has_blocks(child) for child in module.modules()):
-            return True
-        if home.startswith("timm."):
-            return hasattr(module, "pretrained_cfg") or hasattr(module, "default_cfg")  # a whole model in another's
-        return id(module) not in self._repeated and any(_holds_units(child) for child in module.modules())
-
-
-def _repeated(module: nn.Module) -> list[nn.Module]:
-    """The items of a list that are not the only one of their class."""
-    if not isinstance(module, (nn.Sequential, nn.ModuleList)):
-        return []
-    kinds = Counter(type(item) for item in module)
-    return [item for item in module if kinds[type(item)] > 1]
-
-
-def _holds_units(module: nn.Module) -> bool:
-    """Whether `module` has a list of at least two items with weights."""
-    return any(
-        isinstance(child, (nn.Sequential, nn.ModuleList))
-        and sum(next(item.parameters(), None) is not None for item in child) > 1
-        for child in module.children()
-    )
-
-
-def _has_blocks(module: nn.Module) -> bool:
-    return any(
-        name in ("blocks", "layers", "stages") and isinstance(child, (nn.Sequential, nn.ModuleList)) and len(child) > 0
-        for name, child in module.named_children()
-    )
-
-
-def version(value: object) -> int:
-    """How often a tensor was written into; tensors made in inference mode do not count it."""
-    return value._version if isinstance(value, torch.Tensor) and not value.is_inference() else 0
-
-
-def named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter, buffer and plain tensor attribute by its path; a tied tensor stands under each of its names."""
-    found: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
-    found.update(module.named_buffers(remove_duplicate=False))
-    for path, part in module.named_modules():
-        for name, value in vars(part).items():
-            if isinstance(value, torch.Tensor):
-                found[f"{path}.{name}" if path else name] = value
-    return found
-
-
-@contextmanager
-def _recorded_factories(tracer: ValueTracer) -> Iterator[None]:
-    """Record torch.arange and the like as nodes while the model's own code runs."""
-
-    def recorded(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if tracer.off:
-                return original(*args, **kwargs)
-            return tracer.create_proxy("call_function", original, args, kwargs)
-
-        return call
-
-    if "einops" in sys.modules:  # its functions ask for a tensor's class
-        _backends = importlib.import_module("einops._backends")
-        _backends._type2backend[ValueProxy] = _backends.get_backend(torch.empty(0))
-    # `with torch.device(...)` remembers torch's factories when it is first used; it must never see the patched ones, or
-    # it would do nothing for the rest of the process.
-    with torch.device("meta"):
-        torch.empty(0)
-    originals = {name: getattr(torch, name) for name in _FACTORIES}
-    for name, original in originals.items():
-        setattr(torch, name, recorded(original))
-    try:
-        yield
-    finally:
-        for name, original in originals.items():
-            setattr(torch, name, original)
