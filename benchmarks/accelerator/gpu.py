@@ -32,8 +32,8 @@ import torch  # noqa: E402
 
 from actors.report import provenance  # noqa: E402
 from benchmarks.common.engine_harness import WARM_UP, Harness, Setup, summary  # noqa: E402
-from benchmarks.common.figures import interval, paired_ratio  # noqa: E402
 from benchmarks.common.rate_search import highest_rate  # noqa: E402
+from benchmarks.common.results import ci95, ratio_figures  # noqa: E402
 from benchmarks.paper import paper  # noqa: E402
 from deployments.costs.cost_model import CostModel  # noqa: E402
 from deployments.costs.profile_files import load_profile, save_profile  # noqa: E402
@@ -44,6 +44,7 @@ from deployments.simulation.simulator import Setup as Simulated  # noqa: E402
 from deployments.simulation.simulator import Simulation  # noqa: E402
 from deployments.simulation.workloads import Workload, bound_rps, goodput_rps  # noqa: E402
 from slicer import slice_model  # noqa: E402
+from slicer.common.comparison import interval, paired_ratio  # noqa: E402
 from slicer.errors import HeadTailError  # noqa: E402
 
 #: Dense TFLOP/s at bf16/fp16 and at fp32 without tensor cores, by what the device's name holds (NVIDIA's data sheets).
@@ -172,7 +173,7 @@ class Bench:
         return {
             "goodput_rps": round(statistics.median(found), 2),
             "by_seed_rps": [round(rate, 2) for rate in found],
-            "ci95": interval(found),
+            "ci95": ci95(interval(found)),
             "invalid_points": lags.count(False),
         }
 
@@ -298,7 +299,7 @@ def gains(strategies: dict[str, Any], slos: list[str]) -> list[dict[str, Any]]:
         for slo in slos if ours and other != "continuous" else ():
             pairs = [(ours[slo].get(key), theirs[slo].get(key)) for key in ("by_seed_rps", "simulated_by_seed_rps")]
             if all(values and all(values) for pair in pairs for values in pair):
-                real, simulated = (paired_ratio(*pair) for pair in pairs)
+                real, simulated = (ratio_figures(paired_ratio(*pair)) for pair in pairs)
                 found.append({"slo": slo, "over": other, **real, "simulated_ratio": simulated["ratio"]})
     return found
 

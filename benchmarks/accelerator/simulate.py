@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import random
 import statistics
@@ -29,10 +28,8 @@ from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_profile
 from deployments.simulation.simulator import Run, Setup, Simulation
 from deployments.simulation.workloads import Workload, bound_rps, goodput_rps
+from slicer.common.comparison import interval
 from slicer.errors import ConfigError
-
-#: Student's t for a 95 % interval, by degrees of freedom.
-_T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 
 _CURVE = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 
@@ -150,10 +147,8 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _half_width(values: Sequence[float]) -> float | None:
     """Half of the 95 % confidence interval of the mean; None for a single value."""
-    if len(values) < 2:
-        return None
-    t = _T95.get(len(values) - 1, 2.0)
-    return round(t * statistics.stdev(values) / math.sqrt(len(values)), 2)
+    found = interval(values)
+    return None if found is None else round((found[1] - found[0]) / 2, 2)
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> str:

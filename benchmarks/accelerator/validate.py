@@ -23,8 +23,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
-
 from actors.report import provenance  # noqa: E402
 from benchmarks.common.engine_harness import WARM_UP, Harness, Setup, latencies_ms, replayed, summary  # noqa: E402
 from benchmarks.common.results import put  # noqa: E402
@@ -37,6 +35,7 @@ from deployments.simulation.simulator import Setup as Simulated  # noqa: E402
 from deployments.simulation.simulator import Simulation  # noqa: E402
 from deployments.simulation.workloads import Workload, bound_rps  # noqa: E402
 from slicer import slice_model  # noqa: E402
+from slicer.common.comparison import Values, percentile  # noqa: E402
 from slicer.slicing.slice_model import SlicedModel  # noqa: E402
 
 ENTRIES = (0, 1, 2, 3)
@@ -101,9 +100,9 @@ def simulate(args: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
-def _percentiles(values_ms: Any) -> dict[str, float]:
-    p50, p99 = np.percentile(values_ms, [50, 99])
-    return {"p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3)}
+def _percentiles(values_ms: Values) -> dict[str, float]:
+    found = {"p50_ms": percentile(values_ms, 50), "p99_ms": percentile(values_ms, 99)}
+    return {name: round(value, 3) for name, value in found.items() if value is not None}
 
 
 def parser() -> argparse.ArgumentParser:

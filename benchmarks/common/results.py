@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.report import provenance
+from slicer.common.comparison import Ratio
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -29,6 +30,21 @@ def publish(document: dict[str, Any], out: Path | None, theme: str) -> Path:
         out = RESULTS / f"{theme}-{cpus}cpu_{datetime.date.today().isoformat()}.json"
     put(document, out)
     return out
+
+
+def ci95(interval: tuple[float, float] | None) -> list[float] | None:
+    """A confidence interval as it stands in a document; None stays None."""
+    return None if interval is None else [round(bound, 4) for bound in interval]
+
+
+def ratio_figures(found: Ratio) -> dict[str, Any]:
+    """A paired ratio as it stands in a document: ``ratio``, ``ci95`` (None with one pair) and ``by_seed``."""
+    bounds = None if found.low is None or found.high is None else (found.low, found.high)
+    return {
+        "ratio": round(found.ratio, 4),
+        "ci95": ci95(bounds),
+        "by_seed": [round(one, 4) for one in found.by_pair],
+    }
 
 
 def manifest(args: argparse.Namespace, load_before: float) -> dict[str, Any]:

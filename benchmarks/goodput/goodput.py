@@ -40,13 +40,13 @@ sys.path.insert(0, str(ROOT))
 
 from actors.load import applications as server  # noqa: E402
 from actors.report import provenance  # noqa: E402
-from benchmarks.common.figures import interval, paired_ratio  # noqa: E402
 from benchmarks.common.journal import Journal  # noqa: E402
 from benchmarks.common.rate_search import highest_rate  # noqa: E402
-from benchmarks.common.results import put  # noqa: E402
+from benchmarks.common.results import ci95, put, ratio_figures  # noqa: E402
 from benchmarks.goodput.case import Case  # noqa: E402
 from benchmarks.goodput.stack import SHARE, Stack  # noqa: E402
 from deployments.scheduling.registry import current_name  # noqa: E402
+from slicer.common.comparison import interval, paired_ratio  # noqa: E402
 from slicer.errors import HeadTailError  # noqa: E402
 
 CURVE = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
@@ -155,7 +155,7 @@ def measure(stack: Stack, slo_x: float, near: list[float], args: argparse.Namesp
         "slo_ms": round(stack.slo_s * 1e3, 3),
         "emulated": list(stack.emulated),
         "goodput_rps": round(statistics.median(found), 2),
-        "ci95": interval(found),
+        "ci95": ci95(interval(found)),
         "by_seed_rps": [round(rps, 2) for rps in found],
         "simulated_rps": predicted and round(statistics.median(predicted), 2),
         "simulated_by_seed_rps": predicted and [round(rps, 2) for rps in predicted],
@@ -218,9 +218,9 @@ def comparisons(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if not all(other["by_seed_rps"]):
                 continue
             one: dict[str, Any] = {"slo_x": ours["slo_x"], "continuous_over": other["strategy"]}
-            one |= paired_ratio(ours["by_seed_rps"], other["by_seed_rps"])
+            one |= ratio_figures(paired_ratio(ours["by_seed_rps"], other["by_seed_rps"]))
             if other["simulated_by_seed_rps"] and all(other["simulated_by_seed_rps"]):
-                simulated = paired_ratio(ours["simulated_by_seed_rps"], other["simulated_by_seed_rps"])["ratio"]
+                simulated = paired_ratio(ours["simulated_by_seed_rps"], other["simulated_by_seed_rps"]).ratio
                 one["simulated_ratio"] = round(simulated, 3)
                 gain = one["ratio"] - 1
                 one["share_of_simulated_gain"] = round(gain / (simulated - 1), 3) if simulated > 1.02 else None

@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from actors.report import provenance  # noqa: E402
-from benchmarks.common.figures import paired_ratio  # noqa: E402
-from benchmarks.common.results import put  # noqa: E402
+from benchmarks.common.results import put, ratio_figures  # noqa: E402
 from benchmarks.paper import plots as paper_plots  # noqa: E402
+from slicer.common.comparison import paired_ratio  # noqa: E402
 
 #: The paper's models as timm names them.
 MODELS = (
@@ -122,7 +122,7 @@ def reductions(by_strategy: dict[str, Any], rates: list[float], shares: list[flo
                 [run for run in one["open"] if run["rate_rps"] == rate_rps and run["answered"]] for one in (ours, base)
             ]
             if all(run["stable"] for pair in runs for run in pair) and len(runs[0]) == len(runs[1]) > 0:
-                ratio = paired_ratio(*([run["mean_ms"] for run in pair] for pair in runs))
+                ratio = ratio_figures(paired_ratio(*([run["mean_ms"] for run in pair] for pair in runs)))
                 low_high = ratio["ci95"] and [round(1 - bound, 3) for bound in reversed(ratio["ci95"])]
                 valid = all(run["valid"] for pair in runs for run in pair)
                 at[f"{share:.0%}"] = {"reduction": round(1 - ratio["ratio"], 3), "ci95": low_high, "valid": valid}

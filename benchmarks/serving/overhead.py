@@ -38,8 +38,7 @@ from ray import serve  # noqa: E402
 from actors.network.http_transport import HttpTransport  # noqa: E402
 from actors.network.serve_transport import ServeTransport  # noqa: E402
 from actors.report import provenance  # noqa: E402
-from benchmarks.common.figures import paired_ratio  # noqa: E402
-from benchmarks.common.results import put  # noqa: E402
+from benchmarks.common.results import put, ratio_figures  # noqa: E402
 from benchmarks.serving.servers import NAMES, SHAPE, NoCompute, start  # noqa: E402
 from deployments import app  # noqa: E402
 from deployments.costs.profile_files import load_profile  # noqa: E402
@@ -49,6 +48,7 @@ from deployments.scheduling.scheduler import Scheduler  # noqa: E402
 from deployments.simulation.workloads import Workload, bound_rps  # noqa: E402
 from deployments.testing.fakes import FakeClock  # noqa: E402
 from slicer import slice_model  # noqa: E402
+from slicer.common.comparison import paired_ratio  # noqa: E402
 from slicer.protocol.messages import Reply, Request  # noqa: E402
 
 PORT = int(os.environ.get("HEADTAIL_BENCH_PORT", "8145"))
@@ -216,13 +216,15 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
         "ways": ways,
         "ratios": {
             **{
-                f"{way}: tail over echo{suffix}": paired_ratio(
-                    rounds[way, "tail", f"rps{suffix}"], rounds[way, "echo", f"rps{suffix}"]
+                f"{way}: tail over echo{suffix}": ratio_figures(
+                    paired_ratio(rounds[way, "tail", f"rps{suffix}"], rounds[way, "echo", f"rps{suffix}"])
                 )
                 for way in ways
                 for suffix in ("", "_parcels_of_8")
             },
-            f"{faster} tail over bare handle echo": paired_ratio(rounds[faster, "tail", "rps"], bare_handle),
+            f"{faster} tail over bare handle echo": ratio_figures(
+                paired_ratio(rounds[faster, "tail", "rps"], bare_handle)
+            ),
         },
         "served_vs_bare_detail": (detail := await served_vs_bare(faster, 3 * args.seconds, args.clients)),
         "served_vs_bare": detail["ratio"],
