@@ -25,27 +25,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import torch  # noqa: E402
+import torch
 
-from actors.report import provenance  # noqa: E402
-from benchmarks.common.engine_harness import WARM_UP, Harness, Setup, summary  # noqa: E402
-from benchmarks.common.rate_search import highest_rate  # noqa: E402
-from benchmarks.common.results import ci95, ratio_figures  # noqa: E402
-from benchmarks.paper import paper  # noqa: E402
-from deployments.costs.cost_model import CostModel  # noqa: E402
-from deployments.costs.profile_files import load_profile, save_profile  # noqa: E402
-from deployments.engine.calibrate import measure  # noqa: E402
-from deployments.executors.torch_executor import make_executor  # noqa: E402
-from deployments.scheduling.scheduler import SHARED, Resident  # noqa: E402
-from deployments.simulation.simulator import Setup as Simulated  # noqa: E402
-from deployments.simulation.simulator import Simulation  # noqa: E402
-from deployments.simulation.workloads import Workload, bound_rps, goodput_rps  # noqa: E402
-from slicer import slice_model  # noqa: E402
-from slicer.common.comparison import interval, paired_ratio  # noqa: E402
-from slicer.errors import HeadTailError  # noqa: E402
+from actors.report import provenance
+from benchmarks.common.engine_harness import WARM_UP, Harness, Setup, summary
+from benchmarks.common.rate_search import highest_rate
+from benchmarks.common.results import ci95, ratio_figures
+from benchmarks.paper import paper
+from deployments.costs.cost_model import CostModel
+from deployments.costs.profile_files import load_profile, save_profile
+from deployments.engine.calibrate import measure
+from deployments.executors.torch_executor import make_executor
+from deployments.scheduling.scheduler import SHARED, Resident
+from deployments.simulation.simulator import Setup as Simulated
+from deployments.simulation.simulator import Simulation
+from deployments.simulation.workloads import Workload, bound_rps, goodput_rps
+from slicer import slice_model
+from slicer.common.comparison import interval, paired_ratio
+from slicer.errors import HeadTailError
 
 #: Dense TFLOP/s at bf16/fp16 and at fp32 without tensor cores, by what the device's name holds (NVIDIA's data sheets).
 PEAKS = {
@@ -305,7 +304,7 @@ def gains(strategies: dict[str, Any], slos: list[str]) -> list[dict[str, Any]]:
 
 
 def memory(args: argparse.Namespace, model: str) -> dict[str, Any]:
-    """Each strategy in a fresh process; see paper_worker.py."""
+    """Each strategy in a fresh process; see benchmarks/paper/worker.py."""
     said = {}
     for strategy in args.strategies.split(","):
         asked = paper.parser().parse_args(["--device", args.device, "--clients", "", "--memory-seconds", "2"])

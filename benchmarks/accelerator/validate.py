@@ -20,23 +20,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from actors.report import provenance  # noqa: E402
-from benchmarks.common.engine_harness import WARM_UP, Harness, Setup, latencies_ms, replayed, summary  # noqa: E402
-from benchmarks.common.results import put  # noqa: E402
-from deployments.costs.cost_model import CostModel  # noqa: E402
-from deployments.costs.profile_files import load_profile, save_profile  # noqa: E402
-from deployments.engine.calibrate import measure  # noqa: E402
-from deployments.executors.torch_executor import make_executor  # noqa: E402
-from deployments.scheduling.scheduler import SHARED, Resident  # noqa: E402
-from deployments.simulation.simulator import Setup as Simulated  # noqa: E402
-from deployments.simulation.simulator import Simulation  # noqa: E402
-from deployments.simulation.workloads import Workload, bound_rps  # noqa: E402
-from slicer import slice_model  # noqa: E402
-from slicer.common.comparison import Values, percentile  # noqa: E402
-from slicer.slicing.slice_model import SlicedModel  # noqa: E402
+from actors.report import provenance
+from benchmarks.common.engine_harness import WARM_UP, Harness, Setup, latencies_ms, replayed, summary
+from benchmarks.common.results import ROOT, put
+from deployments.costs.cost_model import CostModel
+from deployments.costs.profile_files import load_profile, save_profile
+from deployments.engine.calibrate import measure
+from deployments.executors.torch_executor import make_executor
+from deployments.scheduling.scheduler import SHARED, Resident
+from deployments.simulation.simulator import Setup as Simulated
+from deployments.simulation.simulator import Simulation
+from deployments.simulation.workloads import Workload, bound_rps
+from slicer import slice_model
+from slicer.common.comparison import Values, percentile
+from slicer.slicing.slice_model import SlicedModel
 
 ENTRIES = (0, 1, 2, 3)
 WANTED = 0.2

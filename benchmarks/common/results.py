@@ -6,13 +6,17 @@ import argparse
 import datetime
 import json
 import os
+import platform
+import re
 from pathlib import Path
 from typing import Any
 
 from actors.report import provenance
 from slicer.common.comparison import Ratio
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+#: The repository.
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def put(document: dict[str, Any], out: Path | None) -> None:
@@ -27,9 +31,14 @@ def publish(document: dict[str, Any], out: Path | None, theme: str) -> Path:
     """Write it to `out`, by default to THEME-CPUScpu_DATE.json among the results, and print it; returns the file."""
     if out is None:
         cpus = provenance.hardware()["cpus_usable"]
-        out = RESULTS / f"{theme}-{cpus}cpu_{datetime.date.today().isoformat()}.json"
+        out = RESULTS / f"{theme}-{cpus}cpu_{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}.json"
     put(document, out)
     return out
+
+
+def machine() -> str:
+    """This machine's architecture as a part of a file's name, such as ``x86-64``."""
+    return re.sub("[^a-z0-9]+", "-", (platform.machine() or "host").lower())
 
 
 def ci95(interval: tuple[float, float] | None) -> list[float] | None:

@@ -23,7 +23,6 @@ import argparse
 import math
 import os
 import random
-import re
 import statistics
 import sys
 import threading
@@ -31,23 +30,21 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from actors.load import applications as server  # noqa: E402
-from actors.report import provenance  # noqa: E402
-from benchmarks.common.journal import Journal  # noqa: E402
-from benchmarks.common.rate_search import highest_rate  # noqa: E402
-from benchmarks.common.results import ci95, put, ratio_figures  # noqa: E402
-from benchmarks.goodput.case import Case  # noqa: E402
-from benchmarks.goodput.stack import SHARE, Stack  # noqa: E402
-from deployments.scheduling.registry import current_name  # noqa: E402
-from slicer.common.comparison import interval, paired_ratio  # noqa: E402
-from slicer.errors import HeadTailError  # noqa: E402
+from actors.load import applications as server
+from actors.report import provenance
+from benchmarks.common.journal import Journal
+from benchmarks.common.rate_search import highest_rate
+from benchmarks.common.results import ci95, machine, publish, put, ratio_figures
+from benchmarks.goodput.case import Case
+from benchmarks.goodput.stack import SHARE, Stack
+from deployments.scheduling.registry import current_name
+from slicer.common.comparison import interval, paired_ratio
+from slicer.errors import HeadTailError
 
 CURVE = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 #: The published grid of serve_batch: (batch_wait_timeout_s, max_concurrent_batches, max_batch_size).
@@ -369,14 +366,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     document = document_of(args, case, rows)
     show(document)
-    out = args.out
-    if out is None and not args.quick:
-        machine = provenance.hardware()
-        hardware = f"{re.sub('[^a-z0-9]+', '-', (machine['machine'] or 'host').lower())}-{machine['cpus_usable']}cpu"
-        name = f"goodput_{case.profile.name}_{hardware}_{datetime.now(timezone.utc):%Y-%m-%d}.json"
-        out = ROOT / "benchmarks" / "results" / name
-    put(document, out)
-    if out is not None and args.curve:
+    if args.quick and args.out is None:
+        put(document, None)
+        return 0
+    out = publish(document, args.out, f"goodput_{case.profile.name}_{machine()}")
+    if args.curve:
         plot(rows, f"{case.profile.name}, emulated accelerator", out.with_suffix(".png"))
     return 0
 

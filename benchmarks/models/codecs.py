@@ -31,11 +31,9 @@ last line; it goes to --out, too. Nothing is emulated; times of a machine that d
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib
 import io
 import os
-import platform
 import statistics
 import sys
 import time
@@ -45,21 +43,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np  # noqa: E402
-import numpy.typing as npt  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
 
-from actors.report import provenance  # noqa: E402
-from benchmarks.common.results import manifest, put  # noqa: E402
-from slicer import slice_model  # noqa: E402
-from slicer.codecs import activations as codec  # noqa: E402
-from slicer.codecs.images import IMAGE_CODECS, decode_images, encode_image  # noqa: E402
-from slicer.models.images import Preprocess, find_images, load_digits, read_image  # noqa: E402
-from slicer.slicing.slice_model import SlicedModel  # noqa: E402
+from benchmarks.common.results import machine, manifest, publish
+from slicer import slice_model
+from slicer.codecs import activations as codec
+from slicer.codecs.images import IMAGE_CODECS, decode_images, encode_image
+from slicer.models.images import Preprocess, find_images, load_digits, read_image
+from slicer.slicing.slice_model import SlicedModel
 
 Array = npt.NDArray[np.float32]
 Coder = Callable[[Array], Array]
@@ -305,11 +301,6 @@ def summed_up(args: argparse.Namespace, models: dict[str, Any], samples: dict[st
     }
 
 
-def default_out() -> Path:
-    machine = f"{platform.machine().replace('_', '-')}-{provenance.hardware()['cpus_usable']}cpu"
-    return ROOT / "benchmarks" / "results" / f"codecs_{machine}_{datetime.date.today().isoformat()}.json"
-
-
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--models", "--model", default="digits_vit,digits_swin", help="names for slice_model")
@@ -322,7 +313,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--repeats", type=int, default=300, help="of each timing")
     p.add_argument("--threads", type=int, default=1, help="of torch, for the models")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--out", type=Path, default=default_out(), help="the results file; default: %(default)s")
+    p.add_argument("--out", type=Path, help="default: benchmarks/results/codecs_MACHINE-CPUScpu_DATE.json")
     return p
 
 
@@ -346,7 +337,7 @@ def main(argv: list[str] | None = None) -> int:
         "manifest": manifest(args, before),
     }
     print(table(document))
-    put(document, args.out)
+    publish(document, args.out, f"codecs_{machine()}")
     return 0
 
 

@@ -22,13 +22,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from actors.report import provenance  # noqa: E402
-from benchmarks.common.results import put, ratio_figures  # noqa: E402
-from benchmarks.paper import plots as paper_plots  # noqa: E402
-from slicer.common.comparison import paired_ratio  # noqa: E402
+from actors.report import provenance
+from benchmarks.common.results import ROOT, put, ratio_figures
+from benchmarks.paper import plots as paper_plots
+from slicer.common.comparison import paired_ratio
 
 #: The paper's models as timm names them.
 MODELS = (
@@ -80,7 +79,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RuntimeError: it failed; with the end of what it said.
     """
-    command = [sys.executable, str(ROOT / "benchmarks" / "paper_worker.py"), json.dumps(job)]
+    command = [sys.executable, "-m", "benchmarks.paper.worker", json.dumps(job)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{job['model']} with {job['setup']['strategy']} failed:\n{done.stderr[-2000:]}")

@@ -25,16 +25,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from actors.report import provenance  # noqa: E402
-from benchmarks.common.results import put  # noqa: E402
-from benchmarks.planner import cases as planner_cases  # noqa: E402
-from benchmarks.planner.cases import Case  # noqa: E402
-from benchmarks.planner.herding import Herd, herding  # noqa: E402
-from benchmarks.planner.runs import FIRST, JOIN_S, PROFILE_ERROR, WARM_UP_S, Outcome, Stage  # noqa: E402
-from slicer.planning.cut_planner import Choice  # noqa: E402
+from actors.report import provenance
+from benchmarks.common.results import put
+from benchmarks.planner import cases as planner_cases
+from benchmarks.planner.cases import Case
+from benchmarks.planner.herding import Herd, herding
+from benchmarks.planner.runs import FIRST, JOIN_S, PROFILE_ERROR, WARM_UP_S, Outcome, Stage
+from slicer.planning.cut_planner import Choice
 
 #: Seeds of drawn cases and drawn traces: looked at while the planner was written, and not.
 SEEN = {"drawn": range(24), "traces": range(8)}

@@ -31,26 +31,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import yaml  # noqa: E402
+import yaml
 
-from actors.fleet.config import FleetConfig, parse_fleet  # noqa: E402
-from actors.fleet.fleet import Fleet  # noqa: E402
-from actors.load import applications as server  # noqa: E402
-from actors.load import (  # noqa: E402
-    arrivals,
-    reference,
-)
-from actors.records.record import Record  # noqa: E402
-from actors.records.request_plan import Plan  # noqa: E402
-from actors.report import statistics as stats  # noqa: E402
-from actors.report.tables import Table, number  # noqa: E402
-from benchmarks.common.process_memory import Watch  # noqa: E402
-from benchmarks.common.results import manifest, publish  # noqa: E402
-from slicer.common.comparison import in_time, percentile  # noqa: E402
-from slicer.models.images import LabelledImages, write_digits  # noqa: E402
+from actors.fleet.config import FleetConfig, parse_fleet
+from actors.fleet.fleet import Fleet
+from actors.load import applications as server
+from actors.load import arrivals, reference
+from actors.records.record import Record
+from actors.records.request_plan import Plan
+from actors.report import statistics as stats
+from actors.report.tables import Table, number
+from benchmarks.common.process_memory import Watch
+from benchmarks.common.results import manifest, publish
+from slicer.common.comparison import in_time, percentile
+from slicer.models.images import LabelledImages, write_digits
 
 MODEL = "digits_vit"
 APP = "headtail-fleet-scale"

@@ -21,7 +21,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -29,23 +28,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+from PIL import Image
 
-from actors.device.config import DeviceConfig  # noqa: E402
-from actors.device.device import Device  # noqa: E402
-from actors.report import provenance  # noqa: E402
-from actors.report.tables import Table  # noqa: E402
-from benchmarks.common.process_memory import memory_bytes  # noqa: E402
-from benchmarks.common.results import publish  # noqa: E402
-from slicer.codecs import activations as codec  # noqa: E402
-from slicer.planning.cut_planner import Choice  # noqa: E402
-from slicer.profiles.device_profile import NATIVE  # noqa: E402
-from slicer.protocol.messages import Answer, Refusal, Request, ServedModel  # noqa: E402
-from slicer.shards.manifest import Manifest, load_manifest  # noqa: E402
+from actors.device.config import DeviceConfig
+from actors.device.device import Device
+from actors.report import provenance
+from actors.report.tables import Table
+from benchmarks.common.process_memory import memory_bytes
+from benchmarks.common.results import ROOT, machine, publish
+from slicer.codecs import activations as codec
+from slicer.planning.cut_planner import Choice
+from slicer.profiles.device_profile import NATIVE
+from slicer.protocol.messages import Answer, Refusal, Request, ServedModel
+from slicer.shards.manifest import Manifest, load_manifest
 
 SLACK = 0.10
 SLACK_BYTES = 32_000_000
@@ -191,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         },
     }
     print(table(document))
-    publish(document, args.out, f"head-memory_{platform.machine().replace('_', '-')}")
+    publish(document, args.out, f"head-memory_{machine()}")
     return 0
 
 

@@ -21,35 +21,34 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default, nice 15, would measure what else runs
 
-from slicer.common.ray_serve_env import environment  # noqa: E402
+from slicer.common.ray_serve_env import environment
 
 os.environ.update(environment("device"))  # this process is the client: Serve reads them when it is imported
 
-import numpy as np  # noqa: E402
-import ray  # noqa: E402
-import torch  # noqa: E402
-from ray import serve  # noqa: E402
+import numpy as np
+import ray
+import torch
+from ray import serve
 
-from actors.network.http_transport import HttpTransport  # noqa: E402
-from actors.network.serve_transport import ServeTransport  # noqa: E402
-from actors.report import provenance  # noqa: E402
-from benchmarks.common.results import put, ratio_figures  # noqa: E402
-from benchmarks.serving.servers import NAMES, SHAPE, NoCompute, start  # noqa: E402
-from deployments import app  # noqa: E402
-from deployments.costs.profile_files import load_profile  # noqa: E402
-from deployments.engine.engine import Engine  # noqa: E402
-from deployments.scheduling.registry import make_policy  # noqa: E402
-from deployments.scheduling.scheduler import Scheduler  # noqa: E402
-from deployments.simulation.workloads import Workload, bound_rps  # noqa: E402
-from deployments.testing.fakes import FakeClock  # noqa: E402
-from slicer import slice_model  # noqa: E402
-from slicer.common.comparison import paired_ratio  # noqa: E402
-from slicer.protocol.messages import Reply, Request  # noqa: E402
+from actors.network.http_transport import HttpTransport
+from actors.network.serve_transport import ServeTransport
+from actors.report import provenance
+from benchmarks.common.results import put, ratio_figures
+from benchmarks.serving.servers import NAMES, SHAPE, NoCompute, start
+from deployments import app
+from deployments.costs.profile_files import load_profile
+from deployments.engine.engine import Engine
+from deployments.scheduling.registry import make_policy
+from deployments.scheduling.scheduler import Scheduler
+from deployments.simulation.workloads import Workload, bound_rps
+from deployments.testing.fakes import FakeClock
+from slicer import slice_model
+from slicer.common.comparison import paired_ratio
+from slicer.protocol.messages import Reply, Request
 
 PORT = int(os.environ.get("HEADTAIL_BENCH_PORT", "8145"))
 PARCEL = 8
