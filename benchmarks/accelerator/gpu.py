@@ -29,10 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from actors.report import provenance
+from benchmarks.common.command_line import decimals, integers, names, new_parser, say
 from benchmarks.common.engine_harness import WARM_UP, Harness, Setup, summary
 from benchmarks.common.rate_search import highest_rate
-from benchmarks.common.results import ci95, ratio_figures
+from benchmarks.common.results import ci95, manifest, ratio_figures
+from benchmarks.common.strategies import options_of
 from benchmarks.paper import paper
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_profile, save_profile
@@ -199,11 +200,6 @@ class Bench:
         }
 
 
-def options_of(strategy: str, slo_s: float) -> dict[str, Any]:
-    """As in goodput.py: lazy is told half of the SLO, which simulated best."""
-    return {"slo_s": slo_s / 2} if strategy == "lazy" else {}
-
-
 def energy_joules() -> float | None:
     """Of the first GPU since its driver was loaded; None where NVML does not say."""
     with suppress(Exception):
@@ -227,7 +223,7 @@ def peak_tflops(args: argparse.Namespace) -> float | None:
 
 def work(args: argparse.Namespace, report: Report) -> None:
     """All parts that are asked for and not done yet, model by model."""
-    for model in args.models.split(","):
+    for model in args.models:
         bench, found = Bench(args, model), report.of(model)
         if "profiles" in args.parts and "whole_ms" not in found:
             found |= bench.measure_profile()
@@ -249,10 +245,9 @@ def predict(
     args: argparse.Namespace, report: Report, bench: Bench, found: dict[str, Any], costs: CostModel, whole_s: float
 ) -> None:
     """What the simulator says of every strategy; on any machine, and before the engine is measured."""
-    slos = [float(x) for x in args.slo_x.split(",")]
-    for strategy in args.strategies.split(","):
+    for strategy in args.strategies:
         entry = found["strategies"].setdefault(strategy, {})
-        for x in slos:
+        for x in args.slo_x:
             if f"{x:g}x" not in entry:
                 predicted = bench.predict(strategy, x * whole_s, costs)
                 entry[f"{x:g}x"] = {"simulated_by_seed_rps": [round(rate, 2) for rate in predicted]}
@@ -269,12 +264,11 @@ def load(
     whole_s: float,
 ) -> None:
     """The engine under load, where the simulator's predictions are there."""
-    slos = [float(x) for x in args.slo_x.split(",")]
-    for strategy in args.strategies.split(","):
+    for strategy in args.strategies:
         entry = found["strategies"].get(strategy, {})
-        if not all(f"{x:g}x" in entry for x in slos):
+        if not all(f"{x:g}x" in entry for x in args.slo_x):
             continue
-        for x in slos:
+        for x in args.slo_x:
             at = entry[f"{x:g}x"]
             if "goodput_rps" in at:
                 continue
@@ -285,9 +279,9 @@ def load(
                 own = {key: harness.executor.memory()[key] for key in ("weights", "activations")}
                 entry["saturated"] = bench.saturated(harness, bound) | {"memory": own}
             harness.close()
-            print(f"{bench.model} {strategy} {x:g}x: {at['goodput_rps']}/s", file=sys.stderr, flush=True)
+            say(f"{bench.model} {strategy} {x:g}x: {at['goodput_rps']}/s")
             report.save()
-    found["gains"] = gains(found["strategies"], [f"{x:g}x" for x in slos])
+    found["gains"] = gains(found["strategies"], [f"{x:g}x" for x in args.slo_x])
 
 
 def gains(strategies: dict[str, Any], slos: list[str]) -> list[dict[str, Any]]:
@@ -306,9 +300,9 @@ def gains(strategies: dict[str, Any], slos: list[str]) -> list[dict[str, Any]]:
 def memory(args: argparse.Namespace, model: str) -> dict[str, Any]:
     """Each strategy in a fresh process; see benchmarks/paper/worker.py."""
     said = {}
-    for strategy in args.strategies.split(","):
+    for strategy in args.strategies:
         asked = paper.parser().parse_args(["--device", args.device, "--clients", "", "--memory-seconds", "2"])
-        asked.entries, asked.executor_options, asked.max_batch = "0,1,2,3", args.executor_options, args.max_batch
+        asked.entries, asked.executor_options, asked.max_batch = (0, 1, 2, 3), args.executor_options, args.max_batch
         asked.model_kwargs = json.dumps({**json.loads(args.model_kwargs), "dtype": args.dtype})
         said[strategy] = paper.work(paper.job_of(asked, model, strategy, []))["memory"]
     return said
@@ -316,20 +310,20 @@ def memory(args: argparse.Namespace, model: str) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = new_parser(__doc__)
     p.add_argument("--out", type=Path, required=True, help="a folder: gpu.json and the profiles")
     p.add_argument("--part", action="append", choices=PARTS, dest="parts", help="default: all")
     p.add_argument("--resume", action="store_true", help="go on where --out ends")
     p.add_argument("--minutes", type=float, default=1e9, help="then end at the next point")
     p.add_argument("--device", default="cuda")
-    p.add_argument("--models", default=MODELS)
+    p.add_argument("--models", type=names, default=MODELS)
     p.add_argument("--model-kwargs", default="{}", help="JSON, for timm's create_model")
     p.add_argument("--dtype", default="bf16", choices=("fp32", "bf16", "fp16"))
     p.add_argument("--executor-options", default="{}", help='JSON, such as {"graphs": "off"}')
     p.add_argument("--slices", type=int, default=4, help="boundaries at which strategies may act; 4, or a multiple")
-    p.add_argument("--strategies", default="unbatched,per_tail,per_tail_shared,per_slice,lazy,continuous")
-    p.add_argument("--slo-x", default="2,4", help="times the unbatched whole model")
-    p.add_argument("--seeds", default="0,1,2,3,4")
+    p.add_argument("--strategies", type=names, default="unbatched,per_tail,per_tail_shared,per_slice,lazy,continuous")
+    p.add_argument("--slo-x", type=decimals, default="2,4", help="times the unbatched whole model")
+    p.add_argument("--seeds", type=integers, default="0,1,2,3,4")
     p.add_argument("--requests", type=int, default=2000, help="of a point")
     p.add_argument("--points", type=int, default=6, help="most points per seed")
     p.add_argument(
@@ -346,16 +340,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run it."""
     args = parser().parse_args(argv)
     args.parts = args.parts or list(PARTS)
-    args.seeds = [int(seed) for seed in args.seeds.split(",")]
     args.out.mkdir(parents=True, exist_ok=True)
     report = Report(args.out / "gpu.json", args.resume, args.minutes)
     on_gpu = args.device.startswith("cuda") and torch.cuda.is_available()  # predictions need none
-    settings = {key: str(value) for key, value in vars(args).items() if key != "out"}
     report.document["manifest"] = {
-        **provenance.provenance(),
+        **manifest(args, seeds=args.seeds),
         "gpu": torch.cuda.get_device_name(args.device) if on_gpu else None,
-        "configuration": settings,
-        "seeds": args.seeds,
     }
     made = {key: report.document["manifest"][key] for key in ("commit", "date_utc", "gpu")}
     report.document.setdefault("runs", []).append({"parts": args.parts, **made})

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,29 @@ def ratio_figures(found: Ratio) -> dict[str, Any]:
     }
 
 
-def manifest(args: argparse.Namespace, load_before: float) -> dict[str, Any]:
-    """Of a benchmark with one seed (`args.seed`).
+def manifest(
+    args: argparse.Namespace,
+    load_before: float | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    without: Sequence[str] = ("out",),
+) -> dict[str, Any]:
+    """Where a benchmark's figures come from.
 
     Args:
         load_before: the host's load average when it began: other work on the machine shows in it.
+        seeds: None: one, `args.seed`.
+        without: what of `args` decides about no figure, such as paths of this machine.
     """
+    load = {} if load_before is None else {"load_average_1m_before_and_after": [load_before, os.getloadavg()[0]]}
     return {
         **provenance.provenance(),
-        "configuration": {key: str(value) for key, value in vars(args).items() if key != "out"},
-        "seeds": [args.seed],
-        "load_average_1m_before_and_after": [load_before, os.getloadavg()[0]],
+        "configuration": {key: _text(value) for key, value in vars(args).items() if key not in without},
+        "seeds": list(seeds) if seeds is not None else [args.seed],
+        **load,
     }
+
+
+def _text(value: object) -> str:
+    """As it was given on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from actors.load import applications as server
 from actors.report import provenance
+from benchmarks.common.command_line import decimals, integers, names, new_parser, say
 from benchmarks.common.journal import Journal
 from benchmarks.common.rate_search import highest_rate
 from benchmarks.common.results import ci95, machine, publish, put, ratio_figures
@@ -228,24 +229,21 @@ def comparisons(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def say(line: str, since_s: float = time.monotonic()) -> None:
-    """Progress, for a person who watches."""
-    print(f"[{time.monotonic() - since_s:6.1f} s] {line}", file=sys.stderr, flush=True)
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = new_parser(__doc__)
     p.add_argument("--profile", default="launch-bound", help="a shipped profile's name or a file")
-    p.add_argument("--strategies", default="unbatched,serve_batch,per_tail,per_tail_shared,per_slice,lazy,continuous")
-    p.add_argument("--slo-x", default="2,4", help="times the unbatched whole model; several: commas")
+    p.add_argument(
+        "--strategies", type=names, default="unbatched,serve_batch,per_tail,per_tail_shared,per_slice,lazy,continuous"
+    )
+    p.add_argument("--slo-x", type=decimals, default="2,4", help="times the unbatched whole model; several: commas")
     p.add_argument("--curve", action="store_true", help=f"goodput at {', '.join(map(str, CURVE))} x, and a plot")
     p.add_argument("--seconds", type=float, default=5.0, help="least length of a point")
     p.add_argument("--requests", type=int, default=2000, help="least number of counted requests of a point")
     p.add_argument("--most-seconds", type=float, default=math.inf, help="a point is cut to it: fewer requests a seed")
-    p.add_argument("--entries", default="0,3,6,9", help="blocks of the profile at which requests enter")
+    p.add_argument("--entries", type=integers, default="0,3,6,9", help="blocks of the profile at which requests enter")
     p.add_argument("--boundaries", type=int, default=4, help="into how many equal slices the profile is cut")
-    p.add_argument("--seeds", default="0,1,2,3,4")
+    p.add_argument("--seeds", type=integers, default="0,1,2,3,4")
     p.add_argument("--points", type=int, default=10, help="most points per seed")
     p.add_argument("--half", type=int, default=3, help="seeds that are also offered half of the bound")
     p.add_argument("--together", type=float, default=0.0, help="predicted requests/s measured at the same time")
@@ -301,7 +299,6 @@ def asked_of(args: argparse.Namespace) -> dict[str, Any]:
     """What decides about a seed's figure; strategies, SLOs and seeds may be added later."""
     keys = (
         "profile",
-        "entries",
         "boundaries",
         "max_batch",
         "way",
@@ -311,7 +308,7 @@ def asked_of(args: argparse.Namespace) -> dict[str, Any]:
         "points",
         "senders",
     )
-    return {key: getattr(args, key) for key in keys}
+    return {key: getattr(args, key) for key in keys} | {"entries": ",".join(map(str, args.entries))}
 
 
 def show(document: dict[str, Any]) -> None:
@@ -332,16 +329,15 @@ def show(document: dict[str, Any]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run it; 2 if something asked for is wrong."""
     args = parser().parse_args(argv)
-    args.seeds = [int(seed) for seed in args.seeds.split(",")]
     if args.quick:
         args.seeds, args.requests, args.seconds, args.points, args.half = args.seeds[:1], 300, 1.0, 3, 1
-    slo_xs = CURVE if args.curve else tuple(float(x) for x in args.slo_x.split(","))
+    slo_xs = CURVE if args.curve else args.slo_x
     args.share = Share(args.together)
     try:
         case = Case(
             args.profile,
             args.boundaries,
-            tuple(int(entry) for entry in args.entries.split(",")),
+            args.entries,
             args.max_batch,
             args.senders,
             args.deadlines,
@@ -352,7 +348,7 @@ def main(argv: list[str] | None = None) -> int:
             args.way,
         )
         args.journal = Journal(args.journal, asked_of(args))
-        order = [(current_name(strategy), x) for strategy in args.strategies.split(",") for x in slo_xs]
+        order = [(current_name(strategy), x) for strategy in args.strategies for x in slo_xs]
         random.Random(0).shuffle(order)
         with server.ray_session("local"):
             try:

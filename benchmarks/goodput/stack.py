@@ -19,6 +19,7 @@ import numpy as np
 
 from actors.load import applications as server
 from actors.network.auto_transport import Way
+from benchmarks.common.strategies import options_of
 from benchmarks.goodput.case import WARM_UP, Case
 from deployments.simulation.simulator import Arrival
 from slicer.common.comparison import in_time, mean, percentile, queue_grew
@@ -125,7 +126,7 @@ class Stack:
                     "kwargs": {"units": case.profile.num_slices, "img_size": SHAPE[1], "in_chans": SHAPE[0]},
                     "num_slices": case.boundaries,
                     "strategy": strategy,
-                    "options": case.options(strategy, slo_s),
+                    "options": options_of(strategy, slo_s),
                     "max_batch": batch,
                     "entries": case.entries,
                 }

@@ -50,6 +50,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from benchmarks.common.command_line import names, new_parser
 from benchmarks.common.results import machine, manifest, publish
 from slicer import slice_model
 from slicer.codecs import activations as codec
@@ -302,8 +303,8 @@ def summed_up(args: argparse.Namespace, models: dict[str, Any], samples: dict[st
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--models", "--model", default="digits_vit,digits_swin", help="names for slice_model")
+    p = new_parser(__doc__)
+    p.add_argument("--models", "--model", type=names, default="digits_vit,digits_swin", help="names for slice_model")
     p.add_argument("--checkpoint", help="weights, of the one model that --models then names")
     p.add_argument("--images", type=Path, help="DIR/class/file; default: the 360 held-out digits that ship")
     p.add_argument("--labels", type=Path, help="a CSV of file,label instead of class folders")
@@ -320,13 +321,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run it."""
     args = parser().parse_args(argv)
-    names = args.models.split(",")
-    if args.checkpoint and len(names) != 1:
-        raise SystemExit(f"--checkpoint goes with one model, not {', '.join(names)}; give --models NAME")
+    if args.checkpoint and len(args.models) != 1:
+        raise SystemExit(f"--checkpoint goes with one model, not {', '.join(args.models)}; give --models NAME")
     torch.set_num_threads(args.threads)
     before = os.getloadavg()[0]
     samples: dict[str, list[bytes]] = defaultdict(list)
-    models = {name: agreement(args, name, samples) for name in names}
+    models = {name: agreement(args, name, samples) for name in args.models}
     document = {
         "benchmark": "codecs",
         "emulated": [],

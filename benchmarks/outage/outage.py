@@ -51,6 +51,7 @@ from actors.records.record import Record
 from actors.records.request_plan import Plan
 from actors.report import statistics as stats
 from actors.report.tables import Table, number
+from benchmarks.common.command_line import names, new_parser, say
 from benchmarks.common.results import manifest, publish
 from slicer.common.comparison import percentile
 from slicer.errors import ServerError
@@ -355,9 +356,12 @@ def tables(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = new_parser(__doc__)
     p.add_argument(
-        "--how", default="replica,application,http,application-http", help="what is killed (default %(default)s)"
+        "--how",
+        type=names,
+        default="replica,application,http,application-http",
+        help="what is killed (default %(default)s)",
     )
     p.add_argument("--devices", type=int, default=50, help="of each group")
     p.add_argument("--rate", type=float, default=40.0, help="images/s of all devices")
@@ -377,7 +381,7 @@ def main(argv: list[str] | None = None) -> int:
     images = write_digits(Path("~/.cache/headtail/digits").expanduser())
     load = os.getloadavg()[0]
     runs = []
-    for how in args.how.split(","):
+    for how in args.how:
         with server.ray_session("local"):  # Serve's way in is fixed at its start
             runs.append(measure(how, images, args))
     document = {
@@ -391,10 +395,6 @@ def main(argv: list[str] | None = None) -> int:
     print(tables(runs))
     publish(document, args.out, "outage_emulated")
     return 0
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ from actors.records.record import Record
 from actors.records.request_plan import Plan
 from actors.report import statistics as stats
 from actors.report.tables import Table, number
+from benchmarks.common.command_line import decimals, integers, new_parser, say
 from benchmarks.common.process_memory import Watch
 from benchmarks.common.results import manifest, publish
 from slicer.common.comparison import in_time, percentile
@@ -215,9 +216,11 @@ def table(points: Sequence[dict[str, Any]]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--devices", default="10,100,1000", help="sizes (default %(default)s)")
-    p.add_argument("--rates", default="20,100,200", help="images/s of the fleet for each size (default %(default)s)")
+    p = new_parser(__doc__)
+    p.add_argument("--devices", type=integers, default="10,100,1000", help="sizes (default %(default)s)")
+    p.add_argument(
+        "--rates", type=decimals, default="20,100,200", help="images/s of the fleet for each size (default %(default)s)"
+    )
     p.add_argument("--seconds", type=float, default=40.0)
     p.add_argument("--warmup", type=float, default=5.0)
     p.add_argument("--strategy", default="continuous")
@@ -231,13 +234,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    sizes, rates = [int(v) for v in args.devices.split(",")], [float(v) for v in args.rates.split(",")]
-    if len(sizes) != len(rates):
-        raise SystemExit(f"--devices {args.devices} and --rates {args.rates}: one rate for each size")
+    if len(args.devices) != len(args.rates):
+        raise SystemExit(
+            f"{len(args.devices)} sizes in --devices, {len(args.rates)} in --rates: one rate for each size"
+        )
     images = write_digits(Path("~/.cache/headtail/digits").expanduser())
     before = os.getloadavg()[0]
     with server.ray_session("local"):
-        points = [measure(size, rate, images, args) for size, rate in zip(sizes, rates, strict=True)]
+        points = [measure(size, rate, images, args) for size, rate in zip(args.devices, args.rates, strict=True)]
     document = {
         "benchmark": "fleet_scale",
         "load": "open loop: poisson arrivals per device",
@@ -248,10 +252,6 @@ def main(argv: list[str] | None = None) -> int:
     print(table(points))
     publish(document, args.out, "fleet-scale_emulated")
     return 0
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ from ray import serve
 
 from actors.network.http_transport import HttpTransport
 from actors.network.serve_transport import ServeTransport
-from actors.report import provenance
-from benchmarks.common.results import put, ratio_figures
+from benchmarks.common.command_line import new_parser
+from benchmarks.common.results import manifest, put, ratio_figures
 from benchmarks.serving.servers import NAMES, SHAPE, NoCompute, start
 from deployments import app
 from deployments.costs.profile_files import load_profile
@@ -254,7 +254,7 @@ async def median_ms(call: Any, count: int = 200) -> float:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="of one rate")
     parser.add_argument("--clients", type=int, default=32, help="requests in flight")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
@@ -279,7 +279,7 @@ def main() -> None:
         "engine_us_per_request": max(one["us_per_request"] for one in engine.values()),
         "engine": engine,
         "emulated": ["executor without compute (bare_echo, echo, tail, engine); none for served_vs_bare"],
-        "manifest": {**provenance.provenance(), "seconds": args.seconds, "clients": args.clients, "seeds": [0]},
+        "manifest": manifest(args, seeds=[0]),
     }
     for what, found in measured["ratios"].items():
         print(f"{what:45} {found['ratio']:.2f} {found['ci95']}")

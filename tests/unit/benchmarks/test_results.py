@@ -49,3 +49,11 @@ def test_an_interval_stands_in_a_document_as_two_bounds() -> None:
     assert documents.ci95(interval([7.0] * 5)) == [7.0, 7.0]
     assert documents.ci95((1.23456, 2.0)) == [1.2346, 2.0]
     assert documents.ci95(interval([7.0])) is None
+
+
+def test_a_list_stands_in_a_manifest_as_it_was_given() -> None:
+    made = documents.manifest(
+        argparse.Namespace(seeds=(0, 1), cases=("a", "b"), hidden=1), seeds=(0, 1), without=("hidden",)
+    )
+    assert made["configuration"] == {"seeds": "0,1", "cases": "a,b"} and made["seeds"] == [0, 1]
+    assert "load_average_1m_before_and_after" not in made
