@@ -23,7 +23,8 @@ from actors.records.record import Record
 from actors.records.request_plan import Arrival, Plan
 from benchmarks.planner.cases import SHAPES, Case, served
 from benchmarks.planner.runs import JOIN_S, PROFILE_ERROR
-from benchmarks.planner.world import EmulatedDevice, VirtualServer, costs_of, make_device, others
+from benchmarks.planner.server import VirtualServer, others
+from benchmarks.planner.world import EmulatedDevice, costs_of, make_device
 from slicer.common.comparison import percentile
 from slicer.planning.cut_planner import Choice
 

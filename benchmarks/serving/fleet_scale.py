@@ -64,7 +64,7 @@ KINDS: tuple[tuple[str, float, float, dict[str, Any]], ...] = (
 
 def fleet_of(devices: int, parcel_ms: float, cache: Path, boards: Path) -> FleetConfig:
     """A fleet of so many virtual devices; the profiles are written to `boards`."""
-    groups = []
+    groups: list[dict[str, Any]] = []
     for index, (name, share, slice_ms, more) in enumerate(KINDS):
         others = sum(group["count"] for group in groups)
         count = devices - others if index == len(KINDS) - 1 else round(share * devices)
