@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.records.record import Record
-from slicer.common.comparison import MAX_LAG_SHARE, Ratio, mean, paired_ratio, percentile, queue_grew
+from slicer.common.comparison import MAX_LAG_SHARE, Ratio, in_time, mean, paired_ratio, percentile, queue_grew
 
 #: The phases of an answered request, in the order of the path. With the rest they sum up to the inference time.
 PHASES = ("wait", "head", "encode", "network", "admission", "queue", "execution")
@@ -73,7 +73,7 @@ def summarise(records: Sequence[Record], elapsed_s: float | None = None) -> Summ
     """Summary of `records`, all of which count. `elapsed_s`: how long it took to make them, drain included."""
     answered = [record for record in records if record.outcome == "answered"]
     outcomes = Counter(record.outcome for record in records)
-    latencies = [record.inference_ms for record in answered if record.inference_ms is not None]
+    latencies = [ms for record in answered if (ms := answered_ms(record)) is not None]
     steps = [rows for record in answered for rows in record.rows_per_step]
     compared = [r for r in answered if r.top1 is not None and r.reference_top1 is not None]
     labelled = [r for r in answered if r.top1 is not None and r.label is not None]
@@ -97,6 +97,11 @@ def summarise(records: Sequence[Record], elapsed_s: float | None = None) -> Summ
         overruns=sum(record.overrun for record in records),
         alone=sum(bool(record.alone) for record in answered),
     )
+
+
+def answered_ms(record: Record) -> float | None:
+    """The inference time of an answered request; None for any other."""
+    return record.inference_ms if record.outcome == "answered" else None
 
 
 def phase_values(records: Sequence[Record], phase: str) -> list[float]:
@@ -135,11 +140,11 @@ def generator_lag_p99_ms(run: StrategyRun) -> float | None:
 
 def invalid_reason(run: StrategyRun) -> str | None:
     """Why the run may not be published, or None: the generator itself was late, or nothing was answered."""
-    p50_ms = summarise(run.measured).p50_ms
+    latencies_ms = [ms for record in run.measured if (ms := answered_ms(record)) is not None]
+    p50_ms, lag_ms = percentile(latencies_ms, 50), generator_lag_p99_ms(run)
     if p50_ms is None:
         return "no request was answered"
-    lag_ms = generator_lag_p99_ms(run)
-    if lag_ms is not None and lag_ms > MAX_LAG_SHARE * p50_ms:
+    if lag_ms is not None and not in_time([record.generator_lag_ms for record in run.measured], latencies_ms):
         return (
             f"the load generator was late itself: lag p99 {lag_ms:.1f} ms is more than {MAX_LAG_SHARE:.0%} of the p50 "
             f"of {p50_ms:.1f} ms; use fewer devices, a lower rate or another machine for the devices"
@@ -151,9 +156,8 @@ def is_unstable(run: StrategyRun) -> bool:
     """Whether the queue grew all through the run (`comparison.queue_grew`). Closed loop bounds its own queue."""
     if run.loop == "closed" or not run.window_s:
         return False
-    answered = [r for r in run.measured if r.inference_ms is not None and r.outcome == "answered"]
-    scheduled_s = [record.scheduled_s - run.warmup_s for record in answered]
-    return queue_grew(scheduled_s, [record.inference_ms or 0.0 for record in answered], run.window_s)
+    answered = [(r.scheduled_s - run.warmup_s, ms) for r in run.measured if (ms := answered_ms(r)) is not None]
+    return queue_grew([due_s for due_s, _ in answered], [ms for _, ms in answered], run.window_s)
 
 
 def mostly_unstable(runs: Sequence[StrategyRun]) -> bool:

@@ -16,46 +16,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import statistics
 import sys
 import time
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import torch  # noqa: E402
+import torch
 
-from actors.report import provenance  # noqa: E402
-from benchmarks.common.engine_harness import WARM_UP, Harness, Setup, summary  # noqa: E402
-from benchmarks.common.figures import interval, paired_ratio  # noqa: E402
-from benchmarks.common.rate_search import highest_rate  # noqa: E402
-from benchmarks.paper import paper  # noqa: E402
-from deployments.costs.cost_model import CostModel  # noqa: E402
-from deployments.costs.profile_files import load_profile, save_profile  # noqa: E402
-from deployments.engine.calibrate import measure  # noqa: E402
-from deployments.executors.registry import make_executor  # noqa: E402
-from deployments.scheduling.scheduler import SHARED, Resident  # noqa: E402
-from deployments.simulation.simulator import Setup as Simulated  # noqa: E402
-from deployments.simulation.simulator import Simulation  # noqa: E402
-from deployments.simulation.workloads import Workload, bound_rps, goodput_rps  # noqa: E402
-from slicer import slice_model  # noqa: E402
-from slicer.errors import HeadTailError  # noqa: E402
+from benchmarks.accelerator.bench import Bench
+from benchmarks.common.command_line import decimals, integers, names, new_parser, say
+from benchmarks.common.results import manifest, ratio_figures
+from benchmarks.paper import paper
+from deployments.costs.cost_model import CostModel
+from deployments.costs.profile_files import load_profile
+from slicer.common.comparison import paired_ratio
+from slicer.errors import HeadTailError
 
-#: Dense TFLOP/s at bf16/fp16 and at fp32 without tensor cores, by what the device's name holds (NVIDIA's data sheets).
-PEAKS = {
-    "H200": (989.0, 67.0),
-    "H100 PCIe": (756.0, 51.0),
-    "H100": (989.0, 67.0),
-    "A100": (312.0, 19.5),
-    "L40S": (362.0, 91.6),
-    "L4": (121.0, 30.3),
-    "T4": (65.0, 8.1),
-}
 MODELS = "vit_base_patch16_224,vit_tiny_patch16_224,deit_base_patch16_224,swin_base_patch4_window7_224"
 PARTS = ("profiles", "predictions", "load", "memory")
 
@@ -86,148 +64,9 @@ class Report:
             raise OutOfTime
 
 
-class Bench:
-    """One model on the device."""
-
-    def __init__(self, args: argparse.Namespace, model: str) -> None:
-        self.args, self.model = args, model
-        kwargs = json.loads(args.model_kwargs)
-        self.sliced = slice_model(model, args.slices, seed=0, verify=False, dtype=args.dtype, **kwargs)
-        self.entries = tuple(range(args.slices)) if args.slices <= 4 else tuple(range(0, args.slices, args.slices // 4))
-        self.profile = args.out / f"profile_{re.sub('[^A-Za-z0-9_]+', '-', model)}_{args.slices}_{args.dtype}.yaml"
-
-    def executor_options(self) -> dict[str, Any]:
-        options: dict[str, Any] = json.loads(self.args.executor_options)
-        return options
-
-    def measure_profile(self) -> dict[str, Any]:
-        """The table, in a file; and its figures for the document."""
-        executor = make_executor("torch", device=self.args.device, threads=1, options=self.executor_options())
-        last = self.sliced.num_slices
-        executor.load("m", self.sliced, {SHARED: Resident(0, last, own_copy=False)})
-        costs = CostModel.unknown(last, self.args.max_batch, padded=bool(getattr(executor, "padded", False)))
-        costs.name = self.model
-        shape = self.sliced.shape_at(0)
-        measure(costs, executor, model="m", entry=0, shape=shape, repeats=3, budget_s=30.0)  # warm: kernels, graphs
-        measure(costs, executor, model="m", entry=0, shape=shape, repeats=self.args.repeats, budget_s=60.0)
-        on_gpu = self.args.device.startswith("cuda")
-        where = torch.cuda.get_device_name(self.args.device) if on_gpu else costs.source.where
-        what = f"{self.model}, {last} slices, {self.args.dtype}, rows of zeros, {self.args.repeats} passes"
-        costs.source = replace(costs.source, what=what, where=where)
-        save_profile(costs, self.profile)
-        return {
-            "profile": self.profile.name,
-            "whole_ms": {str(n): round(costs.span_s(0, last, n) * 1e3, 4) for n in costs.buckets},
-            "decision_us": round(costs.decision_s * 1e6, 1),
-            "bound_rps": round(bound_rps(costs, self.entries, self.args.max_batch), 2),
-        }
-
-    def predict(self, strategy: str, slo_s: float, costs: CostModel) -> list[float]:
-        """Simulated goodput of each seed."""
-        bound = bound_rps(costs, self.entries, self.args.max_batch)
-
-        def share(seed: int, rate_rps: float) -> float:
-            setup = Simulated(
-                costs,
-                strategy,
-                options=options_of(strategy, slo_s),
-                max_batch=self.args.max_batch,
-                decision_s=0.0 if self.args.device.startswith("cuda") else costs.decision_s,
-            )
-            arrivals = Workload(self.entries, self.args.requests, seed=seed).arrivals(rate_rps)
-            return Simulation(setup).run(arrivals).share_within(slo_s, WARM_UP)
-
-        return [goodput_rps(lambda rate, seed=seed: share(seed, rate), bound) for seed in self.args.seeds]  # type: ignore[misc]
-
-    def harness(self, strategy: str, slo_s: float, costs: CostModel) -> Harness:
-        setup = Setup(
-            strategy,
-            self.entries,
-            max_batch=self.args.max_batch,
-            device=self.args.device,
-            executor_options=self.executor_options(),
-            options=options_of(strategy, slo_s),
-        )
-        return Harness(self.sliced, setup, costs)
-
-    def goodput(self, harness: Harness, slo_s: float, near: list[float], bound: float) -> dict[str, Any]:
-        """The highest rate of each seed at which 99 % of every entry are within the SLO, to 4 %."""
-        found, lags = [], []
-        for seed, near_rps in zip(self.args.seeds, near, strict=True):
-
-            def holds(rate_rps: float, seed: int = seed) -> bool:
-                arrivals = Workload(self.entries, self.args.requests, seed=seed).arrivals(rate_rps)
-                records, _ = harness.open_loop(arrivals)
-                counted = records[int(len(records) * WARM_UP) :]
-                lags.append(summary(records)["valid"])
-                return all(
-                    statistics.fmean(r.outcome == "answered" and r.ended_s - r.due_s <= slo_s for r in of_entry) >= 0.99
-                    for entry in self.entries
-                    if (of_entry := [r for r in counted if r.entry == entry])
-                )
-
-            if found and found[-1]:
-                near_rps = found[-1]
-            found.append(highest_rate(holds, near_rps, bound, self.args.points, self.args.first_step))
-        return {
-            "goodput_rps": round(statistics.median(found), 2),
-            "by_seed_rps": [round(rate, 2) for rate in found],
-            "ci95": interval(found),
-            "invalid_points": lags.count(False),
-        }
-
-    def saturated(self, harness: Harness, bound: float) -> dict[str, Any]:
-        """As many clients as keep every batch full: the rate, its share of the bound, utilisation, joules."""
-        clients = 4 * self.args.max_batch
-        before = energy_joules()
-        began_s = time.monotonic()
-        records, stats = harness.closed_loop(clients, self.args.seconds)
-        joules, wall_s = energy_joules(), time.monotonic() - began_s
-        said = summary(records, wall_s=self.args.seconds, warm_up=0.0)
-        flops = [one.flops for one in self.sliced.slices]
-        useful = sum(sum(flops[r.entry :]) for r in records) / self.args.seconds / 1e12
-        peak = peak_tflops(self.args)
-        answers = len(records) * wall_s / self.args.seconds  # those of the warm-up used energy, too
-        return {
-            "rps": round(said.get("rate_rps", 0.0), 2),
-            "share_of_bound": round(said.get("rate_rps", 0.0) / bound, 4),
-            "rows_per_step": round(said.get("rows_per_step", 0.0), 2),
-            "busy_share": round(min(stats.busy_s / self.args.seconds, 1.0), 4),
-            "useful_tflops": round(useful, 4),
-            "useful_over_peak": None if peak is None else round(useful / peak, 5),
-            "joules_per_answer": None if None in (before, joules) or not answers else (joules - before) / answers,  # type: ignore[operator]
-        }
-
-
-def options_of(strategy: str, slo_s: float) -> dict[str, Any]:
-    """As in goodput.py: lazy is told half of the SLO, which simulated best."""
-    return {"slo_s": slo_s / 2} if strategy == "lazy" else {}
-
-
-def energy_joules() -> float | None:
-    """Of the first GPU since its driver was loaded; None where NVML does not say."""
-    with suppress(Exception):
-        import pynvml
-
-        pynvml.nvmlInit()
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(0)) / 1e3)
-    return None
-
-
-def peak_tflops(args: argparse.Namespace) -> float | None:
-    """Given, or from the table; None: unknown, and so is the share of it."""
-    if args.peak_tflops:
-        return float(args.peak_tflops)
-    if not args.device.startswith("cuda"):
-        return None
-    name = torch.cuda.get_device_name(args.device)
-    half, single = next((peak for key, peak in PEAKS.items() if key in name), (None, None))
-    return single if args.dtype == "fp32" else half
-
-
 def work(args: argparse.Namespace, report: Report) -> None:
     """All parts that are asked for and not done yet, model by model."""
-    for model in args.models.split(","):
+    for model in args.models:
         bench, found = Bench(args, model), report.of(model)
         if "profiles" in args.parts and "whole_ms" not in found:
             found |= bench.measure_profile()
@@ -249,10 +88,9 @@ def predict(
     args: argparse.Namespace, report: Report, bench: Bench, found: dict[str, Any], costs: CostModel, whole_s: float
 ) -> None:
     """What the simulator says of every strategy; on any machine, and before the engine is measured."""
-    slos = [float(x) for x in args.slo_x.split(",")]
-    for strategy in args.strategies.split(","):
+    for strategy in args.strategies:
         entry = found["strategies"].setdefault(strategy, {})
-        for x in slos:
+        for x in args.slo_x:
             if f"{x:g}x" not in entry:
                 predicted = bench.predict(strategy, x * whole_s, costs)
                 entry[f"{x:g}x"] = {"simulated_by_seed_rps": [round(rate, 2) for rate in predicted]}
@@ -269,12 +107,11 @@ def load(
     whole_s: float,
 ) -> None:
     """The engine under load, where the simulator's predictions are there."""
-    slos = [float(x) for x in args.slo_x.split(",")]
-    for strategy in args.strategies.split(","):
+    for strategy in args.strategies:
         entry = found["strategies"].get(strategy, {})
-        if not all(f"{x:g}x" in entry for x in slos):
+        if not all(f"{x:g}x" in entry for x in args.slo_x):
             continue
-        for x in slos:
+        for x in args.slo_x:
             at = entry[f"{x:g}x"]
             if "goodput_rps" in at:
                 continue
@@ -285,9 +122,9 @@ def load(
                 own = {key: harness.executor.memory()[key] for key in ("weights", "activations")}
                 entry["saturated"] = bench.saturated(harness, bound) | {"memory": own}
             harness.close()
-            print(f"{bench.model} {strategy} {x:g}x: {at['goodput_rps']}/s", file=sys.stderr, flush=True)
+            say(f"{bench.model} {strategy} {x:g}x: {at['goodput_rps']}/s")
             report.save()
-    found["gains"] = gains(found["strategies"], [f"{x:g}x" for x in slos])
+    found["gains"] = gains(found["strategies"], [f"{x:g}x" for x in args.slo_x])
 
 
 def gains(strategies: dict[str, Any], slos: list[str]) -> list[dict[str, Any]]:
@@ -298,17 +135,17 @@ def gains(strategies: dict[str, Any], slos: list[str]) -> list[dict[str, Any]]:
         for slo in slos if ours and other != "continuous" else ():
             pairs = [(ours[slo].get(key), theirs[slo].get(key)) for key in ("by_seed_rps", "simulated_by_seed_rps")]
             if all(values and all(values) for pair in pairs for values in pair):
-                real, simulated = (paired_ratio(*pair) for pair in pairs)
+                real, simulated = (ratio_figures(paired_ratio(*pair)) for pair in pairs)
                 found.append({"slo": slo, "over": other, **real, "simulated_ratio": simulated["ratio"]})
     return found
 
 
 def memory(args: argparse.Namespace, model: str) -> dict[str, Any]:
-    """Each strategy in a fresh process; see `benchmarks/paper/worker.py`."""
+    """Each strategy in a fresh process; see benchmarks/paper/worker.py."""
     said = {}
-    for strategy in args.strategies.split(","):
+    for strategy in args.strategies:
         asked = paper.parser().parse_args(["--device", args.device, "--clients", "", "--memory-seconds", "2"])
-        asked.entries, asked.executor_options, asked.max_batch = "0,1,2,3", args.executor_options, args.max_batch
+        asked.entries, asked.executor_options, asked.max_batch = (0, 1, 2, 3), args.executor_options, args.max_batch
         asked.model_kwargs = json.dumps({**json.loads(args.model_kwargs), "dtype": args.dtype})
         said[strategy] = paper.work(paper.job_of(asked, model, strategy, []))["memory"]
     return said
@@ -316,20 +153,20 @@ def memory(args: argparse.Namespace, model: str) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = new_parser(__doc__)
     p.add_argument("--out", type=Path, required=True, help="a folder: gpu.json and the profiles")
     p.add_argument("--part", action="append", choices=PARTS, dest="parts", help="default: all")
     p.add_argument("--resume", action="store_true", help="go on where --out ends")
     p.add_argument("--minutes", type=float, default=1e9, help="then end at the next point")
     p.add_argument("--device", default="cuda")
-    p.add_argument("--models", default=MODELS)
+    p.add_argument("--models", type=names, default=MODELS)
     p.add_argument("--model-kwargs", default="{}", help="JSON, for timm's create_model")
     p.add_argument("--dtype", default="bf16", choices=("fp32", "bf16", "fp16"))
     p.add_argument("--executor-options", default="{}", help='JSON, such as {"graphs": "off"}')
     p.add_argument("--slices", type=int, default=4, help="boundaries at which strategies may act; 4, or a multiple")
-    p.add_argument("--strategies", default="unbatched,per_tail,per_tail_shared,per_slice,lazy,continuous")
-    p.add_argument("--slo-x", default="2,4", help="times the unbatched whole model")
-    p.add_argument("--seeds", default="0,1,2,3,4")
+    p.add_argument("--strategies", type=names, default="unbatched,per_tail,per_tail_shared,per_slice,lazy,continuous")
+    p.add_argument("--slo-x", type=decimals, default="2,4", help="times the unbatched whole model")
+    p.add_argument("--seeds", type=integers, default="0,1,2,3,4")
     p.add_argument("--requests", type=int, default=2000, help="of a point")
     p.add_argument("--points", type=int, default=6, help="most points per seed")
     p.add_argument(
@@ -346,16 +183,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run it."""
     args = parser().parse_args(argv)
     args.parts = args.parts or list(PARTS)
-    args.seeds = [int(seed) for seed in args.seeds.split(",")]
     args.out.mkdir(parents=True, exist_ok=True)
     report = Report(args.out / "gpu.json", args.resume, args.minutes)
     on_gpu = args.device.startswith("cuda") and torch.cuda.is_available()  # predictions need none
-    settings = {key: str(value) for key, value in vars(args).items() if key != "out"}
     report.document["manifest"] = {
-        **provenance.provenance(),
+        **manifest(args, seeds=args.seeds),
         "gpu": torch.cuda.get_device_name(args.device) if on_gpu else None,
-        "configuration": settings,
-        "seeds": args.seeds,
     }
     made = {key: report.document["manifest"][key] for key in ("commit", "date_utc", "gpu")}
     report.document.setdefault("runs", []).append({"parts": args.parts, **made})

@@ -12,37 +12,44 @@ where the profile is. SLO x is x times the time of the whole model, one row, on 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import platform
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.common.command_line import integers, names, new_parser
+from benchmarks.common.results import manifest, put
+from benchmarks.common.strategies import options_of
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_profile
 from deployments.simulation.simulator import Run, Setup, Simulation
 from deployments.simulation.workloads import Workload, bound_rps, goodput_rps
+from slicer.common.comparison import interval
 from slicer.errors import ConfigError
-
-#: Student's t for a 95 % interval, by degrees of freedom.
-_T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 
 _CURVE = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--profile", default="launch-bound", help="a shipped profile's name or a file; several: commas")
-    p.add_argument("--strategies", default="unbatched,per_tail_shared,per_slice,lazy,continuous")
-    p.add_argument("--entries", default="0,3,6,9", help="boundaries of the profile at which requests enter")
-    p.add_argument("--boundaries", default="4", help="into how many equal slices the profile is cut; several: commas")
+    p = new_parser(__doc__)
+    p.add_argument(
+        "--profile", type=names, default="launch-bound", help="a shipped profile's name or a file; several: commas"
+    )
+    p.add_argument("--strategies", type=names, default="unbatched,per_tail_shared,per_slice,lazy,continuous")
+    p.add_argument(
+        "--entries", type=integers, default="0,3,6,9", help="boundaries of the profile at which requests enter"
+    )
+    p.add_argument(
+        "--boundaries",
+        type=integers,
+        default="4",
+        help="into how many equal slices the profile is cut; several: commas",
+    )
     p.add_argument("--goodput", action="store_true", help="search the goodput at every --slo-x")
     p.add_argument(
         "--slo-x", type=float, nargs="+", default=[2.0, 4.0], help="SLOs; at a --rate the largest one counts"
@@ -73,21 +80,20 @@ class Bench:
             raise ConfigError(f"--boundaries {boundaries} does not divide the profile's {profile.num_slices} slices")
         size = profile.num_slices // boundaries
         self.costs = profile.regroup(range(0, profile.num_slices + 1, size))
-        wanted = [int(entry) for entry in args.entries.split(",")]
-        if any(entry % size or not 0 <= entry < profile.num_slices for entry in wanted):
-            raise ConfigError(f"--entries {args.entries}: with {boundaries} boundaries they are multiples of {size}")
-        self.entries = tuple(entry // size for entry in wanted)
+        if any(entry % size or not 0 <= entry < profile.num_slices for entry in args.entries):
+            entries = ",".join(map(str, args.entries))
+            raise ConfigError(f"--entries {entries}: with {boundaries} boundaries they are multiples of {size}")
+        self.entries = tuple(entry // size for entry in args.entries)
         self.whole_s = profile.span_s(0, profile.num_slices, 1)
         self.bound_rps = bound_rps(self.costs, self.entries, args.max_batch) * args.accelerators
         self.workload = Workload(self.entries, args.requests, process=args.process, device_rate_rps=args.device_rate)
 
     def run(self, strategy: str, rate_rps: float, seed: int, slo_s: float) -> Run:
         args = self.args
-        options = {"slo_s": slo_s * args.lazy_share} if strategy == "lazy" else {}
         setup = Setup(
             self.costs,
             strategy,
-            options=options,
+            options=options_of(strategy, slo_s, args.lazy_share),
             max_batch=args.max_batch,
             accelerators=args.accelerators,
             routing=args.routing,
@@ -123,13 +129,12 @@ class Bench:
 
 
 def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    strategies = args.strategies.split(",")
     slo_xs = _CURVE if args.curve else args.slo_x if args.goodput or not args.rate else []
-    for name in args.profile.split(","):
+    for name in args.profile:
         profile = load_profile(name)
-        for boundaries in (int(count) for count in args.boundaries.split(",")):
+        for boundaries in args.boundaries:
             bench = Bench(args, profile, boundaries)
-            order = random.Random(0).sample(strategies, len(strategies))
+            order = random.Random(0).sample(args.strategies, len(args.strategies))
             for strategy in order:
                 row: dict[str, Any] = {
                     "profile": profile.name or name,
@@ -150,10 +155,8 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _half_width(values: Sequence[float]) -> float | None:
     """Half of the 95 % confidence interval of the mean; None for a single value."""
-    if len(values) < 2:
-        return None
-    t = _T95.get(len(values) - 1, 2.0)
-    return round(t * statistics.stdev(values) / math.sqrt(len(values)), 2)
+    found = interval(values)
+    return None if found is None else round((found[1] - found[0]) / 2, 2)
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> str:
@@ -171,35 +174,17 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def manifest(argv: Sequence[str], args: argparse.Namespace) -> dict[str, Any]:
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "commit": commit.stdout.strip() or None,
-        "command": " ".join(["python benchmarks/accelerator/simulate.py", *argv]),
-        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "hardware": "none: simulated in virtual time",
-        "seeds": list(range(args.seeds)),
-        "requests_per_point": args.requests,
-        "simulated": True,
-    }
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(argv)
-    made = manifest(argv, args)
     try:
         rows = list(measure(args))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    document = {"manifest": made, "results": rows}
+    nowhere = {"hardware": "none: simulated in virtual time", "simulated": True}
+    made = manifest(args, seeds=range(args.seeds))
     print(table_of(rows))
-    if args.out:
-        args.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(document))
+    put({"manifest": {**made, **nowhere, "requests_per_point": args.requests}, "results": rows}, args.out)
     return 0
 
 

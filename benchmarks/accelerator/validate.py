@@ -20,24 +20,22 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np  # noqa: E402
-
-from actors.report import provenance  # noqa: E402
-from benchmarks.common.engine_harness import WARM_UP, Harness, Setup, latencies_ms, replayed, summary  # noqa: E402
-from benchmarks.common.results import put  # noqa: E402
-from deployments.costs.cost_model import CostModel  # noqa: E402
-from deployments.costs.profile_files import load_profile, save_profile  # noqa: E402
-from deployments.engine.calibrate import measure  # noqa: E402
-from deployments.executors.registry import make_executor  # noqa: E402
-from deployments.scheduling.scheduler import SHARED, Resident  # noqa: E402
-from deployments.simulation.simulator import Setup as Simulated  # noqa: E402
-from deployments.simulation.simulator import Simulation  # noqa: E402
-from deployments.simulation.workloads import Workload, bound_rps  # noqa: E402
-from slicer import slice_model  # noqa: E402
-from slicer.slicing.slice_model import SlicedModel  # noqa: E402
+from benchmarks.common.command_line import decimals, names, new_parser, say
+from benchmarks.common.engine_harness import WARM_UP, Harness, Setup, latencies_ms, replayed, summary
+from benchmarks.common.results import ROOT, manifest, put
+from deployments.costs.cost_model import CostModel
+from deployments.costs.profile_files import load_profile, save_profile
+from deployments.engine.calibrate import measure
+from deployments.executors.registry import make_executor
+from deployments.scheduling.scheduler import SHARED, Resident
+from deployments.simulation.simulator import Setup as Simulated
+from deployments.simulation.simulator import Simulation
+from deployments.simulation.workloads import Workload, bound_rps
+from slicer import slice_model
+from slicer.common.comparison import Values, percentile
+from slicer.slicing.slice_model import SlicedModel
 
 ENTRIES = (0, 1, 2, 3)
 WANTED = 0.2
@@ -64,9 +62,9 @@ def drive(args: argparse.Namespace) -> None:
     sliced, costs = model_of(args), load_profile(args.profile)
     bound = bound_rps(costs, ENTRIES, args.max_batch)
     runs = []
-    for strategy in args.strategies.split(","):
+    for strategy in args.strategies:
         harness = Harness(sliced, Setup(strategy, ENTRIES, max_batch=args.max_batch), costs)
-        for load in (float(share) for share in args.loads.split(",")):
+        for load in args.loads:
             records, _ = harness.open_loop(Workload(ENTRIES, args.requests, seed=args.seed).arrivals(load * bound))
             said = summary(records)
             skip = int(len(records) * WARM_UP)
@@ -81,7 +79,7 @@ def drive(args: argparse.Namespace) -> None:
                     "arrivals": [(arrival.arrival_s, arrival.entry) for arrival in replayed(records)],
                 }
             )
-            print(f"{strategy:16} {load:.0%} of the bound: {runs[-1]['real']}", file=sys.stderr, flush=True)
+            say(f"{strategy:16} {load:.0%} of the bound: {runs[-1]['real']}")
         harness.close()
     args.runs.write_text(json.dumps(runs))
 
@@ -101,18 +99,18 @@ def simulate(args: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
-def _percentiles(values_ms: Any) -> dict[str, float]:
-    p50, p99 = np.percentile(values_ms, [50, 99])
-    return {"p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3)}
+def _percentiles(values_ms: Values) -> dict[str, float]:
+    found = {"p50_ms": percentile(values_ms, 50), "p99_ms": percentile(values_ms, 99)}
+    return {name: round(value, 3) for name, value in found.items() if value is not None}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = new_parser(__doc__)
     p.add_argument("--model", default="vit_tiny_patch16_224")
     p.add_argument("--model-kwargs", default="{}", help="JSON, for timm or an own model's function")
-    p.add_argument("--strategies", default="unbatched,per_tail_shared,per_slice,continuous")
-    p.add_argument("--loads", default="0.3,0.5,0.7", help="shares of the bound")
+    p.add_argument("--strategies", type=names, default="unbatched,per_tail_shared,per_slice,continuous")
+    p.add_argument("--loads", type=decimals, default="0.3,0.5,0.7", help="shares of the bound")
     p.add_argument("--requests", type=int, default=1200, help="of a run")
     p.add_argument("--max-batch", type=int, default=8)
     p.add_argument("--repeats", type=int, default=15, help="passes per batch size of the calibration")
@@ -131,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.part:
         {"calibrate": calibrate, "drive": drive}[args.part](args)
         return 0
-    asked = {key: value for key, value in vars(args).items() if key not in ("part", "runs")}
+    asked = argparse.Namespace(**vars(args))  # without the temporary files below, which nobody finds again
     with tempfile.TemporaryDirectory() as folder:
         args.profile = args.profile or Path(folder) / "profile.yaml"
         args.runs = Path(folder) / "runs.json"
@@ -155,12 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         "worst_deviation": worst,
         "within_20_percent": {q: sum(abs(run["ratio"][q] - 1) <= WANTED for run in counted) for q in worst},
         "stable_runs": len(counted),
-        "manifest": {
-            **provenance.provenance(),
-            # Without its own temporary files, which nobody finds again.
-            "configuration": {key: str(value) for key, value in asked.items()},
-            "seeds": [args.seed],
-        },
+        "manifest": manifest(asked, without=("out", "part", "runs")),
     }
     for run in runs:
         note = "" if run["stable"] else "  unstable" if run["valid"] else "  unstable, INVALID"

@@ -1,4 +1,4 @@
-"""What benchmarks share: results as files, journals, an engine without Ray.
+"""What benchmarks share: command lines, results as files, journals, an engine without Ray.
 
 Not here: a benchmark.
 """

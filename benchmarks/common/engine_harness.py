@@ -31,7 +31,7 @@ from deployments.executors.registry import make_executor
 from deployments.scheduling.registry import find_strategy
 from deployments.scheduling.scheduler import Scheduler
 from deployments.simulation.simulator import Arrival
-from slicer.common.comparison import in_time, queue_grew
+from slicer.common.comparison import in_time, percentile, queue_grew
 from slicer.common.thread_timing import hand_over_soon, sleep_exactly
 from slicer.slicing.slice_model import SlicedModel
 
@@ -229,10 +229,10 @@ def summary(records: Sequence[Record], wall_s: float | None = None, warm_up: flo
         "answered": len(answered),
         "rate_rps": len(answered) / wall_s,
         "mean_ms": float(times_ms.mean()),
-        "p50_ms": float(np.percentile(times_ms, 50)),
-        "p99_ms": float(np.percentile(times_ms, 99)),
+        "p50_ms": percentile(times_ms, 50),
+        "p99_ms": percentile(times_ms, 99),
         "rows_per_step": statistics.fmean(statistics.fmean(record.rows_per_step) for record in answered),
-        "generator_lag_p99_ms": float(np.percentile(lag_ms, 99)),
+        "generator_lag_p99_ms": percentile(lag_ms, 99),
         "valid": in_time(lag_ms, times_ms),
         "stable": not queue_grew(due_s, times_ms, counted[-1].due_s - counted[0].due_s),
     }

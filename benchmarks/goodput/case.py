@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from actors.network.auto_transport import Way
+from benchmarks.common.strategies import options_of
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_profile
 from deployments.simulation.simulator import Arrival, Run, Setup, Simulation
@@ -75,10 +75,6 @@ class Case:
         """The rate that no strategy exceeds."""
         return bound_rps(self.costs, self.entries, self.max_batch)
 
-    def options(self, strategy: str, slo_s: float) -> dict[str, Any]:
-        """Of the strategy. Lazy is told the SLO, and keeps its slack against half of it, which simulated best."""
-        return {"slo_s": slo_s / 2} if strategy == "lazy" else {}
-
     def workload(self, rate_rps: float, seed: int, requests: int, seconds: float) -> Workload:
         """So many counted requests, or as many as the rate brings in so many seconds, and the warm-up before them.
 
@@ -96,7 +92,7 @@ class Case:
         setup = Setup(
             self.costs,
             strategy,
-            options=self.options(strategy, slo_s),
+            options=options_of(strategy, slo_s),
             max_batch=self.max_batch,
             decision_s=self.decision_us * 1e-6,
         )

@@ -19,9 +19,10 @@ import numpy as np
 
 from actors.load import applications as server
 from actors.network.auto_transport import Way
+from benchmarks.common.strategies import options_of
 from benchmarks.goodput.case import WARM_UP, Case
 from deployments.simulation.simulator import Arrival
-from slicer.common.comparison import in_time, queue_grew
+from slicer.common.comparison import in_time, mean, percentile, queue_grew
 from slicer.common.thread_timing import prefer_thread
 from slicer.errors import ServerError
 
@@ -125,7 +126,7 @@ class Stack:
                     "kwargs": {"units": case.profile.num_slices, "img_size": SHAPE[1], "in_chans": SHAPE[0]},
                     "num_slices": case.boundaries,
                     "strategy": strategy,
-                    "options": case.options(strategy, slo_s),
+                    "options": options_of(strategy, slo_s),
                     "max_batch": batch,
                     "entries": case.entries,
                 }
@@ -291,7 +292,5 @@ def idle_before_steps_s(lines: list[list[str]], slices: int) -> list[float]:
 
 def figures(values_ms: list[float]) -> dict[str, float]:
     """Mean, median and 99th percentile; empty for no value."""
-    if not values_ms:
-        return {}
-    p50, p99 = np.percentile(values_ms, [50, 99])
-    return {"mean": round(statistics.fmean(values_ms), 3), "p50": round(float(p50), 3), "p99": round(float(p99), 3)}
+    found = {"mean": mean(values_ms), "p50": percentile(values_ms, 50), "p99": percentile(values_ms, 99)}
+    return {name: round(value, 3) for name, value in found.items() if value is not None}

@@ -31,44 +31,34 @@ last line; it goes to --out, too. Nothing is emulated; times of a machine that d
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib
 import io
 import os
-import platform
-import statistics
 import sys
-import time
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np  # noqa: E402
-import numpy.typing as npt  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
 
-from actors.report import provenance  # noqa: E402
-from benchmarks.common.results import manifest, put  # noqa: E402
-from slicer import slice_model  # noqa: E402
-from slicer.codecs import activations as codec  # noqa: E402
-from slicer.codecs.images import IMAGE_CODECS, decode_images, encode_image  # noqa: E402
-from slicer.models.images import Preprocess, find_images, load_digits, read_image  # noqa: E402
-from slicer.slicing.slice_model import SlicedModel  # noqa: E402
+from benchmarks.common.command_line import names, new_parser
+from benchmarks.common.results import machine, manifest, publish
+from benchmarks.models.codec_cost import MBPS, SHAPE, WANTED, cost, image_cost, lossless
+from slicer import slice_model
+from slicer.codecs import activations as codec
+from slicer.codecs.images import IMAGE_CODECS, decode_images, encode_image
+from slicer.models.images import Preprocess, find_images, load_digits, read_image
+from slicer.slicing.slice_model import SlicedModel
 
 Array = npt.NDArray[np.float32]
 Coder = Callable[[Array], Array]
 
-SHAPE = (197, 768)
-MBPS = 200.0
-WANTED = {"agreement_int8": 0.995, "share_of_saved": 0.10}
 BATCH_ROWS = 60
-DECODED_TOGETHER = 32
 
 
 def round_trip(name: str) -> Coder:
@@ -189,91 +179,6 @@ def image_agreement(
     return found
 
 
-def timed_us(call: Callable[[], object], repeats: int) -> float:
-    """Median, after a tenth more to warm up."""
-    took = []
-    for _ in range(repeats + repeats // 10 + 1):
-        start = time.perf_counter()
-        call()
-        took.append(1e6 * (time.perf_counter() - start))
-    return statistics.median(took[-repeats:])
-
-
-def cost(name: str, repeats: int) -> dict[str, Any]:
-    """Bytes and time of one 197 x 768 activation."""
-    activation = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
-    payload, out = codec.encode(name, activation), np.empty(SHAPE, dtype=np.float32)
-    encode_us = timed_us(lambda: codec.encode(name, activation), repeats)
-    decode_us = timed_us(lambda: codec.decode_into(name, payload, out), repeats)
-    together = [payload] * DECODED_TOGETHER
-    batch_us = timed_us(lambda: codec.decode_batch(name, together, SHAPE), max(3, repeats // DECODED_TOGETHER))
-    saved_us = 8 * (codec.encoded_bytes("fp32", SHAPE) - len(payload)) / MBPS
-    share = (encode_us + decode_us) / saved_us if saved_us else None
-    return {
-        "bytes": len(payload),
-        "encode_us": round(encode_us, 1),
-        "decode_us": round(decode_us, 1),
-        "decode_batch_us_per_row": round(batch_us / DECODED_TOGETHER, 1),
-        "link_saved_us": round(saved_us, 1),
-        "share_of_saved": None if share is None else round(share, 4),
-        "within": None if share is None else share <= WANTED["share_of_saved"],
-    }
-
-
-def image_cost(name: str, repeats: int) -> dict[str, Any]:
-    """Of one synthetic smooth image of 224 x 224; PNG's and JPEG's bytes are of that image only."""
-    small = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
-    image = Image.fromarray(small).resize((224, 224), Image.Resampling.BICUBIC)
-    from slicer.models import zoo
-
-    preprocess = Preprocess(zoo.resolve("vit_base_patch16_224"))
-    payload = encode_image(name, image, preprocess)
-    repeats = max(3, repeats // 10)
-    return {
-        "bytes": len(payload),
-        "encode_us": round(timed_us(lambda: encode_image(name, image, preprocess), repeats), 1),
-        "decode_us": round(timed_us(lambda: decode_images(name, [payload], preprocess), repeats), 1),
-    }
-
-
-def lossless(samples: dict[str, list[bytes]], repeats: int) -> dict[str, Any]:
-    """Compressors on payloads of about ViT-B's size: the middle boundary, and the median over all for the ratio."""
-    found: dict[str, Any] = {}
-    for tool, (compress, decompress) in compressors().items():
-        for name, payloads in samples.items():
-            ratios = [len(compress(payload)) / len(payload) for payload in payloads]
-            ratio, payload = statistics.median(ratios), payloads[len(payloads) // 2]
-            packed = compress(payload)
-            assert decompress(packed) == payload
-            cost_us = timed_us(lambda p=payload, c=compress: c(p), repeats)  # type: ignore[misc]
-            cost_us += timed_us(lambda p=packed, d=decompress: d(p), repeats)  # type: ignore[misc]
-            saved_us = 8 * (1 - ratio) * len(payload) / MBPS
-            found[f"{name}+{tool}"] = {
-                "bytes_ratio": round(ratio, 4),
-                "bytes_ratio_best": round(min(ratios), 4),
-                "payload_bytes": len(payload),
-                "cost_us": round(cost_us, 1),
-                "link_saved_us": round(saved_us, 1),
-                "pays": cost_us <= WANTED["share_of_saved"] * saved_us,
-            }
-    return found
-
-
-def compressors() -> dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]]:
-    found: dict[str, Any] = {"zlib1": (lambda data: zlib.compress(data, 1), zlib.decompress)}
-    try:
-        zstandard: Any = importlib.import_module("zstandard")
-        found["zstd1"] = (zstandard.ZstdCompressor(level=1).compress, zstandard.ZstdDecompressor().decompress)
-    except ImportError:
-        pass
-    try:
-        frame: Any = importlib.import_module("lz4.frame")
-        found["lz4"] = (frame.compress, frame.decompress)
-    except ImportError:
-        pass
-    return found
-
-
 def least(models: dict[str, Any], name: str, which: int) -> float:
     return min(float(cut["agreement"][name][which]) for model in models.values() for cut in model["cuts"].values())
 
@@ -305,14 +210,9 @@ def summed_up(args: argparse.Namespace, models: dict[str, Any], samples: dict[st
     }
 
 
-def default_out() -> Path:
-    machine = f"{platform.machine().replace('_', '-')}-{provenance.hardware()['cpus_usable']}cpu"
-    return ROOT / "benchmarks" / "results" / f"codecs_{machine}_{datetime.date.today().isoformat()}.json"
-
-
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--models", "--model", default="digits_vit,digits_swin", help="names for slice_model")
+    p = new_parser(__doc__)
+    p.add_argument("--models", "--model", type=names, default="digits_vit,digits_swin", help="names for slice_model")
     p.add_argument("--checkpoint", help="weights, of the one model that --models then names")
     p.add_argument("--images", type=Path, help="DIR/class/file; default: the 360 held-out digits that ship")
     p.add_argument("--labels", type=Path, help="a CSV of file,label instead of class folders")
@@ -322,20 +222,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--repeats", type=int, default=300, help="of each timing")
     p.add_argument("--threads", type=int, default=1, help="of torch, for the models")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--out", type=Path, default=default_out(), help="the results file; default: %(default)s")
+    p.add_argument("--out", type=Path, help="default: benchmarks/results/codecs_MACHINE-CPUScpu_DATE.json")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run it."""
     args = parser().parse_args(argv)
-    names = args.models.split(",")
-    if args.checkpoint and len(names) != 1:
-        raise SystemExit(f"--checkpoint goes with one model, not {', '.join(names)}; give --models NAME")
+    if args.checkpoint and len(args.models) != 1:
+        raise SystemExit(f"--checkpoint goes with one model, not {', '.join(args.models)}; give --models NAME")
     torch.set_num_threads(args.threads)
     before = os.getloadavg()[0]
     samples: dict[str, list[bytes]] = defaultdict(list)
-    models = {name: agreement(args, name, samples) for name in names}
+    models = {name: agreement(args, name, samples) for name in args.models}
     document = {
         "benchmark": "codecs",
         "emulated": [],
@@ -346,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
         "manifest": manifest(args, before),
     }
     print(table(document))
-    put(document, args.out)
+    publish(document, args.out, f"codecs_{machine()}")
     return 0
 
 

@@ -19,8 +19,6 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.nn import functional
 
@@ -42,6 +40,9 @@ RECIPES = {"digits_vit": Recipe(60, 32, 4), "digits_swin": Recipe(15, 64, 3)}
 
 def split() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """uint8 images (n, 8, 8) and labels: trained on, held out."""
+    from sklearn.datasets import load_digits  # the extra `train`, which --help must not need
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     train, heldout = train_test_split(np.arange(len(images)), test_size=360, stratify=digits.target, random_state=0)

@@ -33,7 +33,7 @@ class WatchedLink(EmulatedLink):
         # Unbuffered: the process is killed in the end.
         self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
-    def begin(self, seed: str) -> None:
+    def begin(self, seed: int | str) -> None:
         """See `EmulatedLink`."""
         os.write(self._log, f"begin {time.monotonic():.6f}\n".encode())
         super().begin(seed)

@@ -18,17 +18,16 @@ import json
 import statistics
 import subprocess
 import sys
-from datetime import datetime, timezone
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from actors.report import provenance  # noqa: E402
-from benchmarks.common.figures import paired_ratio  # noqa: E402
-from benchmarks.common.results import put  # noqa: E402
-from benchmarks.paper import plots as paper_plots  # noqa: E402
+from benchmarks.common.command_line import decimals, integers, names, new_parser, say
+from benchmarks.common.results import ROOT, manifest, put, ratio_figures
+from benchmarks.paper import plots as paper_plots
+from slicer.common.comparison import paired_ratio
 
 #: The paper's models as timm names them.
 MODELS = (
@@ -56,16 +55,16 @@ def job_of(args: argparse.Namespace, model: str, strategy: str, rates_rps: list[
         "kwargs": CHAIN if emulated else json.loads(args.model_kwargs),
         "setup": {
             "strategy": PUBLISHED.get(strategy, strategy),
-            "entries": [int(entry) for entry in args.entries.split(",")],
+            "entries": list(args.entries),
             "max_batch": args.max_batch,
             "device": args.device,
             "threads": args.threads if args.device == "cpu" else None,
             "executor": args.executor,
             "executor_options": {**options, **json.loads(args.executor_options)},
         },
-        "clients": [] if strategy in PUBLISHED else [int(count) for count in args.clients.split(",") if count],
+        "clients": [] if strategy in PUBLISHED else list(args.clients),
         "rates_rps": rates_rps,
-        "seeds": [int(seed) for seed in args.seeds.split(",")],
+        "seeds": list(args.seeds),
         "seconds": args.seconds,
         "process": "periodic" if args.as_published else "poisson",
         "patience_s": 10.0 if args.as_published else 120.0,
@@ -80,7 +79,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RuntimeError: it failed; with the end of what it said.
     """
-    command = [sys.executable, str(ROOT / "benchmarks/paper/worker.py"), json.dumps(job)]
+    command = [sys.executable, "-m", "benchmarks.paper.worker", json.dumps(job)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{job['model']} with {job['setup']['strategy']} failed:\n{done.stderr[-2000:]}")
@@ -90,24 +89,23 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:
     """All strategies on one model: unbatched first, since its capacity sets the loads."""
-    shares = [float(share) for share in args.shares.split(",") if share]
     first = work({**job_of(args, model, "unbatched", []), "clients": [32]})
     capacity_rps = first["closed"]["32"]["rate_rps"]
-    rates = [float(args.clients_per_second)] if args.as_published else [share * capacity_rps for share in shares]
+    rates = [float(args.clients_per_second)] if args.as_published else [share * capacity_rps for share in args.shares]
     by_strategy: dict[str, Any] = {}
-    for strategy in (*args.strategies.split(","), *(PUBLISHED if args.as_published else ())):
+    for strategy in (*args.strategies, *(PUBLISHED if args.as_published else ())):
         by_strategy[strategy] = work(job_of(args, model, strategy, rates))
-        print(f"{model}: {strategy} measured", file=sys.stderr, flush=True)
+        say(f"{model}: {strategy} measured")
     return {
         "model": model,
         "unbatched_capacity_rps": capacity_rps,
         "rates_rps": rates,
         "strategies": by_strategy,
-        "reductions": [] if args.as_published else reductions(by_strategy, rates, shares),
+        "reductions": [] if args.as_published else reductions(by_strategy, rates, args.shares),
     }
 
 
-def reductions(by_strategy: dict[str, Any], rates: list[float], shares: list[float]) -> list[dict[str, Any]]:
+def reductions(by_strategy: dict[str, Any], rates: list[float], shares: Sequence[float]) -> list[dict[str, Any]]:
     """Inference time against unbatched at each load where both are stable, and where 67 % is first reached."""
     base = by_strategy.get("unbatched")
     found: list[dict[str, Any]] = []
@@ -122,7 +120,7 @@ def reductions(by_strategy: dict[str, Any], rates: list[float], shares: list[flo
                 [run for run in one["open"] if run["rate_rps"] == rate_rps and run["answered"]] for one in (ours, base)
             ]
             if all(run["stable"] for pair in runs for run in pair) and len(runs[0]) == len(runs[1]) > 0:
-                ratio = paired_ratio(*([run["mean_ms"] for run in pair] for pair in runs))
+                ratio = ratio_figures(paired_ratio(*([run["mean_ms"] for run in pair] for pair in runs)))
                 low_high = ratio["ci95"] and [round(1 - bound, 3) for bound in reversed(ratio["ci95"])]
                 valid = all(run["valid"] for pair in runs for run in pair)
                 at[f"{share:.0%}"] = {"reduction": round(1 - ratio["ratio"], 3), "ci95": low_high, "valid": valid}
@@ -198,15 +196,15 @@ def show(document: dict[str, Any]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--models", default=",".join(MODELS))
+    p = new_parser(__doc__)
+    p.add_argument("--models", type=names, default=",".join(MODELS))
     p.add_argument("--model-kwargs", default="{}", help="JSON, for timm's create_model")
-    p.add_argument("--strategies", default=",".join(STRATEGIES))
-    p.add_argument("--entries", default="0,1,2,3", help="cuts at which requests arrive, equally often")
-    p.add_argument("--shares", default="0.3,0.5,0.7,0.8,0.9", help="open loop: of unbatched's capacity")
-    p.add_argument("--clients", default="1,2,4,8,16,32,64", help="closed loop")
+    p.add_argument("--strategies", type=names, default=",".join(STRATEGIES))
+    p.add_argument("--entries", type=integers, default="0,1,2,3", help="cuts at which requests arrive, equally often")
+    p.add_argument("--shares", type=decimals, default="0.3,0.5,0.7,0.8,0.9", help="open loop: of unbatched's capacity")
+    p.add_argument("--clients", type=integers, default="1,2,4,8,16,32,64", help="closed loop")
     p.add_argument("--seconds", type=float, default=10.0, help="of a run")
-    p.add_argument("--seeds", default="0,1,2,3,4")
+    p.add_argument("--seeds", type=integers, default="0,1,2,3,4")
     p.add_argument("--max-batch", type=int, default=32)
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--threads", type=int, default=1, help="torch's, on the CPU")
@@ -225,13 +223,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run it."""
     args = parser().parse_args(argv)
     if args.executor == "emulated":
-        args.models = args.profile
-    if args.as_published and args.entries == "0,1,2,3":
-        args.entries = "1,2,3"  # the scripts cut after blocks 3, 6 and 9
+        args.models = (args.profile,)
+    if args.as_published and args.entries == (0, 1, 2, 3):
+        args.entries = (1, 2, 3)  # the scripts cut after blocks 3, 6 and 9
     if args.quick:
-        args.seconds, args.seeds, args.clients, args.memory_seconds = 0.5, "0", "1,8", 0.3
+        args.seconds, args.seeds, args.clients, args.memory_seconds = 0.5, (0,), (1, 8), 0.3
     try:
-        results = [measure(args, model) for model in args.models.split(",")]
+        results = [measure(args, model) for model in args.models]
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
@@ -243,12 +241,7 @@ def main(argv: list[str] | None = None) -> int:
         "emulated": sorted(parts),
         "results": results,
         "memory_claims": memory_claims(results),
-        "manifest": {
-            **provenance.provenance(),
-            "configuration": {key: str(value) for key, value in vars(args).items()},
-            "seeds": [int(seed) for seed in args.seeds.split(",")],
-            "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        },
+        "manifest": manifest(args, seeds=args.seeds),
     }
     show(document)
     put(document, args.out)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deployments.scheduling.queue_policy import QueuePolicy
-from deployments.scheduling.registry import PerSlice, PerTailShared, by_age
+from deployments.scheduling.queue_policy import QueuePolicy, by_age
 from deployments.scheduling.scheduler import Step
+from deployments.scheduling.simple import PerSlice, PerTailShared
 
 
 @dataclass

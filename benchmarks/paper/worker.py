@@ -1,4 +1,4 @@
-"""One strategy of paper.py in a process of its own: ``python benchmarks/paper/worker.py JSON``, one JSON line back.
+"""One strategy of paper.py in a process of its own: ``python -m benchmarks.paper.worker JSON``, one JSON line back.
 
 A fresh process per strategy, so that its memory is its own. Memory is reported apart: what the process held before a
 model was there, weights, the peak of activations while under load, and the peak of the whole process.
@@ -10,16 +10,12 @@ import gc
 import json
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.common.engine_harness import Harness, Setup, summary  # noqa: E402
-from deployments.executors.torch_common import resident_set_bytes, storage_bytes  # noqa: E402
-from deployments.simulation.workloads import Workload  # noqa: E402
-from slicer import slice_model  # noqa: E402
+from benchmarks.common.engine_harness import Harness, Setup, summary
+from deployments.executors.torch_common import resident_set_bytes, storage_bytes
+from deployments.simulation.workloads import Workload
+from slicer import slice_model
 
 
 class MemoryWatch:

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from actors.clock import virtual_time
 from actors.device.plan_runner import PlanRun
 from actors.planning.online_planner import PlanConfig
@@ -25,7 +23,9 @@ from actors.records.record import Record
 from actors.records.request_plan import Capture, Plan
 from benchmarks.planner.cases import SHAPES, Case, served
 from benchmarks.planner.runs import JOIN_S, PROFILE_ERROR
-from benchmarks.planner.world import EmulatedDevice, VirtualServer, costs_of, make_device, others
+from benchmarks.planner.server import VirtualServer, others
+from benchmarks.planner.world import EmulatedDevice, costs_of, make_device
+from slicer.common.comparison import percentile
 from slicer.planning.cut_planner import Choice
 
 #: Not counted: the devices join all at once, and find the server idle.
@@ -107,7 +107,7 @@ def figures(records: Sequence[Sequence[Record]], busy: float, seconds: float) ->
     ]
     return {
         "mean_ms": round(statistics.fmean(took), 1),
-        "p95_ms": round(float(np.percentile(took, 95)), 1),
+        "p95_ms": round(percentile(took, 95) or 0.0, 1),
         "cut_changes_per_device_and_minute": round(len(moments) / len(counted) / ((seconds - WARM_UP_S) / 60), 2),
         "most_changes_in_one_second": round(max(at_once.values(), default=0) / len(counted), 3),
         "share_at_cut": {str(cut): round(count / len(took), 3) for cut, count in sorted(cuts.items())},

@@ -25,16 +25,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from actors.report import provenance  # noqa: E402
-from benchmarks.common.results import put  # noqa: E402
-from benchmarks.planner import cases as planner_cases  # noqa: E402
-from benchmarks.planner.cases import Case  # noqa: E402
-from benchmarks.planner.herding import Herd, herding  # noqa: E402
-from benchmarks.planner.runs import FIRST, JOIN_S, PROFILE_ERROR, WARM_UP_S, Outcome, Stage  # noqa: E402
-from slicer.planning.cut_planner import Choice  # noqa: E402
+from benchmarks.common.command_line import names, new_parser
+from benchmarks.common.results import manifest, put
+from benchmarks.planner import cases as planner_cases
+from benchmarks.planner.cases import Case
+from benchmarks.planner.herding import Herd, herding
+from benchmarks.planner.runs import FIRST, JOIN_S, PROFILE_ERROR, WARM_UP_S, Outcome, Stage
+from slicer.planning.cut_planner import Choice
 
 #: Seeds of drawn cases and drawn traces: looked at while the planner was written, and not.
 SEEN = {"drawn": range(24), "traces": range(8)}
@@ -166,8 +165,10 @@ def document(rows: list[dict[str, Any]], noisy: dict[str, Any] | None, herd: dic
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--cases", default="grid,drawn,traces,held-out,noisy,herding", help="what is run; commas")
+    p = new_parser(__doc__)
+    p.add_argument(
+        "--cases", type=names, default="grid,drawn,traces,held-out,noisy,herding", help="what is run; commas"
+    )
     p.add_argument("--every", type=int, default=1, help="only every so manieth case")
     p.add_argument("--resume", type=Path, help="rows as JSON lines; those that stand there are not run again")
     p.add_argument("--devices", type=int, default=Herd.devices, help="of the herd")
@@ -180,7 +181,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run it."""
     args = parser().parse_args(argv)
-    kinds = args.cases.split(",")
+    kinds = args.cases
     kept = args.resume.read_text(encoding="utf-8").splitlines() if args.resume and args.resume.exists() else []
     done: dict[str, Any] = {found["case"]: found for found in map(json.loads, kept)}
 
@@ -206,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
     if "herding" in kinds:
         herd = once("herding", lambda: herding(Herd(args.devices, args.seconds), range(args.seeds)))
     found = document(rows, noisy, herd)
-    found["manifest"] = {**provenance.provenance(), "configuration": {k: str(v) for k, v in vars(args).items()}}
+    found["manifest"] = manifest(args, seeds=range(args.seeds))
     for name, one in {"all": found["all"], **found["by_kind"]}.items():
         print(f"{name:18} " + "  ".join(f"{k} {v}" for k, v in one.items()))
     put(found, args.out)

@@ -19,7 +19,8 @@ from actors.planning.online_planner import PlanConfig
 from actors.records.record import Record
 from actors.records.request_plan import Capture, Plan
 from benchmarks.planner.cases import CODECS, ENCODE_NS, Case, served
-from benchmarks.planner.world import ADMISSION_S, VirtualServer, costs_of, facts_of, make_device, others
+from benchmarks.planner.server import ADMISSION_S, VirtualServer, others
+from benchmarks.planner.world import costs_of, facts_of, make_device
 from slicer.planning.cut_planner import Choice, DeviceView, payload_bytes
 
 #: The run's first seconds, not counted in the headline: the planner's first decisions.

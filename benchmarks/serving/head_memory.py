@@ -21,7 +21,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -29,23 +28,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+from PIL import Image
 
-from actors.device.config import DeviceConfig  # noqa: E402
-from actors.device.device import Device  # noqa: E402
-from actors.report import provenance  # noqa: E402
-from actors.report.tables import Table  # noqa: E402
-from benchmarks.common.process_memory import memory_bytes  # noqa: E402
-from benchmarks.common.results import publish  # noqa: E402
-from slicer.codecs import activations as codec  # noqa: E402
-from slicer.planning.cut_planner import Choice  # noqa: E402
-from slicer.profiles.device_profile import NATIVE  # noqa: E402
-from slicer.protocol.messages import Answer, Refusal, Request, ServedModel  # noqa: E402
-from slicer.shards.manifest import Manifest, load_manifest  # noqa: E402
+from actors.device.config import DeviceConfig
+from actors.device.device import Device
+from actors.report.tables import Table
+from benchmarks.common.command_line import integers, new_parser
+from benchmarks.common.process_memory import memory_bytes
+from benchmarks.common.results import ROOT, machine, manifest, publish
+from slicer.codecs import activations as codec
+from slicer.planning.cut_planner import Choice
+from slicer.profiles.device_profile import NATIVE
+from slicer.protocol.messages import Answer, Refusal, Request, ServedModel
+from slicer.shards.manifest import Manifest, load_manifest
 
 SLACK = 0.10
 SLACK_BYTES = 32_000_000
@@ -146,10 +144,10 @@ def table(document: dict[str, Any]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = new_parser(__doc__)
     p.add_argument("--model", default="vit_base_patch16_224")
     p.add_argument("--slices", type=int, default=4)
-    p.add_argument("--switch", default="1,3,1,4,2,4,0,4,1,2,1", help="cuts of the process that moves")
+    p.add_argument("--switch", type=integers, default="1,3,1,4,2,4,0,4,1,2,1", help="cuts of the process that moves")
     p.add_argument("--out", type=Path, help="default: benchmarks/results/head-memory_MACHINE-CPUScpu_DATE.json")
     p.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     p.add_argument("--image", help=argparse.SUPPRESS)
@@ -159,9 +157,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    cuts = [int(cut) for cut in args.switch.split(",")]
     if args.child:
-        child(args.child, cuts, args.image, args.computes)
+        child(args.child, args.switch, args.image, args.computes)
         return 0
     with tempfile.TemporaryDirectory(prefix="headtail-head-") as folder:
         shards, image = Path(folder) / "shards", str(Path(folder) / "image.png")
@@ -170,8 +167,8 @@ def main(argv: list[str] | None = None) -> int:
         export = [sys.executable, "-m", "slicer.cli", args.model, "--slices", str(args.slices), "--export", str(shards)]
         subprocess.run(export, check=True, capture_output=True, cwd=ROOT)
         processes = {f"joins with {cut}": run(shards, [cut], image, True) for cut in range(args.slices + 1)}
-        processes["moves"] = run(shards, cuts, image, False)
-        processes["moves, computes"] = run(shards, cuts, image, True)
+        processes["moves"] = run(shards, args.switch, image, False)
+        processes["moves, computes"] = run(shards, args.switch, image, True)
     lines = [line for process in processes.values() for line in process]
     document = {
         "benchmark": "head_memory",
@@ -184,14 +181,10 @@ def main(argv: list[str] | None = None) -> int:
             for name, process in processes.items()
         },
         "processes": processes,
-        "manifest": {
-            **provenance.provenance(),
-            "configuration": {"model": args.model, "slices": args.slices, "switch": cuts},
-            "seeds": [0],
-        },
+        "manifest": manifest(args, seeds=[0], without=("out", "child", "image", "computes")),
     }
     print(table(document))
-    publish(document, args.out, f"head-memory_{platform.machine().replace('_', '-')}")
+    publish(document, args.out, f"head-memory_{machine()}")
     return 0
 
 

@@ -21,35 +21,34 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default, nice 15, would measure what else runs
 
-from slicer.common.ray_serve_env import environment  # noqa: E402
+from slicer.common.ray_serve_env import environment
 
 os.environ.update(environment("device"))  # this process is the client: Serve reads them when it is imported
 
-import numpy as np  # noqa: E402
-import ray  # noqa: E402
-import torch  # noqa: E402
-from ray import serve  # noqa: E402
+import numpy as np
+import ray
+import torch
+from ray import serve
 
-from actors.network.http_transport import HttpTransport  # noqa: E402
-from actors.network.serve_transport import ServeTransport  # noqa: E402
-from actors.report import provenance  # noqa: E402
-from benchmarks.common.figures import paired_ratio  # noqa: E402
-from benchmarks.common.results import put  # noqa: E402
-from benchmarks.serving.servers import NAMES, SHAPE, NoCompute, start  # noqa: E402
-from deployments import app  # noqa: E402
-from deployments.costs.profile_files import load_profile  # noqa: E402
-from deployments.engine.engine import Engine  # noqa: E402
-from deployments.scheduling.registry import make_policy  # noqa: E402
-from deployments.scheduling.scheduler import Scheduler  # noqa: E402
-from deployments.simulation.workloads import Workload, bound_rps  # noqa: E402
-from deployments.testing.fakes import FakeClock  # noqa: E402
-from slicer import slice_model  # noqa: E402
-from slicer.protocol.messages import Reply, Request  # noqa: E402
+from actors.network.http_transport import HttpTransport
+from actors.network.serve_transport import ServeTransport
+from benchmarks.common.command_line import new_parser
+from benchmarks.common.results import manifest, put, ratio_figures
+from benchmarks.serving.servers import NAMES, SHAPE, NoCompute, start
+from deployments import app
+from deployments.costs.profile_files import load_profile
+from deployments.engine.engine import Engine
+from deployments.scheduling.registry import make_policy
+from deployments.scheduling.scheduler import Scheduler
+from deployments.simulation.workloads import Workload, bound_rps
+from deployments.testing.fakes import FakeClock
+from slicer import slice_model
+from slicer.common.comparison import paired_ratio
+from slicer.protocol.messages import Reply, Request
 
 PORT = int(os.environ.get("HEADTAIL_BENCH_PORT", "8145"))
 PARCEL = 8
@@ -216,13 +215,15 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
         "ways": ways,
         "ratios": {
             **{
-                f"{way}: tail over echo{suffix}": paired_ratio(
-                    rounds[way, "tail", f"rps{suffix}"], rounds[way, "echo", f"rps{suffix}"]
+                f"{way}: tail over echo{suffix}": ratio_figures(
+                    paired_ratio(rounds[way, "tail", f"rps{suffix}"], rounds[way, "echo", f"rps{suffix}"])
                 )
                 for way in ways
                 for suffix in ("", "_parcels_of_8")
             },
-            f"{faster} tail over bare handle echo": paired_ratio(rounds[faster, "tail", "rps"], bare_handle),
+            f"{faster} tail over bare handle echo": ratio_figures(
+                paired_ratio(rounds[faster, "tail", "rps"], bare_handle)
+            ),
         },
         "served_vs_bare_detail": (detail := await served_vs_bare(faster, 3 * args.seconds, args.clients)),
         "served_vs_bare": detail["ratio"],
@@ -253,7 +254,7 @@ async def median_ms(call: Any, count: int = 200) -> float:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="of one rate")
     parser.add_argument("--clients", type=int, default=32, help="requests in flight")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
@@ -278,7 +279,7 @@ def main() -> None:
         "engine_us_per_request": max(one["us_per_request"] for one in engine.values()),
         "engine": engine,
         "emulated": ["executor without compute (bare_echo, echo, tail, engine); none for served_vs_bare"],
-        "manifest": {**provenance.provenance(), "seconds": args.seconds, "clients": args.clients, "seeds": [0]},
+        "manifest": manifest(args, seeds=[0]),
     }
     for what, found in measured["ratios"].items():
         print(f"{what:45} {found['ratio']:.2f} {found['ci95']}")

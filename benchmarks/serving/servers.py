@@ -1,4 +1,4 @@
-"""What serving_overhead.py compares: two echoes, and the TailServer on an accelerator that takes no time."""
+"""What overhead.py compares: two echoes, and the TailServer on an accelerator that takes no time."""
 
 from __future__ import annotations
 

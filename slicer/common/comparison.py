@@ -66,7 +66,10 @@ def queue_grew(scheduled_s: Values, latencies_ms: Values, window_s: float) -> bo
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Student's 95 % confidence interval of the mean; None for fewer than two values."""
+    """Student's 95 % confidence interval of the mean; None for fewer than two values.
+
+    The quantile is `scipy.stats.t`'s, by the function that it calls itself: `scipy.stats` takes a second to import.
+    """
     if len(values) < 2:
         return None
     centre = statistics.fmean(values)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.goodput import goodput
+from benchmarks.goodput import measure, report
 from benchmarks.goodput.case import Case
 from benchmarks.goodput.stack import idle_before_steps_s
 from slicer.errors import ConfigError
@@ -34,7 +34,7 @@ class FakeStack:
 def search(limit_rps: float, near_rps: float, points: int = 20) -> tuple[float, list[float]]:
     stack = FakeStack(limit_rps)
     args = argparse.Namespace(requests=2000, seconds=1.0, points=points, hold=None)
-    return goodput.search(stack, 0, near_rps, args)[0], stack.offered  # type: ignore[arg-type]
+    return measure.search(stack, 0, near_rps, args)[0], stack.offered  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("limit_rps", [30.0, 120.0, 357.0, 480.0, 660.0])
@@ -57,7 +57,7 @@ def test_a_strategy_that_holds_nothing_has_a_goodput_of_zero() -> None:
 
 
 def test_those_who_are_measured_together_never_exceed_the_limit_but_one_alone_may() -> None:
-    share, inside, most = goodput.Share(100.0), [0.0], [0.0]
+    share, inside, most = measure.Share(100.0), [0.0], [0.0]
     lock = threading.Lock()
 
     def job(weight: float) -> None:
@@ -103,7 +103,7 @@ def test_continuous_is_compared_seed_by_seed_beside_the_simulated_gain() -> None
         row("continuous", [60.0, 100.0], [80.0, 160.0], 21.0),
         row("serve_batch", [10.0, 0.0], None, 40.0),
     ]
-    (over_per_tail,) = goodput.comparisons(rows)  # serve_batch held nothing at one seed: no ratio
+    (over_per_tail,) = report.comparisons(rows)  # serve_batch held nothing at one seed: no ratio
     assert over_per_tail["continuous_over"] == "per_tail"
     assert over_per_tail["ratio"] == pytest.approx(2.75, rel=0.02), "the mean of 3.0 and 2.5"
     assert over_per_tail["simulated_ratio"] == pytest.approx(4.0)

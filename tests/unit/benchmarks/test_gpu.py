@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.accelerator import gpu
-from tests.paths import ROOT
 
 TINY = [
     "--device",
@@ -46,17 +43,6 @@ def test_profiles_prediction_load_and_memory_and_what_is_done_is_not_done_again(
         assert len(one["40x"]["by_seed_rps"]) == len(one["40x"]["simulated_by_seed_rps"]) == 2
         assert one["saturated"]["rps"] > 0 and one["saturated"]["useful_over_peak"] is not None
         assert found["memory"][strategy]["process_peak"] > found["memory"][strategy]["weights"]
-
-
-def test_it_needs_no_ray() -> None:
-    code = (
-        "import sys; sys.modules['ray'] = None\n"
-        "from benchmarks.accelerator import gpu, validate\nfrom benchmarks.common import engine_harness\n"
-        "from benchmarks.paper import paper, worker\n"
-        "gpu.parser()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_gain_is_given_seed_by_seed_beside_the_simulated_one() -> None:

@@ -12,7 +12,8 @@ from benchmarks.planner import herding as planner_herding
 from benchmarks.planner import planner
 from benchmarks.planner.cases import SHAPES, Case, served
 from benchmarks.planner.runs import Stage
-from benchmarks.planner.world import costs_of, others
+from benchmarks.planner.server import others
+from benchmarks.planner.world import costs_of
 from deployments.simulation.workloads import bound_rps
 from slicer.planning.cut_planner import Choice
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.common import results as documents
+from slicer.common.comparison import interval, paired_ratio
 
 
 def test_it_is_a_file_and_the_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,3 +37,23 @@ def test_a_manifest_says_what_was_asked_and_how_busy_the_machine_was() -> None:
     before, after = made["load_average_1m_before_and_after"]
     assert before == 0.5 and after >= 0
     assert {"commit", "command", "versions", "hardware"} <= made.keys()
+
+
+def test_a_paired_ratio_stands_in_a_document_with_four_digits() -> None:
+    found = documents.ratio_figures(paired_ratio([2.0, 20.0, 200.0], [1.0, 10.0, 100.0]))
+    assert found == {"ratio": 2.0, "ci95": [2.0, 2.0], "by_seed": [2.0, 2.0, 2.0]}
+    assert documents.ratio_figures(paired_ratio([1.0], [3.0])) == {"ratio": 0.3333, "ci95": None, "by_seed": [0.3333]}
+
+
+def test_an_interval_stands_in_a_document_as_two_bounds() -> None:
+    assert documents.ci95(interval([7.0] * 5)) == [7.0, 7.0]
+    assert documents.ci95((1.23456, 2.0)) == [1.2346, 2.0]
+    assert documents.ci95(interval([7.0])) is None
+
+
+def test_a_list_stands_in_a_manifest_as_it_was_given() -> None:
+    made = documents.manifest(
+        argparse.Namespace(seeds=(0, 1), cases=("a", "b"), hidden=1), seeds=(0, 1), without=("hidden",)
+    )
+    assert made["configuration"] == {"seeds": "0,1", "cases": "a,b"} and made["seeds"] == [0, 1]
+    assert "load_average_1m_before_and_after" not in made

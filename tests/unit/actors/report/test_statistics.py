@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from actors.records.record import Outcome, Record
 from actors.report import statistics as stats
 from actors.report.statistics import StrategyRun
-from slicer.common.comparison import Ratio, queue_grew
+from slicer.common.comparison import Ratio
 
 
 def record(at_s: float, took_ms: float | None = 10.0, *, cut: int = 0, **more: object) -> Record:
@@ -170,13 +170,3 @@ def test_goodput_needs_every_entry_to_hold() -> None:
     two_late = [*good[:-3], record(197, 99.0, cut=1), record(198, 10.0), record(199, 99.0, cut=1)]  # 98 % at cut 1
     assert stats.goodput_rps({10.0: good, 20.0: one_entry_late, 30.0: two_late}, slo_ms=50.0) == 20.0
     assert stats.goodput_rps({30.0: two_late}, slo_ms=50.0) is None
-
-
-def test_a_queue_is_judged_in_the_order_in_which_requests_were_due() -> None:
-    due_s = [t / 10 for t in range(100)]
-    latencies_ms = [20.0 + 10 * t for t in range(100)]
-    assert queue_grew(due_s, latencies_ms, 10.0)
-    assert queue_grew(due_s[::-1], latencies_ms[::-1], 10.0), "the order in which answers came says nothing"
-    assert not queue_grew(due_s, [20.0] * 100, 10.0)
-    assert not queue_grew([], [], 10.0)
-    assert not queue_grew(due_s[:30], latencies_ms[:30], 10.0), "a quarter without answers says nothing"
