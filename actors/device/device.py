@@ -18,8 +18,8 @@ from actors.device.cut_control import CutControl
 from actors.device.fallback import Fallback
 from actors.device.head_loader import check_cut
 from actors.device.head_runtime import Computed, GetShard, HeadRuntime, LoadHead
+from actors.device.health.server_health import ServerHealth
 from actors.device.request import PendingRequest
-from actors.device.server_health import ServerHealth
 from actors.device.torch_runtime import load_torch
 from actors.network.client import Server
 from actors.records.record import Record
@@ -51,6 +51,8 @@ class Device:
 
     Example: a camera that rests as long as its head took.
 
+    >>> import asyncio
+    >>> from actors.device import Choice, Computed, Device
     >>> class Fanless(Device):
     ...     async def compute(self, image: str, choice: Choice) -> Computed:
     ...         computed = await super().compute(image, choice)

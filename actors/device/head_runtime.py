@@ -61,6 +61,9 @@ class HeadRuntime(Protocol):
     Example: a head that sends every image's mean, and classifies nothing.
 
     >>> import asyncio
+    >>> import numpy as np
+    >>> from types import SimpleNamespace
+    >>> from actors.device import Choice, Computed
     >>> class Mean:
     ...     def __init__(self, served, config, get):
     ...         self.manifest, self.num_slices = served.manifest, served.num_slices
@@ -75,10 +78,10 @@ class HeadRuntime(Protocol):
     ...     async def rehearse(self): pass
     ...     def reseed(self, seed): pass
     ...     def close(self): pass
-    >>> async def load(served, config, get) -> HeadRuntime:  # Device(config, server, load=load)
+    >>> async def load(served, config, get):  # Device(config, server, load=load)
     ...     return Mean(served, config, get)
-    >>> from types import SimpleNamespace as Some
-    >>> head = asyncio.run(load(Some(manifest="m", num_slices=4), Some(cut=1), None))
+    >>> served, config = SimpleNamespace(manifest="m", num_slices=4), SimpleNamespace(cut=1)
+    >>> head = asyncio.run(load(served, config, get=None))
     >>> asyncio.run(head.compute("image.png", Choice(1, "fp32"))).shape
     (1,)
     """

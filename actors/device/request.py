@@ -18,8 +18,8 @@ from actors.device.config import DeviceConfig
 from actors.device.cut_control import CutControl
 from actors.device.fallback import Fallback
 from actors.device.head_runtime import Computed
-from actors.device.recovery_probe import ALONE
-from actors.device.server_health import ServerHealth
+from actors.device.health.recovery_probe import ALONE
+from actors.device.health.server_health import ServerHealth
 from actors.network.client import ENVELOPE_BYTES, Server
 from actors.records.record import Outcome, Record
 from slicer.common.top_k import top_k

@@ -28,6 +28,7 @@ class Link(Protocol):
     ``{link: "boards:Radio", link_options: {kbyte_per_s: 250}}``:
 
     >>> import asyncio
+    >>> from actors.network import Link
     >>> class Radio:
     ...     def __init__(self, kbyte_per_s):
     ...         self.emulated = f"radio, {kbyte_per_s} kB/s"

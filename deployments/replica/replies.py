@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from deployments.engine.ledger import Outcome
-from deployments.replica.calls import Arrival
+from deployments.replica.admission.calls import Arrival
 from deployments.replica.hosted_model import HostedModel
 from deployments.replica.load_report import LoadReport
 from slicer.common.top_k import top_k

@@ -19,9 +19,9 @@ import ray
 from deployments.config import HttpAddress, ServerConfig, parse_config
 from deployments.executors.registry import make_executor
 from deployments.executors.torch_common import resident_set_bytes
-from deployments.replica.backend import Backend
-from deployments.replica.calls import Arrival
-from deployments.replica.engine_backend import EngineBackend
+from deployments.replica.admission.calls import Arrival
+from deployments.replica.backends.backend import Backend
+from deployments.replica.backends.engine_backend import EngineBackend
 from deployments.replica.hosted_model import host
 from deployments.replica.http_ingress import Ingress
 from deployments.replica.idempotency import Answered

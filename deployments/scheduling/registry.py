@@ -30,7 +30,7 @@ class Strategy:
         summary: what it does, in one line.
         when: where it is the right one.
         in_engine: whether its class is a `Policy`, which the engine asks for steps. False: it is a
-            `deployments.replica.backend.Backend`, which drives the accelerator by itself.
+            `deployments.replica.backends.backend.Backend`, which drives the accelerator by itself.
         in_demo: whether `headtail-load --demo` compares it.
     """
 
@@ -132,7 +132,7 @@ SHIPPED: Mapping[str, Strategy] = {
         ),
         Strategy(
             "serve_batch",
-            "deployments.replica.serve_batch:ServeBatch",
+            "deployments.replica.backends.serve_batch:ServeBatch",
             summary="`@serve.batch` directly around each tail",
             when="only to compare: what one would write first",
             in_engine=False,

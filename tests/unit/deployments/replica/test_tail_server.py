@@ -189,7 +189,8 @@ def test_a_measured_profile_is_saved_and_can_be_started_from(
     assert kept.table[0][0].seen > saved.table[0][0].seen, "what was seen while serving is in it"
 
     monkeypatch.setattr(
-        "deployments.replica.engine_backend.measure", lambda *_, **__: pytest.fail("measured although it is known")
+        "deployments.replica.backends.engine_backend.measure",
+        lambda *_, **__: pytest.fail("measured although it is known"),
     )
     again = server(model={"profile": str(tmp_path / f"{MODEL}.yaml")})
     assert isinstance(run(lambda: again.infer(request), again), Reply)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from deployments.engine.engine import Engine, Outcome
-from deployments.replica.admission import Admission
-from deployments.replica.calls import Arrival
+from deployments.replica.admission.admission import Admission
+from deployments.replica.admission.calls import Arrival
 from deployments.replica.hosted_model import HostedModel
 from slicer.protocol.messages import Refusal, Request
-from tests.unit.deployments.replica.test_admission import Inbox, until
+from tests.unit.deployments.replica.admission.test_admission import Inbox, until
 
 pytestmark = pytest.mark.usefixtures("replica_context")
 

@@ -10,11 +10,11 @@ import pytest
 
 from deployments.config import parse_config
 from deployments.executors.torch_executor import TorchExecutor
-from deployments.replica.backend import Backend, Counters
-from deployments.replica.calls import Arrival
-from deployments.replica.engine_backend import EngineBackend
+from deployments.replica.admission.calls import Arrival
+from deployments.replica.backends.backend import Backend, Counters
+from deployments.replica.backends.engine_backend import EngineBackend
+from deployments.replica.backends.serve_batch import ServeBatch
 from deployments.replica.hosted_model import host
-from deployments.replica.serve_batch import ServeBatch
 from slicer.codecs import activations as codec
 from slicer.protocol.messages import Request
 

@@ -21,9 +21,9 @@ from ray import serve
 from deployments.config import ServerConfig
 from deployments.engine.engine import Outcome
 from deployments.executors.base import Executor, Floats
-from deployments.replica.backend import Backend, Counters
-from deployments.replica.calls import Arrival, Result
-from deployments.replica.decode import decode_rows
+from deployments.replica.admission.calls import Arrival, Result
+from deployments.replica.admission.decode import decode_rows
+from deployments.replica.backends.backend import Backend, Counters
 from deployments.replica.hosted_model import Hosted, HostedModel
 from deployments.scheduling.scheduler import SHARED, Resident, Row, Step
 from slicer.protocol.messages import Refusal
@@ -32,7 +32,7 @@ Tail = Callable[[Arrival], Awaitable[Result]]
 
 
 class ServeBatch(Backend):
-    """The tails of all models, each behind its own ``@serve.batch``; see `deployments.replica.backend.Backend`.
+    """The tails of all models, each behind its own ``@serve.batch``.
 
     Args:
         hosted: the models and their weights; emptied as the executor loads them.

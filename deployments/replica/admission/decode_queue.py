@@ -18,8 +18,8 @@ from functools import partial
 from ray import serve
 
 from deployments.executors.base import Arriving
-from deployments.replica.calls import Arrival, Call, Place, arrival_at
-from deployments.replica.decode import decode_rows
+from deployments.replica.admission.calls import Arrival, Call, Place, arrival_at
+from deployments.replica.admission.decode import decode_rows
 from deployments.replica.hosted_model import Receiving
 from slicer.codecs.activations import ordinary
 from slicer.codecs.registry import IMAGE_CODECS

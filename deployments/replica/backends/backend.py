@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from deployments.replica.calls import Arrival, Result
+from deployments.replica.admission.calls import Arrival, Result
 
 
 @dataclass(frozen=True)

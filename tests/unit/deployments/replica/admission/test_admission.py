@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from deployments.engine.engine import Engine, Outcome
-from deployments.replica.admission import INLINE_BYTES, Admission
-from deployments.replica.calls import Arrival
+from deployments.replica.admission.admission import INLINE_BYTES, Admission
+from deployments.replica.admission.calls import Arrival
 from deployments.replica.hosted_model import HostedModel
 from slicer.errors import CodecError
 from slicer.protocol.messages import Refusal, Request

@@ -15,9 +15,9 @@ from deployments.engine.pipelined import engine_class
 from deployments.engine.warm_up import warm_up
 from deployments.executors.base import Executor
 from deployments.executors.enqueuing import Enqueuing
-from deployments.replica.admission import Admission, Deliver
-from deployments.replica.backend import Backend, Counters
-from deployments.replica.calls import Arrival, Result
+from deployments.replica.admission.admission import Admission, Deliver
+from deployments.replica.admission.calls import Arrival, Result
+from deployments.replica.backends.backend import Backend, Counters
 from deployments.replica.hosted_model import Hosted, HostedModel
 from deployments.scheduling.registry import find_strategy
 from deployments.scheduling.scheduler import Policy, Scheduler
@@ -29,7 +29,7 @@ STOP_TIMEOUT_S = 5.0
 
 
 class EngineBackend(Backend):
-    """See `deployments.replica.backend.Backend`.
+    """See `deployments.replica.backends.backend.Backend`.
 
     Args:
         hosted: the models and their weights; emptied as the executor loads them, so that none is held twice.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 from actors.clock.clock import Clock
-from actors.device.circuit_breaker import Backlog, CircuitBreaker
 from actors.device.config import DeviceConfig
-from actors.device.recovery_probe import RecoveryProbe, Reload
+from actors.device.health.circuit_breaker import Backlog, CircuitBreaker
+from actors.device.health.recovery_probe import RecoveryProbe, Reload
 
 #: A device that can go on alone leaves the server for about so long after a first failure: it can afford to.
 _AWAY_S = 0.25

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from actors.clock.clock import Clock
-from actors.device.circuit_breaker import CircuitBreaker
+from actors.device.health.circuit_breaker import CircuitBreaker
 from slicer.errors import HeadTailError
 from slicer.protocol.messages import RETRYABLE, Answer, Refusal, Request
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from actors.device.circuit_breaker import CircuitBreaker
+from actors.device.health.circuit_breaker import CircuitBreaker
 
 
 def away(seed: int = 0) -> CircuitBreaker:

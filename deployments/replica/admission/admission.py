@@ -3,8 +3,8 @@
 Requests of one turn are one array per model, cut and codec, one `submit`, and one waking of the engine's thread. They
 wait for nothing else: neither for a timer nor for each other's answers, so whoever is alone is admitted at the end of
 its turn. What takes long to decode (images, very large payloads) goes through an ``@serve.batch`` handler to a thread
-(`deployments.replica.decode_queue`), so that the loop is never held; it delays nobody else. Not everything does,
-since a call of such a handler costs as much as all the rest of an admission (docs/log/, 2026-11-26).
+(`deployments.replica.admission.decode_queue`), so that the loop is never held; it delays nobody else. Not everything
+does, since a call of such a handler costs as much as all the rest of an admission (docs/log/, 2026-11-26).
 
 A call's rows fail and are refused alone; it returns when its last row has ended. The engine binds late, so a batch of
 admission is no batch of execution.
@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from deployments.engine.engine import Engine, Outcome
 from deployments.executors.base import Arriving
-from deployments.replica.calls import Arrival, Call, Place, Result, arrival_at
-from deployments.replica.decode import decode_rows
-from deployments.replica.decode_queue import DecodeQueue
+from deployments.replica.admission.calls import Arrival, Call, Place, Result, arrival_at
+from deployments.replica.admission.decode import decode_rows
+from deployments.replica.admission.decode_queue import DecodeQueue
 from deployments.replica.hosted_model import HostedModel, Receiving
 from slicer.codecs.activations import ordinary
 from slicer.codecs.registry import IMAGE_CODECS
