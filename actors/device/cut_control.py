@@ -11,10 +11,10 @@ from actors.clock.clock import Clock
 from actors.device.config import TAIL, DeviceConfig
 from actors.device.head_runtime import HeadRuntime
 from actors.network.client import Server
-from actors.planning.online_planner import Adaptive
+from actors.planning.online_planner import OnlinePlanner
 from actors.planning.probe import probe
 from slicer.errors import HeadTailError
-from slicer.planning.cut_planner import Choice, Facts
+from slicer.planning.cut_planner import Choice, ModelFacts
 from slicer.protocol.messages import ServedModel
 
 logger = logging.getLogger("headtail.device")
@@ -41,7 +41,7 @@ class CutControl:
     ) -> None:
         self._config, self._clock, self._server, self._turn, self._token = config, clock, server, turn, token
         self.choice = Choice(config.cut, config.codec)
-        self.planner: Adaptive | None = None
+        self.planner: OnlinePlanner | None = None
         self._served: ServedModel | None = None
         self._head: HeadRuntime | None = None
         self._moving: asyncio.Task[None] | None = None
@@ -58,8 +58,8 @@ class CutControl:
         self.choice = Choice(config.cut, config.codec)
         if config.plan is None:
             return
-        facts, seed = Facts.of(served), f"{config.seed}/{config.name}"
-        planner = self.planner = Adaptive(config.plan, facts, config.profile, self.choice, seed)
+        facts, seed = ModelFacts.of(served), f"{config.seed}/{config.name}"
+        planner = self.planner = OnlinePlanner(config.plan, facts, config.profile, self.choice, seed)
         for _ in range(_JOIN_PINGS):
             began_s = self._clock.now_s()
             await self._server().describe(config.model)
@@ -67,7 +67,7 @@ class CutControl:
         await self._probe(planner, planner.smallest())
         await self.move(planner.begin())
 
-    async def _probe(self, planner: Adaptive, choice: Choice | None) -> None:
+    async def _probe(self, planner: OnlinePlanner, choice: Choice | None) -> None:
         if choice is not None and self._served is not None:
             await probe(
                 planner, choice, self._served, self._server(), self._clock, name=self._config.name, token=self._token

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import replace
 
 from slicer.codecs.registry import as_taken
-from slicer.planning.cut_planner import Choice, DeviceView, Facts
+from slicer.planning.cut_planner import Choice, DeviceView, ModelFacts
 from slicer.profiles.device_profile import Profile
 
 #: Remembered values of each time, of which the median counts.
@@ -28,14 +28,14 @@ _GAPS = 4
 _MOST_BURST = 4.0
 
 
-class SelfEstimate:
+class ComputeEstimate:
     """Not thread-safe: the device's event loop calls it.
 
     Args:
         facts: of the model that is served. profile: where learning begins.
     """
 
-    def __init__(self, facts: Facts, profile: Profile) -> None:
+    def __init__(self, facts: ModelFacts, profile: Profile) -> None:
         self._facts, self._profile = facts, profile
         self._slices: list[deque[float]] = [deque(maxlen=_REMEMBERED) for _ in facts.slice_bytes]
         self._prepare: deque[float] = deque(maxlen=_REMEMBERED)

@@ -29,7 +29,7 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from actors.planning.compute_estimate import SelfEstimate
+from actors.planning.compute_estimate import ComputeEstimate
 from actors.planning.link_estimate import LinkEstimate
 from slicer.codecs.registry import CODECS
 from slicer.common.validation import Strict
@@ -37,8 +37,8 @@ from slicer.planning.cut_planner import (
     Choice,
     DeviceView,
     Estimate,
-    Facts,
     Goal,
+    ModelFacts,
     ServerView,
     choose,
     estimate,
@@ -108,7 +108,7 @@ class PlanConfig(Strict):
         )
 
 
-class Adaptive:
+class OnlinePlanner:
     """One device's planner. Not thread-safe: its event loop calls it; nothing here waits.
 
     Args:
@@ -118,14 +118,14 @@ class Adaptive:
         seed: of the moments and of who moves.
     """
 
-    def __init__(self, config: PlanConfig, facts: Facts, profile: Profile, present: Choice, seed: str) -> None:
+    def __init__(self, config: PlanConfig, facts: ModelFacts, profile: Profile, present: Choice, seed: str) -> None:
         self.present = present
         self.link = LinkEstimate()
         self._config = config
         self._facts = facts if config.codecs is None else _only(facts, config.codecs)
         self._profile = profile
         self._random = random.Random(f"{seed}/plan")
-        self._self = SelfEstimate(self._facts, profile)
+        self._self = ComputeEstimate(self._facts, profile)
         self._server = ServerView({}, {})
         self._own: dict[int, tuple[float, float]] = {}
         self._next_s: float | None = None
@@ -315,7 +315,7 @@ def _cheaper(best: Estimate, now: Estimate, goal: Goal) -> bool:
     return goal.deadline_ms is not None and best.execution_ms < 0.9 * now.execution_ms
 
 
-def _only(facts: Facts, codecs: tuple[str, ...]) -> Facts:
+def _only(facts: ModelFacts, codecs: tuple[str, ...]) -> ModelFacts:
     return replace(facts, codecs=tuple(codec for codec in facts.codecs if codec in codecs))
 
 

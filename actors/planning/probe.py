@@ -13,7 +13,7 @@ import numpy as np
 
 from actors.clock.clock import Clock
 from actors.network.client import ENVELOPE_BYTES, Server
-from actors.planning.online_planner import Adaptive
+from actors.planning.online_planner import OnlinePlanner
 from slicer.codecs import activations as codec
 from slicer.errors import HeadTailError
 from slicer.planning.cut_planner import Choice
@@ -24,7 +24,7 @@ PATIENCE_S = 10.0
 
 
 async def probe(
-    planner: Adaptive,
+    planner: OnlinePlanner,
     choice: Choice,
     served: ServedModel,
     server: Server,

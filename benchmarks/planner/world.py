@@ -25,7 +25,7 @@ from actors.planning.online_planner import PlanConfig
 from benchmarks.planner.cases import ENCODE_NS, Case
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_profile
-from slicer.planning.cut_planner import Choice, Facts, payload_bytes
+from slicer.planning.cut_planner import Choice, ModelFacts, payload_bytes
 from slicer.planning.cut_planner import DeviceView as View
 from slicer.profiles.device_profile import Profile
 from slicer.protocol.messages import ServedModel
@@ -109,15 +109,15 @@ async def _load(served: ServedModel, config: DeviceConfig, get: object) -> Any:
     return _Numbers(served, served.num_slices if config.alone else config.cut)
 
 
-_FACTS: dict[str, Facts] = {}
+_FACTS: dict[str, ModelFacts] = {}
 _ZEROS: dict[int, bytes] = {}
 
 
-def facts_of(served: ServedModel | None) -> Facts:
-    """`Facts.of`, once per model."""
+def facts_of(served: ServedModel | None) -> ModelFacts:
+    """`ModelFacts.of`, once per model."""
     assert served is not None
     if served.manifest not in _FACTS:
-        _FACTS[served.manifest] = Facts.of(served)
+        _FACTS[served.manifest] = ModelFacts.of(served)
     return _FACTS[served.manifest]
 
 

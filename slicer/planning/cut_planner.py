@@ -40,7 +40,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelFacts:
     """What does not change while a model is served.
 
     Attributes:
@@ -61,7 +61,7 @@ class Facts:
         return len(self.slice_bytes)
 
     @classmethod
-    def of(cls, served: ServedModel) -> Facts:
+    def of(cls, served: ServedModel) -> ModelFacts:
         """From what the server says of a model."""
         manifest = Manifest.from_json(served.manifest_json)
         sizes = tuple(shard.size_bytes for shard in manifest.shards)
@@ -183,7 +183,7 @@ class Estimate:
 
 
 def estimate_all(
-    facts: Facts, device: DeviceView, link: LinkView, server: ServerView | None, goal: Goal
+    facts: ModelFacts, device: DeviceView, link: LinkView, server: ServerView | None, goal: Goal
 ) -> list[Estimate]:
     """Every cut with every codec, those that are refused included; in the order of cuts and codecs."""
     choices = [Choice(cut, codec) for cut in range(facts.num_slices) for codec in offered(facts, cut)]
@@ -191,14 +191,14 @@ def estimate_all(
     return [estimate(facts, choice, device, link, server, goal) for choice in choices]
 
 
-def offered(facts: Facts, cut: int) -> list[str]:
+def offered(facts: ModelFacts, cut: int) -> list[str]:
     """The codecs of a cut: those of activations, and at cut 0 those of images."""
     known = (*CODECS, *(IMAGE_CODECS if cut == 0 else ()))
     return [codec for codec in known if codec in facts.codecs]
 
 
 def estimate(
-    facts: Facts, choice: Choice, device: DeviceView, link: LinkView, server: ServerView | None, goal: Goal
+    facts: ModelFacts, choice: Choice, device: DeviceView, link: LinkView, server: ServerView | None, goal: Goal
 ) -> Estimate:
     """What one choice would mean."""
     cut, whole = choice.cut, choice.cut == facts.num_slices
@@ -256,7 +256,7 @@ def choose(estimates: Sequence[Estimate], goal: Goal) -> Estimate | None:
     return min(fit, key=lambda one: (one.cost, one.choice), default=None)
 
 
-def payload_bytes(facts: Facts, choice: Choice, device: DeviceView) -> float | None:
+def payload_bytes(facts: ModelFacts, choice: Choice, device: DeviceView) -> float | None:
     """On the wire; exact but for PNG and JPEG; None where it is not known."""
     if choice.codec in IMAGE_CODECS:
         exact = codecs.image_bytes(choice.codec, facts.shapes[0])
@@ -270,7 +270,7 @@ def _wait(busy: float, service_ms: float) -> float:
 
 
 def _refused(
-    facts: Facts,
+    facts: ModelFacts,
     choice: Choice,
     device: DeviceView,
     server: ServerView | None,

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from slicer.codecs.registry import CODECS, IMAGE_CODECS
 from slicer.errors import ConfigError
-from slicer.planning.cut_planner import DeviceView, Estimate, Facts, Goal, LinkView, ServerView, choose, estimate_all
+from slicer.planning.cut_planner import (
+    DeviceView,
+    Estimate,
+    Goal,
+    LinkView,
+    ModelFacts,
+    ServerView,
+    choose,
+    estimate_all,
+)
 from slicer.planning.link_presets import PRESETS
 
 if TYPE_CHECKING:
@@ -86,7 +95,7 @@ def plan(
             raise ConfigError("--server-profile and --execution-ms both say how long the server takes; give one")
         _check("--server-profile", on_server, n)
         execution_ms = {cut: sum(spread.mean_ms for spread in on_server.slices_ms[cut:]) for cut in range(n)}
-    facts = Facts(
+    facts = ModelFacts(
         tuple(tuple(sliced.shape_at(cut)) for cut in range(n + 1)),
         tuple(part.weight_bytes for part in sliced.slices),
         tuple(range(n)),

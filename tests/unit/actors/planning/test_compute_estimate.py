@@ -6,14 +6,14 @@ import random
 
 import pytest
 
-from actors.planning.compute_estimate import SelfEstimate
+from actors.planning.compute_estimate import ComputeEstimate
 from slicer.planning.cut_planner import Choice
 from slicer.profiles.device_profile import NATIVE
 from tests.unit.actors.planning.test_online_planner import BOARD, FACTS
 
 
-def images(gaps_s: list[float]) -> SelfEstimate:
-    estimate, now_s = SelfEstimate(FACTS, BOARD), 0.0
+def images(gaps_s: list[float]) -> ComputeEstimate:
+    estimate, now_s = ComputeEstimate(FACTS, BOARD), 0.0
     estimate.arrived(now_s)
     for gap_s in gaps_s:
         now_s += gap_s
@@ -45,14 +45,14 @@ def test_a_rate_that_has_changed_is_learnt() -> None:
 
 
 def test_only_slices_that_never_ran_are_hoped_to_be_faster() -> None:
-    estimate = SelfEstimate(FACTS, BOARD)
+    estimate = ComputeEstimate(FACTS, BOARD)
     estimate.computed(2.0, (12.0, 13.0))
     assert estimate.view.slices_ms == (12.0, 13.0, 10.0, 10.0)
     assert estimate.hopeful(0.2).slices_ms == (12.0, 13.0, 8.0, 8.0)
 
 
 def test_encoding_is_learnt_by_codec_and_a_photographs_size_as_well() -> None:
-    estimate = SelfEstimate(FACTS, NATIVE)
+    estimate = ComputeEstimate(FACTS, NATIVE)
     estimate.encoded(Choice(1, "int8"), 0.025, 2700)  # 2,500 values
     estimate.encoded(Choice(0, "jpeg"), 0.0, 4000)
     assert estimate.view.encode_ns == pytest.approx({"int8": 10.0})

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from actors.planning.online_planner import Adaptive, PlanConfig
-from slicer.planning.cut_planner import Choice, Facts
+from actors.planning.online_planner import OnlinePlanner, PlanConfig
+from slicer.planning.cut_planner import Choice, ModelFacts
 from slicer.profiles.device_profile import NATIVE, Profile
 
-FACTS = Facts(
+FACTS = ModelFacts(
     shapes=((3, 100, 100), (25, 100), (25, 100), (25, 100), (10,)),
     slice_bytes=(1000,) * 4,
     entries=(0, 1, 2, 3),
@@ -38,7 +38,7 @@ class World:
         self.rate, self.noise, self.now_s = rate, noise, 0.0
         self.true_ms, self.deadline_ms = true_ms, deadline_ms
         self.asked_s: list[float] = []
-        self.planner = Adaptive(PlanConfig(**config), FACTS, BOARD, present, str(seed))
+        self.planner = OnlinePlanner(PlanConfig(**config), FACTS, BOARD, present, str(seed))
         self.planner.link.small(0.005)
         self.load: tuple[tuple[int, float, float], ...] = LOAD
         self.moves: list[Choice] = []
@@ -161,7 +161,7 @@ def test_a_wait_that_has_grown_at_one_entry_has_grown_at_the_others() -> None:
 
 
 def test_the_first_choice_is_made_by_what_joining_learnt() -> None:
-    planner = Adaptive(PlanConfig(), FACTS, BOARD, Choice(0, "fp32"), "s")
+    planner = OnlinePlanner(PlanConfig(), FACTS, BOARD, Choice(0, "fp32"), "s")
     assert planner.begin() == Choice(0, "fp32")  # nothing is known yet
     planner.link.small(0.005)
     planner.link.answered(planner.link.sent(0.0, 2700), 0.0077, 0.0)  # 1 MB/s
@@ -221,7 +221,7 @@ def test_what_was_never_run_is_taken_from_the_profile_or_from_the_slices_that_we
     world = World(rate=1e6, present=Choice(1, "int8"))
     world.run(2)
     assert world.planner.device.slices_ms == (10.0, 10.0, 10.0, 10.0)
-    native = Adaptive(PlanConfig(), FACTS, NATIVE, Choice(2, "fp32"), "s")
+    native = OnlinePlanner(PlanConfig(), FACTS, NATIVE, Choice(2, "fp32"), "s")
     native.computed(1.0, (4.0, 6.0))
     assert native.device.slices_ms == (4.0, 6.0, 5.0, 5.0)
 

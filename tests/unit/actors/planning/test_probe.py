@@ -8,7 +8,7 @@ from typing import Any
 from actors.device.plan_runner import PlanRun
 from actors.network.client import LinkedServer
 from actors.network.emulated_link import EmulatedLink
-from actors.planning.online_planner import Adaptive, PlanConfig
+from actors.planning.online_planner import OnlinePlanner, PlanConfig
 from actors.planning.probe import probe
 from actors.records.record import Record
 from actors.testing.fake_server import FakeServer
@@ -34,7 +34,7 @@ async def started(server: FakeServer, mbit_per_s: float, **config: Any) -> Virtu
 
 
 def test_joining_learns_the_link_before_the_first_image() -> None:
-    async def scenario() -> tuple[Adaptive, FakeServer, Choice]:
+    async def scenario() -> tuple[OnlinePlanner, FakeServer, Choice]:
         server = fake()
         device = await started(server, 0.8, plan=PlanConfig(), profile=BOARD)  # 0.1 bytes a microsecond
         assert device.cut.planner is not None

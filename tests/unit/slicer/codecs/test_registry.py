@@ -16,7 +16,7 @@ from actors.fleet.config import parse_fleet
 from slicer.codecs import activations, codec, images
 from slicer.codecs.registry import CODECS, IMAGE_CODECS, any_codec, as_taken, register
 from slicer.errors import CodecError, ConfigError
-from slicer.planning.cut_planner import Facts, offered
+from slicer.planning.cut_planner import ModelFacts, offered
 from tests.paths import ROOT
 
 Array = npt.NDArray[np.float32]
@@ -69,7 +69,7 @@ def test_an_own_codec_needs_no_more_than_its_registration(rounded: Rounded) -> N
         activations.decode_into("rounded", b"123", np.empty((1, 2), np.float32))
     fleet = parse_fleet({"groups": [{"name": "a", "cut": 1, "codec": "rounded"}]})
     assert fleet.groups[0].codec == "rounded"
-    assert "rounded" in offered(Facts(((1, 2), (3,)), (1,), (0,), tuple(CODECS)), 0)
+    assert "rounded" in offered(ModelFacts(((1, 2), (3,)), (1,), (0,), tuple(CODECS)), 0)
 
 
 def test_a_name_that_is_taken_or_missing_is_refused(rounded: Rounded) -> None:

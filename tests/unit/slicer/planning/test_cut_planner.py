@@ -14,9 +14,9 @@ from slicer.errors import ConfigError
 from slicer.planning.cut_planner import (
     Choice,
     DeviceView,
-    Facts,
     Goal,
     LinkView,
+    ModelFacts,
     ServerView,
     choose,
     estimate,
@@ -24,7 +24,7 @@ from slicer.planning.cut_planner import (
 )
 
 #: Four slices; a square image of 3 x 100 x 100, activations of 25 x 100 = 2,500 values, ten classes.
-FACTS = Facts(
+FACTS = ModelFacts(
     shapes=((3, 100, 100), (25, 100), (25, 100), (25, 100), (10,)),
     slice_bytes=(1000, 2000, 3000, 4000),
     entries=(0, 1, 2, 3),
