@@ -58,7 +58,7 @@ test-long: setup-test
 	$(BIN)/python -m pytest -m "long and not gpu" --timeout 3600
 
 docs: setup-docs
-	$(BIN)/python docs/make_configuration.py
+	$(BIN)/python docs/tools/make_configuration.py
 	$(BIN)/python -m mkdocs build --strict
 
 # RIG_VENV: the environment that the hosts of the rig share; ARGS: such as --only network,doctor.

@@ -49,7 +49,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 
 def test_the_configuration_page_is_what_its_generator_makes() -> None:
-    spec = importlib.util.spec_from_file_location("make_configuration", DOCS / "make_configuration.py")
+    spec = importlib.util.spec_from_file_location("make_configuration", DOCS / "tools/make_configuration.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

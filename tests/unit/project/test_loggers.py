@@ -1,4 +1,4 @@
-"""All loggers are in one tree, and docs/operate.md lists them."""
+"""All loggers are in one tree, and docs/guide/operate.md lists them."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def test_every_logger_is_below_headtail_and_documented() -> None:
                 assert argument.startswith('"'), f"{path.name}: a logger is named by a literal, not by {argument}"
                 named.add(argument.strip('"'))
     ours = named - FOREIGN - {"headtail"}
-    documented = set(re.findall(r"`(headtail\.\w+)`", (ROOT / "docs/operate.md").read_text(encoding="utf-8")))
+    documented = set(re.findall(r"`(headtail\.\w+)`", (ROOT / "docs/guide/operate.md").read_text(encoding="utf-8")))
     assert ours == documented

@@ -1,4 +1,4 @@
-"""Makes docs/configuration.md from the models that check the files: ``python docs/make_configuration.py``.
+"""Makes docs/configuration.md from the models that check the files: ``python docs/tools/make_configuration.py``.
 
 Types, bounds and defaults are those of the pydantic models or of a signature. Meanings are the lines of the docstrings'
 ``Attributes:`` or ``Args:``. A key without a meaning is an error, so the page holds every key.
@@ -30,7 +30,7 @@ from deployments.scheduling.registry import POLICIES, make_policy
 from slicer.planning.link_presets import PRESETS
 from slicer.profiles.device_profile import Profile, Spread
 
-PAGE = Path(__file__).with_name("configuration.md")
+PAGE = Path(__file__).resolve().parents[1] / "configuration.md"
 
 #: A key's unit, by how its name ends.
 UNITS = {
@@ -76,11 +76,11 @@ TYPES = {"phases": "list of `[seconds, mbit_per_s, delay_ms, loss]`, the last tw
 
 HEAD = """# Configuration
 Every key of the server's file and of the fleet's file. This page is generated: `make docs` runs
-`docs/make_configuration.py`, which reads the models that check the files. Unknown keys and contradictions are refused,
-with the remedy in the message.
+`docs/tools/make_configuration.py`, which reads the models that check the files. Unknown keys and contradictions are
+refused, with the remedy in the message.
 
 *Required* keys have no default. A unit belongs to the number in the file. `package.module:Class` names a class of your
-own ([extending](extending.md)).
+own ([extending](guide/extending.md)).
 """
 
 
