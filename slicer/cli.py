@@ -162,10 +162,10 @@ def _check_writable(path: Path) -> None:
 
 
 def _plan(args: argparse.Namespace, sliced: SlicedModel) -> str:
-    from slicer.profiles.device_profile import load_profile
+    from slicer.profiles.device_profile import load_device_profile
 
-    profile = load_profile(args.plan)
-    on_server = load_profile(args.server_profile) if args.server_profile is not None else None
+    profile = load_device_profile(args.plan)
+    on_server = load_device_profile(args.server_profile) if args.server_profile is not None else None
     estimates, chosen = plan_table.plan(args, sliced, profile, on_server)
     n, told = sliced.num_slices, plan_table.told(args)
     if args.json:

@@ -21,7 +21,7 @@ from actors.device.head_runtime import Computed
 from actors.device.health.recovery_probe import ALONE
 from actors.device.health.server_health import ServerHealth
 from actors.network.client import ENVELOPE_BYTES, Server
-from actors.records.record import Outcome, Record
+from actors.records.record import Record, RequestOutcome
 from slicer.common.top_k import top_k
 from slicer.errors import ServerError
 from slicer.planning.cut_planner import Choice
@@ -88,7 +88,7 @@ class PendingRequest:
         """Since the intended capture."""
         return (self.now_s() - self._record.scheduled_s) * 1e3
 
-    def close(self, outcome: Outcome, code: str = "", message: str = "") -> None:
+    def close(self, outcome: RequestOutcome, code: str = "", message: str = "") -> None:
         """The request has ended."""
         self._record.close(outcome, code, message, self.now_s())
         self._device.closed(self._record)

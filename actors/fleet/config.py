@@ -25,7 +25,7 @@ from slicer.common.validation import Strict, explain, nearest
 from slicer.common.yaml_files import read_yaml
 from slicer.errors import ConfigError
 from slicer.planning.link_presets import PRESETS
-from slicer.profiles.device_profile import load_profile
+from slicer.profiles.device_profile import load_device_profile
 
 _SHIPPED = Path(__file__).parent / "shipped"
 
@@ -141,7 +141,7 @@ class FleetConfig(Strict):
         Raises:
             ConfigError: the profile cannot be read, or contradicts the group.
         """
-        profile = load_profile(group.profile, self.directory)
+        profile = load_device_profile(group.profile, self.directory)
         if profile.kind == "emulated" and group.torch_threads != 1:
             raise ConfigError(
                 f"group {group.name!r}: torch_threads {group.torch_threads} on the emulated device {profile.name!r}, "

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Outcome = Literal[
+RequestOutcome = Literal[
     "answered",  # a reply came
     "refused",  # the server said why not; `code` and `message` hold it
     "dropped",  # the device dropped a stale image (--max-age-ms); a miss
@@ -46,7 +46,7 @@ class Record:
     image: int
     label: int | None
     scheduled_s: float
-    outcome: Outcome = "lost"
+    outcome: RequestOutcome = "lost"
     code: str = ""
     message: str = ""
     started_s: float | None = None
@@ -69,7 +69,9 @@ class Record:
     codec: str = ""
     alone: str = ""
 
-    def close(self, outcome: Outcome, code: str = "", message: str = "", finished_s: float | None = None) -> None:
+    def close(
+        self, outcome: RequestOutcome, code: str = "", message: str = "", finished_s: float | None = None
+    ) -> None:
         """The one place where a request ends. `finished_s`: on the device's clock; None: nobody was there to see it."""
         self.outcome, self.code, self.message, self.finished_s = outcome, code, message, finished_s
         if outcome == "answered" and finished_s is not None:

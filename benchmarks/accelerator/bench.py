@@ -18,8 +18,8 @@ from benchmarks.common.rate_search import highest_rate
 from benchmarks.common.results import ci95
 from benchmarks.common.strategies import options_of
 from deployments.costs.cost_model import CostModel
-from deployments.costs.profile_files import save_profile
-from deployments.engine.calibrate import measure
+from deployments.costs.profile_files import save_cost_profile
+from deployments.engine.calibrate import calibrate
 from deployments.executors.registry import make_executor
 from deployments.scheduling.scheduler import SHARED, Resident
 from deployments.simulation.simulator import Setup as Simulated
@@ -62,13 +62,13 @@ class Bench:
         costs = CostModel.unknown(last, self.args.max_batch, padded=bool(getattr(executor, "padded", False)))
         costs.name = self.model
         shape = self.sliced.shape_at(0)
-        measure(costs, executor, model="m", entry=0, shape=shape, repeats=3, budget_s=30.0)  # warm: kernels, graphs
-        measure(costs, executor, model="m", entry=0, shape=shape, repeats=self.args.repeats, budget_s=60.0)
+        calibrate(costs, executor, model="m", entry=0, shape=shape, repeats=3, budget_s=30.0)  # warm: kernels, graphs
+        calibrate(costs, executor, model="m", entry=0, shape=shape, repeats=self.args.repeats, budget_s=60.0)
         on_gpu = self.args.device.startswith("cuda")
         where = torch.cuda.get_device_name(self.args.device) if on_gpu else costs.source.where
         what = f"{self.model}, {last} slices, {self.args.dtype}, rows of zeros, {self.args.repeats} passes"
         costs.source = replace(costs.source, what=what, where=where)
-        save_profile(costs, self.profile)
+        save_cost_profile(costs, self.profile)
         return {
             "profile": self.profile.name,
             "whole_ms": {str(n): round(costs.span_s(0, last, n) * 1e3, 4) for n in costs.buckets},

@@ -30,7 +30,7 @@ from benchmarks.common.command_line import decimals, integers, names, new_parser
 from benchmarks.common.results import manifest, ratio_figures
 from benchmarks.paper import paper
 from deployments.costs.cost_model import CostModel
-from deployments.costs.profile_files import load_profile
+from deployments.costs.profile_files import load_cost_profile
 from slicer.common.comparison import paired_ratio
 from slicer.errors import HeadTailError
 
@@ -73,7 +73,7 @@ def work(args: argparse.Namespace, report: Report) -> None:
             report.save()
         if not bench.profile.is_file():
             continue
-        costs = load_profile(bench.profile)
+        costs = load_cost_profile(bench.profile)
         bound, whole_s = found["bound_rps"], costs.span_s(0, costs.num_slices, 1)
         if "predictions" in args.parts:
             predict(args, report, bench, found, costs, whole_s)

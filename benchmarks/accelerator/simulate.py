@@ -26,7 +26,7 @@ from benchmarks.common.command_line import integers, names, new_parser
 from benchmarks.common.results import manifest, put
 from benchmarks.common.strategies import options_of
 from deployments.costs.cost_model import CostModel
-from deployments.costs.profile_files import load_profile
+from deployments.costs.profile_files import load_cost_profile
 from deployments.simulation.simulator import Run, Setup, Simulation
 from deployments.simulation.workloads import Workload, bound_rps, goodput_rps
 from slicer.common.comparison import interval
@@ -131,7 +131,7 @@ class Bench:
 def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     slo_xs = _CURVE if args.curve else args.slo_x if args.goodput or not args.rate else []
     for name in args.profile:
-        profile = load_profile(name)
+        profile = load_cost_profile(name)
         for boundaries in args.boundaries:
             bench = Bench(args, profile, boundaries)
             order = random.Random(0).sample(args.strategies, len(args.strategies))

@@ -26,8 +26,8 @@ from benchmarks.common.command_line import decimals, names, new_parser, say
 from benchmarks.common.engine_harness import WARM_UP, Harness, Setup, latencies_ms, replayed, summary
 from benchmarks.common.results import ROOT, manifest, put
 from deployments.costs.cost_model import CostModel
-from deployments.costs.profile_files import load_profile, save_profile
-from deployments.engine.calibrate import measure
+from deployments.costs.profile_files import load_cost_profile, save_cost_profile
+from deployments.engine.calibrate import calibrate
 from deployments.executors.registry import make_executor
 from deployments.scheduling.scheduler import SHARED, Resident
 from deployments.simulation.simulator import Setup as Simulated
@@ -46,20 +46,22 @@ def model_of(args: argparse.Namespace) -> SlicedModel:
     return slice_model(args.model, 4, seed=0, verify=False, **json.loads(args.model_kwargs))
 
 
-def calibrate(args: argparse.Namespace) -> None:
+def save_table(args: argparse.Namespace) -> None:
     """Measure the table and save it at ``args.profile``."""
     sliced = model_of(args)
     executor = make_executor("torch", device="cpu", threads=1)
     executor.load("m", sliced, {SHARED: Resident(0, 4, own_copy=False)})
     costs = CostModel.unknown(4, args.max_batch)
     costs.name = args.model
-    measure(costs, executor, model="m", entry=0, shape=sliced.shape_at(0), repeats=args.repeats, budget_s=args.budget_s)
-    save_profile(costs, args.profile)
+    calibrate(
+        costs, executor, model="m", entry=0, shape=sliced.shape_at(0), repeats=args.repeats, budget_s=args.budget_s
+    )
+    save_cost_profile(costs, args.profile)
 
 
 def drive(args: argparse.Namespace) -> None:
     """Run every strategy at every load, and write what happened to ``args.runs``."""
-    sliced, costs = model_of(args), load_profile(args.profile)
+    sliced, costs = model_of(args), load_cost_profile(args.profile)
     bound = bound_rps(costs, ENTRIES, args.max_batch)
     runs = []
     for strategy in args.strategies:
@@ -88,7 +90,7 @@ def simulate(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The recorded arrivals on the saved table: ratios of simulated to real."""
     from deployments.simulation.simulator import Arrival
 
-    costs, found = load_profile(args.profile), []
+    costs, found = load_cost_profile(args.profile), []
     for run in json.loads(args.runs.read_text()):
         arrivals = [Arrival(time_s, entry) for time_s, entry in run.pop("arrivals")]
         setup = Simulated(costs, run["strategy"], max_batch=args.max_batch, decision_s=costs.decision_s, draw=True)
@@ -127,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run it."""
     args = parser().parse_args(argv)
     if args.part:
-        {"calibrate": calibrate, "drive": drive}[args.part](args)
+        {"calibrate": save_table, "drive": drive}[args.part](args)
         return 0
     asked = argparse.Namespace(**vars(args))  # without the temporary files below, which nobody finds again
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
             command = [*own, "--part", part, "--profile", str(args.profile), "--runs", str(args.runs)]
             subprocess.run(command, check=True, cwd=ROOT)
         runs = simulate(args)
-        costs = load_profile(args.profile)
+        costs = load_cost_profile(args.profile)
     counted = [run for run in runs if run["stable"]]
     worst = {q: max((abs(run["ratio"][q] - 1) for run in counted), default=None) for q in ("p50_ms", "p99_ms")}
     median = {q: statistics.median(run["ratio"][q] for run in counted) if counted else None for q in worst}

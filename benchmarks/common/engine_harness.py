@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.costs.cost_model import CostModel
-from deployments.engine.calibrate import measure
+from deployments.engine.calibrate import calibrate
 from deployments.engine.ledger import EngineStats, Outcome
 from deployments.engine.pipelined import engine_class
 from deployments.engine.warm_up import warm_up
@@ -108,7 +108,7 @@ class Harness:
         warm_up(Scheduler({MODEL: policy}), self.executor, {MODEL: shapes}, dtype)
         if table is not None and costs is None:
             first = min(setup.entries)
-            measure(table, self.executor, model=MODEL, entry=first, shape=shapes[first])
+            calibrate(table, self.executor, model=MODEL, entry=first, shape=shapes[first])
         self.costs = table
         self.engine = engine_class(self.executor)(
             Scheduler({MODEL: policy}), self.executor, self._deliver, max_rows=1 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 from actors.network.auto_transport import Way
 from benchmarks.common.strategies import options_of
 from deployments.costs.cost_model import CostModel
-from deployments.costs.profile_files import load_profile
+from deployments.costs.profile_files import load_cost_profile
 from deployments.simulation.simulator import Arrival, Run, Setup, Simulation
 from deployments.simulation.workloads import Workload, bound_rps, goodput_rps
 from slicer.errors import ConfigError
@@ -52,7 +52,7 @@ class Case:
     @cached_property
     def profile(self) -> CostModel:
         """The table, block by block."""
-        return load_profile(self.profile_name)
+        return load_cost_profile(self.profile_name)
 
     @cached_property
     def costs(self) -> CostModel:

@@ -24,7 +24,7 @@ from actors.network.emulated_link import EmulatedLink
 from actors.planning.online_planner import PlanConfig
 from benchmarks.planner.cases import ENCODE_NS, Case
 from deployments.costs.cost_model import CostModel
-from deployments.costs.profile_files import load_profile
+from deployments.costs.profile_files import load_cost_profile
 from slicer.planning.cut_planner import Choice, ModelFacts, payload_bytes
 from slicer.planning.cut_planner import DeviceView as View
 from slicer.profiles.device_profile import Profile
@@ -130,7 +130,7 @@ def zeros(size: int) -> bytes:
 
 def costs_of(profile: str, num_slices: int) -> CostModel:
     """A shipped cost profile, cut into so many equal slices."""
-    whole = load_profile(profile)
+    whole = load_cost_profile(profile)
     return whole.regroup(range(0, whole.num_slices + 1, whole.num_slices // num_slices))
 
 

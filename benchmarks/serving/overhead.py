@@ -40,7 +40,7 @@ from benchmarks.common.command_line import new_parser
 from benchmarks.common.results import manifest, put, ratio_figures
 from benchmarks.serving.servers import NAMES, SHAPE, NoCompute, start
 from deployments import app
-from deployments.costs.profile_files import load_profile
+from deployments.costs.profile_files import load_cost_profile
 from deployments.engine.engine import Engine
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Scheduler
@@ -78,7 +78,7 @@ def engine_us(strategy: str, requests: int = 4000) -> dict[str, float]:
     The server's own engine in virtual time: launch-bound's table at its 12 boundaries, Poisson arrivals at entries
     0, 3, 6 and 9. Its executor computes nothing and moves the clock, so what passes on the wall is the engine.
     """
-    costs = load_profile("launch-bound")
+    costs = load_cost_profile("launch-bound")
     entries, clock = (0, 3, 6, 9), FakeClock()
     policy = make_policy(strategy, model="toy", num_slices=costs.num_slices, max_batch=32, costs=costs)
     executor = NoCompute()

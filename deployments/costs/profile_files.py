@@ -21,7 +21,7 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
 
 
-def load_profile(name_or_path: str | Path) -> CostModel:
+def load_cost_profile(name_or_path: str | Path) -> CostModel:
     """Read a profile.
 
     Raises:
@@ -41,13 +41,13 @@ def load_profile(name_or_path: str | Path) -> CostModel:
         raise ConfigError(f"cost profile {shown(path)}: {error}") from None
 
 
-def load_profile_of(model: str, num_slices: int, name_or_path: str | Path) -> CostModel:
+def load_cost_profile_of(model: str, num_slices: int, name_or_path: str | Path) -> CostModel:
     """Read the profile of a model that is cut into so many slices.
 
     Raises:
-        ConfigError: as `load_profile`, or it was made for another number of slices.
+        ConfigError: as `load_cost_profile`, or it was made for another number of slices.
     """
-    table = load_profile(name_or_path)
+    table = load_cost_profile(name_or_path)
     if table.num_slices != num_slices:
         raise ConfigError(
             f"profile {str(name_or_path)!r} of {model!r} has {table.num_slices} slices, the model {num_slices}; "
@@ -61,11 +61,11 @@ def save_profiles(tables: Mapping[str, CostModel], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for model, table in tables.items():
         table.name = table.name or model
-        save_profile(table, folder / f"{model}.yaml")
+        save_cost_profile(table, folder / f"{model}.yaml")
 
 
-def save_profile(costs: CostModel, path: str | Path) -> None:
-    """Write a profile; `load_profile` reads it back.
+def save_cost_profile(costs: CostModel, path: str | Path) -> None:
+    """Write a profile; `load_cost_profile` reads it back.
 
     Raises:
         ConfigError: its source does not say where it comes from, so nobody could trust it later.

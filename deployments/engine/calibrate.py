@@ -22,7 +22,7 @@ _OUTLIER = 3.0
 _AT_ONCE = 2
 
 
-def measure(
+def calibrate(
     costs: CostModel,
     executor: Executor,
     *,

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from deployments.costs.cost_model import CostModel
-from deployments.costs.profile_files import load_profile
+from deployments.costs.profile_files import load_cost_profile
 from deployments.executors.base import Arriving, Executor, Floats, Sliced
 from deployments.executors.torch_executor import TorchExecutor
 from deployments.scheduling.scheduler import Resident, Row, Step
@@ -104,7 +104,7 @@ class EmulatedExecutor(Executor):
             raise ConfigError(f"answers {answers!r} of the emulated executor: known are none and true")
         if not (burn_launch_ms >= 0 and spin_ms >= 0):
             raise ConfigError(f"burn_launch_ms {burn_launch_ms}, spin_ms {spin_ms}: milliseconds, 0 or more")
-        self._profile = load_profile(profile)
+        self._profile = load_cost_profile(profile)
         self._random = random.Random(seed)
         self._spread = spread
         self._torch: Executor | None = TorchExecutor(device, threads) if answers == "true" else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deployments.config import ModelConfig, ServerConfig
-from deployments.costs.profile_files import load_profile_of
+from deployments.costs.profile_files import load_cost_profile_of
 from deployments.replica.hosted_model import spec_of
 from deployments.scheduling.registry import find_strategy
 from slicer import shards
@@ -41,7 +41,7 @@ def _check_model(model: ModelConfig) -> None:
     wrong = [entry for entry in model.entries or () if not 0 <= entry < num_slices]
     if wrong:
         raise ConfigError(f"entry {wrong[0]} is out of range; {num_slices} slices have entries 0 to {num_slices - 1}")
-    costs = None if model.profile is None else load_profile_of(model.name, num_slices, model.profile)
+    costs = None if model.profile is None else load_cost_profile_of(model.name, num_slices, model.profile)
     try:
         strategy = find_strategy(model.strategy)
         if not strategy.in_engine:

@@ -196,7 +196,7 @@ def parse_profile(data: Any, where: str) -> Profile:
         raise ConfigError(explain(error, where, Profile)) from None
 
 
-def load_profile(name: str, beside: Path | None = None) -> Profile:
+def load_device_profile(name: str, beside: Path | None = None) -> Profile:
     """``native``, the name of a shipped profile, or a path to a YAML file (relative ones first to `beside`).
 
     Raises:

@@ -81,7 +81,7 @@ def measure(
 
 
 def to_yaml(profile: Profile) -> str:
-    """The file's text; `slicer.profiles.device_profile.load_profile` reads it."""
+    """The file's text; `slicer.profiles.device_profile.load_device_profile` reads it."""
     document = _plain(profile.model_dump(mode="json", exclude_defaults=True))
     text: str = yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120)
     return text

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from deployments.config import ServerConfig
 from deployments.costs.cost_model import CostModel
-from deployments.costs.profile_files import load_profile_of, save_profiles
-from deployments.engine.calibrate import measure
+from deployments.costs.profile_files import load_cost_profile_of, save_profiles
+from deployments.engine.calibrate import calibrate
 from deployments.engine.engine import Engine
 from deployments.engine.pipelined import engine_class
 from deployments.engine.warm_up import warm_up
@@ -58,7 +58,7 @@ class EngineBackend(Backend):
             if model.name in self._costs and not model.config.profile:  # else it is known already
                 first = model.entries[0]
                 table, shape = self._costs[model.name], shapes[model.name][first]
-                measure(table, executor, model=model.name, entry=first, shape=shape)
+                calibrate(table, executor, model=model.name, entry=first, shape=shape)
 
         def make_engine(deliver: Deliver) -> Engine:
             return engine_class(executor)(Scheduler(policies), executor, deliver, max_rows=config.max_queue_rows)
@@ -94,7 +94,7 @@ class EngineBackend(Backend):
     def _table_of(self, model: HostedModel) -> CostModel:
         """The saved table that the configuration names, or an empty one."""
         if model.config.profile is not None:
-            return load_profile_of(model.name, model.num_slices, model.config.profile)
+            return load_cost_profile_of(model.name, model.num_slices, model.config.profile)
         return CostModel.unknown(model.num_slices, model.config.max_batch, padded=self._executor.padded)
 
     def _save_tables(self) -> None:

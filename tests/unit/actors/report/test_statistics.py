@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.records.record import Outcome, Record
+from actors.records.record import Record, RequestOutcome
 from actors.report import statistics as stats
 from actors.report.statistics import StrategyRun
 from slicer.common.comparison import Ratio
@@ -41,7 +41,7 @@ def test_latencies_and_throughput_of_five_answers() -> None:
 
 
 @given(st.lists(st.sampled_from(["answered", "refused", "dropped", "lost"]), max_size=30))
-def test_the_ledger_closes(outcomes: list[Outcome]) -> None:
+def test_the_ledger_closes(outcomes: list[RequestOutcome]) -> None:
     summary = stats.summarise([record(t, None, outcome=outcome) for t, outcome in enumerate(outcomes)])
     assert summary.requests == len(outcomes)
     assert summary.requests == summary.answered + summary.refused + summary.dropped + summary.lost

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.costs.cost_model import GUESS_S, UNKNOWN, Cell, CostModel, Source, buckets_to, from_dict, padded_to
-from deployments.costs.profile_files import load_profile, save_profile, shipped
+from deployments.costs.profile_files import load_cost_profile, save_cost_profile, shipped
 from slicer.errors import ConfigError
 
 HERE = Source(what="a test", where="here", when="now")
@@ -137,8 +137,8 @@ def test_a_profile_is_read_back_as_it_was_written(
 ) -> None:
     path = tmp_path_factory.mktemp("profile") / "p.yaml"
     costs = table(*[[time / 1e6 for time in times] for times in times_ms], merge_s=1e-5, decision_s=2e-5, padded=padded)
-    save_profile(costs, path)
-    back = load_profile(path)
+    save_cost_profile(costs, path)
+    back = load_cost_profile(path)
     assert (back.buckets, back.source, back.name, back.padded) == (costs.buckets, costs.source, costs.name, padded)
     assert (back.merge_s, back.decision_s) == (pytest.approx(1e-5), pytest.approx(2e-5))
     for rows in range(1, 5):
@@ -148,7 +148,7 @@ def test_a_profile_is_read_back_as_it_was_written(
 
 @pytest.mark.parametrize(("name", "floor", "per_row"), [("launch-bound", 1.2, 0.18), ("edge-gpu", 1.2, 0.48)])
 def test_shipped_profiles_hold_what_they_say(name: str, floor: float, per_row: float) -> None:
-    costs = load_profile(name)
+    costs = load_cost_profile(name)
     assert costs.num_slices == 12 and costs.source.hypothetical
     for rows in range(1, 33):
         assert costs.slice_s(5, rows) * 1e3 == pytest.approx(max(floor, 0.35 * floor + per_row * rows))
@@ -157,9 +157,9 @@ def test_shipped_profiles_hold_what_they_say(name: str, floor: float, per_row: f
 def test_every_shipped_profile_loads_and_says_where_it_comes_from() -> None:
     assert {"launch-bound", "edge-gpu", "cpu-like"} <= set(shipped())
     for name in shipped():
-        source = load_profile(name).source
+        source = load_cost_profile(name).source
         assert source.hypothetical or (source.where and source.when)
-    assert load_profile("cpu-like").span_s(0, 12, 3) == pytest.approx(0.036)
+    assert load_cost_profile("cpu-like").span_s(0, 12, 3) == pytest.approx(0.036)
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -186,15 +186,15 @@ def test_a_wrong_profile_is_refused_with_the_reason(data: Any, complaint: str, t
     path = tmp_path / "p.yaml"
     path.write_text(yaml.safe_dump(data), encoding="utf-8")
     with pytest.raises(ConfigError, match=complaint) as error:
-        load_profile(path)
+        load_cost_profile(path)
     assert "p.yaml" in str(error.value)
 
 
 def test_a_profile_of_unknown_origin_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must say where and when"):
-        save_profile(CostModel.unknown(2, 4), tmp_path / "p.yaml")
+        save_cost_profile(CostModel.unknown(2, 4), tmp_path / "p.yaml")
     with pytest.raises(ConfigError, match="shipped are cpu-like"):
-        load_profile(tmp_path / "missing.yaml")
+        load_cost_profile(tmp_path / "missing.yaml")
 
 
 def test_slices_that_are_alike_are_written_once() -> None:

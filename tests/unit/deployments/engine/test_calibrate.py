@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deployments.costs.cost_model import CostModel
-from deployments.engine.calibrate import measure
+from deployments.engine.calibrate import calibrate
 from deployments.executors.base import Executor, Floats, OutOfMemory
 from deployments.scheduling.scheduler import Step
 from deployments.testing.fakes import FakeClock, FakeExecutor, FakePipeline
@@ -13,7 +13,7 @@ from deployments.testing.fakes import FakeClock, FakeExecutor, FakePipeline
 
 def measured(executor: Executor, clock: FakeClock, max_batch: int = 8, **arguments: object) -> CostModel:
     costs = CostModel.unknown(3, max_batch)
-    return measure(costs, executor, model="vit", shape=(2,), clock=clock, **{"entry": 0, **arguments})  # type: ignore[arg-type]
+    return calibrate(costs, executor, model="vit", shape=(2,), clock=clock, **{"entry": 0, **arguments})  # type: ignore[arg-type]
 
 
 def seconds(step: Step) -> float:

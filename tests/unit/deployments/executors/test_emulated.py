@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from deployments.costs.cost_model import Cell, CostModel, Source
-from deployments.costs.profile_files import save_profile
+from deployments.costs.profile_files import save_cost_profile
 from deployments.executors.emulated import EmulatedExecutor, chain
 from deployments.executors.registry import make_executor
 from deployments.scheduling.scheduler import Resident, Row, Step
@@ -145,7 +145,7 @@ def spread(tmp_path: Path) -> str:
     """Two slices of 2 ms, with a standard deviation of a quarter of that."""
     cell = Cell(2e-3, 0.5e-3, 100)
     path = tmp_path / "spread.yaml"
-    save_profile(CostModel((1, 2), [[cell, cell]] * 2, source=Source(hypothetical=True), name="spread"), path)
+    save_cost_profile(CostModel((1, 2), [[cell, cell]] * 2, source=Source(hypothetical=True), name="spread"), path)
     return str(path)
 
 

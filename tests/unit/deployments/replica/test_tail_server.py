@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deployments.costs.profile_files import load_profile
+from deployments.costs.profile_files import load_cost_profile
 from deployments.executors.torch_executor import TorchExecutor
 from deployments.replica.tail_server import TailServer
 from deployments.scheduling.registry import STRATEGIES
@@ -180,16 +180,16 @@ def test_a_measured_profile_is_saved_and_can_be_started_from(
         return TailServer({"models": [model], "torch_threads": 1, "shard_dir": str(shard_dir), **config}, "cpu")
 
     measured = server(profile_dir=str(tmp_path))
-    saved = load_profile(tmp_path / f"{MODEL}.yaml")
+    saved = load_cost_profile(tmp_path / f"{MODEL}.yaml")
     assert saved.num_slices == 4 and saved.known_from == 0
     assert not saved.source.hypothetical and saved.source.where == "cpu"
     request = request_at(sliced, measured, 0, images(sliced, 1)[0])
     assert isinstance(run(lambda: measured.infer(request), measured), Reply)
-    kept = load_profile(tmp_path / f"{MODEL}.yaml")
+    kept = load_cost_profile(tmp_path / f"{MODEL}.yaml")
     assert kept.table[0][0].seen > saved.table[0][0].seen, "what was seen while serving is in it"
 
     monkeypatch.setattr(
-        "deployments.replica.backends.engine_backend.measure",
+        "deployments.replica.backends.engine_backend.calibrate",
         lambda *_, **__: pytest.fail("measured although it is known"),
     )
     again = server(model={"profile": str(tmp_path / f"{MODEL}.yaml")})

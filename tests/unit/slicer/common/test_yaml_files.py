@@ -11,12 +11,12 @@ import pytest
 
 from actors.fleet.config import load_fleet
 from deployments.config import load_config
-from deployments.costs.profile_files import load_profile as load_costs
+from deployments.costs.profile_files import load_cost_profile as load_costs
 from deployments.doctor.cli import members_of
 from slicer.common.yaml_files import parse_json, parse_yaml, read_yaml
 from slicer.errors import ConfigError, HeadTailError
 from slicer.models import zoo
-from slicer.profiles.device_profile import load_profile
+from slicer.profiles.device_profile import load_device_profile
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n" for before, name in zip("abcdef", "bcdefg", strict=True)
@@ -59,7 +59,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
 READERS: tuple[Callable[[Any], Any], ...] = (
     load_config,
     load_fleet,
-    lambda path: load_profile(str(path)),
+    lambda path: load_device_profile(str(path)),
     load_costs,
     lambda path: zoo.resolve(str(path)),
     lambda path: members_of(str(path)),

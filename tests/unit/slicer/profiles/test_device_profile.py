@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicer.errors import ConfigError
-from slicer.profiles.device_profile import NATIVE, Profile, Spread, load_profile, parse_profile
+from slicer.profiles.device_profile import NATIVE, Profile, Spread, load_device_profile, parse_profile
 
 TIMES = [{"mean": 5.0, "std": 0.5}, {"quantiles": {0.05: 4.0, 0.5: 5.0, 0.95: 9.0}}]
 
@@ -22,7 +22,7 @@ def parse(**changes: Any) -> Profile:
 
 
 def test_native_is_this_host_and_nothing_of_it_is_emulated() -> None:
-    assert load_profile("native") is NATIVE
+    assert load_device_profile("native") is NATIVE
     assert NATIVE.emulated == ()
     assert NATIVE.draw_ms(4, random.Random(0)) == 0
     NATIVE.check_model("any", 17)
@@ -35,19 +35,19 @@ def test_an_emulated_profile_always_says_so_and_whether_it_is_made_up() -> None:
 
 @pytest.mark.parametrize("name", ["slow-board", "fast-board"])
 def test_shipped_profiles_load_and_are_marked_as_made_up(name: str) -> None:
-    profile = load_profile(name)
+    profile = load_device_profile(name)
     assert profile.hypothetical
     assert profile.draw_ms(4, random.Random(0)) > 0
 
 
 def test_a_profile_file_beside_the_fleet_is_found(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("{name: mine, hypothetical: true, slices_ms: [{mean: 1, std: 0}]}")
-    assert load_profile("mine.yaml", tmp_path).name == "mine"
+    assert load_device_profile("mine.yaml", tmp_path).name == "mine"
 
 
 def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"'jetson'.*native, fast-board, slow-board"):
-        load_profile("jetson")
+        load_device_profile("jetson")
 
 
 @pytest.mark.parametrize(

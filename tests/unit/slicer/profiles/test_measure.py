@@ -10,7 +10,7 @@ import yaml
 
 from slicer import cli
 from slicer.profiles import measure as profiling
-from slicer.profiles.device_profile import Profile, Spread, load_profile
+from slicer.profiles.device_profile import Profile, Spread, load_device_profile
 
 MODEL = ["vit_tiny_patch16_224", "--kwargs", '{"img_size": 32, "patch_size": 8, "depth": 4, "embed_dim": 24}']
 
@@ -19,7 +19,7 @@ def test_a_profile_is_measured_written_and_read_again(tmp_path: Path, capsys: py
     file = tmp_path / "here.yaml"
     assert cli.main([*MODEL, "--profile", str(file), "--batches", "1,4"]) == 0
     assert "written to" in capsys.readouterr().out
-    profile = load_profile(str(file))
+    profile = load_device_profile(str(file))
     assert (profile.name, len(profile.slices_ms), list(profile.batches_ms)) == ("here", 4, [4])
     assert all(spread.mean_ms > 0 for spread in profile.slices_ms)
     assert profile.source.startswith("measured ")
