@@ -72,6 +72,27 @@ def test_a_convolution_says_first_and_a_linear_layer_last_whatever_the_shape() -
     assert found[(12, 20, 12)] == 2
 
 
+class TokensLast(nn.Module):
+    """[C, N]: normalised over channels, mixed over tokens by a Linear, as MLP-Mixers on transposed activations are."""
+
+    input_shape = (3, 24, 24)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 30, 4, 4)
+        self.layers = nn.Sequential(
+            *(nn.Sequential(nn.Linear(36, 36), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(36, 36)) for _ in range(3))
+        )
+        self.classifier = nn.Linear(30, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.layers(self.stem(x).flatten(2)).mean(2))
+
+
+def test_a_linear_layer_over_tokens_does_not_outweigh_a_normalisation_over_channels() -> None:
+    assert shapes_and_axes(TokensLast())[(30, 36)] == 0
+
+
 def build() -> nn.Module:
     return Convolutions()
 
