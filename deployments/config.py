@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from deployments.executors.registry import EXECUTORS
-from deployments.scheduling.registry import SHIPPED, STRATEGIES, current_name
+from deployments.scheduling.registry import SHIPPED, current_name
 from slicer.common.addresses import application_url, bearer_token
 from slicer.common.error_text import shown
 from slicer.common.validation import Strict, explain, nearest
@@ -73,10 +73,10 @@ class ModelConfig(Strict):
     @classmethod
     def _known_strategy(cls, strategy: str) -> str:
         strategy = current_name(strategy)
-        if strategy not in STRATEGIES and ":" not in strategy:
+        if strategy not in SHIPPED and ":" not in strategy:
             raise ValueError(
-                f"unknown strategy {shown(repr(strategy))}{nearest(strategy, STRATEGIES)}; "
-                f"this build has {', '.join(STRATEGIES)}; "
+                f"unknown strategy {shown(repr(strategy))}{nearest(strategy, list(SHIPPED))}; "
+                f"this build has {', '.join(SHIPPED)}; "
                 "an own one is written package.module:Class"
             )
         return strategy

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,12 @@ def run(command: str, env: Mapping[str, str], timeout_s: float = 900) -> str:
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def wait_for_jobs(address: str, timeout_s: float = 60) -> None:
@@ -110,7 +117,13 @@ def test_jobs_on_a_cluster(reader: Mapping[str, str], tmp_path: Path, monkeypatc
     monkeypatch.setenv("HOME", reader["HOME"])
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 2, "include_dashboard": True, "dashboard_port": 0},
+        # The agent takes jobs at a port of its own: the other tests' cluster may have taken the usual one.
+        head_node_args={
+            "num_cpus": 2,
+            "include_dashboard": True,
+            "dashboard_port": 0,
+            "dashboard_agent_listen_port": free_port(),
+        },
     )
     try:
         wait_for_jobs(f"http://{cluster.head_node.webui_url}")
