@@ -55,9 +55,11 @@ class Settled:
 
 
 def as_asked(config: ServerConfig) -> Settled:
-    """Of a configuration that says itself whether there is HTTP; host and port are as it says."""
+    """Of a configuration that says itself whether there is HTTP; address as it says, else Serve's default."""
     http = config.http
-    return Settled(config, HttpAddress(http.host, http.port, http.url) if http.enabled is True else None)
+    if http.enabled is not True:
+        return Settled(config, None)
+    return Settled(config, HttpAddress(http.host or "127.0.0.1", http.port or PORT, http.url))
 
 
 def settle(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deployments.config import HttpAddress, ServerConfig, parse_config
+from deployments.placing import http_endpoint
 from deployments.placing.http_endpoint import (
     Running,
     free_port,
@@ -115,3 +116,9 @@ def test_a_port_is_free_until_somebody_listens_there() -> None:
         port = listener.getsockname()[1]
         assert free_port(port) != port
     assert free_port(port) == port
+
+
+def test_http_that_is_asked_for_without_an_address_is_at_serves_own() -> None:
+    http = http_endpoint.as_asked(config(enabled=True)).http
+    assert http is not None
+    assert http.of("cameras", "10.0.0.1") == "http://127.0.0.1:8000/cameras"
