@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.load import applications as server
+from actors.load import applications
 from actors.load.config import LoadConfig
 from actors.report import report_tables
 from actors.report.result import Result, document
@@ -22,7 +22,7 @@ from slicer.errors import ConfigError, HeadTailError
 
 #: What `--demo` means where a flag does not say otherwise; everything else has the defaults of the flags.
 DEMO: dict[str, Any] = {
-    "strategy": ",".join(server.DEMO_STRATEGIES),
+    "strategy": ",".join(applications.DEMO_STRATEGIES),
     # Emulated boards of tens of ms: on two cores a generator that is late by 1 ms is more than 5 % of a native head.
     "fleet": "emulated",
     "device_rate": 4.0,
@@ -173,10 +173,10 @@ def strategies_of(text: str, running: str | None) -> tuple[str, ...]:
     Raises:
         ConfigError: an unknown strategy, or a list that names nothing.
     """
-    known = server.ALL_STRATEGIES
+    known = applications.ALL_STRATEGIES
     if text == "all":
         return known
-    names = tuple(server.current_name(name.strip()) for name in text.split(",") if name.strip())
+    names = tuple(applications.current_name(name.strip()) for name in text.split(",") if name.strip())
     for name in names:
         if name not in known and ":" not in name:
             raise ConfigError(f"unknown strategy {name!r}; this build has {', '.join(known)}, or package.module:Class")

@@ -19,8 +19,7 @@ from ray import serve
 from ray.serve import Application
 
 from deployments.config import HttpAddress, ServerConfig, load_config, parse_config
-from deployments.placing import http_endpoint as way_in
-from deployments.placing import placement
+from deployments.placing import http_endpoint, placement
 from deployments.replica import preflight as checks
 from deployments.replica.tail_server import TailServer
 from slicer.common.addresses import application_name
@@ -31,7 +30,7 @@ from slicer.errors import ConfigError, PlacementError, ServerError
 DEPLOYMENT = "TailServer"
 
 #: Of a replica. A line per request was 6 % of its time, and metrics count; with the lines off, Serve still makes each
-#: (3 %) and drops it, but for warnings only it does not. A replica has nothing else to say below a warning.
+#: (3 %) and drops it, except for warnings only it does not. A replica has nothing else to say below a warning.
 LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
 
 #: How often a start that takes long says how far it is, seconds.
@@ -54,12 +53,12 @@ def build(args: dict[str, Any] | ServerConfig | None = None) -> Application:
     config = _from_args(args)
     nodes = placement.living(ray.nodes()) if ray.is_initialized() else []
     if config.http.enabled != "auto":
-        return _application(way_in.as_asked(config), nodes)
+        return _application(http_endpoint.as_asked(config), nodes)
     running = running_serve() if ray.is_initialized() else None
-    return _application(way_in.settle(config, nodes, running or way_in.Running()), nodes)
+    return _application(http_endpoint.settle(config, nodes, running or http_endpoint.Running()), nodes)
 
 
-def _application(settled: way_in.Settled, nodes: Sequence[placement.Node]) -> Application:
+def _application(settled: http_endpoint.Settled, nodes: Sequence[placement.Node]) -> Application:
     config, http = settled.config, settled.http
     decision = placement.decide(config, nodes)
     deployment = serve.deployment(
@@ -110,7 +109,7 @@ def _from_args(args: Mapping[str, Any] | ServerConfig | None) -> ServerConfig:
 
 def run(
     config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail", say: Callable[[str], None] | None = None
-) -> way_in.Settled:
+) -> http_endpoint.Settled:
     """Start the application and return what was settled when it is RUNNING. Ray must be initialised.
 
     Args:
@@ -130,7 +129,7 @@ def run(
     return settled
 
 
-def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") -> way_in.Settled:
+def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") -> http_endpoint.Settled:
     """Ask Serve for the application and return at once what was settled; `wait_running` tells when it runs.
 
     Several start side by side. Not thread-safe, since Serve's own building of a deployment is not.
@@ -146,7 +145,7 @@ def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") 
     if len(nodes) == 1 and nodes[0].address == ray.util.get_node_ip_address():
         checks.check_here(asked)
     running = running_serve()
-    settled = way_in.settle(asked, nodes, running)
+    settled = http_endpoint.settle(asked, nodes, running)
     if running is None:
         _start_serve(settled.http)
     application = _application(settled, nodes)
@@ -158,7 +157,7 @@ def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") 
     return settled
 
 
-def running_serve() -> way_in.Running | None:
+def running_serve() -> http_endpoint.Running | None:
     """The Serve of this cluster; None: none runs."""
     try:
         controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
@@ -172,9 +171,9 @@ def running_serve() -> way_in.Running | None:
         ]
     )
     if str(location).endswith("Disabled"):
-        return way_in.Running()
+        return http_endpoint.Running()
     # Serve does not say which proxy it uses, but the actors' class does.
-    return way_in.Running(
+    return http_endpoint.Running(
         options.host, options.port, any("HAProxyManager" in repr(proxy) for proxy in proxies.values())
     )
 
@@ -184,13 +183,13 @@ def _start_serve(http: HttpAddress | None) -> None:
     if http is None:
         serve.start(proxy_location="Disabled")
         return
-    if way_in.free_port(http.port) != http.port:
+    if http_endpoint.free_port(http.port) != http.port:
         raise ServerError(
             f"port {http.port} is taken on this machine: end what listens there, or set http: {{port: N}} to "
             "another one"
         )
-    folder = way_in.private_folder()
-    make = ray.remote(num_cpus=0)(way_in.make_private)
+    folder = http_endpoint.private_folder()
+    make = ray.remote(num_cpus=0)(http_endpoint.make_private)
     ray.get(
         [
             make.options(label_selector={"ray.io/node-id": node.node_id}).remote(folder)
@@ -199,8 +198,8 @@ def _start_serve(http: HttpAddress | None) -> None:
     )
     variables = {
         **environment("controller", http=True),
-        **way_in.own_ports(os.environ),
-        **way_in.own_files(os.environ, folder),
+        **http_endpoint.own_ports(os.environ),
+        **http_endpoint.own_files(os.environ, folder),
     }
     serve.start(
         proxy_location="EveryNode",
@@ -209,7 +208,7 @@ def _start_serve(http: HttpAddress | None) -> None:
     )
 
 
-def wait_running(name: str, settled: way_in.Settled, say: Callable[[str], None] | None = None) -> None:
+def wait_running(name: str, settled: http_endpoint.Settled, say: Callable[[str], None] | None = None) -> None:
     """Return when the application runs and, where it offers HTTP, answers it; raises as `run`, and takes it down then.
 
     Args:
@@ -220,7 +219,7 @@ def wait_running(name: str, settled: way_in.Settled, say: Callable[[str], None] 
     try:
         _wait_running(name, config, time.monotonic() + config.start_timeout_s, say or (lambda _: None))
         if settled.http is not None:
-            way_in.wait_reachable(settled.http, name, ray.util.get_node_ip_address())
+            http_endpoint.wait_reachable(settled.http, name, ray.util.get_node_ip_address())
     except BaseException:
         stop_quietly(name)
         raise

@@ -191,6 +191,11 @@ class Device:
             request.close("refused", "device", f"{type(error).__name__}: {error}")
         return ()
 
+    def lost(self, record: Record, message: str) -> None:
+        """The run ended first: the request gets no answer any more."""
+        record.close("lost", "ended", message)
+        self.closed(record)
+
     def closed(self, record: Record) -> None:
         """A record has its outcome."""
         self._on_closed(record)

@@ -222,7 +222,7 @@ def image_payload(name: str, image: str, prepare: Preprocess) -> bytes:
 
 
 def empty(dropped: Sequence[nn.Module], kept: Sequence[nn.Module]) -> None:
-    """Take the weights out of modules that nobody runs any more, but for those that others hold, too.
+    """Take the weights out of modules that nobody runs any more, except for those that others hold, too.
 
     Dropping the modules is not enough: a traced module is a cycle of references, which a collection may free late, or
     never, if `gc.freeze` was called in between.

@@ -101,8 +101,7 @@ class PlanRun:
                     f"no answer {self._plan.drain_s:g} s after the run's last request began; the server is overloaded "
                     "or gone (`serve status` says which)"
                 )
-                record.close("lost", "ended", message)
-                self._device.closed(record)
+                self._device.lost(record, message)
 
     def _record(self, image: int, scheduled_s: float) -> Record:
         record = make_record(self._device.config, self._plan, image, scheduled_s, str(len(self.records)))

@@ -25,7 +25,7 @@ from actors.device.virtual import REPLAYED, Crowd
 from actors.network.auto_transport import make_transport
 from actors.network.client import Kept, LinkedServer, Server
 from actors.network.link import Link, make_link
-from actors.network.parcels import Gateway
+from actors.network.parcels import Parcels
 from actors.records.record import Record
 from actors.records.request_plan import Plan
 from slicer.common.plugins import load_object
@@ -120,7 +120,7 @@ class DeviceActor:
     def _connect(self, config: DeviceConfig, app: str) -> Server:
         transport = make_transport(config.transport, app, config.url)
         if config.parcel_ms:
-            transport = Gateway(transport, gather_s=config.parcel_ms / 1e3)
+            transport = Parcels(transport, gather_s=config.parcel_ms / 1e3)
         self._servers.append(transport)
         return transport
 
@@ -221,7 +221,7 @@ class DeviceActor:
         return dict(self._closed)
 
     async def ended(self, since: int) -> list[Record]:
-        """The records of the current run that are closed, but for the first `since` of them."""
+        """The records of the current run that are closed, except for the first `since` of them."""
         return self._ended[since:]
 
     async def stop(self) -> None:

@@ -74,7 +74,7 @@ def check(
     resource: str = "edge",
     beside: Sequence[Beside] = (),
 ) -> str | None:
-    """Whether all demands fit a cluster that is empty but for `beside`, and by what they are placed.
+    """Whether all demands fit a cluster that is empty except for `beside`, and by what they are placed.
 
     Args:
         nodes: as `ray.nodes()` gives them; dead ones are left out.

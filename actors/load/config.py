@@ -17,7 +17,7 @@ DIGITS = "digits"
 
 @dataclass(frozen=True)
 class LoadConfig:
-    """One load job. Exactly one of `rate_rps`, `device_rate_rps` and `concurrency` is given, but for a trace.
+    """One load job. Exactly one of `rate_rps`, `device_rate_rps` and `concurrency` is given, except for a trace.
 
     Attributes:
         strategies: in the order of the tables; empty with `server`: whatever it serves.
@@ -35,7 +35,7 @@ class LoadConfig:
         deadline_ms: how long after the capture an answer is worth something; None: for ever.
         slices, accelerator, max_batch: of the application that the job starts.
         resident: "one" application at a time, each in a fresh process (memory and accelerator are its own); "all" of
-            them loaded from the start, idle but for the one that is measured (saves starts).
+            them loaded from the start, idle except for the one that is measured (saves starts).
         top_k: classes in an answer; codec: replaces the fleet's codecs.
         out: directory of the report; None: none is written. `overwrite`: an earlier report there is replaced.
         address: Ray cluster to join; None: a running one, else one is started here; "local": always start one.

@@ -19,12 +19,11 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
-from actors.fleet import copy_images as remote_images
+from actors.fleet import copy_images
 from actors.fleet.config import FleetConfig
 from actors.fleet.fleet import Fleet, load_fleet
 from actors.fleet.placement import check, demands_of
-from actors.load import applications as server
-from actors.load import schedule
+from actors.load import applications, schedule
 from actors.load.arrivals import parse_process
 from actors.load.config import DIGITS, LoadConfig
 from actors.load.expected import Expected
@@ -50,7 +49,7 @@ def run_job(job: Job) -> Result:
     """
     if not job.server:
         job.compute_reference()  # also what shows whether images and models fit, so it comes before any start
-    with server.ray_session(job.address, running=bool(job.server)):
+    with applications.ray_session(job.address, running=bool(job.server)):
         if job.server:
             job.find_server()
             job.compute_reference()
@@ -111,7 +110,7 @@ class Job:
     def find_server(self) -> None:
         """Look at the running application. Raises ServerError: it is absent, or another one than was asked for."""
         assert self._config.server is not None, "only where one was named"
-        strategy = server.check_running(self._config.server, self._models, self._config.strategies)
+        strategy = applications.check_running(self._config.server, self._models, self._config.strategies)
         self._strategies.apps = {strategy: self._config.server}
 
     @contextlib.contextmanager
@@ -146,7 +145,7 @@ class Job:
             say("loading the heads")
             fleet.start()
             if self._config.images == DIGITS:
-                remote_images.write_where_missing(self._images, fleet.devices)
+                copy_images.write_where_missing(self._images, fleet.devices)
             yield
         finally:
             if self._config.address != "local":  # a Ray of its own takes its applications with it, and sooner
@@ -202,7 +201,7 @@ class Job:
         app = self._strategies.apps[strategy]
         try:
             self._strategies.switch(fleet, strategy)
-            before = server.status(app)
+            before = applications.status(app)
         except ServerError as error:
             self._failed(seed, strategy, f"not measured: {error}")
             return
@@ -215,7 +214,7 @@ class Job:
         for record in records:
             self._expected.add_to(record, self._model_of[record.device])
         try:
-            after = server.status(app)
+            after = applications.status(app)
         except ServerError as error:
             self._failed(seed, strategy, f"the server did not outlive the run: {error}")
             after = {}
@@ -229,7 +228,7 @@ class Job:
                 warmup_s=schedule.warmup_s(self._config),
                 window_s=schedule.window_s(self._config, self._process),
                 records=records,
-                server=server.usage(before, after, answered),
+                server=applications.usage(before, after, answered),
             )
         )
         self._learn(fleet, strategy, before)

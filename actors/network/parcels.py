@@ -15,7 +15,7 @@ from actors.network.client import Server, ServerWrapper
 from slicer.protocol.messages import Answer, Request
 
 
-class Gateway(ServerWrapper):
+class Parcels(ServerWrapper):
     """The server for all devices of one process, in few calls. Used on one event loop.
 
     Args:

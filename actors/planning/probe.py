@@ -33,7 +33,7 @@ async def probe(
     name: str = "probe",
     token: str = "",
 ) -> None:
-    """Send one at `choice`, tell the planner what came of it. Never raises but for cancellation.
+    """Send one at `choice`, tell the planner what came of it. Never raises except for cancellation.
 
     Args:
         served: the model that is asked for, with the manifest that the server knows.

@@ -1,4 +1,17 @@
 """What is kept of each request: where its time went.
 
-Not here: figures over many (`actors.report.result`).
+Not here: figures over many (`actors.report.statistics`).
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slicer.common.lazy import lazy
+
+if TYPE_CHECKING:
+    from actors.records.record import Record
+
+__all__ = ["Record"]
+
+__getattr__ = lazy(__name__, {"Record": "actors.records.record"})

@@ -29,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from actors.load import applications as server
+from actors.load import applications
 from actors.report import provenance
 from benchmarks.common.command_line import decimals, integers, names, new_parser
 from benchmarks.common.journal import Journal
@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         args.journal = Journal(args.journal, asked_of(args))
         order = [(current_name(strategy), x) for strategy in args.strategies for x in slo_xs]
         random.Random(0).shuffle(order)
-        with server.ray_session("local"):
+        with applications.ray_session("local"):
             try:
                 rows = measure_all(case, order, args)
             except BaseException as error:  # one failed, or Ctrl-C: other threads would start a new Ray and go on

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.load import applications as server
+from actors.load import applications
 from actors.network.auto_transport import Way
 from benchmarks.common.strategies import options_of
 from benchmarks.goodput.case import WARM_UP, Case
@@ -155,8 +155,8 @@ class Stack:
             num_cpus=0, max_concurrency=10_000, runtime_env={"env_vars": environment("device", http=False)}
         )
         with _STARTING:
-            server.start({self.name: self._config})
-            self.emulated = tuple(server.status(self.name)["emulated"])
+            applications.start({self.name: self._config})
+            self.emulated = tuple(applications.status(self.name)["emulated"])
             self._senders = [actor.remote(self.case.way) for _ in range(self.case.senders)]
             ray.get([sender.connect.remote(self.name) for sender in self._senders])
         return self
@@ -165,7 +165,7 @@ class Stack:
         import ray
 
         with _STARTING:
-            server.stop(self.name)
+            applications.stop(self.name)
         for sender in self._senders:
             ray.kill(sender)
 

@@ -101,7 +101,7 @@ BASELINES: dict[str, Coder] = {
 
 
 def outliers(shape: Sequence[int], share: float, seed: int, axis: int) -> Array:
-    """[1, *ones but for the channels]: 100 for the drawn channels, 1 for the rest."""
+    """[1, *ones except for the channels]: 100 for the drawn channels, 1 for the rest."""
     factors = np.ones(shape[axis], dtype=np.float32)
     count = max(1, round(share * shape[axis]))
     factors[np.random.default_rng(seed).choice(shape[axis], size=count, replace=False)] = 100

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from actors.load import applications as server
+from actors.load import applications
 from slicer.errors import ServerError
 
 START_IN_S = 1.0
@@ -28,7 +28,7 @@ class Outage:
         self._thread = threading.Thread(target=self._run, name="outage", daemon=True)
 
     def start(self) -> None:
-        self._pid = server.status(self._app)["pid"]
+        self._pid = applications.status(self._app)["pid"]
         self._thread.start()
 
     def join(self) -> None:
@@ -42,7 +42,7 @@ class Outage:
             if not self._how.startswith("application"):
                 os.kill(self._pid, signal.SIGKILL)
             else:
-                server.stop(self._app)
+                applications.stop(self._app)
                 time.sleep(max(self.gone_s + self._length_s / 2 - time.monotonic(), 0))
                 deploy(self._app, self._config)
             time.sleep(max(self.gone_s + self._length_s - time.monotonic(), 0))
@@ -50,7 +50,7 @@ class Outage:
             self._hold.unlink()
             while math.isnan(self.back_s):
                 try:
-                    server.status(self._app)
+                    applications.status(self._app)
                     self.back_s = time.monotonic()
                 except ServerError:
                     time.sleep(0.05)
@@ -63,9 +63,9 @@ class Outage:
 
 def deploy(app: str, config: dict[str, Any]) -> None:
     """Ask for the application, without waiting for it."""
-    from deployments import app as applications
+    from deployments import app as served
 
-    applications.deploy(config, name=app)
+    served.deploy(config, name=app)
 
 
 class Began:

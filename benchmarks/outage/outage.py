@@ -40,8 +40,7 @@ import yaml
 
 from actors.fleet.config import FleetConfig, parse_fleet
 from actors.fleet.fleet import Fleet
-from actors.load import applications as server
-from actors.load import arrivals
+from actors.load import applications, arrivals
 from actors.records.request_plan import Plan
 from benchmarks.common.command_line import names, new_parser, say
 from benchmarks.common.results import manifest, publish
@@ -118,7 +117,7 @@ def measure(how: str, images: LabelledImages, args: argparse.Namespace) -> dict[
         }
         fleet_config = fleet_of(args, place)
         plans = plans_of(fleet_config, images, args)
-        server.start({app: config})
+        applications.start({app: config})
         try:
             with Fleet(fleet_config, app=app, run=f"outage-{how}") as fleet:
                 say(f"{how}: {len(plans)} devices have joined")
@@ -128,7 +127,7 @@ def measure(how: str, images: LabelledImages, args: argparse.Namespace) -> dict[
                 outage.join()
                 infos, failures = fleet.devices, [*fleet.failures, *filter(None, [outage.error])]
         finally:
-            server.stop(app)
+            applications.stop(app)
         rows_s = [float(line.split()[1]) for line in record.read_text().splitlines() if line.startswith("row ")]
         sent_s = {name: times(place / f"{name}.log", "send") for name in GROUPS}
     at = {key: getattr(outage, key) - began.began_s for key in ("gone_s", "released_s", "back_s")}
@@ -184,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     load = os.getloadavg()[0]
     runs = []
     for how in args.how:
-        with server.ray_session("local"):  # Serve's way in is fixed at its start
+        with applications.ray_session("local"):  # Serve's way in is fixed at its start
             runs.append(measure(how, images, args))
     document = {
         "benchmark": "outage",

@@ -37,8 +37,7 @@ import yaml
 
 from actors.fleet.config import FleetConfig, parse_fleet
 from actors.fleet.fleet import Fleet
-from actors.load import applications as server
-from actors.load import arrivals, reference
+from actors.load import applications, arrivals, reference
 from actors.records.record import Record
 from actors.records.request_plan import Plan
 from actors.report import statistics as stats
@@ -103,11 +102,11 @@ def served(record: Path, args: argparse.Namespace) -> Iterator[None]:
         "executor": "emulated",
         "executor_options": {"profile": args.profile, "answers": args.answers, "record": str(record)},
     }
-    server.start({APP: config})
+    applications.start({APP: config})
     try:
         yield
     finally:
-        server.stop(APP)
+        applications.stop(APP)
 
 
 def measure(devices: int, rate_rps: float, images: LabelledImages, args: argparse.Namespace) -> dict[str, Any]:
@@ -121,10 +120,10 @@ def measure(devices: int, rate_rps: float, images: LabelledImages, args: argpars
             with Fleet(config, app=APP, run=f"scale-{devices}") as fleet:
                 say(f"{devices} devices have joined after {time.monotonic() - began_s:.1f} s")
                 joined_s = time.monotonic() - began_s
-                before, bar, at = server.status(APP), _Bar(), record.stat().st_size
+                before, bar, at = applications.status(APP), _Bar(), record.stat().st_size
                 with Watch() as watch:
                     by_device = fleet.run(plans, start_in_s=1.0, on_progress=bar.progress)
-                after = server.status(APP)
+                after = applications.status(APP)
                 infos, failures = fleet.devices, fleet.failures
         rows = [line.split() for line in record.read_text()[at:].splitlines() if line.startswith("row ")]
     return {
@@ -134,7 +133,7 @@ def measure(devices: int, rate_rps: float, images: LabelledImages, args: argpars
         **judge(plans, by_device, len(rows), images, args),
         "memory": {kind: watch.summary(kind) for kind in ("devices", "replica")},
         "server": {key: after[key] - before[key] for key in ("steps", "rows")}
-        | {"busy_share": round(server.usage(before, after, 0)["busy_share"] or 0.0, 3)},
+        | {"busy_share": round(applications.usage(before, after, 0)["busy_share"] or 0.0, 3)},
         "failures": failures,
         "emulated": sorted({part for info in infos for part in (*info.emulated, *info.server_emulated)}),
         "example_devices": [asdict(info) for info in {info.group: info for info in infos}.values()],
@@ -242,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     images = write_digits(Path("~/.cache/headtail/digits").expanduser())
     before = os.getloadavg()[0]
-    with server.ray_session("local"):
+    with applications.ray_session("local"):
         points = [measure(size, rate, images, args) for size, rate in zip(args.devices, args.rates, strict=True)]
     document = {
         "benchmark": "fleet_scale",

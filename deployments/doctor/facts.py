@@ -205,14 +205,14 @@ def check_shards(directory: str) -> dict[str, Any]:
         return {"error": f"{directory} is no directory here"}
     try:
         from slicer.errors import HeadTailError
-        from slicer.shards import tensor_file as tensorfile
+        from slicer.shards import tensor_file
         from slicer.shards.manifest import load_manifest
     except ImportError as error:
         return {"error": f"cannot be checked here: {error}"}
     try:
         manifest = load_manifest(directory)
         for shard in manifest.shards:
-            if tensorfile.describe(Path(directory) / shard.file, shard.file) != shard:
+            if tensor_file.describe(Path(directory) / shard.file, shard.file) != shard:
                 return {"error": f"{shard.file}: not the bytes that the manifest names; truncated or altered"}
     except (HeadTailError, OSError) as error:
         return {"error": str(error)}

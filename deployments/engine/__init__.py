@@ -1,4 +1,4 @@
-"""The loop of one model: rows come in, steps are chosen and run, outcomes go out.
+"""The loop of one accelerator: rows come in, steps are chosen and run, outcomes go out.
 
-Not here: requests and answers (`deployments.replica.identity`).
+Not here: requests and answers (`deployments.replica.replies`).
 """

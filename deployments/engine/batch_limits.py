@@ -21,7 +21,7 @@ class _Limit:
     retry_at_s: float
 
 
-class Fitting:
+class BatchLimits:
     """What is known to fit, by model and span. For one thread; empty (and false) as long as everything has fitted."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from deployments.engine.batch_limits import Fitting
+from deployments.engine.batch_limits import BatchLimits
 from deployments.engine.ledger import EngineStats, Ledger, Outcome
 from deployments.executors.base import AcceleratorLost, Arriving, Executor, OutOfMemory
 from deployments.scheduling.scheduler import Row, Scheduler, Step
@@ -72,7 +72,7 @@ class Engine:
         self._clock = clock
         self._max_rows = max_rows
         self._ledger = Ledger(clock, max_rows)
-        self._fitting = Fitting()
+        self._fitting = BatchLimits()
         self._thread: threading.Thread | None = None
         self._wake = threading.Condition()  # guards the three below
         self._inbox: list[tuple[list[Row], Arriving]] = []

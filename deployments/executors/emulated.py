@@ -63,7 +63,7 @@ class EmulatedExecutor(Executor):
     Like a GPU it takes a step while another one runs (`launch`, `wait`), and then what the host does late delays no
     step that is enqueued already.
 
-    The time is slept, but for the last stretch, which is spun so that the step ends when it should; a step is never
+    The time is slept, except for the last stretch, which is spun so that the step ends when it should; a step is never
     shorter than planned. Steps that took too long, because the host was busy, are counted (`punctuality`).
 
     Args:

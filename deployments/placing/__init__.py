@@ -1,4 +1,4 @@
-"""On which node replicas and devices run, and where the application listens.
+"""On which node replicas run, and where the application listens.
 
-Not here: what runs in them.
+Not here: where devices run (`actors.fleet.placement`).
 """

@@ -24,7 +24,7 @@ class PolicyError(RuntimeError):
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One request in the engine. Filled by the engine, but for `boundary`.
+    """One request in the engine. Filled by the engine, except for `boundary`.
 
     Attributes:
         key: unique in the engine, ascending in the order of submission.

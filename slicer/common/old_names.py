@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 OLD_NAMES = {
+    "actors.head": "actors.device.head",
     "actors.fleet_config": "actors.fleet.config",
     "actors.http_transport": "actors.network.http_transport",
     "actors.links": "actors.network.link",
@@ -22,6 +23,7 @@ OLD_NAMES = {
     "slicer.codec_images": "slicer.codecs.images",
     "slicer.images": "slicer.models.images",
     "slicer.model": "slicer.slicing.slice_model",
+    "slicer.planner": "slicer.planning.cut_planner",
     "slicer.packet": "slicer.protocol.packet",
     "slicer.wire": "slicer.protocol.messages",
     "slicer.zoo": "slicer.models.zoo",
@@ -36,7 +38,7 @@ class _OldNames(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         new = OLD_NAMES[module.__name__]
-        warnings.warn(f"{module.__name__} is now {new}; the old name goes with 0.3", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{module.__name__} is now {new}; the old name goes with 0.3", FutureWarning, stacklevel=2)
         sys.modules[module.__name__] = importlib.import_module(new)
 
 

@@ -15,7 +15,7 @@ from slicer.models.spec import ModelSpec
 #: Of data_config: whether images are turned upright by their EXIF orientation (the default). false: as timm has them.
 EXIF_KEY = "exif_orientation"
 
-#: What a model file or an own module may say about its input; the defaults are timm's own, but for EXIF_KEY.
+#: What a model file or an own module may say about its input; the defaults are timm's own, except for EXIF_KEY.
 DATA_KEYS: tuple[str, ...] = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", EXIF_KEY)
 
 

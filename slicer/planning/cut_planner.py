@@ -257,7 +257,7 @@ def choose(estimates: Sequence[Estimate], goal: Goal) -> Estimate | None:
 
 
 def payload_bytes(facts: ModelFacts, choice: Choice, device: DeviceView) -> float | None:
-    """On the wire; exact but for PNG and JPEG; None where it is not known."""
+    """On the wire; exact except for PNG and JPEG; None where it is not known."""
     if choice.codec in IMAGE_CODECS:
         exact = codecs.image_bytes(choice.codec, facts.shapes[0])
         return device.image_bytes.get(choice.codec) if exact is None else exact

@@ -26,7 +26,7 @@ from pathlib import Path
 from slicer.errors import ShardError
 from slicer.protocol.messages import ShardInfo
 from slicer.shards import manifest as manifests
-from slicer.shards import tensor_file as tensorfile
+from slicer.shards import tensor_file
 from slicer.shards.manifest import Manifest
 
 #: Delivers a shard's bytes in pieces of any size, e.g. from the running application.
@@ -125,7 +125,7 @@ class ShardCache:
         path = self._files / shard.sha256
         if not path.exists():
             return False
-        if tensorfile.describe(path, shard.file) != shard:
+        if tensor_file.describe(path, shard.file) != shard:
             path.unlink()
             return False
         os.utime(path)

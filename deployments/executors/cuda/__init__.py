@@ -1,4 +1,4 @@
 """The executor for CUDA: graphs, streams, memory of activations.
 
-Not here: anything that runs without a GPU.
+Not here: executors for other hardware (`deployments.executors`).
 """

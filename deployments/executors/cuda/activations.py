@@ -249,7 +249,7 @@ class Activations:
         return stage if fits else None
 
     def evacuate(self, stage: Memory, size: int, keep: Collection[int] = ()) -> None:
-        """Move waiting rows below `size` to memory of their own, but for `keep`: a batch is to be put there."""
+        """Move waiting rows below `size` to memory of their own, except for `keep`: a batch is to be put there."""
         assert stage.rows is not None, "a stage knows its rows"
         moving = [(at, key) for at, key in sorted(stage.rows.items()) if at < size and key not in keep]
         if not moving:

@@ -232,7 +232,7 @@ class CudaExecutor(Executor):
         try:
             self._gpu.synchronize(ticket.ended)
             return self._gpu.seconds(ticket.began, ticket.ended)
-        except RuntimeError as error:  # nothing that was enqueued can fail but for good
+        except RuntimeError as error:  # nothing that was enqueued can fail except for good
             raise AcceleratorLost(f"{self.name}: {first_line(error)}; restart the replica") from error
 
     # ------------------------------------------------------------------------------------------------------- one step

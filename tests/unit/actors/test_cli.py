@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 
 from actors import cli
-from actors.load import applications as server
+from actors.load import applications, schedule
 from actors.load import job as load
-from actors.load import schedule
 from actors.load.config import LoadConfig
 from actors.report.statistics import StrategyRun
 from deployments.scheduling.registry import STRATEGIES
@@ -289,13 +288,13 @@ RUNNING = {
 
 @pytest.fixture
 def running(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "status", lambda name: RUNNING)
+    monkeypatch.setattr(applications, "status", lambda name: RUNNING)
 
 
 @pytest.mark.usefixtures("running")
 def test_a_running_servers_strategy_is_taken_over_or_checked() -> None:
-    assert server.check_running("app", ["m"], ()) == "per_slice"
-    assert server.check_running("app", ["m"], ("per_slice",)) == "per_slice"
+    assert applications.check_running("app", ["m"], ()) == "per_slice"
+    assert applications.check_running("app", ["m"], ("per_slice",)) == "per_slice"
 
 
 @pytest.mark.usefixtures("running")
@@ -311,27 +310,27 @@ def test_a_running_server_that_is_another_one_is_refused(
     models: list[str], strategies: tuple[str, ...], named: str
 ) -> None:
     with pytest.raises(ServerError, match=named):
-        server.check_running("app", models, strategies)
+        applications.check_running("app", models, strategies)
 
 
 def test_own_servers_get_the_flags_and_shares_of_a_machine_when_all_are_resident() -> None:
-    one = server.own_config(config(*OPEN, "--slices", "3", "--accelerator", "cpu"), ["m"], "per_slice")
+    one = applications.own_config(config(*OPEN, "--slices", "3", "--accelerator", "cpu"), ["m"], "per_slice")
     assert one["models"] == [{"name": "m", "num_slices": 3, "strategy": "per_slice", "max_batch": 32}]
     assert one["accelerator"] == "cpu" and "cpus" not in one
-    all_ = server.own_config(config("--demo"), ["digits_vit"], "serve_batch")
+    all_ = applications.own_config(config("--demo"), ["digits_vit"], "serve_batch")
     assert 5 * all_["cpus"] <= 1 and 5 * all_["gpus"] <= 1
     with pytest.raises(ConfigError, match="two models"):
-        server.own_config(config(*OPEN), ["a", "a"], "serve_batch")
+        applications.own_config(config(*OPEN), ["a", "a"], "serve_batch")
 
 
 def test_usage_is_the_difference_of_two_reports_on_the_servers_clock() -> None:
     before = {"replica": "r", "uptime_s": 10.0, "busy_s": 4.0, "steps": 100, "rows": 150, "nvml": {}}
     after = {"replica": "r", "uptime_s": 14.0, "busy_s": 6.0, "steps": 110, "rows": 190, "memory": {"weights": 7}}
-    used = server.usage(before, after, answered=40)
+    used = applications.usage(before, after, answered=40)
     assert (used["busy_share"], used["steps"], used["rows_per_step"]) == (0.5, 10, 4.0)
     assert used["joules_per_answer"] is None, "no NVML, no joules"
     assert used["memory_bytes"] == {"weights": 7}
     power = {"nvml": {"energy_joules": 100.0}}, {"nvml": {"energy_joules": 180.0}}
-    assert server.usage({**before, **power[0]}, {**after, **power[1]}, answered=40)["joules_per_answer"] == 2.0
-    assert server.usage(before, {**after, "replica": "another"}, answered=40)["busy_share"] is None
-    assert server.usage(before, {}, answered=0)["busy_share"] is None, "the server is gone"
+    assert applications.usage({**before, **power[0]}, {**after, **power[1]}, answered=40)["joules_per_answer"] == 2.0
+    assert applications.usage(before, {**after, "replica": "another"}, answered=40)["busy_share"] is None
+    assert applications.usage(before, {}, answered=0)["busy_share"] is None, "the server is gone"

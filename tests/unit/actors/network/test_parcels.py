@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from actors.network.parcels import Gateway
+from actors.network.parcels import Parcels
 from actors.testing.fake_server import FakeServer
 from slicer.errors import ServerError
 from slicer.protocol.messages import Answer, Request, ServedModel
@@ -14,7 +14,7 @@ from tests.unit import virtual_time
 SERVED = ServedModel("m", "d", "{}", 4, (0, 1, 2, 3), "per_tail", ("fp32",))
 
 
-class Parcels(FakeServer):
+class CountingServer(FakeServer):
     def __init__(self) -> None:
         super().__init__({"m": SERVED})
         self.parcels: list[int] = []
@@ -34,8 +34,8 @@ def request(number: int) -> Request:
 
 def test_requests_that_begin_together_go_together_and_each_gets_its_own_answer() -> None:
     async def scenario() -> tuple[list[int], list[str]]:
-        server = Parcels()
-        gateway = Gateway(server, gather_s=0.002, most=8)
+        server = CountingServer()
+        gateway = Parcels(server, gather_s=0.002, most=8)
         answers = await asyncio.gather(*(gateway.infer([request(number)]) for number in range(20)))
         await gateway.infer([request(20)])
         return server.parcels, [answer.id for [answer] in answers]
@@ -47,8 +47,8 @@ def test_requests_that_begin_together_go_together_and_each_gets_its_own_answer()
 
 def test_who_leaves_before_the_parcel_does_takes_its_request_with_it() -> None:
     async def scenario() -> list[int]:
-        server = Parcels()
-        gateway = Gateway(server, gather_s=0.1)
+        server = CountingServer()
+        gateway = Parcels(server, gather_s=0.1)
         tasks = [asyncio.create_task(gateway.infer([request(number)])) for number in range(3)]
         await asyncio.sleep(0.01)
         tasks[1].cancel()
@@ -60,9 +60,9 @@ def test_who_leaves_before_the_parcel_does_takes_its_request_with_it() -> None:
 
 def test_a_parcel_that_is_lost_is_everyones_loss() -> None:
     async def scenario() -> None:
-        server = Parcels()
+        server = CountingServer()
         server.gone = True
-        gateway = Gateway(server)
+        gateway = Parcels(server)
         results = await asyncio.gather(*(gateway.infer([request(n)]) for n in range(3)), return_exceptions=True)
         assert all(isinstance(result, ServerError) for result in results)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.doctor import connection as connecting
+from deployments.doctor import connection
 from slicer.errors import ServerError
 
 AT = "10.0.0.1:6379"
@@ -24,14 +24,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_cluster_with_tokens_says_which_step_is_missing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = RuntimeError(NO_TOKEN)
-    none = connecting.diagnose(AT, NO_TOKEN, error)
+    none = connection.diagnose(AT, NO_TOKEN, error)
     assert AT in none and "there is none here: copy ~/.ray/auth_token" in none and "RAY_AUTH_MODE=token" in none
     (home / ".ray").mkdir()
     (home / ".ray" / "auth_token").write_text("secret")
-    unused = connecting.diagnose(AT, NO_TOKEN, error)
+    unused = connection.diagnose(AT, NO_TOKEN, error)
     assert "not in use: export RAY_AUTH_MODE=token" in unused and "secret" not in unused
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    assert "another token than the one here" in connecting.diagnose(AT, NO_TOKEN, error)
+    assert "another token than the one here" in connection.diagnose(AT, NO_TOKEN, error)
 
 
 def test_another_version_names_both() -> None:
@@ -39,12 +39,12 @@ def test_another_version_names_both() -> None:
         "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.9.1\n"
         "This process on node 10.0.0.2 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
     )
-    line = connecting.diagnose(AT, said, RuntimeError(said))
+    line = connection.diagnose(AT, said, RuntimeError(said))
     assert "Ray 2.9.0, Python 3.9.1, this process Ray 2." in line and "use the same" in line and "\n" not in line
 
 
 def test_something_else_that_listens_is_no_ray_and_the_line_has_no_noise() -> None:
-    line = connecting.diagnose(AT, "E0000 grpc noise\n" * 20, ConnectionError("timed out\nmore\n"))
+    line = connection.diagnose(AT, "E0000 grpc noise\n" * 20, ConnectionError("timed out\nmore\n"))
     assert "no Ray that can be joined (timed out)" in line and "noise" not in line and "\n" not in line
 
 
@@ -57,7 +57,7 @@ def test_something_else_that_listens_is_no_ray_and_the_line_has_no_noise() -> No
 )
 def test_an_address_without_a_ray_is_refused_before_ray_is_asked(home: Path, address: str, says: str) -> None:
     with pytest.raises(ServerError, match=says):
-        connecting.connect(address)
+        connection.connect(address)
 
 
 def test_what_a_dead_ray_left_is_passed_over_or_refused(
@@ -68,7 +68,7 @@ def test_what_a_dead_ray_left_is_passed_over_or_refused(
     with socket.create_server(("127.0.0.1", 0)) as server:
         dead = f"127.0.0.1:{server.getsockname()[1]}"
     monkeypatch.setattr(services, "canonicalize_bootstrap_address", lambda _: dead)
-    assert connecting._settle(None, own=True) == (None, "local")
+    assert connection._settle(None, own=True) == (None, "local")
     assert "has ended, so a new one is started" in capsys.readouterr().err
     with pytest.raises(ServerError, match=f"{dead}, has ended: start one with `ray start --head`"):
-        connecting._settle(None, own=False)
+        connection._settle(None, own=False)

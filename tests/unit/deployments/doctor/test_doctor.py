@@ -19,7 +19,7 @@ from deployments.doctor.checks import GIB, MINIMA, PYTHONS, Facts, Finding, exam
 from deployments.doctor.facts import NodeFacts
 from slicer.errors import ConfigError
 from slicer.models.spec import ModelSpec
-from slicer.shards import tensor_file as tensorfile
+from slicer.shards import tensor_file
 from slicer.shards.manifest import Manifest
 from tests.paths import ROOT
 
@@ -189,8 +189,8 @@ def export_two_slices(directory: Path) -> Manifest:
     shards = []
     for number in (1, 2):
         path = directory / f"slice_{number}.safetensors"
-        tensorfile.write(path, {"weight": torch.zeros(4)})
-        shards.append(tensorfile.describe(path, path.name))
+        tensor_file.write(path, {"weight": torch.zeros(4)})
+        shards.append(tensor_file.describe(path, path.name))
     spec = ModelSpec("tiny")
     manifest = Manifest(
         spec, "2.6", "1.0.20", ("b",), ((1,), (1,), (1,)), ("float32",) * 3, tuple(shards), ("0" * 64,) * 2, (0, 0, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deployments.engine.batch_limits import RETRY_S, Fitting
+from deployments.engine.batch_limits import RETRY_S, BatchLimits
 from deployments.engine.engine import Engine
 from deployments.engine.ledger import Outcome
 from deployments.engine.pipelined import PipelinedEngine
@@ -19,7 +19,7 @@ def step_of(count: int) -> Step:
 
 
 def test_parts_are_even_and_no_larger_than_what_fits() -> None:
-    fitting = Fitting()
+    fitting = BatchLimits()
     assert not fitting
     fitting.failed(step_of(8), 0.0)
     assert [fitting.part(step_of(count), 1.0) for count in (4, 5, 8, 9)] == [4, 3, 4, 3]
@@ -28,7 +28,7 @@ def test_parts_are_even_and_no_larger_than_what_fits() -> None:
 
 
 def test_it_grows_again_step_by_step() -> None:
-    fitting = Fitting()
+    fitting = BatchLimits()
     fitting.failed(step_of(8), 0.0)
     fitting.failed(step_of(4), 0.0)
     assert fitting.part(step_of(8), RETRY_S - 1) == 2

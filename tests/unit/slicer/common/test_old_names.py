@@ -15,7 +15,7 @@ from tests.paths import ROOT
 @pytest.mark.parametrize("old", OLD_NAMES)
 def test_an_old_name_is_the_new_module_and_warns(old: str) -> None:
     sys.modules.pop(old, None)
-    with pytest.warns(DeprecationWarning, match=f"{old} is now {OLD_NAMES[old]}"):
+    with pytest.warns(FutureWarning, match=f"{old} is now {OLD_NAMES[old]}"):
         module = importlib.import_module(old)
     assert module is importlib.import_module(OLD_NAMES[old])
     assert module.__spec__ is not None and module.__spec__.name == OLD_NAMES[old]
@@ -28,12 +28,15 @@ def test_names_that_examples_of_strategies_and_links_import() -> None:
         "from deployments.executors import Executor, TorchExecutor\n"
         "from actors.device import Device, Computed, Choice\n"
         "from actors.links import Link\n"
+        "from actors.head import Computed\n"
+        "from actors.records import Record\n"
+        "from slicer.planner import Choice\n"
         "import deployments.scheduler; print(deployments.scheduler.Policy is Policy)\n"
     )
     done = subprocess.run([sys.executable, "-W", "always", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "True\n"
-    assert done.stderr.count("DeprecationWarning: ") == 3, done.stderr
+    assert done.stderr.count("FutureWarning: ") == 5, done.stderr
     assert "<string>:1" in done.stderr, "the line that imports is named"
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from slicer import load_span, slice_model
 from slicer.errors import CutError, ShardError
 from slicer.models import zoo
-from slicer.shards import tensor_file as tensorfile
+from slicer.shards import tensor_file
 from slicer.shards.load import load_sliced
 from slicer.shards.manifest import FILE, Manifest, load_manifest
 from slicer.shards.save import export
@@ -363,7 +363,7 @@ def test_any_altered_byte_is_noticed(copy: Path, where: float, flip: int) -> Non
     bad = copy / "bad.safetensors"
     bad.write_bytes(content)
     with pytest.raises(ShardError, match=r"bad\.safetensors was altered or belongs to another export"):
-        tensorfile.read(bad, shard)
+        tensor_file.read(bad, shard)
 
 
 def test_the_shard_of_another_export_is_refused(copy: Path, tmp_path: Path) -> None:
@@ -420,14 +420,14 @@ def test_another_export_is_never_overwritten(copy: Path) -> None:
 def test_an_interrupted_export_is_no_export_and_can_be_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = tensorfile.write
+    original = tensor_file.write
 
     def stop_at_the_third(path: Path, tensors: Any) -> None:
         if path.name == "slice_3.safetensors":
             raise KeyboardInterrupt
         original(path, tensors)
 
-    monkeypatch.setattr(tensorfile, "write", stop_at_the_third)
+    monkeypatch.setattr(tensor_file, "write", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         export(small(), tmp_path)
     assert list(tmp_path.iterdir()) == []
