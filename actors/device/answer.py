@@ -9,7 +9,7 @@ TopK = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RequestOptions:
     """How one request is to be treated; times are the plan's."""
 
     top_k: int = 5

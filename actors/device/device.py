@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable
 
 from actors.clock.clock import Clock
-from actors.device.answer import Ask, TopK
+from actors.device.answer import RequestOptions, TopK
 from actors.device.config import DeviceConfig
 from actors.device.cut_control import CutControl
 from actors.device.fallback import Fallback
@@ -167,7 +167,7 @@ class Device:
         """The rest of a request, here, on a device that can go on alone. Called for one image at a time."""
         return await self.fallback.finish(computed, image)
 
-    async def answer(self, image: str, record: Record, began_s: float, ask: Ask) -> TopK:
+    async def answer(self, image: str, record: Record, began_s: float, ask: RequestOptions) -> TopK:
         """Answer one image and close its record; the (class, logit) pairs, best first, empty without an answer.
 
         Args:

@@ -91,7 +91,7 @@ class Head:
         if count < len(self._slices):
             dropped = self._slices[count:]
             del self._slices[count:]
-            empty(dropped, self._slices)
+            drop_weights(dropped, self._slices)
             give_back_memory()
 
     def reseed(self, seed: str) -> None:
@@ -221,7 +221,7 @@ def image_payload(name: str, image: str, prepare: Preprocess) -> bytes:
     return encode_image(name, image, prepare)
 
 
-def empty(dropped: Sequence[nn.Module], kept: Sequence[nn.Module]) -> None:
+def drop_weights(dropped: Sequence[nn.Module], kept: Sequence[nn.Module]) -> None:
     """Take the weights out of modules that nobody runs any more, except for those that others hold, too.
 
     Dropping the modules is not enough: a traced module is a cycle of references, which a collection may free late, or

@@ -24,7 +24,8 @@ class Computed:
     Attributes:
         manifest: digest of the manifest that the slices were loaded from.
         cut: slices that have run; codec: of the payload.
-        shape: of the activation, without batch; `payload`: the activation, encoded; empty for cut n.
+        shape: of the activation, without batch: [tokens, channels], [channels, height, width], ...
+        payload: the activation, encoded; empty for cut n.
         logits: float32 [classes], cut n only: the answer itself; else None.
         head_ms: preprocessing and slices, the emulated wait included; `encode_ms`: encoding.
         overrun: this host needed longer than the emulated device would have.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from actors.device.answer import Ask, TopK
+from actors.device.answer import RequestOptions, TopK
 from actors.device.config import DeviceConfig
 from actors.device.device import Device
 from actors.records.record import Record
@@ -28,7 +28,7 @@ class PlanRun:
         self._device = device
         self._clock = device.clock
         self._plan = plan
-        self._ask = Ask(plan.top_k, plan.max_age_ms, plan.deadline_ms)
+        self._ask = RequestOptions(plan.top_k, plan.max_age_ms, plan.deadline_ms)
         for arrival in plan.arrivals:
             self._record(arrival.image, arrival.at_s)
 
@@ -39,7 +39,9 @@ class PlanRun:
         for number, image in enumerate(self._plan.warmup):
             scheduled_s = self._clock.now_s() - began_s
             record = make_record(self._device.config, self._plan, image, scheduled_s, f"warmup-{number}")
-            answers.append(await self._device.answer(self._plan.images[image], record, began_s, Ask(self._plan.top_k)))
+            answers.append(
+                await self._device.answer(self._plan.images[image], record, began_s, RequestOptions(self._plan.top_k))
+            )
             records.append(record)
         return answers, records
 

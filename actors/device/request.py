@@ -13,12 +13,12 @@ from dataclasses import replace
 from typing import Protocol
 
 from actors.clock.clock import Clock
-from actors.device.answer import Ask, TopK
+from actors.device.answer import RequestOptions, TopK
 from actors.device.config import DeviceConfig
 from actors.device.cut_control import CutControl
 from actors.device.fallback import Fallback
 from actors.device.head_runtime import Computed
-from actors.device.health.recovery_probe import ALONE
+from actors.device.health.recovery_probe import ALONE_CODES
 from actors.device.health.server_health import ServerHealth
 from actors.network.client import ENVELOPE_BYTES, Server
 from actors.records.record import Record, RequestOutcome
@@ -71,7 +71,7 @@ class Requester(Protocol):
 class PendingRequest:
     """One request; made by `Device.answer`, on its event loop."""
 
-    def __init__(self, device: Requester, image: str, record: Record, began_s: float, ask: Ask) -> None:
+    def __init__(self, device: Requester, image: str, record: Record, began_s: float, ask: RequestOptions) -> None:
         self._device = device
         self._config = device.config
         self._image = image
@@ -123,7 +123,7 @@ class PendingRequest:
                 await device.reload(computed.manifest)
                 may_reload = False
                 continue
-            if device.fallback.model and answer.code in ALONE:
+            if device.fallback.model and answer.code in ALONE_CODES:
                 self._gone(computed)
                 return await self._alone(computed, f"{answer.code}: {answer.message}")
             self.close("refused", answer.code, answer.message)

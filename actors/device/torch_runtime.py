@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from torch import nn
+from typing_extensions import override
 
 from actors.device.config import DeviceConfig
 from actors.device.head import Head
@@ -16,7 +17,7 @@ from slicer.planning.cut_planner import Choice
 from slicer.protocol.messages import ServedModel
 
 
-class TorchRuntime:
+class TorchRuntime(HeadRuntime):
     """`HeadRuntime` by a `Head`, which blocks, on a thread of its own.
 
     Args:
@@ -31,42 +32,42 @@ class TorchRuntime:
         self.slices_ms: Sequence[float] = ()
 
     @property
+    @override
     def loaded(self) -> int:
-        """See `HeadRuntime`."""
         return self._head.loaded
 
     @property
+    @override
     def size_bytes(self) -> int:
-        """See `HeadRuntime`."""
         return self._head.size_bytes
 
+    @override
     async def compute(self, image: str, choice: Choice) -> Computed:
-        """See `HeadRuntime`."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._head.compute, image, choice)
 
+    @override
     async def finish(self, computed: Computed, image: str) -> Computed:
-        """See `HeadRuntime`."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._head.finish, computed, image)
 
+    @override
     async def extend(self, count: int) -> None:
-        """See `HeadRuntime`."""
         start = self.loaded
         self._head.extend(await asyncio.get_running_loop().run_in_executor(None, self._more, start, count))
 
+    @override
     async def trim(self, count: int) -> None:
-        """See `HeadRuntime`."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._head.trim, count)
 
+    @override
     async def rehearse(self) -> None:
-        """See `HeadRuntime`."""
         self.slices_ms = await asyncio.get_running_loop().run_in_executor(self._thread, self._head.rehearse)
 
+    @override
     def reseed(self, seed: str) -> None:
-        """See `HeadRuntime`."""
         self._head.reseed(seed)
 
+    @override
     def close(self) -> None:
-        """See `HeadRuntime`."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 

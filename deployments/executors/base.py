@@ -115,7 +115,8 @@ class Executor(Protocol):
 
     @abstractmethod
     def put(self, model: str, rows: Sequence[Row], batch: Arriving) -> None:
-        """Move new rows of one entry to the accelerator, all at once; ``batch[i]`` (float16, float32) is ``rows[i]``'s.
+        """Move new rows of one entry to the accelerator, all at once; ``batch`` is [rows, *shape],
+        float16 or float32, shape [tokens, channels], [channels, height, width], ...; ``batch[i]`` is ``rows[i]``'s.
 
         Raises:
             OutOfMemory: they do not fit; none of them has been moved.

@@ -12,7 +12,7 @@ from slicer.errors import HeadTailError
 from slicer.protocol.messages import RETRYABLE, Answer, Refusal, Request
 
 #: Refusals that a device can make up for by finishing alone; the others are about the request itself.
-ALONE = RETRYABLE | {"too_late", "failed"}
+ALONE_CODES = RETRYABLE | {"too_late", "failed"}
 
 Send = Callable[[Sequence[Request]], Awaitable[list[Answer]]]
 Reload = Callable[[str], Awaitable[None]]
@@ -62,7 +62,7 @@ class RecoveryProbe:
                 breaker.said_nothing()
                 raise
             else:
-                if refusal in ALONE:
+                if refusal in ALONE_CODES:
                     breaker.failed(time(), probe=True)
                 else:
                     breaker.answered()

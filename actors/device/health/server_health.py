@@ -6,7 +6,8 @@ import random
 
 from actors.clock.clock import Clock
 from actors.device.config import DeviceConfig
-from actors.device.health.circuit_breaker import Backlog, CircuitBreaker
+from actors.device.health.backlog import Backlog
+from actors.device.health.circuit_breaker import CircuitBreaker
 from actors.device.health.recovery_probe import RecoveryProbe, Reload
 
 #: A device that can go on alone leaves the server for about so long after a first failure: it can afford to.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.device.health.circuit_breaker import AT_ONCE
+from actors.device.health.backlog import AT_ONCE
 from actors.device.plan_runner import PlanRun
 from actors.planning.online_planner import PlanConfig
 from actors.records.record import Record

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from actors.clock.clock import Clock
-from actors.device.answer import Ask
+from actors.device.answer import RequestOptions
 from actors.device.config import DeviceConfig, Retry
 from actors.device.device import Device
 from actors.device.head_runtime import Computed
@@ -525,7 +525,7 @@ def test_a_real_device_runs_its_head_off_the_event_loop(monkeypatch: pytest.Monk
         device = Device(config(), fake_server())
         await device.start()
         record = Record("x", "cam-0", "cam", 2, 0, None, 0.0)
-        await device.answer("a.png", record, device.clock.now_s(), Ask())
+        await device.answer("a.png", record, device.clock.now_s(), RequestOptions())
         await device.close()
         return record
 

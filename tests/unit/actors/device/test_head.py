@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.device.answer import Ask
+from actors.device.answer import RequestOptions
 from actors.device.config import DeviceConfig, Retry
 from actors.device.device import Device
 from actors.device.head import Head
@@ -146,7 +146,7 @@ def test_a_whole_device_from_shards_to_answer(exported: Exported, tmp_path: Path
         await device.start()
         assert device.head_bytes == sum(shard.size_bytes for shard in exported.manifest.shards[:2])
         record = Record("x", "cam-0", "cam", 2, 0, None, 0.0)
-        await device.answer(exported.images[0], record, device.clock.now_s(), Ask())
+        await device.answer(exported.images[0], record, device.clock.now_s(), RequestOptions())
         await device.close()
         return record
 

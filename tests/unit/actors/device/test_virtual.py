@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from actors.device.answer import Ask
+from actors.device.answer import RequestOptions
 from actors.device.device import Device
 from actors.device.virtual import Crowd
 from actors.fleet.config import parse_fleet
@@ -44,7 +44,7 @@ def server_of(exported: Exported) -> FakeServer:
 
 async def answered(device: Device, image: str, number: int = 0) -> Record:
     record = Record(f"r/{number}", device.config.name, "cam", device.config.cut, 0, None, 0.0)
-    await device.answer(image, record, device.clock.now_s(), Ask())
+    await device.answer(image, record, device.clock.now_s(), RequestOptions())
     return record
 
 
