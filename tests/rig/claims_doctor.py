@@ -79,7 +79,8 @@ def doctor(operator: Operator) -> Iterator[Finding]:
         check=False,
     )
     last = [line for line in there.splitlines() if line.strip()][-1]
-    yield judged("doctor, a token that is another one, on that host", "wants another token than the one here" in last, last)
+    claim = "doctor, a token that is another one, on that host"
+    yield judged(claim, "wants another token than the one here" in last, last)
     hosts.run(edge, "cp /tmp/token ~/.ray/auth_token")
     restart(operator, edge)
     found = ask(operator)
