@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from ray.cluster_utils import Cluster
 
 
@@ -29,6 +30,7 @@ def test_every_node_is_looked_at(cluster: Cluster) -> None:
     assert any(message.startswith("edge: ") and message.count("(4)") == 2 for message in resources)
 
 
+@pytest.mark.long
 def test_a_missing_application_is_a_failure(cluster: Cluster) -> None:
     code, out, err = run_doctor("--address", cluster.address, "--server", "nowhere")
     assert code == 2, out + err

@@ -66,6 +66,7 @@ def test_a_running_application_is_measured_and_left_running(server: str, load: A
     assert (out / "report.html").exists()
 
 
+@pytest.mark.long
 def test_a_closed_loop_with_a_number_of_requests(server: str, load: Any) -> None:
     job = load("--server", server, "--concurrency", "2", "--requests", "12", "--warmup", "0")
     assert job.returncode == 0, job.stderr
@@ -74,6 +75,7 @@ def test_a_closed_loop_with_a_number_of_requests(server: str, load: Any) -> None
     assert result["strategies"]["per_tail_shared"]["answered"] == 12
 
 
+@pytest.mark.long
 def test_stale_images_are_dropped_and_counted_as_misses(server: str, load: Any) -> None:
     # Everything is captured at the same moment, so all but the first few are too old when the device gets to them.
     job = load("--server", server, "--rate", "400", "--requests", "40", "--max-age-ms", "1", "--warmup", "0")

@@ -82,6 +82,7 @@ def test_a_crowd_of_mixed_cuts_gives_the_unsliced_models_answers_and_computes_ea
     assert len(crowd._heads) == 1  # one copy of the slices for all
 
 
+@pytest.mark.long
 def test_a_virtual_device_draws_the_times_that_a_device_of_its_own_draws(exported: Exported, tmp_path: Path) -> None:
     slow = emulated(slices_ms=[{"mean": 15.0, "std": 5.0}] * N, preprocess_ms={"mean": 10.0, "std": 2.0})
 

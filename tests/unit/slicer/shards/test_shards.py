@@ -495,6 +495,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory, own: Path) -> Path:
     return directory
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to reset the peak")
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (1, 4)])
 def test_loading_takes_no_more_memory_than_the_files(
