@@ -47,17 +47,21 @@ class CutControl:
         self._moving: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
 
-    async def begin(self, served: ServedModel, head: HeadRuntime) -> None:
-        """Start from the configured cut with this head; a device with a plan learns its link and server first.
+    def use(self, served: ServedModel, head: HeadRuntime) -> None:
+        """From now on with this head, at the configured cut."""
+        self._served, self._head = served, head
+        self.choice = Choice(self._config.cut, self._config.codec)
+
+    async def begin(self) -> None:
+        """A device with a plan learns its link and server, and chooses its first cut.
 
         Raises:
             ServerError: the server vanished meanwhile.
         """
-        config = self._config
-        self._served, self._head = served, head
-        self.choice = Choice(config.cut, config.codec)
+        config, served = self._config, self._served
         if config.plan is None:
             return
+        assert served is not None, "use() before begin()"
         facts, seed = ModelFacts.of(served), f"{config.seed}/{config.name}"
         planner = self.planner = OnlinePlanner(config.plan, facts, config.profile, self.choice, seed)
         for _ in range(_JOIN_PINGS):

@@ -95,14 +95,17 @@ class Device:
             self.served = served
             return
         before, self.head = self.head, await self._load(served, self.config, self._get())
+        # At once: a request that goes on meanwhile must not meet the head that is taken away.
+        self.fallback.use(self.head)
+        self.cut.use(served, self.head)
         if before is not None:
             await before.trim(0)  # after the image that is at work with it
             before.close()
         self.served = served
         if self.config.profile.kind == "native":
             await self.head.rehearse()
-        await self.fallback.prepare(self.head, self._load_other)
-        await self.cut.begin(served, self.head)
+        await self.fallback.prepare(self._load_other)
+        await self.cut.begin()
 
     async def _load_other(self, config: DeviceConfig) -> HeadRuntime:
         """All of another model."""

@@ -26,10 +26,14 @@ class Fallback:
         self._took_ms: dict[int, float] = {}
         self._waiting = 0
 
-    async def prepare(self, head: HeadRuntime, load: Callable[[DeviceConfig], Awaitable[HeadRuntime]]) -> None:
-        """Go on with what `head` is the beginning of, or load the other model. Raises as `load`."""
-        alone, config = self._config.alone, self._config
+    def use(self, head: HeadRuntime) -> None:
+        """Go on with what this is the beginning of, from now on."""
         self._head = head
+
+    async def prepare(self, load: Callable[[DeviceConfig], Awaitable[HeadRuntime]]) -> None:
+        """Load the other model, where there is to be one. Raises as `load`."""
+        alone, config, head = self._config.alone, self._config, self._head
+        assert head is not None, "use() before prepare()"
         if alone == TAIL and head.loaded < head.num_slices:
             self.notes.append(f"{config.name} cannot go on alone: {config.model} does not fit its memory budget")
         elif alone and alone != TAIL:

@@ -289,6 +289,33 @@ def test_the_head_that_is_replaced_gives_its_memory_back() -> None:
     assert virtual_time.run(scenario()) == (0, 2)
 
 
+def test_while_a_head_is_replaced_nothing_meets_the_old_one() -> None:
+    async def scenario() -> tuple[bool, int]:
+        server = fake_server()
+        device = make(server, alone="tail")
+        await device.start()
+        old = device.head
+        device.cut.choice = Choice(3, "fp32")  # where a planner had moved it
+        seen: list[tuple[bool, int]] = []
+
+        async def load(served: ServedModel, config: DeviceConfig, get: object) -> Any:
+            head = FakeRuntime(served, config)
+
+            async def rehearse() -> None:
+                seen.append((device.fallback._head is head and device.head is head, device.cut.choice.cut))
+
+            head.rehearse = rehearse  # type: ignore[method-assign]
+            return head
+
+        device._load = load
+        redeployed(server)
+        await device.reload("digest-1")
+        assert device.head is not old
+        return seen[0]
+
+    assert virtual_time.run(scenario()) == (True, 2)
+
+
 def test_a_device_says_what_its_slices_take() -> None:
     async def joined(cls: type[Device], **changes: Any) -> tuple[float, ...]:
         device = cls(config(**changes), fake_server(), load=load_fake)
