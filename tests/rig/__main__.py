@@ -39,6 +39,9 @@ def main() -> int:
     parser.add_argument("--only", metavar="A,B", help=f"of {', '.join(CLAIMS)}; up, placed and down always are")
     parser.add_argument("--out", type=Path, metavar="FILE", help="put the lines into this file's table, too")
     args = parser.parse_args()
+    if args.out is not None and not args.out.is_file():
+        print(f"make cluster-test: --out {args.out} is no file; give one with claims, such as docs/cluster.md")
+        return 2
     rig = Path(os.environ.get("RIG", ""))
     if not rig.is_file() or os.geteuid() != 0:
         print("make cluster-test: run it as root, with RIG=PATH of the rig (tests/rig/hosts.py says what one is)")
