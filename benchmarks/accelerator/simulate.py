@@ -128,7 +128,7 @@ class Bench:
         }
 
 
-def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def simulated_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     slo_xs = _CURVE if args.curve else args.slo_x if args.goodput or not args.rate else []
     for name in args.profile:
         profile = load_cost_profile(name)
@@ -177,7 +177,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        rows = list(measure(args))
+        rows = list(simulated_rows(args))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2

@@ -87,7 +87,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:
+def measure_strategies(args: argparse.Namespace, model: str) -> dict[str, Any]:
     """All strategies on one model: unbatched first, since its capacity sets the loads."""
     first = work({**job_of(args, model, "unbatched", []), "clients": [32]})
     capacity_rps = first["closed"]["32"]["rate_rps"]
@@ -229,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.quick:
         args.seconds, args.seeds, args.clients, args.memory_seconds = 0.5, (0,), (1, 8), 0.3
     try:
-        results = [measure(args, model) for model in args.models]
+        results = [measure_strategies(args, model) for model in args.models]
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_cost_profile
-from deployments.executors.base import Arriving, Executor, Floats, Sliced
+from deployments.executors.base import Executor, Floats, ReceivedBatch, Sliced
 from deployments.executors.torch_executor import TorchExecutor
 from deployments.scheduling.scheduler import Resident, Row, Step
 from slicer.common.thread_timing import sleep_exactly
@@ -134,7 +134,7 @@ class EmulatedExecutor(Executor):
         if self._torch is not None:
             self._torch.load(model, sliced, residents)
 
-    def put(self, model: str, rows: Sequence[Row], batch: Arriving) -> None:
+    def put(self, model: str, rows: Sequence[Row], batch: ReceivedBatch) -> None:
         """Take new rows in; this costs no emulated time."""
         if self._torch is not None:
             self._torch.put(model, rows, batch)
