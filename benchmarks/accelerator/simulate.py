@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.common.command_line import integers, names, new_parser
 from benchmarks.common.results import manifest, put
-from benchmarks.common.strategies import options_of
+from benchmarks.common.strategies import OWN_STEPS, options_of
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_cost_profile
 from deployments.simulation.simulator import Run, Setup, Simulation
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--profile", type=names, default="launch-bound", help="a shipped profile's name or a file; several: commas"
     )
-    p.add_argument("--strategies", type=names, default="unbatched,per_tail_shared,per_slice,lazy,continuous")
+    p.add_argument("--strategies", type=names, default=OWN_STEPS)
     p.add_argument(
         "--entries", type=integers, default="0,3,6,9", help="boundaries of the profile at which requests enter"
     )

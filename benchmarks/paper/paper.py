@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.common.command_line import decimals, integers, names, new_parser, say
 from benchmarks.common.results import ROOT, manifest, put, ratio_figures
+from benchmarks.common.strategies import IN_ENGINE
 from benchmarks.paper import plots as paper_plots
 from slicer.common.comparison import paired_ratio
 
@@ -37,7 +38,6 @@ MODELS = (
     "swin_base_patch4_window7_224",
     "swin_large_patch4_window7_224",
 )
-STRATEGIES = ("unbatched", "per_tail", "per_tail_shared", "per_slice", "lazy", "continuous")
 PUBLISHED = {
     "published: 4 per model": "benchmarks.paper.published:FullPerModel",
     "published: 16 per slice": "benchmarks.paper.published:FullPerSlice",
@@ -199,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
     p = new_parser(__doc__)
     p.add_argument("--models", type=names, default=",".join(MODELS))
     p.add_argument("--model-kwargs", default="{}", help="JSON, for timm's create_model")
-    p.add_argument("--strategies", type=names, default=",".join(STRATEGIES))
+    p.add_argument("--strategies", type=names, default=IN_ENGINE)
     p.add_argument("--entries", type=integers, default="0,1,2,3", help="cuts at which requests arrive, equally often")
     p.add_argument("--shares", type=decimals, default="0.3,0.5,0.7,0.8,0.9", help="open loop: of unbatched's capacity")
     p.add_argument("--clients", type=integers, default="1,2,4,8,16,32,64", help="closed loop")
