@@ -157,7 +157,7 @@ class DeviceActor:
         return [self._info(device) for device in self._devices.values()]
 
     def _info(self, device: Device) -> DeviceInfo:
-        config, served = device.config, device.served
+        config, served = device.config, device.cut.served
         assert served is not None, "start() before info()"
         context = ray.get_runtime_context()
         link = self._links[config.name].emulated

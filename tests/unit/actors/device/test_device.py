@@ -517,8 +517,8 @@ def test_a_device_that_turns_to_a_server_of_the_same_weights_keeps_its_head() ->
 
     device = asyncio.run(scenario(replace(SERVED, strategy="per_slice")))
     assert loads == ["digest-1"]
-    assert device.served is not None
-    assert device.served.strategy == "per_slice"
+    assert device.cut.served is not None
+    assert device.cut.served.strategy == "per_slice"
     asyncio.run(scenario(replace(SERVED, manifest="digest-2")))
     assert loads == ["digest-1", "digest-1", "digest-2"]
     with pytest.raises(CutError, match="no entry"):
