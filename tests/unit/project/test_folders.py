@@ -41,4 +41,4 @@ def test_unit_tests_lie_in_the_rooms_of_what_they_test(top: str) -> None:
     of_tests = [folder.relative_to(ROOT / "tests/unit") for folder in folders(f"tests/unit/{top}")]
     assert [str(folder) for folder in of_tests if not (ROOT / folder).is_dir()] == []
     loose = {path.stem.removeprefix("test_") for path in entries(ROOT / "tests/unit" / top) if path.is_file()}
-    assert loose <= {path.stem for path in (ROOT / top).iterdir()} | ABOVE_ROOMS.get(top, set())
+    assert loose <= {path.stem for path in (ROOT / top).glob("*.py")} | ABOVE_ROOMS.get(top, set())
