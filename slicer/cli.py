@@ -127,7 +127,7 @@ def _profile(args: argparse.Namespace, sliced: SlicedModel) -> str:
     _check_writable(path)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    profile = profiling.measure(
+    profile = profiling.measure_profile(
         sliced,
         name=path.stem,
         model=args.model,

@@ -10,7 +10,7 @@ TopK = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """How one request is to be treated; times are the plan's."""
+    """How one request is to be treated; times are the assignment's."""
 
     top_k: int = 5
     max_age_ms: float | None = None

@@ -33,6 +33,7 @@ class CutControl:
 
     Attributes:
         choice: the cut and codec of the next image.
+        served: what the server described; None before `use`.
         planner: changes it, where the fleet file has a ``plan``.
     """
 
@@ -42,14 +43,14 @@ class CutControl:
         self._config, self._clock, self._server, self._turn, self._token = config, clock, server, turn, token
         self.choice = Choice(config.cut, config.codec)
         self.planner: OnlinePlanner | None = None
-        self._served: ServedModel | None = None
+        self.served: ServedModel | None = None
         self._head: HeadRuntime | None = None
         self._moving: asyncio.Task[None] | None = None
         self._probing: asyncio.Task[None] | None = None
 
     def use(self, served: ServedModel, head: HeadRuntime) -> None:
         """From now on with this head, at the configured cut."""
-        self._served, self._head = served, head
+        self.served, self._head = served, head
         self.choice = Choice(self._config.cut, self._config.codec)
 
     async def begin(self) -> None:
@@ -58,7 +59,7 @@ class CutControl:
         Raises:
             ServerError: the server vanished meanwhile.
         """
-        config, served = self._config, self._served
+        config, served = self._config, self.served
         if config.plan is None:
             return
         assert served is not None, "use() before begin()"
@@ -72,9 +73,9 @@ class CutControl:
         await self.move(planner.begin())
 
     async def _probe(self, planner: OnlinePlanner, choice: Choice | None) -> None:
-        if choice is not None and self._served is not None:
+        if choice is not None and self.served is not None:
             await probe(
-                planner, choice, self._served, self._server(), self._clock, name=self._config.name, token=self._token
+                planner, choice, self.served, self._server(), self._clock, name=self._config.name, token=self._token
             )
 
     def reconsider(self, deadline_ms: float | None) -> None:

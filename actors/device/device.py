@@ -25,7 +25,6 @@ from actors.network.client import Server
 from actors.records.record import Record
 from slicer.errors import CodecError, HeadTailError, ImageError, ServerError
 from slicer.planning.cut_planner import Choice
-from slicer.protocol.messages import ServedModel
 
 logger = logging.getLogger("headtail.device")
 
@@ -43,8 +42,9 @@ class Device:
         clock: what records and waits go by.
 
     Attributes:
-        served: what the server described; head: what is loaded of it. None before `start`.
-        cut: which cut and codec the next image takes, and the planner, where the fleet file has a ``plan``.
+        head: what is loaded of the model; None before `start`.
+        cut: what the server described, which cut and codec the next image takes, and the planner, where the fleet file
+            has a ``plan``.
         fallback: how it goes on without the server; health: what it knows of the server.
         turn: held while an image is at work here; first come, first served.
         token: makes the ids of requests this device's own.
@@ -72,7 +72,6 @@ class Device:
         self.config = config
         self.clock = clock or Clock()
         self.server = server
-        self.served: ServedModel | None = None
         self.head: HeadRuntime | None = None
         self.turn = asyncio.Lock()
         self.token = uuid.uuid4().hex[:12]
@@ -92,7 +91,7 @@ class Device:
         served = await self.server.describe(self.config.model)
         if self.head is not None and self.head.manifest == served.manifest:
             check_cut(served, self.config)  # the same weights, but perhaps other entries
-            self.served = served
+            self.cut.served = served
             return
         before, self.head = self.head, await self._load(served, self.config, self._get())
         # At once: a request that goes on meanwhile must not meet the head that is taken away.
@@ -101,7 +100,6 @@ class Device:
         if before is not None:
             await before.trim(0)  # after the image that is at work with it
             before.close()
-        self.served = served
         if self.config.profile.kind == "native":
             await self.head.rehearse()
         await self.fallback.prepare(self._load_other)

@@ -1,5 +1,5 @@
 """The Ray actor around one device, or around many virtual ones. Thin: what a device does is in `actors.device.device`,
-a run in `actors.device.plan_runner`.
+a run in `actors.device.device_run`.
 
 All methods run on the actor's event loop, so they interleave; the head runs on the device's own thread.
 """
@@ -20,14 +20,14 @@ from ray.util import metrics
 from actors.device.answer import TopK
 from actors.device.config import DeviceConfig
 from actors.device.device import Device
-from actors.device.plan_runner import PlanRun
+from actors.device.device_run import DeviceRun
 from actors.device.virtual import REPLAYED, Crowd
 from actors.network.auto_transport import make_transport
 from actors.network.client import Kept, LinkedServer, Server
 from actors.network.link import Link, make_link
 from actors.network.parcels import Parcels
+from actors.records.assignment import Assignment
 from actors.records.record import Record
-from actors.records.request_plan import Plan
 from slicer.common.plugins import load_object
 from slicer.common.thread_timing import hand_over_soon, prefer_thread
 from slicer.errors import ConfigError
@@ -106,7 +106,7 @@ class DeviceActor:
             else:
                 device = device_class(config.device)(config, server, on_closed=self._count)
             self._devices[config.name] = device
-        self._runs: dict[str, PlanRun] = {}
+        self._runs: dict[str, DeviceRun] = {}
         self._requests = metrics.Counter(
             "headtail_device_requests", "Requests of devices by outcome.", ("group", "model", "cut", "outcome")
         )
@@ -157,7 +157,7 @@ class DeviceActor:
         return [self._info(device) for device in self._devices.values()]
 
     def _info(self, device: Device) -> DeviceInfo:
-        config, served = device.config, device.served
+        config, served = device.config, device.cut.served
         assert served is not None, "start() before info()"
         context = ray.get_runtime_context()
         link = self._links[config.name].emulated
@@ -189,12 +189,12 @@ class DeviceActor:
 
     async def classify(self, name: str, image: str, top_k: int = 5) -> tuple[TopK, Record]:
         """One image now: the (class, logit) pairs, best first, and the record with its timings."""
-        plan = Plan("single", (image,), (None,), warmup=(0,), top_k=top_k)
-        answers, records = await PlanRun(self._devices[name], plan).warm_up()
+        assignment = Assignment("single", (image,), (None,), warmup=(0,), top_k=top_k)
+        answers, records = await DeviceRun(self._devices[name], assignment).warm_up()
         return answers[0], records[0]
 
-    async def prepare(self, plans: Mapping[str, Plan]) -> dict[str, list[Record]]:
-        """Take the plans of the next run and do its warm-up; the warm-up's records, which count nowhere."""
+    async def prepare(self, assignments: Mapping[str, Assignment]) -> dict[str, list[Record]]:
+        """Take the assignments of the next run and do its warm-up; the warm-up's records, which count nowhere."""
         # A full collection over all that torch and timm keep takes tenths of a second: now, not during the run.
         gc.collect()
         gc.freeze()
@@ -202,7 +202,7 @@ class DeviceActor:
             # Hundreds of devices, in truth machines of their own, wait for this loop, beside a thread with their heads.
             hand_over_soon()
             prefer_thread()
-        self._runs = {name: PlanRun(self._devices[name], plan) for name, plan in plans.items()}
+        self._runs = {name: DeviceRun(self._devices[name], mine) for name, mine in assignments.items()}
         warm = await self._few_at_once([run.warm_up() for run in self._runs.values()])
         self._closed.clear()
         self._ended.clear()
@@ -212,7 +212,7 @@ class DeviceActor:
         """Do the prepared runs, starting in so many seconds on this host's clock; every intended request's record."""
         runs, self._runs = self._runs, {}
         if not runs:
-            raise ConfigError(f"{next(iter(self._devices))} has no plan; prepare() comes before each run()")
+            raise ConfigError(f"{next(iter(self._devices))} has no assignment; prepare() comes before each run()")
         done = await asyncio.gather(*(run.run(start_in_s) for run in runs.values()))
         return dict(zip(runs, done, strict=True))
 

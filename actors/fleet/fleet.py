@@ -1,4 +1,4 @@
-"""A fleet that lives: its devices placed and started, given plans, and taken down again.
+"""A fleet that lives: its devices placed and started, given assignments, and taken down again.
 
 Blocking, for a driver's main thread; one fleet at a time uses one `run` name. Use it as a context manager: whatever
 happens inside, actors and placement groups are gone afterwards.
@@ -22,8 +22,8 @@ from actors.fleet.config import FleetConfig, load_fleet, parse_fleet
 from actors.fleet.device_actor import DeviceInfo
 from actors.fleet.fleet_run import Absence, FleetRun
 from actors.fleet.ray_processes import GRACE_S, RayProcesses, living_nodes, reason
+from actors.records.assignment import Assignment
 from actors.records.record import Record
-from actors.records.request_plan import Plan
 from slicer.errors import ConfigError, HeadTailError, PlacementError, ServerError
 
 __all__ = ["Fleet", "FleetConfig", "load_fleet", "parse_fleet"]
@@ -159,7 +159,7 @@ class Fleet:
 
     def run(
         self,
-        plans: Mapping[str, Plan],
+        assignments: Mapping[str, Assignment],
         *,
         start_in_s: float = 0.5,
         on_progress: Callable[[Counter[str]], None] | None = None,
@@ -168,7 +168,7 @@ class Fleet:
         """One measured run: all warm up, then all start together, each on its own clock.
 
         Args:
-            plans: by device name; devices without a plan rest.
+            assignments: by device name; devices without an assignment rest.
             start_in_s: from the call that starts them to the start; more than that call takes to reach every node.
             on_progress: called about every `every_s` with the number of requests by outcome so far.
 
@@ -176,18 +176,18 @@ class Fleet:
             Records by device. The ledger closes: what a device was to ask while it was missing is lost. It comes back
             when its host does (`actors.fleet.fleet_run`); one that does not has a line in `failures`.
         """
-        for name in plans:
+        for name in assignments:
             self._known(name)
-        homes: dict[str, dict[str, Plan]] = {}
-        for name, plan in plans.items():
-            homes.setdefault(self._home[name], {})[name] = plan
-        most = max((sum(len(plan.warmup) for plan in mine.values()) for mine in homes.values()), default=0)
+        homes: dict[str, dict[str, Assignment]] = {}
+        for name, assignment in assignments.items():
+            homes.setdefault(self._home[name], {})[name] = assignment
+        most = max((sum(len(assignment.warmup) for assignment in mine.values()) for mine in homes.values()), default=0)
         budget_s, keep = self._fleet.retry.budget_s, len(living_nodes()) > 1
         run = FleetRun(self._processes, homes, self._configs, missing=self._missing, say=self._say, keep=keep)
         records = run.go(
             warm_s=GRACE_S + most * budget_s,
             start_in_s=start_in_s,
-            length_s=GRACE_S + max((plan.longest_s(budget_s) for plan in plans.values()), default=0.0),
+            length_s=GRACE_S + max((mine.longest_s(budget_s) for mine in assignments.values()), default=0.0),
             every_s=every_s,
             tick=lambda: None if on_progress is None else on_progress(self.progress()),
         )
@@ -196,7 +196,7 @@ class Fleet:
         self.devices = self._infos() if self.devices else []
         self.absences += run.absences
         self.failures += [str(absence) for absence in run.absences if absence.to_s is None]
-        return {name: records[name] for name in plans}
+        return {name: records[name] for name in assignments}
 
     def progress(self) -> Counter[str]:
         """Requests of the current run by outcome, all devices together; those that answer within a second."""

@@ -1,9 +1,9 @@
 """One measured run of a whole fleet, through the loss and the return of devices' hosts.
 
 All devices warm up, then all start together. A device whose process or host is gone is missing: somebody is told at
-once, the others go on. When its host is back, it is made again there, warms up, and takes its plan up where the run is
-by then. What it had been asked meanwhile is lost, by name; what had been answered before is known, since records are
-fetched all along where there is more than one host.
+once, the others go on. When its host is back, it is made again there, warms up, and takes its assignment up where the
+run is by then. What it had been asked meanwhile is lost, by name; what had been answered before is known, since
+records are fetched all along where there is more than one host.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from actors.device.config import DeviceConfig
-from actors.device.plan_runner import lost_run
+from actors.device.device_run import lost_run
 from actors.fleet.processes import Call, Processes
+from actors.records.assignment import Assignment
 from actors.records.record import Record
-from actors.records.request_plan import Plan
 from slicer.errors import HeadTailError
 
 #: How often records of requests that have ended are fetched.
 KEEP_S = 1.0
 
-#: From telling a device that came back what is left of its plan, to the first request of that.
+#: From telling a device that came back what is left of its assignment, to the first request of that.
 MARGIN_S = 1.0
 
 #: How often a device is made again in one run. One that dies for a reason of its own would do so for ever.
@@ -64,9 +64,9 @@ class Absence:
 
 @dataclass
 class _Part:
-    """What one process did of its devices' plans without a break; `plans` begins where the one before ended."""
+    """What one process did of its devices' work without a break; `assignments` begins where the part before ended."""
 
-    plans: dict[str, Plan]
+    assignments: dict[str, Assignment]
     records: Records = field(default_factory=dict)
     fetched: int = 0
 
@@ -76,7 +76,7 @@ class _Home:
     """One process in this run. `stage`: what `call` is about; `gone` without a call: it is missing."""
 
     name: str
-    plans: Mapping[str, Plan]
+    assignments: Mapping[str, Assignment]
     stage: str = "gone"
     call: Call | None = None
     parts: list[_Part] = field(default_factory=list)
@@ -88,7 +88,7 @@ class FleetRun:
     """One run; made for one call of `go`. Blocking, for one thread.
 
     Args:
-        plans: by home and device; homes without a plan rest.
+        assignments: by home and device; homes without an assignment rest.
         configs: of all devices.
         missing: homes that are known to be missing from the beginning, and why.
         say: told in one line when a device is missing and when it is back.
@@ -102,7 +102,7 @@ class FleetRun:
     def __init__(
         self,
         processes: Processes,
-        plans: Mapping[str, Mapping[str, Plan]],
+        assignments: Mapping[str, Mapping[str, Assignment]],
         configs: Mapping[str, DeviceConfig],
         *,
         missing: Mapping[str, str],
@@ -113,7 +113,7 @@ class FleetRun:
         self.absences: list[Absence] = []
         self._processes = processes
         self._configs = configs
-        self._homes = {name: _Home(name, mine) for name, mine in plans.items()}
+        self._homes = {name: _Home(name, mine) for name, mine in assignments.items()}
         self._missing = missing
         self._say = say
         self._keep = keep
@@ -152,16 +152,16 @@ class FleetRun:
         for home in self._homes.values():
             if home.stage not in ("done", "gone"):
                 self._lose(home, "it did not end its run in time")
-        return {name: self._records(home, name) for home in self._homes.values() for name in home.plans}
+        return {name: self._records(home, name) for home in self._homes.values() for name in home.assignments}
 
     def _all_warm(self, warm_s: float) -> None:
         until_s = self._now_s() + warm_s
         for home in self._homes.values():
-            home.parts.append(_Part(dict(home.plans)))
+            home.parts.append(_Part(dict(home.assignments)))
             if home.name in self._missing:
                 self._lose(home, self._missing[home.name])
             else:
-                self._call(home, "first", "prepare", dict(home.plans))
+                self._call(home, "first", "prepare", dict(home.assignments))
         while (left_s := until_s - self._now_s()) > 0 and any(home.stage == "first" for home in self._homes.values()):
             self._wait(left_s)
         for home in self._homes.values():
@@ -203,18 +203,18 @@ class FleetRun:
             home.stage = "done"
         elif home.stage == "starting":  # heads are loaded: now the warm-up alone, with nothing to ask after it
             self._processes.started(home.name, answer)
-            only = {name: replace(plan, arrivals=(), closed=None) for name, plan in home.plans.items()}
+            only = {name: replace(mine, arrivals=(), closed=None) for name, mine in home.assignments.items()}
             self._call(home, "warming", "prepare", only)
         elif home.stage == "warming":
             rest = self._rest(home)
             home.parts.append(_Part(rest))
-            self._call(home, "back", "prepare", {name: replace(plan, warmup=()) for name, plan in rest.items()})
+            self._call(home, "back", "prepare", {name: replace(mine, warmup=()) for name, mine in rest.items()})
         elif home.stage == "back":
             assert home.absence is not None, "it was missing"
             home.absence.to_s = self._run_s()
             away_s = home.absence.to_s - home.absence.from_s
-            self._say(f"back: {', '.join(home.plans)} on {self._processes.host(home.name)}, after {away_s:.1f} s")
-            if home.parts[-1].plans:
+            self._say(f"back: {', '.join(home.assignments)} on {self._processes.host(home.name)}, after {away_s:.1f} s")
+            if home.parts[-1].assignments:
                 self._call(home, "running", "run", -self._run_s())
             else:
                 home.stage = "done"
@@ -230,11 +230,11 @@ class FleetRun:
         home.stage, home.call = "gone", None
         if again:
             return
-        home.absence = Absence(tuple(home.plans), self._processes.host(home.name), why, max(self._run_s(), 0.0))
+        home.absence = Absence(tuple(home.assignments), self._processes.host(home.name), why, max(self._run_s(), 0.0))
         self.absences.append(home.absence)
         here = sum(other.stage != "gone" for other in self._homes.values())
         self._say(
-            f"missing: {', '.join(home.plans)} on {home.absence.host or 'an unknown host'} ({why}); "
+            f"missing: {', '.join(home.assignments)} on {home.absence.host or 'an unknown host'} ({why}); "
             f"{here} of {len(self._homes)} go on"
         )
 
@@ -262,28 +262,28 @@ class FleetRun:
                 call = self._processes.call(home.name, "ended", home.parts[-1].fetched)
                 self._keeping[call] = home, home.parts[-1]
 
-    def _rest(self, home: _Home) -> dict[str, Plan]:
-        """What is left of the plans from now on; empty: nothing."""
-        asked = {name: sum(len(part.records.get(name, ())) for part in home.parts) for name in home.plans}
-        found = {name: plan.rest(asked[name], self._run_s() + MARGIN_S) for name, plan in home.plans.items()}
-        return {name: plan for name, plan in found.items() if plan is not None}
+    def _rest(self, home: _Home) -> dict[str, Assignment]:
+        """What is left of the assignments from now on; empty: nothing."""
+        asked = {name: sum(len(part.records.get(name, ())) for part in home.parts) for name in home.assignments}
+        found = {name: mine.rest(asked[name], self._run_s() + MARGIN_S) for name, mine in home.assignments.items()}
+        return {name: mine for name, mine in found.items() if mine is not None}
 
     def _records(self, home: _Home, name: str) -> list[Record]:
         """One device's records of all parts, in order of intention, those of nobody as lost."""
-        plan = home.plans[name]
+        assignment = home.assignments[name]
         if home.stage == "done" and len(home.parts) == 1:
             return home.parts[0].records[name]
         found: dict[int, Record] = {}
         for part in home.parts:
-            offset = len(plan.arrivals) - len(part.plans[name].arrivals) if name in part.plans else 0
-            offset = offset if plan.arrivals else len(found)
+            offset = len(assignment.arrivals) - len(part.assignments[name].arrivals) if name in part.assignments else 0
+            offset = offset if assignment.arrivals else len(found)
             for record in part.records.get(name, ()):
                 number = offset + int(record.id.rpartition("/")[2])
-                record.id = f"{plan.run_id}/{name}/{number}"
+                record.id = f"{assignment.run_id}/{name}/{number}"
                 found[number] = record
         why = home.absence.why if home.absence is not None else ""
-        lost = lost_run(self._configs[name], plan, f"device {name} was missing: {why}")
-        if not plan.arrivals:
+        lost = lost_run(self._configs[name], assignment, f"device {name} was missing: {why}")
+        if not assignment.arrivals:
             lost = [record for number, record in enumerate(lost) if number >= len(found)]
             mine = [found[number] for number in sorted(found)] + lost
         else:

@@ -27,7 +27,7 @@ from slicer.common.addresses import bearer_token
 from slicer.common.error_text import named_line
 from slicer.errors import HeadTailError
 
-#: How much longer than its plan says a device may take before it is given up.
+#: How much longer than its assignment says a device may take before it is given up.
 GRACE_S = 30.0
 
 #: How long Ray may take to put a bundle back on a host that returned, before the device goes there without it.

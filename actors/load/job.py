@@ -75,8 +75,8 @@ class Job:
         self._process = None
         if config.loop == "open":
             self._process = parse_process(config.arrivals, config.fleet_rate_rps(len(devices)))
-        self._plans = {
-            seed: schedule.plans(config, self._process, list(self._model_of), self._images.files, seed)
+        self._assignments = {
+            seed: schedule.assignments(config, self._process, list(self._model_of), self._images.files, seed)
             for seed in config.seeds
         }
         self._id = uuid.uuid4().hex[:8]
@@ -101,7 +101,7 @@ class Job:
     @property
     def requests(self) -> int:
         """How many requests all runs together will ask; of a closed loop by time: a guess, from a fast device."""
-        planned = sum(len(plan.arrivals) for plans in self._plans.values() for plan in plans.values())
+        planned = sum(len(mine.arrivals) for of_seed in self._assignments.values() for mine in of_seed.values())
         if self._config.loop == "closed":
             each = self._config.requests or int((self._config.warmup_s + (self._config.duration_s or 0)) * 100)
             planned = each * len(self._config.seeds)
@@ -160,9 +160,9 @@ class Job:
         """
         say("asking the unsliced model")
         used: dict[str, set[int]] = {model: set() for model in self._models}
-        for plans in self._plans.values():
-            for device, plan in plans.items():
-                used[self._model_of[device]] |= schedule.asked(plan)
+        for assignments in self._assignments.values():
+            for device, assignment in assignments.items():
+                used[self._model_of[device]] |= schedule.asked(assignment)
         self._expected.compute(used, say)
         self._notes += self._expected.notes
 
@@ -206,11 +206,11 @@ class Job:
             self._failed(seed, strategy, f"not measured: {error}")
             return
         say(f"seed {seed}: {strategy}")
-        plans = self._plans[seed]
-        total = sum(len(plan.arrivals) for plan in plans.values())
+        assignments = self._assignments[seed]
+        total = sum(len(assignment.arrivals) for assignment in assignments.values())
         with tqdm(total=total or None, desc=f"seed {seed} {strategy}", unit="img", disable=None, leave=False) as bar:
-            by_device = fleet.run(plans, on_progress=lambda counts: advance(bar, counts))
-        records = tuple(record for device in plans for record in by_device[device])
+            by_device = fleet.run(assignments, on_progress=lambda counts: advance(bar, counts))
+        records = tuple(record for device in assignments for record in by_device[device])
         for record in records:
             self._expected.add_to(record, self._model_of[record.device])
         try:

@@ -1,4 +1,4 @@
-"""From a load configuration to what every device does under one seed: the same plans for every strategy."""
+"""From a load configuration to what every device does under one seed: the same assignments for every strategy."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from actors.load import arrivals
 from actors.load.arrivals import ArrivalProcess
 from actors.load.config import LoadConfig
-from actors.records.request_plan import Capture, Closed, Plan
+from actors.records.assignment import Assignment, Capture, Closed
 
 #: Images each device asks, one by one, before a run's clock starts.
 WARMUP_IMAGES = 2
 
 
-def plans(
+def assignments(
     config: LoadConfig,
     process: ArrivalProcess | None,
     devices: Sequence[str],
     files: Sequence[Path],
     seed: int,
-) -> dict[str, Plan]:
-    """A plan per device, by name, for one seed. `process` is None in closed loop. The labels stay with the job.
+) -> dict[str, Assignment]:
+    """An assignment per device, by name, for one seed. `process` is None in closed loop. The labels stay with the job.
 
     Raises:
         ConfigError: the load cannot be scheduled.
@@ -32,7 +32,7 @@ def plans(
     closed = _closed(config, devices, len(files), seed) if process is None else {}
     paths = tuple(map(str, files))
     return {
-        device: Plan(
+        device: Assignment(
             run_id=f"seed{seed}",
             images=paths,
             labels=(None,) * len(files),
@@ -62,9 +62,10 @@ def window_s(config: LoadConfig, process: ArrivalProcess | None) -> float | None
     return config.requests / (process.rate_rps or arrivals.trace_rate_rps(process))
 
 
-def asked(plan: Plan) -> set[int]:
-    """The images that a plan asks."""
-    return set(plan.closed.images) if plan.closed is not None else {arrival.image for arrival in plan.arrivals}
+def asked(assignment: Assignment) -> set[int]:
+    """The images that an assignment asks."""
+    closed = assignment.closed
+    return set(closed.images) if closed is not None else {arrival.image for arrival in assignment.arrivals}
 
 
 def _open(

@@ -28,6 +28,7 @@ import torch
 from benchmarks.accelerator.bench import Bench
 from benchmarks.common.command_line import decimals, integers, names, new_parser, say
 from benchmarks.common.results import manifest, ratio_figures
+from benchmarks.common.strategies import IN_ENGINE
 from benchmarks.paper import paper
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_cost_profile
@@ -164,7 +165,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", default="bf16", choices=("fp32", "bf16", "fp16"))
     p.add_argument("--executor-options", default="{}", help='JSON, such as {"graphs": "off"}')
     p.add_argument("--slices", type=int, default=4, help="boundaries at which strategies may act; 4, or a multiple")
-    p.add_argument("--strategies", type=names, default="unbatched,per_tail,per_tail_shared,per_slice,lazy,continuous")
+    p.add_argument("--strategies", type=names, default=IN_ENGINE)
     p.add_argument("--slo-x", type=decimals, default="2,4", help="times the unbatched whole model")
     p.add_argument("--seeds", type=integers, default="0,1,2,3,4")
     p.add_argument("--requests", type=int, default=2000, help="of a point")

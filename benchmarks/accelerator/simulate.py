@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.common.command_line import integers, names, new_parser
 from benchmarks.common.results import manifest, put
-from benchmarks.common.strategies import options_of
+from benchmarks.common.strategies import OWN_STEPS, options_of
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_cost_profile
 from deployments.simulation.simulator import Run, Setup, Simulation
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--profile", type=names, default="launch-bound", help="a shipped profile's name or a file; several: commas"
     )
-    p.add_argument("--strategies", type=names, default="unbatched,per_tail_shared,per_slice,lazy,continuous")
+    p.add_argument("--strategies", type=names, default=OWN_STEPS)
     p.add_argument(
         "--entries", type=integers, default="0,3,6,9", help="boundaries of the profile at which requests enter"
     )
@@ -128,7 +128,7 @@ class Bench:
         }
 
 
-def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def simulated_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     slo_xs = _CURVE if args.curve else args.slo_x if args.goodput or not args.rate else []
     for name in args.profile:
         profile = load_cost_profile(name)
@@ -177,7 +177,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        rows = list(measure(args))
+        rows = list(simulated_rows(args))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2

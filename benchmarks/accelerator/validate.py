@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.common.command_line import decimals, names, new_parser, say
 from benchmarks.common.engine_harness import WARM_UP, Harness, Setup, latencies_ms, replayed, summary
 from benchmarks.common.results import ROOT, manifest, put
+from benchmarks.common.strategies import OWN_STEPS
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_cost_profile, save_cost_profile
 from deployments.engine.calibrate import calibrate
@@ -111,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     p = new_parser(__doc__)
     p.add_argument("--model", default="vit_tiny_patch16_224")
     p.add_argument("--model-kwargs", default="{}", help="JSON, for timm or an own model's function")
-    p.add_argument("--strategies", type=names, default="unbatched,per_tail_shared,per_slice,continuous")
+    p.add_argument("--strategies", type=names, default=OWN_STEPS)
     p.add_argument("--loads", type=decimals, default="0.3,0.5,0.7", help="shares of the bound")
     p.add_argument("--requests", type=int, default=1200, help="of a run")
     p.add_argument("--max-batch", type=int, default=8)

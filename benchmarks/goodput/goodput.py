@@ -34,6 +34,7 @@ from actors.report import provenance
 from benchmarks.common.command_line import decimals, integers, names, new_parser
 from benchmarks.common.journal import Journal
 from benchmarks.common.results import machine, publish, put
+from benchmarks.common.strategies import ALL
 from benchmarks.goodput.case import Case
 from benchmarks.goodput.measure import Share, measure_all
 from benchmarks.goodput.report import comparisons, plot, show
@@ -54,9 +55,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = new_parser(__doc__)
     p.add_argument("--profile", default="launch-bound", help="a shipped profile's name or a file")
-    p.add_argument(
-        "--strategies", type=names, default="unbatched,serve_batch,per_tail,per_tail_shared,per_slice,lazy,continuous"
-    )
+    p.add_argument("--strategies", type=names, default=ALL)
     p.add_argument("--slo-x", type=decimals, default="2,4", help="times the unbatched whole model; several: commas")
     p.add_argument("--curve", action="store_true", help=f"goodput at {', '.join(map(str, CURVE))} x, and a plot")
     p.add_argument("--seconds", type=float, default=5.0, help="least length of a point")

@@ -87,7 +87,7 @@ def best_of_grid(
     return rps, setting, tried
 
 
-def measure(stack: Stack, slo_x: float, near: list[float], args: argparse.Namespace) -> dict[str, Any]:
+def measure_goodput(stack: Stack, slo_x: float, near: list[float], args: argparse.Namespace) -> dict[str, Any]:
     """All seeds of one strategy at one SLO, and half of the bound.
 
     Args:
@@ -155,8 +155,8 @@ def measure_all(case: Case, order: list[tuple[str, float]], args: argparse.Names
                 jobs.append((up.enter_context(stack), slo_x, near, grid))
             else:
                 with stack:
-                    rows.append({**measure(stack, slo_x, near, args), **grid})
-        futures = [(pool.submit(measure, stack, slo_x, near, args), grid) for stack, slo_x, near, grid in jobs]
+                    rows.append({**measure_goodput(stack, slo_x, near, args), **grid})
+        futures = [(pool.submit(measure_goodput, stack, slo_x, near, args), grid) for stack, slo_x, near, grid in jobs]
         rows += [{**future.result(), **grid} for future, grid in futures]
     return sorted(rows, key=lambda row: (row["slo_x"], row["strategy"]))
 

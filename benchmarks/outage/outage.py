@@ -41,7 +41,7 @@ import yaml
 from actors.fleet.config import FleetConfig, parse_fleet
 from actors.fleet.fleet import Fleet
 from actors.load import applications, arrivals
-from actors.records.request_plan import Plan
+from actors.records.assignment import Assignment
 from benchmarks.common.command_line import names, new_parser, say
 from benchmarks.common.results import manifest, publish
 from benchmarks.outage.fault import START_IN_S, Began, Outage, times
@@ -81,7 +81,7 @@ def fleet_of(args: argparse.Namespace, place: Path) -> FleetConfig:
     return parse_fleet({"model": MODEL, "groups": groups, "cache": {"directory": str(place / "cache")}}, "fleet", place)
 
 
-def plans_of(fleet: FleetConfig, images: LabelledImages, args: argparse.Namespace) -> dict[str, Plan]:
+def assignments_of(fleet: FleetConfig, images: LabelledImages, args: argparse.Namespace) -> dict[str, Assignment]:
     names = [device.name for group in fleet.groups for device in fleet.devices(group)]
     process = arrivals.parse_process("poisson", args.rate)
     length_s = args.before + args.outage + args.after
@@ -89,14 +89,14 @@ def plans_of(fleet: FleetConfig, images: LabelledImages, args: argparse.Namespac
         process, names, images=len(images.files), seed=args.seed, warmup_s=0.0, duration_s=length_s, requests=None
     )
     paths, labels = tuple(map(str, images.files)), tuple(images.labels)
-    plans = {
-        name: Plan("outage", paths, labels, mine, top_k=1, warmup=(0, 1), drain_s=60.0)
+    assignments = {
+        name: Assignment("outage", paths, labels, mine, top_k=1, warmup=(0, 1), drain_s=60.0)
         for name, mine in scheduled.items()
     }
-    return {n: replace(p, deadline_ms=args.slo_ms) if n.startswith("alone") else p for n, p in plans.items()}
+    return {n: replace(p, deadline_ms=args.slo_ms) if n.startswith("alone") else p for n, p in assignments.items()}
 
 
-def measure(how: str, images: LabelledImages, args: argparse.Namespace) -> dict[str, Any]:
+def measure_outage(how: str, images: LabelledImages, args: argparse.Namespace) -> dict[str, Any]:
     app = f"headtail-outage-{how}"
     with tempfile.TemporaryDirectory(prefix="headtail-outage-") as folder:
         place = Path(folder)
@@ -116,14 +116,14 @@ def measure(how: str, images: LabelledImages, args: argparse.Namespace) -> dict[
             },
         }
         fleet_config = fleet_of(args, place)
-        plans = plans_of(fleet_config, images, args)
+        assignments = assignments_of(fleet_config, images, args)
         applications.start({app: config})
         try:
             with Fleet(fleet_config, app=app, run=f"outage-{how}") as fleet:
-                say(f"{how}: {len(plans)} devices have joined")
+                say(f"{how}: {len(assignments)} devices have joined")
                 outage = Outage(how, app, config, hold, math.inf, args.outage)
                 began = Began(place, outage, args.before)
-                by_device = fleet.run(plans, start_in_s=START_IN_S, on_progress=began.look, every_s=0.2)
+                by_device = fleet.run(assignments, start_in_s=START_IN_S, on_progress=began.look, every_s=0.2)
                 outage.join()
                 infos, failures = fleet.devices, [*fleet.failures, *filter(None, [outage.error])]
         finally:
@@ -131,8 +131,10 @@ def measure(how: str, images: LabelledImages, args: argparse.Namespace) -> dict[
         rows_s = [float(line.split()[1]) for line in record.read_text().splitlines() if line.startswith("row ")]
         sent_s = {name: times(place / f"{name}.log", "send") for name in GROUPS}
     at = {key: getattr(outage, key) - began.began_s for key in ("gone_s", "released_s", "back_s")}
-    records = {name: [r for device in plans if device.startswith(name) for r in by_device[device]] for name in GROUPS}
-    planned = {name: sum(len(p.arrivals) for d, p in plans.items() if d.startswith(name)) for name in GROUPS}
+    records = {
+        name: [r for device in assignments if device.startswith(name) for r in by_device[device]] for name in GROUPS
+    }
+    planned = {name: sum(len(p.arrivals) for d, p in assignments.items() if d.startswith(name)) for name in GROUPS}
     length_s = args.before + args.outage + args.after
     return {
         "how": how,
@@ -184,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     runs = []
     for how in args.how:
         with applications.ray_session("local"):  # Serve's way in is fixed at its start
-            runs.append(measure(how, images, args))
+            runs.append(measure_outage(how, images, args))
     document = {
         "benchmark": "outage",
         "load": "open loop: poisson arrivals per device",

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.common.command_line import decimals, integers, names, new_parser, say
 from benchmarks.common.results import ROOT, manifest, put, ratio_figures
+from benchmarks.common.strategies import IN_ENGINE
 from benchmarks.paper import plots as paper_plots
 from slicer.common.comparison import paired_ratio
 
@@ -37,7 +38,6 @@ MODELS = (
     "swin_base_patch4_window7_224",
     "swin_large_patch4_window7_224",
 )
-STRATEGIES = ("unbatched", "per_tail", "per_tail_shared", "per_slice", "lazy", "continuous")
 PUBLISHED = {
     "published: 4 per model": "benchmarks.paper.published:FullPerModel",
     "published: 16 per slice": "benchmarks.paper.published:FullPerSlice",
@@ -87,7 +87,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def measure(args: argparse.Namespace, model: str) -> dict[str, Any]:
+def measure_strategies(args: argparse.Namespace, model: str) -> dict[str, Any]:
     """All strategies on one model: unbatched first, since its capacity sets the loads."""
     first = work({**job_of(args, model, "unbatched", []), "clients": [32]})
     capacity_rps = first["closed"]["32"]["rate_rps"]
@@ -199,7 +199,7 @@ def parser() -> argparse.ArgumentParser:
     p = new_parser(__doc__)
     p.add_argument("--models", type=names, default=",".join(MODELS))
     p.add_argument("--model-kwargs", default="{}", help="JSON, for timm's create_model")
-    p.add_argument("--strategies", type=names, default=",".join(STRATEGIES))
+    p.add_argument("--strategies", type=names, default=IN_ENGINE)
     p.add_argument("--entries", type=integers, default="0,1,2,3", help="cuts at which requests arrive, equally often")
     p.add_argument("--shares", type=decimals, default="0.3,0.5,0.7,0.8,0.9", help="open loop: of unbatched's capacity")
     p.add_argument("--clients", type=integers, default="1,2,4,8,16,32,64", help="closed loop")
@@ -229,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.quick:
         args.seconds, args.seeds, args.clients, args.memory_seconds = 0.5, (0,), (1, 8), 0.3
     try:
-        results = [measure(args, model) for model in args.models]
+        results = [measure_strategies(args, model) for model in args.models]
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from actors.clock import virtual_time
-from actors.device.plan_runner import PlanRun
+from actors.device.device_run import DeviceRun
 from actors.planning.online_planner import PlanConfig
+from actors.records.assignment import Assignment, Capture
 from actors.records.record import Record
-from actors.records.request_plan import Capture, Plan
 from benchmarks.planner.cases import SHAPES, Case, served
 from benchmarks.planner.runs import JOIN_S, PROFILE_ERROR
 from benchmarks.planner.server import VirtualServer, others
@@ -83,7 +83,7 @@ def run(herd: Herd, plan: PlanConfig | None, with_server: float, seed: str) -> t
         runs = []
         for case, device in zip(cases, devices, strict=True):
             arrivals = tuple(Capture(at_s, 0) for at_s in replace(case, name=f"{case.name} {seed}").arrivals())
-            runs.append(PlanRun(device, Plan(case.name, ("image",), (None,), arrivals=arrivals, drain_s=1e6)))
+            runs.append(DeviceRun(device, Assignment(case.name, ("image",), (None,), arrivals=arrivals, drain_s=1e6)))
         records = await asyncio.gather(*(one.run() for one in runs))
         ended_s = clock.now_s()
         for device in devices:

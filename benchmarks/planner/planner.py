@@ -32,7 +32,7 @@ from benchmarks.common.results import manifest, put
 from benchmarks.planner import cases as planner_cases
 from benchmarks.planner.cases import Case
 from benchmarks.planner.herding import Herd, herding
-from benchmarks.planner.runs import FIRST, JOIN_S, PROFILE_ERROR, WARM_UP_S, Outcome, Stage
+from benchmarks.planner.runs import FIRST, JOIN_S, PROFILE_ERROR, WARM_UP_S, ExecutedRun, Stage
 from slicer.planning.cut_planner import Choice
 
 #: Seeds of drawn cases and drawn traces: looked at while the planner was written, and not.
@@ -125,9 +125,9 @@ def noisy_links(seeds: Sequence[int], seconds: float) -> dict[str, Any]:
     }
 
 
-def shares(outcome: Outcome) -> dict[str, float]:
+def shares(run: ExecutedRun) -> dict[str, float]:
     """Share of the images at each choice."""
-    names = [_name(choice) for choice in outcome.chosen]
+    names = [_name(choice) for choice in run.chosen]
     return {name: round(names.count(name) / len(names), 3) for name in sorted(set(names))}
 
 

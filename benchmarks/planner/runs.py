@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import Any
 
 from actors.clock import virtual_time
-from actors.device.plan_runner import PlanRun
+from actors.device.device_run import DeviceRun
 from actors.network.client import ENVELOPE_BYTES
 from actors.network.emulated_link import EmulatedLink
 from actors.planning.online_planner import PlanConfig
+from actors.records.assignment import Assignment, Capture
 from actors.records.record import Record
-from actors.records.request_plan import Capture, Plan
 from benchmarks.planner.cases import CODECS, ENCODE_NS, Case, served
 from benchmarks.planner.server import ADMISSION_S, VirtualServer, others
 from benchmarks.planner.world import costs_of, facts_of, make_device
@@ -39,7 +39,7 @@ Schedule = tuple[tuple[float, Choice], ...]
 
 
 @dataclass
-class Outcome:
+class ExecutedRun:
     """One executed run: (intended capture, ms) of every image, what was chosen when, moves."""
 
     times: list[tuple[float, float]]
@@ -62,19 +62,19 @@ class Stage:
         loads = [(from_s + JOIN_S if from_s else 0.0, share) for from_s, share in case.loads]
         self.others = others(self.costs, self.facts.entries, loads, case.seconds + JOIN_S, case.name)
         self.board = case.board()
-        self.runs: dict[Schedule, Outcome] = {}
+        self.runs: dict[Schedule, ExecutedRun] = {}
 
-    def planned(self, **config: Any) -> Outcome:
+    def planned(self, **config: Any) -> ExecutedRun:
         """The online planner."""
         return virtual_time.run(self._run(((0.0, FIRST),), PlanConfig(**config)))
 
-    def executed(self, schedule: Schedule) -> Outcome:
+    def executed(self, schedule: Schedule) -> ExecutedRun:
         """Without a planner, by a schedule."""
         if schedule not in self.runs:
             self.runs[schedule] = virtual_time.run(self._run(schedule, None))
         return self.runs[schedule]
 
-    async def _run(self, schedule: Schedule, plan: PlanConfig | None) -> Outcome:
+    async def _run(self, schedule: Schedule, plan: PlanConfig | None) -> ExecutedRun:
         case, clock = self.case, virtual_time.VirtualClock()
         server = VirtualServer(self.served, self.costs, self.others, case.name)
         device = make_device(case, server, schedule[0][1], plan, PROFILE_ERROR)
@@ -88,10 +88,10 @@ class Stage:
         for from_s, choice in schedule[1:]:
             asyncio.get_running_loop().call_at(began_s + from_s, turn, choice)
         arrivals = tuple(Capture(at_s, 0) for at_s in case.arrivals())
-        run = PlanRun(device, Plan(case.name, ("image",), (None,), arrivals=arrivals, drain_s=1e6))
+        run = DeviceRun(device, Assignment(case.name, ("image",), (None,), arrivals=arrivals, drain_s=1e6))
         records = await run.run()
         await device.close()
-        return _outcome(records)
+        return _executed_run(records)
 
     # ------------------------------------------------------------------------------------------------ oracle
 
@@ -136,7 +136,7 @@ class Stage:
             total_s += counted_s
         return weighted / total_s
 
-    def oracle(self) -> tuple[Schedule, Outcome]:
+    def oracle(self) -> tuple[Schedule, ExecutedRun]:
         """The best executed schedule."""
         phases = self.case.changes_s
         ends = (*phases[1:], math.inf)
@@ -145,12 +145,12 @@ class Stage:
         best_ms = [math.inf] * len(phases)
         for choice in sorted(self.choices, key=lambda c: min(least[c])):
             if any(least[choice][i] < best_ms[i] for i in range(len(phases))):
-                outcome = self.executed(((0.0, choice),))
+                run = self.executed(((0.0, choice),))
                 for i, (from_s, until_s) in enumerate(zip(phases, ends, strict=True)):
                     if until_s > WARM_UP_S:
-                        best_ms[i] = min(best_ms[i], outcome.mean_ms(max(from_s, WARM_UP_S), until_s))
+                        best_ms[i] = min(best_ms[i], run.mean_ms(max(from_s, WARM_UP_S), until_s))
                     else:
-                        best_ms[i] = min(best_ms[i], outcome.mean_ms(from_s, until_s))
+                        best_ms[i] = min(best_ms[i], run.mean_ms(from_s, until_s))
         if len(phases) > 1:
             self._improve(phases, ends, least)
         best = min(self.runs, key=lambda schedule: self.runs[schedule].mean_ms())
@@ -158,7 +158,7 @@ class Stage:
 
     def _improve(self, phases: Sequence[float], ends: Sequence[float], least: dict[Choice, list[float]]) -> None:
         """Schedules of one choice per phase, changed a moment before the phase begins, improved phase by phase."""
-        statics = {schedule[0][1]: outcome for schedule, outcome in self.runs.items()}
+        statics = {schedule[0][1]: run for schedule, run in self.runs.items()}
         ranked = []
         for i, (from_s, until_s) in enumerate(zip(phases, ends, strict=True)):
             by_run = sorted(statics, key=lambda c: statics[c].mean_ms(from_s, until_s))
@@ -185,9 +185,9 @@ def _schedule(choices: Sequence[Choice], phases: Sequence[float], lead_s: float)
     return tuple(found)
 
 
-def _outcome(records: Sequence[Record]) -> Outcome:
+def _executed_run(records: Sequence[Record]) -> ExecutedRun:
     wrong = next((record for record in records if record.outcome != "answered"), None)
     assert wrong is None, f"every image is answered, but {wrong}"
     times = [(record.scheduled_s, record.inference_ms or 0.0) for record in records]
     chosen = [Choice(record.cut, record.codec) for record in records]
-    return Outcome(times, chosen, sum(a != b for a, b in itertools.pairwise(chosen)))
+    return ExecutedRun(times, chosen, sum(a != b for a, b in itertools.pairwise(chosen)))

@@ -38,8 +38,8 @@ import yaml
 from actors.fleet.config import FleetConfig, parse_fleet
 from actors.fleet.fleet import Fleet
 from actors.load import applications, arrivals, reference
+from actors.records.assignment import Assignment
 from actors.records.record import Record
-from actors.records.request_plan import Plan
 from actors.report import statistics as stats
 from actors.report.tables import Table, number
 from benchmarks.common.command_line import decimals, integers, new_parser, say
@@ -79,14 +79,16 @@ def fleet_of(devices: int, parcel_ms: float, cache: Path, boards: Path) -> Fleet
     return parse_fleet({"model": MODEL, "groups": groups, "cache": {"directory": str(cache)}}, "fleet", boards)
 
 
-def plans_of(fleet: FleetConfig, images: LabelledImages, rate_rps: float, args: argparse.Namespace) -> dict[str, Plan]:
+def assignments_of(
+    fleet: FleetConfig, images: LabelledImages, rate_rps: float, args: argparse.Namespace
+) -> dict[str, Assignment]:
     names = [device.name for group in fleet.groups for device in fleet.devices(group)]
     process = arrivals.parse_process("poisson", rate_rps)
     count, spans = len(images.files), {"warmup_s": args.warmup, "duration_s": args.seconds, "requests": None}
     scheduled = arrivals.schedule(process, names, images=count, seed=args.seed, **spans)
     paths, labels = tuple(map(str, images.files)), tuple(images.labels)
     return {
-        name: Plan(f"seed{args.seed}", paths, labels, mine, top_k=1, warmup=(0,), drain_s=30.0)
+        name: Assignment(f"seed{args.seed}", paths, labels, mine, top_k=1, warmup=(0,), drain_s=30.0)
         for name, mine in scheduled.items()
     }
 
@@ -109,11 +111,11 @@ def served(record: Path, args: argparse.Namespace) -> Iterator[None]:
         applications.stop(APP)
 
 
-def measure(devices: int, rate_rps: float, images: LabelledImages, args: argparse.Namespace) -> dict[str, Any]:
+def measure_fleet(devices: int, rate_rps: float, images: LabelledImages, args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="headtail-fleet-") as folder:
         place = Path(folder)
         config = fleet_of(devices, args.parcel_ms, place / "cache", place)
-        plans = plans_of(config, images, rate_rps, args)
+        assignments = assignments_of(config, images, rate_rps, args)
         record = place / "record"
         with served(record, args):
             began_s = time.monotonic()
@@ -122,7 +124,7 @@ def measure(devices: int, rate_rps: float, images: LabelledImages, args: argpars
                 joined_s = time.monotonic() - began_s
                 before, bar, at = applications.status(APP), _Bar(), record.stat().st_size
                 with Watch() as watch:
-                    by_device = fleet.run(plans, start_in_s=1.0, on_progress=bar.progress)
+                    by_device = fleet.run(assignments, start_in_s=1.0, on_progress=bar.progress)
                 after = applications.status(APP)
                 infos, failures = fleet.devices, fleet.failures
         rows = [line.split() for line in record.read_text()[at:].splitlines() if line.startswith("row ")]
@@ -130,7 +132,7 @@ def measure(devices: int, rate_rps: float, images: LabelledImages, args: argpars
         "devices": devices,
         "rate_rps": rate_rps,
         "joined_s": round(joined_s, 1),
-        **judge(plans, by_device, len(rows), images, args),
+        **judge(assignments, by_device, len(rows), images, args),
         "memory": {kind: watch.summary(kind) for kind in ("devices", "replica")},
         "server": {key: after[key] - before[key] for key in ("steps", "rows")}
         | {"busy_share": round(applications.usage(before, after, 0)["busy_share"] or 0.0, 3)},
@@ -153,18 +155,18 @@ class _Bar:
 
 
 def judge(
-    plans: dict[str, Plan],
+    assignments: dict[str, Assignment],
     by_device: dict[str, list[Record]],
     rows: int,
     images: LabelledImages,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     """What became of every intended request."""
-    everything = [record for device in plans for record in by_device[device]]
-    sent = sum(len(plan.arrivals) for plan in plans.values())
+    everything = [record for device in assignments for record in by_device[device]]
+    sent = sum(len(assignment.arrivals) for assignment in assignments.values())
     outcomes = Counter(record.outcome for record in everything)
     reasons = Counter(f"{r.outcome}: {r.code}" for r in everything if r.outcome != "answered")
-    warm_up = sum(len(plan.warmup) for plan in plans.values())  # of every device one image, not in the records
+    warm_up = sum(len(mine.warmup) for mine in assignments.values())  # of every device one image, not in the records
     by_server = sum(r.outcome == "answered" and not r.alone and bool(r.rows_per_step) for r in everything)
     if args.answers == "true":
         asked = sorted({record.image for record in everything})
@@ -242,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     images = write_digits(Path("~/.cache/headtail/digits").expanduser())
     before = os.getloadavg()[0]
     with applications.ray_session("local"):
-        points = [measure(size, rate, images, args) for size, rate in zip(args.devices, args.rates, strict=True)]
+        points = [measure_fleet(size, rate, images, args) for size, rate in zip(args.devices, args.rates, strict=True)]
     document = {
         "benchmark": "fleet_scale",
         "load": "open loop: poisson arrivals per device",

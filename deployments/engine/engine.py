@@ -26,7 +26,7 @@ import numpy as np
 
 from deployments.engine.batch_limits import BatchLimits
 from deployments.engine.ledger import EngineStats, Ledger, Outcome
-from deployments.executors.base import AcceleratorLost, Arriving, Executor, OutOfMemory
+from deployments.executors.base import AcceleratorLost, Executor, OutOfMemory, ReceivedBatch
 from deployments.scheduling.scheduler import Row, Scheduler, Step
 from slicer.protocol.messages import RefusalCode
 
@@ -75,7 +75,7 @@ class Engine:
         self._fitting = BatchLimits()
         self._thread: threading.Thread | None = None
         self._wake = threading.Condition()  # guards the three below
-        self._inbox: list[tuple[list[Row], Arriving]] = []
+        self._inbox: list[tuple[list[Row], ReceivedBatch]] = []
         self._cancelled: list[int] = []
         self._ended_because: str | None = None
 
@@ -101,7 +101,7 @@ class Engine:
         self,
         model: str,
         entry: int,
-        batch: Arriving,
+        batch: ReceivedBatch,
         arrivals_s: Sequence[float],
         deadlines_s: Sequence[float | None],
     ) -> list[int]:
@@ -242,7 +242,7 @@ class Engine:
             message = "the deadline passed, or cannot be met any more, before the row could run; allow more time"
             self._refuse(row.key, "too_late", message, ended)
 
-    def _put(self, rows: Sequence[Row], batch: Arriving, ended: list[Outcome]) -> None:
+    def _put(self, rows: Sequence[Row], batch: ReceivedBatch, ended: list[Outcome]) -> None:
         """Move new rows to the accelerator; if it raises, in halves, so that only a row that fails alone is refused."""
         try:
             self._executor.put(rows[0].model, rows, batch)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 
 #: Activations as they were sent: float32, or float16, which takes the model's dtype where it is computed.
-Arriving = npt.NDArray[np.floating[Any]]
+ReceivedBatch = npt.NDArray[np.floating[Any]]
 
 
 class OutOfMemory(RuntimeError):
@@ -114,7 +114,7 @@ class Executor(Protocol):
         return np.empty(shape, dtype)
 
     @abstractmethod
-    def put(self, model: str, rows: Sequence[Row], batch: Arriving) -> None:
+    def put(self, model: str, rows: Sequence[Row], batch: ReceivedBatch) -> None:
         """Move new rows of one entry to the accelerator, all at once; ``batch`` is [rows, *shape],
         float16 or float32, shape [tokens, channels], [channels, height, width], ...; ``batch[i]`` is ``rows[i]``'s.
 

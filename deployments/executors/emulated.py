@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_cost_profile
-from deployments.executors.base import Arriving, Executor, Floats, Sliced
+from deployments.executors.base import Executor, Floats, ReceivedBatch, Sliced
 from deployments.executors.torch_executor import TorchExecutor
 from deployments.scheduling.scheduler import Resident, Row, Step
 from slicer.common.thread_timing import sleep_exactly
@@ -72,13 +72,13 @@ class EmulatedExecutor(Executor):
         seed: of the draws.
         spread: draw durations from the table's spread (lognormal, as the simulator does); else they are the means. A
             table without a spread gives the means in both cases.
-        answers: ``none``: a row's answer is ``[first value it came with, its entry, slices it has passed]``;
+        answers: ``none``: a row's answer is ``[first value it came with, its entry, slices it has passed]``.
             ``true``: torch computes the logits within the step's time, and overruns where the host is too slow.
         burn_launch_ms: per slice of the profile, so much of the time is spent computing on the host instead of
             sleeping, as a real accelerator's kernel launches are.
         spin_ms: length of the last stretch.
-        record: a file that gets a line for each row (``row ARRIVAL ENTRY``) and each step (``step BEGAN PLANNED TAKEN
-            START END ROWS``), in seconds on the engine's clock, slices of the model. None: none.
+        record: a file. Each row adds the line ``row ARRIVAL ENTRY``, each step the line ``step BEGAN PLANNED TAKEN
+            START END ROWS``. Times are seconds on the engine's clock, START and END slices of the model. None: none.
         clock, sleep: seconds; for tests.
 
     Raises:
@@ -134,7 +134,7 @@ class EmulatedExecutor(Executor):
         if self._torch is not None:
             self._torch.load(model, sliced, residents)
 
-    def put(self, model: str, rows: Sequence[Row], batch: Arriving) -> None:
+    def put(self, model: str, rows: Sequence[Row], batch: ReceivedBatch) -> None:
         """Take new rows in; this costs no emulated time."""
         if self._torch is not None:
             self._torch.put(model, rows, batch)

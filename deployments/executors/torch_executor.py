@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deployments.executors.base import Arriving, Executor, Floats, Sliced
+from deployments.executors.base import Executor, Floats, ReceivedBatch, Sliced
 from deployments.executors.torch_common import (
     device_lost,
     dtype_named,
@@ -72,7 +72,7 @@ class TorchExecutor(Executor):
                 self._slices[model, weights] = (resident.start, parts)
                 self._dtypes[model] = dtype_of(parts)
 
-    def put(self, model: str, rows: Sequence[Row], batch: Arriving) -> None:
+    def put(self, model: str, rows: Sequence[Row], batch: ReceivedBatch) -> None:
         """Move new rows to the device, in one transfer, as the model's dtype. `batch` must not be written afterwards.
 
         Raises:

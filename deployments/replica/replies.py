@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from deployments.engine.ledger import Outcome
-from deployments.replica.admission.calls import Arrival
+from deployments.replica.admission.calls import CheckedRequest
 from deployments.replica.hosted_model import HostedModel
 from deployments.replica.load_report import LoadReport
 from slicer.common.top_k import top_k
@@ -26,22 +26,22 @@ class Replies:
         self._loads = {model.name: LoadReport(model.entries, model.num_slices) for model in models}
         self._replica = replica
 
-    def answer(self, arrival: Arrival, outcome: Outcome, admitted_s: float) -> Answer:
+    def answer(self, checked: CheckedRequest, outcome: Outcome, admitted_s: float) -> Answer:
         """The answer to a row that has ended; it counts for the load that later answers tell of.
 
         Args:
-            admitted_s: when it was admitted, on the clock of `arrival`.
+            admitted_s: when it was admitted, on the clock of `checked`.
         """
-        request = arrival.request
+        request = checked.request
         if outcome.logits is None:
             # A cancelled row's caller is gone, so nobody reads that answer.
             code = "stopped" if outcome.code in (None, "cancelled") else outcome.code
             return Refusal(request.id, code, outcome.message, self._replica)
         timings = Timings(
-            admission_ms=(admitted_s - arrival.arrived_s) * 1e3,
+            admission_ms=(admitted_s - checked.arrived_s) * 1e3,
             queue_ms=outcome.queue_s * 1e3,
             execution_ms=outcome.execution_s * 1e3,
-            total_ms=(time.monotonic() - arrival.arrived_s) * 1e3,
+            total_ms=(time.monotonic() - checked.arrived_s) * 1e3,
             rows_per_step=outcome.rows_per_step,
         )
         load = self._loads[request.model]

@@ -19,7 +19,7 @@ import ray
 from deployments.config import HttpAddress, ServerConfig, parse_config
 from deployments.executors.registry import make_executor
 from deployments.executors.torch_common import resident_set_bytes
-from deployments.replica.admission.calls import Arrival
+from deployments.replica.admission.calls import CheckedRequest
 from deployments.replica.backends.backend import Backend
 from deployments.replica.backends.engine_backend import EngineBackend
 from deployments.replica.hosted_model import host
@@ -92,7 +92,7 @@ class TailServer:
         answers: dict[int, Answer] = {}
         if any(request.again for request in requests):
             answers = await self._answered_before(requests)
-        arrivals: dict[int, Arrival] = {}
+        good: dict[int, CheckedRequest] = {}
         for index, request in enumerate(requests):
             if index in answers:
                 continue
@@ -102,27 +102,27 @@ class TailServer:
             elif (refusal := model.check(request)) is not None:
                 answers[index] = refusal
             else:
-                arrivals[index] = Arrival(model, request, arrived_s)
-        if arrivals:
-            answers.update(await self._run(arrivals))
+                good[index] = CheckedRequest(model, request, arrived_s)
+        if good:
+            answers.update(await self._run(good))
         for index, request in enumerate(requests):
             if request.model in self._models:
                 self._telemetry.count(request.model, request.cut, answers[index])
         return [answers[index] for index in range(len(requests))]
 
-    async def _run(self, arrivals: dict[int, Arrival]) -> dict[int, Answer]:
+    async def _run(self, good: dict[int, CheckedRequest]) -> dict[int, Answer]:
         """Checked requests through the backend."""
         answers: dict[int, Answer] = {}
-        parcel = list(arrivals.values())
-        for arrival in parcel:
-            self._answered.begin(arrival.request)
+        parcel = list(good.values())
+        for checked in parcel:
+            self._answered.begin(checked.request)
         try:
             results = await self._backend.infer(parcel)
-            for index, arrival, result in zip(arrivals, parcel, results, strict=True):
-                answers[index] = result if isinstance(result, Refusal) else self._replies.answer(arrival, *result)
+            for index, checked, result in zip(good, parcel, results, strict=True):
+                answers[index] = result if isinstance(result, Refusal) else self._replies.answer(checked, *result)
         finally:
-            for index, arrival in arrivals.items():
-                self._answered.end(arrival.request, answers.get(index))
+            for index, checked in good.items():
+                self._answered.end(checked.request, answers.get(index))
         return answers
 
     async def _answered_before(self, requests: list[Request]) -> dict[int, Answer]:

@@ -57,7 +57,11 @@ class Strategy:
         Raises:
             ConfigError: an own one cannot be imported.
         """
-        return self.in_engine and "costs" in self._signature.parameters
+        return self.in_engine and self.takes("costs")
+
+    def takes(self, argument: str) -> bool:
+        """Whether its class has an argument of this name. Raises ConfigError: an own one cannot be imported."""
+        return argument in self._signature.parameters
 
     def policy(
         self,

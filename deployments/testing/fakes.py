@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from deployments.executors.base import Arriving, Executor, Floats, Sliced
+from deployments.executors.base import Executor, Floats, ReceivedBatch, Sliced
 from deployments.scheduling.scheduler import Resident, Row, Step
 
 
@@ -63,7 +63,7 @@ class FakeExecutor(Executor):
     def load(self, model: str, sliced: Sliced, residents: Mapping[str, Resident]) -> None:
         """Nothing to load."""
 
-    def put(self, model: str, rows: Sequence[Row], batch: Arriving) -> None:
+    def put(self, model: str, rows: Sequence[Row], batch: ReceivedBatch) -> None:
         """Keep the rows' activations."""
         self.activations.update((row.key, batch[i].copy()) for i, row in enumerate(rows))
 

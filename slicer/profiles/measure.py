@@ -35,7 +35,7 @@ _WARM_UP = 3
 _WIDE = 1.5
 
 
-def measure(
+def measure_profile(
     sliced: SlicedModel,
     *,
     name: str,

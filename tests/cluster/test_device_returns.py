@@ -10,7 +10,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from actors.fleet.fleet import Fleet, parse_fleet
-from actors.records.request_plan import Closed, Plan
+from actors.records.assignment import Assignment, Closed
 from deployments import app
 from slicer.models.images import write_digits
 
@@ -28,7 +28,7 @@ def test_a_device_that_dies_is_back_in_the_same_run(cluster: Cluster, no_applica
             "cache": {"directory": str(tmp_path / "cache")},
         }
     )
-    plan = Plan(
+    assignment = Assignment(
         run_id="run",
         images=tuple(map(str, images.files)),
         labels=tuple(images.labels),
@@ -45,7 +45,7 @@ def test_a_device_that_dies_is_back_in_the_same_run(cluster: Cluster, no_applica
 
     with Fleet(config, app=NAME, run="returns", say=said.append) as fleet:
         before = {info.name: info.node_id for info in fleet.devices}
-        records = fleet.run({"camera-0": plan, "camera-1": plan}, on_progress=kill_one)
+        records = fleet.run({"camera-0": assignment, "camera-1": assignment}, on_progress=kill_one)
         after = {info.name: info.node_id for info in fleet.devices}
     assert [record.outcome for record in records["camera-0"]] == ["answered"] * REQUESTS
     mine = records["camera-1"]

@@ -13,7 +13,7 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 from actors.fleet.fleet import Fleet, parse_fleet
-from actors.records.request_plan import Capture, Plan
+from actors.records.assignment import Assignment, Capture
 from deployments import app
 from slicer.codecs import activations as codec
 from slicer.errors import ServerError
@@ -63,7 +63,7 @@ def test_every_answer_of_a_run_is_lost_once_and_no_request_runs_twice(handle: An
     arrivals = tuple(Capture(0.2 * index, index) for index in range(IMAGES))
     with Fleet(config, app=NAME, run="retry") as fleet:
         before = steps(handle)
-        records = fleet.run({"camera-0": Plan("retry", files, (None,) * IMAGES, arrivals)})["camera-0"]
+        records = fleet.run({"camera-0": Assignment("retry", files, (None,) * IMAGES, arrivals)})["camera-0"]
     assert [record.outcome for record in records] == ["answered"] * IMAGES
     assert sum(record.attempts for record in records) == 2 * IMAGES
     assert steps(handle) - before == IMAGES

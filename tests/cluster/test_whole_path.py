@@ -12,8 +12,8 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 from actors.fleet.fleet import Fleet, parse_fleet
+from actors.records.assignment import Assignment, Capture
 from actors.records.record import Record
-from actors.records.request_plan import Capture, Plan
 from deployments import app
 from deployments.scheduling.registry import STRATEGIES
 from slicer.models import zoo
@@ -55,9 +55,9 @@ def fleet(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     fleet.stop()
 
 
-def plan_of(device: int, images: LabelledImages) -> Plan:
+def assignment_of(device: int, images: LabelledImages) -> Assignment:
     mine = range(device * PER_DEVICE, (device + 1) * PER_DEVICE)
-    return Plan(
+    return Assignment(
         run_id=f"run{device}",
         images=tuple(str(file) for file in images.files),
         labels=tuple(images.labels),
@@ -83,7 +83,7 @@ def test_devices_at_every_cut_get_the_unsliced_models_answers(
     try:
         # The first strategy loads the heads, the others find them in the cache of their node.
         devices = fleet.connect(NAME) if fleet.devices else fleet.start()
-        records = fleet.run({f"cut{cut}-0": plan_of(cut, images) for cut in CUTS})
+        records = fleet.run({f"cut{cut}-0": assignment_of(cut, images) for cut in CUTS})
         status = serve.get_deployment_handle(app.DEPLOYMENT, NAME).status.remote().result(timeout_s=30)
     finally:
         app.stop(NAME)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deployments.executors.base import Arriving
+from deployments.executors.base import ReceivedBatch
 from deployments.executors.cuda.gpu import Gpu
 from deployments.executors.cuda.slab import Slots, arrange, runs
 from deployments.executors.torch_common import storage_bytes
@@ -107,7 +107,7 @@ class Activations:
 
     # ---------------------------------------------------------------------------------------------- rows come and go
 
-    def put(self, model: str, rows: Sequence[Row], batch: Arriving, dtype: torch.dtype) -> None:
+    def put(self, model: str, rows: Sequence[Row], batch: ReceivedBatch, dtype: torch.dtype) -> None:
         """Lay new rows of one entry where `flush` takes them; they wait where they are as long as the slab is full."""
         if batch.dtype not in (np.float16, np.float32):
             batch = batch.astype(np.float32)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from deployments.costs.cost_model import padded_to
-from deployments.executors.base import AcceleratorLost, Arriving, Executor, Floats, Sliced
+from deployments.executors.base import AcceleratorLost, Executor, Floats, ReceivedBatch, Sliced
 from deployments.executors.cuda.activations import Activations, Memory, Place, distinct
 from deployments.executors.cuda.gpu import CudaGpu, Gpu
 from deployments.executors.cuda.graphs import Compiled, Graphs, Mode
@@ -165,19 +165,19 @@ class CudaExecutor(Executor):
 
     # ------------------------------------------------------------------------------------------------------- the rows
 
-    def receiving(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Arriving:
+    def receiving(self, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> ReceivedBatch:
         """Memory for rows that are to be put, page-locked: they go to the device from there, without a copy before.
 
         Any thread. Ordinary memory where there is no such memory left, or the accelerator is lost: nothing that arrives
         may fail for it, and the engine says what is wrong.
         """
         try:
-            found: Arriving = self._gpu.host(shape, torch.from_numpy(np.empty(0, dtype)).dtype).numpy()
+            found: ReceivedBatch = self._gpu.host(shape, torch.from_numpy(np.empty(0, dtype)).dtype).numpy()
         except RuntimeError:
             found = np.empty(shape, dtype)
         return found
 
-    def put(self, model: str, rows: Sequence[Row], batch: Arriving) -> None:
+    def put(self, model: str, rows: Sequence[Row], batch: ReceivedBatch) -> None:
         """Take new rows of one entry over; `flush` begins to copy them to the device, and so does their first step."""
         with self._guarded():
             self._activations.put(model, rows, batch, self._dtypes[model])

@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from deployments.engine.engine import Engine, Outcome
-from deployments.executors.base import Arriving
-from deployments.replica.admission.calls import Arrival, Call, Place, Result, arrival_at
+from deployments.executors.base import ReceivedBatch
+from deployments.replica.admission.calls import Call, CheckedRequest, Place, Result, request_at
 from deployments.replica.admission.decode import decode_rows
 from deployments.replica.admission.decode_queue import DecodeQueue
 from deployments.replica.hosted_model import HostedModel, Receiving
@@ -79,18 +79,18 @@ class Admission:
         )
         self.engine = make_engine(self.deliver)
 
-    async def infer(self, arrivals: Sequence[Arrival]) -> list[Result]:
+    async def infer(self, requests: Sequence[CheckedRequest]) -> list[Result]:
         """Requests of one call through the engine, in order: outcome and moment of admission (engine clock) of each.
 
         It returns when the last one has ended. A caller that is cancelled takes its rows with it: they leave at the
         next boundary.
         """
-        if not arrivals:
+        if not requests:
             return []
         self._loop = loop = asyncio.get_running_loop()
-        call = Call(arrivals, loop.create_future())
+        call = Call(requests, loop.create_future())
         try:
-            if not _soon_decoded(arrivals):
+            if not _soon_decoded(requests):
                 self._decode_queue.put(call)
             else:
                 if not self._gathered:
@@ -112,7 +112,7 @@ class Admission:
             with _failing(places):
                 self._submit(places, *decode_rows(*_hosted(places), self._receiving))
 
-    def _submit(self, places: Sequence[Place], rows: Arriving, refusals: Sequence[Refusal | None]) -> None:
+    def _submit(self, places: Sequence[Place], rows: ReceivedBatch, refusals: Sequence[Refusal | None]) -> None:
         """Hand decoded rows to the engine. Nothing is awaited between that and their registration, so no outcome can be
         missed."""
         good = []
@@ -123,14 +123,14 @@ class Admission:
                 place[0].end(place[1], refusal)
         if not good:
             return
-        arrivals = [arrival_at(place) for place in good]
+        requests = [request_at(place) for place in good]
         admitted_s = self._clock()  # before submit, from where the engine counts the row's waiting
         keys = self.engine.submit(
-            arrivals[0].model.name,
-            arrivals[0].request.cut,
+            requests[0].model.name,
+            requests[0].request.cut,
             rows,
-            [arrival.arrived_s for arrival in arrivals],
-            [arrival.deadline_s for arrival in arrivals],
+            [checked.arrived_s for checked in requests],
+            [checked.deadline_s for checked in requests],
         )
         for key, (call, index) in zip(keys, good, strict=True):
             self._pending[key] = call, index, admitted_s
@@ -158,13 +158,13 @@ class Admission:
         return self.engine.alive and await self._decode_queue.healthy()
 
 
-def _soon_decoded(arrivals: Sequence[Arrival]) -> bool:
+def _soon_decoded(requests: Sequence[CheckedRequest]) -> bool:
     """Whether decoding them holds the event loop so shortly that it needs no thread."""
     size = 0
-    for arrival in arrivals:
-        if arrival.request.codec in IMAGE_CODECS:
+    for checked in requests:
+        if checked.request.codec in IMAGE_CODECS:
             return False
-        size += len(arrival.request.payload)
+        size += len(checked.request.payload)
     return size <= INLINE_BYTES
 
 
@@ -174,9 +174,9 @@ def _alike(calls: Sequence[Call], most: int) -> Iterator[list[Place]]:
     for call in calls:
         if call.ended.done():
             continue
-        for index, arrival in enumerate(call.arrivals):
-            request = arrival.request
-            groups.setdefault((arrival.model.name, request.cut, request.codec), []).append((call, index))
+        for index, checked in enumerate(call.requests):
+            request = checked.request
+            groups.setdefault((checked.model.name, request.cut, request.codec), []).append((call, index))
     for places in groups.values():
         for start in range(0, len(places), most):
             yield places[start : start + most]
@@ -194,4 +194,4 @@ def _failing(places: Sequence[Place]) -> Iterator[None]:
 
 def _hosted(places: Sequence[Place]) -> tuple[HostedModel, list[Request]]:
     """Their one model, and their requests."""
-    return arrival_at(places[0]).model, [arrival_at(place).request for place in places]
+    return request_at(places[0]).model, [request_at(place).request for place in places]

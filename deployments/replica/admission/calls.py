@@ -12,7 +12,7 @@ from slicer.protocol.messages import Refusal, Request
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class CheckedRequest:
     """A checked request, with the moment it reached the replica (engine clock)."""
 
     model: HostedModel
@@ -35,7 +35,7 @@ class Call:
     """The requests of one call, and what becomes of them. Use it from one event loop only.
 
     Attributes:
-        arrivals: one or several.
+        requests: one or several.
         ended: done when every request has its result, when the call has failed, or when the caller is gone.
         results: of the requests, in order, as they end.
         open: how many have none yet.
@@ -43,7 +43,7 @@ class Call:
         left: nobody waits for its rows any more.
     """
 
-    arrivals: Sequence[Arrival]
+    requests: Sequence[CheckedRequest]
     ended: asyncio.Future[None]
     results: list[Result | None] = field(init=False)
     open: int = field(init=False)
@@ -51,7 +51,7 @@ class Call:
     left: bool = False
 
     def __post_init__(self) -> None:
-        self.open = len(self.arrivals)
+        self.open = len(self.requests)
         self.results = [None] * self.open
 
     def end(self, index: int, result: Result) -> None:
@@ -71,7 +71,7 @@ class Call:
 Place = tuple[Call, int]
 
 
-def arrival_at(place: Place) -> Arrival:
+def request_at(place: Place) -> CheckedRequest:
     """The request that a place stands for."""
     call, index = place
-    return call.arrivals[index]
+    return call.requests[index]

@@ -17,8 +17,8 @@ from functools import partial
 
 from ray import serve
 
-from deployments.executors.base import Arriving
-from deployments.replica.admission.calls import Arrival, Call, Place, arrival_at
+from deployments.executors.base import ReceivedBatch
+from deployments.replica.admission.calls import Call, CheckedRequest, Place, request_at
 from deployments.replica.admission.decode import decode_rows
 from deployments.replica.hosted_model import Receiving
 from slicer.codecs.activations import ordinary
@@ -26,7 +26,7 @@ from slicer.codecs.registry import IMAGE_CODECS
 from slicer.protocol.messages import Refusal
 
 #: Hands decoded rows to the engine: their places, the good rows, and per place its refusal or None.
-Submit = Callable[[Sequence[Place], Arriving, Sequence[Refusal | None]], None]
+Submit = Callable[[Sequence[Place], ReceivedBatch, Sequence[Refusal | None]], None]
 
 #: Weight of the newest measurement in a smoothed time.
 _NEWEST = 0.2
@@ -98,12 +98,12 @@ class DecodeQueue:
     def put(self, call: Call) -> None:
         """Take the requests of a call, or end those at once that will not be decoded. Their call ends in due time."""
         taken: list[Place] = []
-        for index, arrival in enumerate(call.arrivals):
-            refusal = self._full(arrival) or self._too_late(arrival, self.rows)
+        for index, checked in enumerate(call.requests):
+            refusal = self._full(checked) or self._too_late(checked, self.rows)
             if refusal is not None:
                 call.end(index, refusal)
                 continue
-            size = len(arrival.request.payload)
+            size = len(checked.request.payload)
             self.rows += 1
             self.bytes += size
             self._waiting.setdefault(id(call), {})[index] = size
@@ -123,21 +123,21 @@ class DecodeQueue:
         if not task.cancelled() and (error := task.exception()) is not None:
             call.fail(error)
 
-    def _full(self, arrival: Arrival) -> Refusal | None:
+    def _full(self, checked: CheckedRequest) -> Refusal | None:
         rows = self.rows + self._in_engine()
         if rows >= self._max_rows:
             said = f"{rows} rows wait here (max_queue_rows)"
-        elif self.bytes and self.bytes + len(arrival.request.payload) > self._max_bytes:
+        elif self.bytes and self.bytes + len(checked.request.payload) > self._max_bytes:
             said = f"{self.bytes} bytes wait to be decoded (max_queue_bytes is {self._max_bytes})"
         else:
             return None
-        return Refusal(arrival.request.id, "overloaded", f"{said}; try again later")
+        return Refusal(checked.request.id, "overloaded", f"{said}; try again later")
 
-    def _too_late(self, arrival: Arrival, ahead: int) -> Refusal | None:
+    def _too_late(self, checked: CheckedRequest, ahead: int) -> Refusal | None:
         """A refusal, if it cannot be in time with so many others to decode before it."""
-        if arrival.deadline_s is None:
+        if checked.deadline_s is None:
             return None
-        left_s = arrival.deadline_s - self._clock()
+        left_s = checked.deadline_s - self._clock()
         need_s = 0.0
         if ahead or self._in_engine():  # where nobody else is, it is tried: times that were long once may be so no more
             need_s = (1 + ahead / self._threads) * self.decoding.seconds
@@ -149,7 +149,7 @@ class DecodeQueue:
             if left_s > 0
             else "its deadline passed before it was decoded"
         )
-        return Refusal(arrival.request.id, "too_late", f"{message}; send fewer images, or allow more time")
+        return Refusal(checked.request.id, "too_late", f"{message}; send fewer images, or allow more time")
 
     async def _decode(self, waiting: Sequence[Sequence[Place]]) -> None:
         """One after another; the first of each call first, then the second of each, and so on."""
@@ -186,7 +186,7 @@ class DecodeQueue:
         for call, index in places:
             if call.ended.done():
                 continue  # the caller has left
-            refusal = self._too_late(call.arrivals[index], 0)
+            refusal = self._too_late(call.requests[index], 0)
             if refusal is None:
                 wanted.append((call, index))
             else:
@@ -194,9 +194,9 @@ class DecodeQueue:
         if not wanted:
             return
         began_s = self._clock()
-        requests = [arrival_at(place).request for place in wanted]
+        requests = [request_at(place).request for place in wanted]
         decoded = await asyncio.get_running_loop().run_in_executor(
-            None, decode_rows, arrival_at(wanted[0]).model, requests, self._receiving
+            None, decode_rows, request_at(wanted[0]).model, requests, self._receiving
         )
         self.decoding.observe((self._clock() - began_s) / len(wanted))
         self._submit(wanted, *decoded)
@@ -204,12 +204,12 @@ class DecodeQueue:
 
 def _alike(places: Sequence[Place]) -> Sequence[Place]:
     """The first place, and those right behind it that are decoded with it: an image alone, the others by their kind."""
-    first = arrival_at(places[0])
+    first = request_at(places[0])
     if first.request.codec in IMAGE_CODECS:
         return places[:1]
     kind = (first.model.name, first.request.cut, first.request.codec)
     for number, place in enumerate(places):
-        one = arrival_at(place)
+        one = request_at(place)
         if (one.model.name, one.request.cut, one.request.codec) != kind:
             return places[:number]
     return places

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from deployments.replica.admission.calls import Arrival, Result
+from deployments.replica.admission.calls import CheckedRequest, Result
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Backend(Protocol):
     thread.
     """
 
-    async def infer(self, arrivals: Sequence[Arrival]) -> list[Result]:
+    async def infer(self, requests: Sequence[CheckedRequest]) -> list[Result]:
         """Checked requests of one call, in order: outcome and moment of admission of each, or why it was not admitted.
 
         It returns when the last one has ended. A caller that is cancelled takes its rows with it, where that is

@@ -16,7 +16,7 @@ from deployments.engine.warm_up import warm_up
 from deployments.executors.base import Executor
 from deployments.executors.enqueuing import Enqueuing
 from deployments.replica.admission.admission import Admission, Deliver
-from deployments.replica.admission.calls import Arrival, Result
+from deployments.replica.admission.calls import CheckedRequest, Result
 from deployments.replica.backends.backend import Backend, Counters
 from deployments.replica.hosted_model import Hosted, HostedModel
 from deployments.scheduling.registry import find_strategy
@@ -101,9 +101,9 @@ class EngineBackend(Backend):
         if self._profile_dir is not None:
             save_profiles(self._costs, self._profile_dir)
 
-    async def infer(self, arrivals: Sequence[Arrival]) -> list[Result]:
+    async def infer(self, requests: Sequence[CheckedRequest]) -> list[Result]:
         """Through admission into the engine; see `Admission.infer`."""
-        return await self.admission.infer(arrivals)
+        return await self.admission.infer(requests)
 
     def counters(self) -> Counters:
         """The engine's."""

@@ -21,14 +21,14 @@ from ray import serve
 from deployments.config import ServerConfig
 from deployments.engine.engine import Outcome
 from deployments.executors.base import Executor, Floats
-from deployments.replica.admission.calls import Arrival, Result
+from deployments.replica.admission.calls import CheckedRequest, Result
 from deployments.replica.admission.decode import decode_rows
 from deployments.replica.backends.backend import Backend, Counters
 from deployments.replica.hosted_model import Hosted, HostedModel
 from deployments.scheduling.scheduler import SHARED, Resident, Row, Step
 from slicer.protocol.messages import Refusal
 
-Tail = Callable[[Arrival], Awaitable[Result]]
+Tail = Callable[[CheckedRequest], Awaitable[Result]]
 
 
 class ServeBatch(Backend):
@@ -63,11 +63,11 @@ class ServeBatch(Backend):
                 )(self._handler(model, entry))
         self._busy_s, self._rows_per_step = 0.0, {}
 
-    def _handler(self, model: HostedModel, entry: int) -> Callable[[list[Arrival]], Awaitable[list[Result]]]:
-        async def run_tail(arrivals: list[Arrival]) -> list[Result]:
-            batch, refusals = decode_rows(model, [arrival.request for arrival in arrivals])
-            good = [arrival for arrival, refusal in zip(arrivals, refusals, strict=True) if refusal is None]
-            rows = [Row(next(self._keys), model.name, entry, arrival.arrived_s) for arrival in good]
+    def _handler(self, model: HostedModel, entry: int) -> Callable[[list[CheckedRequest]], Awaitable[list[Result]]]:
+        async def run_tail(requests: list[CheckedRequest]) -> list[Result]:
+            batch, refusals = decode_rows(model, [checked.request for checked in requests])
+            good = [checked for checked, refusal in zip(requests, refusals, strict=True) if refusal is None]
+            rows = [Row(next(self._keys), model.name, entry, checked.arrived_s) for checked in good]
             logits, seconds = batch, 0.0
             if rows:
                 loop = asyncio.get_running_loop()
@@ -75,14 +75,14 @@ class ServeBatch(Backend):
             ended_s = time.monotonic()
             answers: list[Result] = []
             made = iter(logits)
-            for arrival, refusal in zip(arrivals, refusals, strict=True):
+            for checked, refusal in zip(requests, refusals, strict=True):
                 if refusal is not None:
                     answers.append(refusal)
                     continue
                 # A row waits in Serve's batch queue and for the accelerator; there is no admission apart from that.
-                queue_s = ended_s - arrival.arrived_s - seconds
+                queue_s = ended_s - checked.arrived_s - seconds
                 outcome = Outcome(0, next(made), queue_s=queue_s, execution_s=seconds, rows_per_step=(len(rows),))
-                answers.append((outcome, arrival.arrived_s))
+                answers.append((outcome, checked.arrived_s))
             return answers
 
         return run_tail
@@ -105,9 +105,9 @@ class ServeBatch(Backend):
         self._rows_per_step[len(rows)] = self._rows_per_step.get(len(rows), 0) + 1
         return logits, seconds
 
-    async def infer(self, arrivals: Sequence[Arrival]) -> list[Result]:
+    async def infer(self, requests: Sequence[CheckedRequest]) -> list[Result]:
         """Requests of one call, each through its tail's batch."""
-        return list(await asyncio.gather(*(self._one(arrival) for arrival in arrivals)))
+        return list(await asyncio.gather(*(self._one(checked) for checked in requests)))
 
     def counters(self) -> Counters:
         """Of the accelerator's thread; a row waits from its call to its answer."""
@@ -118,14 +118,14 @@ class ServeBatch(Backend):
     async def healthy(self) -> None:
         """It knows of nothing that could be wrong with it."""
 
-    async def _one(self, arrival: Arrival) -> Result:
+    async def _one(self, checked: CheckedRequest) -> Result:
         """An exception of the batch is every row's failure."""
-        name = arrival.model.name
+        name = checked.model.name
         self._waiting[name] += 1
         try:
-            return await self._tails[name, arrival.request.cut](arrival)
+            return await self._tails[name, checked.request.cut](checked)
         except Exception as error:
-            return Refusal(arrival.request.id, "failed", f"the batch failed: {type(error).__name__}: {error}")
+            return Refusal(checked.request.id, "failed", f"the batch failed: {type(error).__name__}: {error}")
         finally:
             self._waiting[name] -= 1
 

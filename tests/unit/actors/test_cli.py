@@ -225,34 +225,34 @@ def test_a_server_that_went_away_exits_with_2_and_the_report_is_made_all_the_sam
     assert (tmp_path / "records.jsonl").is_file()
 
 
-def plans(*flags: str, devices: int = 3, seed: int = 0) -> Mapping[str, Any]:
+def assignments(*flags: str, devices: int = 3, seed: int = 0) -> Mapping[str, Any]:
     made = config(*flags)
     names = [f"d{index}" for index in range(devices)]
     process = load.parse_process(made.arrivals, made.fleet_rate_rps(devices)) if made.loop == "open" else None
-    return schedule.plans(made, process, names, [Path(f"{i}.png") for i in range(4)], seed)
+    return schedule.assignments(made, process, names, [Path(f"{i}.png") for i in range(4)], seed)
 
 
 def test_an_open_loop_plan_has_arrivals_and_a_closed_one_has_clients() -> None:
-    open_plans = plans("--rate", "30", "--requests", "60", "--warmup", "0", "--max-age-ms", "50", "--top-k", "2")
-    assert [len(plan.arrivals) for plan in open_plans.values()] == [20, 20, 20]
-    assert all(plan.closed is None and plan.max_age_ms == 50 and plan.top_k == 2 for plan in open_plans.values())
-    closed_plans = plans("--concurrency", "4", "--requests", "10", "--think-ms", "20")
-    assert [plan.closed.clients for plan in closed_plans.values()] == [2, 1, 1]
-    assert [plan.closed.requests for plan in closed_plans.values()] == [6, 2, 2], "10 shared 2:1:1, the rest in front"
-    assert all(not plan.arrivals and plan.closed.think_s == 0.02 for plan in closed_plans.values())
+    open_loop = assignments("--rate", "30", "--requests", "60", "--warmup", "0", "--max-age-ms", "50", "--top-k", "2")
+    assert [len(a.arrivals) for a in open_loop.values()] == [20, 20, 20]
+    assert all(a.closed is None and a.max_age_ms == 50 and a.top_k == 2 for a in open_loop.values())
+    closed_loop = assignments("--concurrency", "4", "--requests", "10", "--think-ms", "20")
+    assert [a.closed.clients for a in closed_loop.values()] == [2, 1, 1]
+    assert [a.closed.requests for a in closed_loop.values()] == [6, 2, 2], "10 shared 2:1:1, the rest in front"
+    assert all(not a.arrivals and a.closed.think_s == 0.02 for a in closed_loop.values())
 
 
 def test_a_closed_loop_by_time_runs_warmup_and_window_and_leaves_devices_without_a_client_at_rest() -> None:
-    made = plans("--concurrency", "2", "--duration", "5", "--warmup", "1")
-    assert [plan.closed.duration_s if plan.closed else None for plan in made.values()] == [6.0, 6.0, None]
+    made = assignments("--concurrency", "2", "--duration", "5", "--warmup", "1")
+    assert [a.closed.duration_s if a.closed else None for a in made.values()] == [6.0, 6.0, None]
     assert schedule.warmup_s(config("--concurrency", "2", "--duration", "5", "--warmup", "1")) == 1.0
     assert schedule.warmup_s(config("--concurrency", "2", "--requests", "5")) == 0.0
 
 
 def test_plans_are_the_same_for_every_strategy_and_other_ones_for_another_seed() -> None:
     flags = ("--rate", "30", "--requests", "60")
-    assert plans(*flags) == plans(*flags)
-    assert plans(*flags) != plans(*flags, seed=1)
+    assert assignments(*flags) == assignments(*flags)
+    assert assignments(*flags) != assignments(*flags, seed=1)
 
 
 def test_the_window_follows_from_rate_and_requests() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from actors.device.device_run import DeviceRun
 from actors.device.health.backlog import AT_ONCE
-from actors.device.plan_runner import PlanRun
 from actors.planning.online_planner import PlanConfig
+from actors.records.assignment import Capture
 from actors.records.record import Record
-from actors.records.request_plan import Capture
 from actors.testing.fake_server import FakeServer
 from slicer.errors import ModelError
 from slicer.models.spec import ModelSpec
@@ -26,10 +26,10 @@ from tests.unit.actors.device.test_device import (
     SERVED,
     SERVER_S,
     VirtualDevice,
+    assignment,
     fake_server,
     go,
     make,
-    plan,
 )
 
 MANIFEST = Manifest(
@@ -52,7 +52,7 @@ def ask(count: int, every_s: float = 0.1) -> tuple[Capture, ...]:
 
 @pytest.mark.parametrize("upset", ["vanish", "overloaded", "stopped", "too_late", "failed"])
 def test_what_the_server_does_not_answer_the_device_finishes_and_says_so(upset: str) -> None:
-    (record,) = go(fake_server(), plan(arrivals=ask(1)), (upset,), alone="tail")
+    (record,) = go(fake_server(), assignment(arrivals=ask(1)), (upset,), alone="tail")
     assert (record.outcome, record.alone, record.attempts) == ("answered", "m", 1)
     assert record.top1 == 1  # the head's own answer
     assert record.message
@@ -61,12 +61,12 @@ def test_what_the_server_does_not_answer_the_device_finishes_and_says_so(upset: 
 
 @pytest.mark.parametrize("upset", ["bad_cut", "not_finite", "bad_shape"])
 def test_what_is_wrong_with_the_request_itself_stays_refused(upset: str) -> None:
-    (record,) = go(fake_server(), plan(arrivals=ask(1)), (upset,), alone="tail")
+    (record,) = go(fake_server(), assignment(arrivals=ask(1)), (upset,), alone="tail")
     assert (record.outcome, record.code, record.alone) == ("refused", upset, "")
 
 
 def test_a_server_that_is_too_slow_for_the_deadline_is_not_waited_for() -> None:
-    records = go(fake_server(), plan(arrivals=ask(3, 1.0), deadline_ms=100.0), ("hang",) * 99, alone="tail")
+    records = go(fake_server(), assignment(arrivals=ask(3, 1.0), deadline_ms=100.0), ("hang",) * 99, alone="tail")
     assert [record.outcome for record in records] == ["answered"] * 3
     assert all(record.alone == "m" for record in records)
     assert all(record.inference_ms is not None and record.inference_ms <= 100.0 for record in records)
@@ -74,13 +74,13 @@ def test_a_server_that_is_too_slow_for_the_deadline_is_not_waited_for() -> None:
 
 def test_a_deadline_too_short_for_any_server_is_met_without_asking() -> None:
     server = fake_server()
-    records = go(server, plan(arrivals=ask(2, 1.0), deadline_ms=16.0), alone="tail")
+    records = go(server, assignment(arrivals=ask(2, 1.0), deadline_ms=16.0), alone="tail")
     assert [record.outcome for record in records] == ["answered", "answered"]
     assert server.requests == []
 
 
 def test_without_a_deadline_a_silent_server_costs_its_patience_and_no_more() -> None:
-    (record,) = go(fake_server(), plan(arrivals=ask(1)), ("hang",), alone="tail")
+    (record,) = go(fake_server(), assignment(arrivals=ask(1)), ("hang",), alone="tail")
     assert record.alone == "m"
     assert record.inference_ms == pytest.approx(250 + 2 * HEAD_S * 1e3)
 
@@ -112,7 +112,7 @@ class Gone(FakeServer):
 @pytest.mark.parametrize("silent", [False, True])
 def test_an_outage_costs_no_request_no_deadline_and_ends_soon_after_it(silent: bool) -> None:
     server = Gone(silent)
-    records = go(server, plan(arrivals=ask(300), deadline_ms=100.0), alone="tail")
+    records = go(server, assignment(arrivals=ask(300), deadline_ms=100.0), alone="tail")
     assert all(record.outcome == "answered" for record in records)
     late = [r for r in records if r.inference_ms is None or r.inference_ms > 100.0]
     assert late == []
@@ -132,7 +132,7 @@ def test_a_server_that_is_back_with_other_weights_gets_another_head() -> None:
         await device.start()
         server.script.append("vanish")
         server.served["m"] = replace(SERVED, manifest="digest-2")
-        return await PlanRun(device, plan(arrivals=ask(20))).run(), device
+        return await DeviceRun(device, assignment(arrivals=ask(20))).run(), device
 
     records, device = virtual_time.run(scenario())
     assert [record.outcome for record in records] == ["answered"] * 20
@@ -143,7 +143,7 @@ def test_a_server_that_is_back_with_other_weights_gets_another_head() -> None:
 def test_a_device_that_cannot_go_on_alone_keeps_its_requests_until_the_server_is_back() -> None:
     server = Gone()
     retry = RETRY.model_copy(update={"budget_s": 60.0})
-    records = go(server, plan(arrivals=ask(300)), retry=retry)
+    records = go(server, assignment(arrivals=ask(300)), retry=retry)
     assert [record.outcome for record in records] == ["answered"] * 300
     assert len({request.id for request in server.requests}) == 300
     # Two hundred requests wait, and one of them at a time asks: what it costs the server does not grow with them.
@@ -168,7 +168,7 @@ def test_a_server_that_says_nothing_is_not_sent_more_and_more() -> None:
             return await super().infer(requests)
 
     server = Held()
-    records = go(server, plan(arrivals=ask(300)), retry=RETRY.model_copy(update={"budget_s": 60.0}))
+    records = go(server, assignment(arrivals=ask(300)), retry=RETRY.model_copy(update={"budget_s": 60.0}))
     assert [record.outcome for record in records] == ["answered"] * 300
     in_the_dark = [asked_s for asked_s in server.asked_s if 2.0 <= asked_s < 22.0]
     assert len(in_the_dark) <= 2.0 * 10 + 2 + 10  # those of its 2 s of patience, then one at a time
@@ -179,7 +179,7 @@ def test_a_server_that_says_nothing_is_not_sent_more_and_more() -> None:
 
 def test_a_probe_that_hangs_holds_up_nobody_for_long() -> None:
     records = go(
-        fake_server(), plan(arrivals=ask(20)), ("vanish", "hang"), retry=RETRY.model_copy(update={"budget_s": 60})
+        fake_server(), assignment(arrivals=ask(20)), ("vanish", "hang"), retry=RETRY.model_copy(update={"budget_s": 60})
     )
     assert [record.outcome for record in records] == ["answered"] * 20
     assert max(r.inference_ms for r in records if r.inference_ms is not None) <= 2000 + 700
@@ -192,10 +192,10 @@ def test_a_request_that_is_ended_while_it_probes_lets_the_next_one_probe() -> No
         await device.start()
         device.health.backlog.failed(probe=False)
         server.script.append("hang")
-        first = plan(arrivals=ask(1), drain_s=1.0)
-        (lost,) = await PlanRun(device, first).run()
+        first = assignment(arrivals=ask(1), drain_s=1.0)
+        (lost,) = await DeviceRun(device, first).run()
         assert (lost.outcome, len(server.requests)) == ("lost", 1)
-        (record,) = await PlanRun(device, first).run()
+        (record,) = await DeviceRun(device, first).run()
         return record.outcome
 
     assert virtual_time.run(scenario()) == "answered"
@@ -204,10 +204,10 @@ def test_a_request_that_is_ended_while_it_probes_lets_the_next_one_probe() -> No
 def test_another_model_can_stand_in() -> None:
     small = ServedModel("small", "digest-s", "{}", 2, (0, 1), "per_tail", ("fp32",))
     server = FakeServer({"m": SERVED, "small": small}, delay_s=SERVER_S)
-    (record,) = go(server, plan(arrivals=ask(1)), ("vanish",), alone="small")
+    (record,) = go(server, assignment(arrivals=ask(1)), ("vanish",), alone="small")
     assert (record.outcome, record.alone) == ("answered", "small")
     with pytest.raises(ModelError, match="none"):
-        go(fake_server(), plan(arrivals=ask(1)), alone="none")
+        go(fake_server(), assignment(arrivals=ask(1)), alone="none")
 
 
 def test_a_device_whose_memory_does_not_hold_the_tail_says_so_and_asks_again_as_ever() -> None:
@@ -224,7 +224,7 @@ def test_a_device_whose_memory_does_not_hold_the_tail_says_so_and_asks_again_as_
         device._load = short
         await device.start()
         server.script.extend(("vanish", "overloaded"))
-        return device.fallback.notes, device.fallback.model, await PlanRun(device, plan(arrivals=ask(1))).run()
+        return device.fallback.notes, device.fallback.model, await DeviceRun(device, assignment(arrivals=ask(1))).run()
 
     notes, alone, (record,) = virtual_time.run(scenario())
     assert "does not fit" in notes[0]
@@ -233,11 +233,11 @@ def test_a_device_whose_memory_does_not_hold_the_tail_says_so_and_asks_again_as_
 
 def test_a_retried_request_says_so_under_an_id_that_is_this_devices_own() -> None:
     server = fake_server()
-    go(server, plan(arrivals=ask(1)), ("vanish", "vanish"))
+    go(server, assignment(arrivals=ask(1)), ("vanish", "vanish"))
     assert [request.again for request in server.requests] == [False, True, True]
     assert len({request.id for request in server.requests}) == 1
     other = fake_server()
-    go(other, plan(arrivals=ask(1)))
+    go(other, assignment(arrivals=ask(1)))
     assert other.requests[0].id != server.requests[0].id  # the same record of another device
 
 
@@ -252,7 +252,7 @@ def moving(to: Choice, **changes: Any) -> tuple[list[Record], VirtualDevice]:
 
         device = make(fake_server(), **changes)
         await device.start()
-        running = asyncio.create_task(PlanRun(device, plan(arrivals=ask(200, 0.011))).run())
+        running = asyncio.create_task(DeviceRun(device, assignment(arrivals=ask(200, 0.011))).run())
         await asyncio.sleep(0.5)
         await device.cut.move(to)
         return await running, device
@@ -289,7 +289,7 @@ def test_a_device_with_a_plan_moves_by_itself_under_load() -> None:
         server = FakeServer({"m": PLANNED}, delay_s=SERVER_S)
         device = make(server, plan=PlanConfig(every_s=0.5))
         await device.start()
-        records = await PlanRun(device, plan(arrivals=ask(300, 0.05))).run()
+        records = await DeviceRun(device, assignment(arrivals=ask(300, 0.05))).run()
         return records, device
 
     records, device = virtual_time.run(scenario())

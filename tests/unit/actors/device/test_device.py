@@ -17,11 +17,11 @@ from actors.clock.clock import Clock
 from actors.device.answer import RequestOptions
 from actors.device.config import DeviceConfig, Retry
 from actors.device.device import Device
+from actors.device.device_run import DeviceRun, lost_run
 from actors.device.head_runtime import Computed
-from actors.device.plan_runner import PlanRun, lost_run
 from actors.network.client import LinkedServer
+from actors.records.assignment import Assignment, Capture, Closed
 from actors.records.record import Record
-from actors.records.request_plan import Capture, Closed, Plan
 from actors.testing.fake_server import FakeServer
 from slicer.errors import CodecError, ConfigError, CutError, ImageError, ShardError
 from slicer.planning.cut_planner import Choice
@@ -147,26 +147,26 @@ def fake_server(**changes: Any) -> FakeServer:
     return FakeServer({"m": SERVED}, delay_s=SERVER_S, **changes)
 
 
-def plan(**changes: Any) -> Plan:
+def assignment(**changes: Any) -> Assignment:
     fields: dict[str, Any] = {"run_id": "r", "images": ("a.png", "b.png"), "labels": (0, 1), "drain_s": 10.0}
-    return Plan(**{**fields, **changes})
+    return Assignment(**{**fields, **changes})
 
 
-def go(server: FakeServer, plan: Plan, script: tuple[str, ...] = (), **changes: Any) -> list[Record]:
+def go(server: FakeServer, assignment: Assignment, script: tuple[str, ...] = (), **changes: Any) -> list[Record]:
     """One run of one device, in virtual time."""
 
     async def scenario() -> list[Record]:
         device = make(server, **changes)
         await device.start()
         server.script.extend(script)
-        return await PlanRun(device, plan).run()
+        return await DeviceRun(device, assignment).run()
 
     return virtual_time.run(scenario())
 
 
 def one(image: str = "a.png", script: tuple[str, ...] = (), **changes: Any) -> tuple[Record, FakeServer]:
     server = fake_server()
-    return go(server, plan(images=(image, "b.png"), arrivals=(Capture(0.0, 0),)), script, **changes)[0], server
+    return go(server, assignment(images=(image, "b.png"), arrivals=(Capture(0.0, 0),)), script, **changes)[0], server
 
 
 # --- one request -----------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_at_cut_n_the_device_answers_without_the_server() -> None:
     [("damaged.png", "bad_image", "damaged.png"), ("nan.png", "not_finite", "NaN"), ("bug.png", "device", "a bug")],
 )
 def test_what_fails_on_the_device_is_a_refusal_of_that_image_alone(image: str, code: str, word: str) -> None:
-    records = go(fake_server(), plan(images=(image, "b.png"), arrivals=(Capture(0.0, 0), Capture(0.0, 1))))
+    records = go(fake_server(), assignment(images=(image, "b.png"), arrivals=(Capture(0.0, 0), Capture(0.0, 1))))
     assert [record.outcome for record in records] == ["refused", "answered"]
     assert records[0].code == code
     assert word in records[0].message
@@ -264,7 +264,7 @@ def test_a_stale_head_is_reloaded_once_and_the_activation_made_again() -> None:
         await device.start()
         redeployed(server)
         arrivals = tuple(Capture(0.0, 0) for _ in range(5))
-        return await PlanRun(device, plan(arrivals=arrivals)).run(), device, server
+        return await DeviceRun(device, assignment(arrivals=arrivals)).run(), device, server
 
     records, device, server = virtual_time.run(scenario())
     assert [record.outcome for record in records] == ["answered"] * 5
@@ -282,7 +282,7 @@ def test_the_head_that_is_replaced_gives_its_memory_back() -> None:
         before = device.head
         assert before is not None
         redeployed(server)
-        await PlanRun(device, plan(arrivals=(Capture(0.0, 0),))).run()
+        await DeviceRun(device, assignment(arrivals=(Capture(0.0, 0),))).run()
         assert device.head is not None
         return before.loaded, device.head.loaded
 
@@ -350,7 +350,7 @@ def test_a_reload_that_fails_is_told_and_the_device_lives_on() -> None:
 
         device._load = refuse
         redeployed(server)
-        return await PlanRun(device, plan(arrivals=(Capture(0.0, 0), Capture(1.0, 1)))).run()
+        return await DeviceRun(device, assignment(arrivals=(Capture(0.0, 0), Capture(1.0, 1)))).run()
 
     records = virtual_time.run(scenario())
     assert [record.outcome for record in records] == ["refused", "refused"]
@@ -361,7 +361,7 @@ def test_a_reload_that_fails_is_told_and_the_device_lives_on() -> None:
 
 
 def test_the_clock_starts_at_the_schedule_and_one_head_runs_at_a_time() -> None:
-    records = go(fake_server(), plan(arrivals=(Capture(1.0, 0), Capture(1.0, 1), Capture(1.0, 0))))
+    records = go(fake_server(), assignment(arrivals=(Capture(1.0, 0), Capture(1.0, 1), Capture(1.0, 0))))
     assert [record.wait_ms for record in records] == pytest.approx([0.0, 10.0, 20.0])
     # Sends overlap with the next heads: the server's 30 ms are not added up.
     assert [record.inference_ms for record in records] == pytest.approx([40.0, 50.0, 60.0])
@@ -370,7 +370,7 @@ def test_the_clock_starts_at_the_schedule_and_one_head_runs_at_a_time() -> None:
 
 def test_an_image_that_is_too_old_when_its_turn_comes_is_dropped() -> None:
     arrivals = tuple(Capture(0.0, 0) for _ in range(4))
-    records = go(fake_server(), plan(arrivals=arrivals, max_age_ms=15.0))
+    records = go(fake_server(), assignment(arrivals=arrivals, max_age_ms=15.0))
     # Heads take 10 ms: they wait 0, 10, 20 ms; a dropped one costs no time, so the fourth waits 20 ms, too.
     assert [record.outcome for record in records] == ["answered", "answered", "dropped", "dropped"]
     assert records[2].head_ms is None
@@ -378,14 +378,14 @@ def test_an_image_that_is_too_old_when_its_turn_comes_is_dropped() -> None:
 
 def test_what_has_no_answer_at_the_end_of_the_drain_is_lost() -> None:
     arrivals = (Capture(0.0, 0), Capture(0.5, 1))
-    records = go(fake_server(), plan(arrivals=arrivals, drain_s=2.0), ("hang",))
+    records = go(fake_server(), assignment(arrivals=arrivals, drain_s=2.0), ("hang",))
     assert [record.outcome for record in records] == ["lost", "answered"]
     assert "2 s" in records[0].message
 
 
 def test_a_deadline_travels_as_what_is_left_of_it() -> None:
     server = fake_server()
-    go(server, plan(arrivals=(Capture(0.0, 0), Capture(0.0, 1)), deadline_ms=100.0))
+    go(server, assignment(arrivals=(Capture(0.0, 0), Capture(0.0, 1)), deadline_ms=100.0))
     assert [request.deadline_ms for request in server.requests] == pytest.approx([90.0, 80.0])
 
 
@@ -394,7 +394,7 @@ def test_warm_up_answers_and_leaves_no_record() -> None:
         server = fake_server()
         device = make(server)
         await device.start()
-        run = PlanRun(device, plan(arrivals=(Capture(0.0, 0),), warmup=(0, 1, 1)))
+        run = DeviceRun(device, assignment(arrivals=(Capture(0.0, 0),), warmup=(0, 1, 1)))
         answers, warm = await run.warm_up()
         assert answers[0] == ((2, 1.0),)
         return len(warm), len(server.requests), await run.run()
@@ -415,7 +415,7 @@ def test_the_ledger_closes_whatever_happens() -> None:
         device._on_closed = lambda record: closed.append(record.id)
         await device.start()
         server.script.extend(script)
-        return await PlanRun(device, plan(arrivals=arrivals, max_age_ms=200.0, drain_s=3.0)).run()
+        return await DeviceRun(device, assignment(arrivals=arrivals, max_age_ms=200.0, drain_s=3.0)).run()
 
     records = virtual_time.run(scenario())
     assert len(records) == 40
@@ -428,7 +428,7 @@ def test_the_ledger_closes_whatever_happens() -> None:
 
 def test_a_closed_loop_asks_so_many_requests_and_takes_the_images_in_turn() -> None:
     closed = Closed(images=(0, 1), clients=2, requests=5)
-    records = go(fake_server(), plan(closed=closed))
+    records = go(fake_server(), assignment(closed=closed))
     assert [record.image for record in records] == [0, 1, 0, 1, 0]
     assert [record.outcome for record in records] == ["answered"] * 5
 
@@ -436,14 +436,14 @@ def test_a_closed_loop_asks_so_many_requests_and_takes_the_images_in_turn() -> N
 def test_a_closed_loop_begins_nothing_after_its_duration_but_drains() -> None:
     # One client, 40 ms per request and 10 ms of thought: requests begin at 0, 50, 100, 150 ms.
     closed = Closed(images=(0,), clients=1, duration_s=0.16, think_s=0.01)
-    records = go(fake_server(), plan(closed=closed))
+    records = go(fake_server(), assignment(closed=closed))
     assert [record.scheduled_s for record in records] == pytest.approx([0.0, 0.05, 0.1, 0.15])
     assert records[-1].outcome == "answered"
 
 
 def test_a_hanging_client_of_a_closed_loop_is_lost_after_the_drain() -> None:
     closed = Closed(images=(0,), clients=2, requests=3)
-    records = go(fake_server(), plan(closed=closed, drain_s=1.0), ("hang",))
+    records = go(fake_server(), assignment(closed=closed, drain_s=1.0), ("hang",))
     assert sorted(record.outcome for record in records) == ["answered", "answered", "lost"]
 
 
@@ -467,7 +467,7 @@ def test_a_link_is_crossed_by_every_payload_and_its_time_is_the_networks() -> No
         device = make(LinkedServer(fake_server(), SlowLink()))  # type: ignore[arg-type]
         await device.start()
         SlowLink.crossed.clear()
-        return await PlanRun(device, plan(arrivals=(Capture(0.0, 0),))).run()
+        return await DeviceRun(device, assignment(arrivals=(Capture(0.0, 0),))).run()
 
     (record,) = virtual_time.run(scenario())
     assert record.network_ms == pytest.approx(20.0)
@@ -476,12 +476,12 @@ def test_a_link_is_crossed_by_every_payload_and_its_time_is_the_networks() -> No
 
 
 def test_a_device_that_died_has_all_its_intended_requests_as_lost() -> None:
-    records = lost_run(config(), plan(arrivals=(Capture(0.0, 0), Capture(1.0, 1))), "the node went away")
+    records = lost_run(config(), assignment(arrivals=(Capture(0.0, 0), Capture(1.0, 1))), "the node went away")
     assert [(r.outcome, r.image, r.scheduled_s, r.message) for r in records] == [
         ("lost", 0, 0.0, "the node went away"),
         ("lost", 1, 1.0, "the node went away"),
     ]
-    assert len(lost_run(config(), plan(closed=Closed((0, 1), requests=3)), "gone")) == 3
+    assert len(lost_run(config(), assignment(closed=Closed((0, 1), requests=3)), "gone")) == 3
 
 
 def test_every_run_of_an_id_draws_the_same() -> None:
@@ -492,7 +492,7 @@ def test_every_run_of_an_id_draws_the_same() -> None:
         await device.start()
         seeds = []
         for run_id in ("seed0", "seed1", "seed0"):
-            await PlanRun(device, plan(run_id=run_id)).run()
+            await DeviceRun(device, assignment(run_id=run_id)).run()
             seeds.append(device.head.seed)  # type: ignore[union-attr]
         return seeds
 
@@ -517,8 +517,8 @@ def test_a_device_that_turns_to_a_server_of_the_same_weights_keeps_its_head() ->
 
     device = asyncio.run(scenario(replace(SERVED, strategy="per_slice")))
     assert loads == ["digest-1"]
-    assert device.served is not None
-    assert device.served.strategy == "per_slice"
+    assert device.cut.served is not None
+    assert device.cut.served.strategy == "per_slice"
     asyncio.run(scenario(replace(SERVED, manifest="digest-2")))
     assert loads == ["digest-1", "digest-1", "digest-2"]
     with pytest.raises(CutError, match="no entry"):
@@ -573,4 +573,4 @@ def test_a_real_device_runs_its_head_off_the_event_loop(monkeypatch: pytest.Monk
 )
 def test_a_plan_that_contradicts_itself_is_refused(changes: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
-        plan(**changes)
+        assignment(**changes)

@@ -7,16 +7,16 @@ import asyncio
 import pytest
 
 from actors.device.device import Device
-from actors.device.plan_runner import PlanRun
+from actors.device.device_run import DeviceRun
 from actors.fleet.config import parse_fleet
 from actors.fleet.device_actor import device_class
 from actors.network.client import LinkedServer
 from actors.network.link import make_link
+from actors.records.assignment import Capture
 from actors.records.record import Record
-from actors.records.request_plan import Capture
 from actors.testing.fake_server import FakeServer
 from tests.unit import virtual_time
-from tests.unit.actors.device.test_device import HEAD_S, VirtualDevice, config, fake_server, make, plan
+from tests.unit.actors.device.test_device import HEAD_S, VirtualDevice, assignment, config, fake_server, make
 
 LINK = {"link": "examples.own_link:ThinLink", "link_options": {"rate_mbps": 1.0, "delay_ms": 5.0}}
 
@@ -44,7 +44,7 @@ def test_the_own_links_time_is_in_the_network_phase() -> None:
         linked = LinkedServer(fake_server(), make_link(group.link, group.link_options))
         device = make(linked)  # type: ignore[arg-type]
         await device.start()
-        return await PlanRun(device, plan(arrivals=(Capture(0.0, 0),))).run()
+        return await DeviceRun(device, assignment(arrivals=(Capture(0.0, 0),))).run()
 
     (record,) = virtual_time.run(scenario())
     assert record.outcome == "answered"
@@ -62,7 +62,7 @@ def test_the_own_device_rests_after_each_head() -> None:
         server: FakeServer = fake_server()
         device: Device = VirtualOwn(config(), server, load=make(server)._load, clock=virtual_time.VirtualClock())
         await device.start()
-        return await PlanRun(device, plan(arrivals=(Capture(0.0, 0), Capture(0.0, 1)))).run()
+        return await DeviceRun(device, assignment(arrivals=(Capture(0.0, 0), Capture(0.0, 1)))).run()
 
     first, second = virtual_time.run(scenario())
     assert first.outcome == second.outcome == "answered"

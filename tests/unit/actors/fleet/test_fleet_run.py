@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from actors.device.config import DeviceConfig
-from actors.device.plan_runner import make_record
+from actors.device.device_run import make_record
 from actors.fleet.config import parse_fleet
 from actors.fleet.fleet_run import MOST_RETURNS, FleetRun
 from actors.fleet.processes import Gone
+from actors.records.assignment import Assignment, Capture, Closed
 from actors.records.record import Record
-from actors.records.request_plan import Capture, Closed, Plan
 from slicer.errors import ServerError
 
 NAMES = ("cam-0", "cam-1", "cam-2")
@@ -25,9 +25,9 @@ def configs() -> dict[str, DeviceConfig]:
     return {device.name: device for device in fleet.devices(fleet.groups[0])}
 
 
-def plan(seconds: int = 60, closed: Closed | None = None) -> Plan:
+def assignment(seconds: int = 60, closed: Closed | None = None) -> Assignment:
     arrivals = () if closed is not None else tuple(Capture(float(second), 0) for second in range(seconds))
-    return Plan("run", ("image",), (None,), arrivals=arrivals, closed=closed, warmup=(0,))
+    return Assignment("run", ("image",), (None,), arrivals=arrivals, closed=closed, warmup=(0,))
 
 
 @dataclass(eq=False)
@@ -49,7 +49,7 @@ class Processes:
     def __init__(self, gone: dict[str, tuple[float, float]] | None = None) -> None:
         self.now_s = 0.0
         self.gone = gone or {}
-        self.plans: dict[str, Plan] = {}
+        self.assignments: dict[str, Assignment] = {}
         self.began_s: dict[str, float] = {}
         self.made: dict[str, float] = {}  # when it was made again
         self.calls: list[tuple[float, str, str]] = []
@@ -58,7 +58,7 @@ class Processes:
     def call(self, home: str, method: str, *args: Any) -> Call:
         self.calls.append((self.now_s, home, method))
         if method == "prepare":
-            (self.plans[home],) = args[0].values() if args[0] else (plan(0),)
+            (self.assignments[home],) = args[0].values() if args[0] else (assignment(0),)
         if method == "run":
             self.began_s[home] = self.now_s + args[0]
         return Call(self.now_s, home, method, args)
@@ -70,7 +70,7 @@ class Processes:
             lost_s = float("inf")
         ends_s = asked_s
         if method == "run":
-            ends_s = max([self.began_s[home] + a.at_s for a in self.plans[home].arrivals], default=asked_s) + 0.1
+            ends_s = max([self.began_s[home] + a.at_s for a in self.assignments[home].arrivals], default=asked_s) + 0.1
         return max(lost_s + self.notice_s, asked_s) if ends_s >= lost_s else ends_s
 
     def wait(self, calls: Sequence[Call], timeout_s: float) -> list[Call]:
@@ -95,8 +95,8 @@ class Processes:
 
     def _records(self, home: str, until_s: float) -> list[Record]:
         made = []
-        for number, arrival in enumerate(self.plans[home].arrivals):
-            record = make_record(configs()[home], self.plans[home], arrival.image, arrival.at_s, str(number))
+        for number, arrival in enumerate(self.assignments[home].arrivals):
+            record = make_record(configs()[home], self.assignments[home], arrival.image, arrival.at_s, str(number))
             record.outcome, record.finished_s = "answered", arrival.at_s + 0.1
             made.append(record)
         return [r for r in made if self.began_s[home] + r.scheduled_s + 0.1 <= until_s]
@@ -116,16 +116,16 @@ class Processes:
 
 def go(
     processes: Processes,
-    made: dict[str, Plan] | None = None,
+    made: dict[str, Assignment] | None = None,
     *,
     keep: bool = True,
     missing: dict[str, str] | None = None,
 ) -> tuple[FleetRun, dict[str, list[Record]], list[str]]:
-    plans = {name: plan() for name in NAMES}
+    assignments = {name: assignment() for name in NAMES}
     said: list[str] = []
     run = FleetRun(
         processes,
-        {name: {name: mine} for name, mine in plans.items()},
+        {name: {name: mine} for name, mine in assignments.items()},
         configs(),
         missing=missing or {},
         say=said.append,
@@ -218,15 +218,15 @@ def test_records_are_fetched_once_each() -> None:
 @pytest.mark.parametrize(
     ("made", "asked", "left"),
     [
-        (plan(10), 3, 4),
-        (plan(5), 5, None),
-        (plan(closed=Closed((0,), requests=9)), 4, 5),
-        (plan(closed=Closed((0,), requests=9)), 9, None),
-        (plan(closed=Closed((0,), duration_s=6.5)), 40, 6.5),
-        (plan(closed=Closed((0,), duration_s=5.0)), 40, None),
+        (assignment(10), 3, 4),
+        (assignment(5), 5, None),
+        (assignment(closed=Closed((0,), requests=9)), 4, 5),
+        (assignment(closed=Closed((0,), requests=9)), 9, None),
+        (assignment(closed=Closed((0,), duration_s=6.5)), 40, 6.5),
+        (assignment(closed=Closed((0,), duration_s=5.0)), 40, None),
     ],
 )
-def test_what_is_left_of_a_plan_after_six_seconds(made: Plan, asked: int, left: float | None) -> None:
+def test_what_is_left_of_an_assignment_after_six_seconds(made: Assignment, asked: int, left: float | None) -> None:
     rest = made.rest(asked, 6.0)
     if rest is None:
         assert left is None

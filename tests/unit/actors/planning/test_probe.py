@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from actors.device.plan_runner import PlanRun
+from actors.device.device_run import DeviceRun
 from actors.network.client import LinkedServer
 from actors.network.emulated_link import EmulatedLink
 from actors.planning.online_planner import OnlinePlanner, PlanConfig
@@ -16,7 +16,7 @@ from slicer.planning.cut_planner import Choice
 from slicer.profiles.device_profile import Profile
 from tests.unit import virtual_time
 from tests.unit.actors.device.test_alone import PLANNED, ask
-from tests.unit.actors.device.test_device import SERVER_S, VirtualDevice, make, plan
+from tests.unit.actors.device.test_device import SERVER_S, VirtualDevice, assignment, make
 
 BOARD = Profile(name="b", hypothetical=True, slices_ms=[{"mean": 2.5, "std": 0.1}] * 4)  # type: ignore[arg-type]
 
@@ -79,7 +79,7 @@ def test_a_device_that_computes_all_by_itself_asks_now_and_then_and_no_image_wai
     async def scenario() -> tuple[list[Record], FakeServer]:
         server = fake()
         device = await started(server, 100.0, plan=PlanConfig(probe_s=4.0), profile=BOARD)
-        return await PlanRun(device, plan(arrivals=ask(600, 0.1))).run(), server
+        return await DeviceRun(device, assignment(arrivals=ask(600, 0.1))).run(), server
 
     records, server = virtual_time.run(scenario())
     asked = [request for request in server.requests if "/probe-" in request.id]
@@ -95,7 +95,7 @@ def test_without_probes_it_stays_alone_and_silent() -> None:
     async def scenario() -> FakeServer:
         server = fake()
         device = await started(server, 100.0, plan=PlanConfig(probe_s=0.0), profile=BOARD)
-        await PlanRun(device, plan(arrivals=ask(300, 0.1))).run()
+        await DeviceRun(device, assignment(arrivals=ask(300, 0.1))).run()
         return server
 
     assert len(virtual_time.run(scenario()).requests) == 1  # joining

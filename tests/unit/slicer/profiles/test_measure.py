@@ -131,17 +131,17 @@ def test_a_number_that_is_none_is_refused(option: str, value: str, capsys: pytes
 def test_where_a_profile_goes_is_looked_at_before_it_is_measured_and_none_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(profiling, "measure", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(profiling, "measure_profile", lambda *_, **__: pytest.fail("measured"))
     for bad in (tmp_path, tmp_path / "absent" / "x.yaml", Path("/proc/x.yaml"), tmp_path / ("n" * 300)):
         assert cli.main([*MODEL, "--profile", str(bad)]) == 2
         assert "cannot be written" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
-    def measure(*_: object, **__: object) -> Profile:
+    def measure_profile(*_: object, **__: object) -> Profile:
         (tmp_path / "x.yaml").mkdir()  # meanwhile
         return Profile(name="x", source="measured", slices_ms=(Spread(mean=1.0, std=0.0),))
 
-    monkeypatch.setattr(profiling, "measure", measure)
+    monkeypatch.setattr(profiling, "measure_profile", measure_profile)
     assert cli.main([*MODEL, "--profile", str(tmp_path / "x.yaml")]) == 2
     printed = capsys.readouterr()
     assert "printed above" in printed.err and "slices_ms" in printed.out

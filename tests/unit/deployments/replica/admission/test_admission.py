@@ -13,7 +13,7 @@ import pytest
 
 from deployments.engine.engine import Engine, Outcome
 from deployments.replica.admission.admission import INLINE_BYTES, Admission
-from deployments.replica.admission.calls import Arrival
+from deployments.replica.admission.calls import CheckedRequest
 from deployments.replica.hosted_model import HostedModel
 from slicer.errors import CodecError
 from slicer.protocol.messages import Refusal, Request
@@ -66,9 +66,9 @@ def outcome(key: int) -> Outcome:
     return Outcome(key, np.zeros(1, np.float32))
 
 
-def arrival(number: int, codec: str = "fp32", size: int = 1) -> Arrival:
+def checked(number: int, codec: str = "fp32", size: int = 1) -> CheckedRequest:
     payload = bytes([number]) * size
-    return Arrival(cast(HostedModel, Hosted()), Request(str(number), "m", "", 0, codec, (1,), payload), 0.0)
+    return CheckedRequest(cast(HostedModel, Hosted()), Request(str(number), "m", "", 0, codec, (1,), payload), 0.0)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -88,7 +88,7 @@ async def quiet(*calls: asyncio.Future[Any]) -> None:
     await asyncio.gather(*calls, return_exceptions=True)
 
 
-def admit(*turns: Sequence[Arrival]) -> list[list[int]]:
+def admit(*turns: Sequence[CheckedRequest]) -> list[list[int]]:
     """What the engine is handed when each comes in a call of its own, those of one turn of the loop together."""
     engine = Inbox()
 
@@ -105,15 +105,15 @@ def admit(*turns: Sequence[Arrival]) -> list[list[int]]:
 
 
 def test_what_comes_in_one_turn_of_the_loop_is_handed_over_together() -> None:
-    assert admit([arrival(n) for n in (1, 2, 3, 4)]) == [[1, 2, 3, 4]]
+    assert admit([checked(n) for n in (1, 2, 3, 4)]) == [[1, 2, 3, 4]]
 
 
 def test_but_no_more_than_so_many_rows_at_once() -> None:
-    assert admit([arrival(n) for n in range(1, 12)]) == [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
+    assert admit([checked(n) for n in range(1, 12)]) == [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
 
 
 def test_nobody_waits_for_the_next_turn() -> None:
-    assert admit([arrival(1)], [arrival(2), arrival(3)], [arrival(4)]) == [[1], [2, 3], [4]]
+    assert admit([checked(1)], [checked(2), checked(3)], [checked(4)]) == [[1], [2, 3], [4]]
 
 
 def test_who_comes_alone_is_admitted_two_turns_later() -> None:
@@ -121,7 +121,7 @@ def test_who_comes_alone_is_admitted_two_turns_later() -> None:
 
     async def work() -> None:
         admission = admission_to(engine)
-        call = asyncio.ensure_future(admission.infer([arrival(1), arrival(2)]))
+        call = asyncio.ensure_future(admission.infer([checked(1), checked(2)]))
         await asyncio.sleep(0)  # its own turn
         await asyncio.sleep(0)  # the one after; the handler of `serve.batch` needs several more
         assert engine.calls == [[1, 2]]
@@ -131,12 +131,12 @@ def test_who_comes_alone_is_admitted_two_turns_later() -> None:
 
 
 def test_each_codec_is_decoded_and_handed_over_for_itself() -> None:
-    assert admit([arrival(1), arrival(2, "fp16"), arrival(3), arrival(4, "fp16")]) == [[1, 3], [2, 4]]
+    assert admit([checked(1), checked(2, "fp16"), checked(3), checked(4, "fp16")]) == [[1, 3], [2, 4]]
 
 
 @pytest.mark.parametrize(("codec", "size"), [("png", 1), ("fp32", INLINE_BYTES + 1)])
 def test_nobody_waits_behind_what_takes_long_to_decode(codec: str, size: int) -> None:
-    assert admit([arrival(1, codec, size), arrival(2)], [arrival(3)]) == [[2], [3], [1]]
+    assert admit([checked(1, codec, size), checked(2)], [checked(3)]) == [[2], [3], [1]]
 
 
 def test_a_call_returns_when_its_last_row_has_ended_and_with_its_own_rows() -> None:
@@ -144,7 +144,7 @@ def test_a_call_returns_when_its_last_row_has_ended_and_with_its_own_rows() -> N
 
     async def work() -> None:
         admission = admission_to(engine)
-        one, two = (asyncio.ensure_future(admission.infer(a)) for a in ([arrival(1), arrival(2)], [arrival(3)]))
+        one, two = (asyncio.ensure_future(admission.infer(a)) for a in ([checked(1), checked(2)], [checked(3)]))
         await until(lambda: bool(engine.calls))
         admission.deliver([outcome(2), outcome(3)])
         assert [result[0].key for result in cast(Any, await two)] == [3]
@@ -161,8 +161,8 @@ def test_one_that_cannot_be_decoded_is_refused_and_its_neighbours_are_not(codec:
 
     async def work() -> None:
         admission = admission_to(engine)
-        arrivals = [arrival(1, codec), arrival(BAD, codec), arrival(2, codec)]
-        call = asyncio.ensure_future(admission.infer(arrivals))
+        requests = [checked(1, codec), checked(BAD, codec), checked(2, codec)]
+        call = asyncio.ensure_future(admission.infer(requests))
         await until(lambda: sum(map(len, engine.calls)) == 2)
         # An image is handed over as soon as it is decoded: the next one takes as long as its whole way does.
         assert engine.calls == ([[1], [2]] if codec == "png" else [[1, 2]])
@@ -182,8 +182,8 @@ def test_what_the_engine_does_not_take_fails_its_own_call_alone(codec: str) -> N
     async def work() -> None:
         admission = admission_to(engine)
         engine.fails = True
-        bad = asyncio.ensure_future(admission.infer([arrival(1, "fp16"), arrival(2, codec)]))
-        good = asyncio.ensure_future(admission.infer([arrival(3, codec)]))
+        bad = asyncio.ensure_future(admission.infer([checked(1, "fp16"), checked(2, codec)]))
+        good = asyncio.ensure_future(admission.infer([checked(3, codec)]))
         with pytest.raises(ValueError, match="no"):
             await bad
         decoded = [3] if codec == "png" else [2, 3]  # nobody waits for 2 any more, so its image is not even decoded
@@ -201,7 +201,7 @@ def test_who_leaves_before_it_is_admitted_is_not(codec: str) -> None:
 
     async def work() -> None:
         admission = admission_to(engine)
-        calls = [asyncio.ensure_future(admission.infer([arrival(n, codec)])) for n in (1, 2)]
+        calls = [asyncio.ensure_future(admission.infer([checked(n, codec)])) for n in (1, 2)]
         await asyncio.sleep(0)
         calls[0].cancel()
         await until(lambda: bool(engine.calls))
@@ -222,7 +222,7 @@ def test_who_leaves_while_it_is_decoded_leaves_the_engine_at_once() -> None:
 
     async def work() -> None:
         admission = admission_to(engine)
-        one = replace(arrival(1, "png"), model=cast(HostedModel, Slow()))
+        one = replace(checked(1, "png"), model=cast(HostedModel, Slow()))
         call = asyncio.ensure_future(admission.infer([one]))
         await until(decoding.is_set)
         await quiet(call)
@@ -238,7 +238,7 @@ def test_who_leaves_later_takes_its_rows_with_it() -> None:
 
     async def work() -> None:
         admission = admission_to(engine)
-        call = asyncio.ensure_future(admission.infer([arrival(1), arrival(2)]))
+        call = asyncio.ensure_future(admission.infer([checked(1), checked(2)]))
         await until(lambda: bool(engine.calls))
         await quiet(call)
         assert engine.cancelled == [1, 2]

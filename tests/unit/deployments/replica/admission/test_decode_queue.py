@@ -12,7 +12,7 @@ import pytest
 
 from deployments.engine.engine import Engine, Outcome
 from deployments.replica.admission.admission import Admission
-from deployments.replica.admission.calls import Arrival
+from deployments.replica.admission.calls import CheckedRequest
 from deployments.replica.hosted_model import HostedModel
 from slicer.protocol.messages import Refusal, Request
 from tests.unit.deployments.replica.admission.test_admission import Inbox, until
@@ -67,15 +67,15 @@ class World:
         )
 
     def call(self, *numbers: int, deadline_ms: float | None = None, size: int = 1) -> asyncio.Future[Any]:
-        arrivals = [
-            Arrival(
+        requests = [
+            CheckedRequest(
                 cast(HostedModel, self.model),
                 Request(str(n), "m", "", 0, "png", (1,), bytes([n]) * size, deadline_ms=deadline_ms),
                 self.clock(),
             )
             for n in numbers
         ]
-        return asyncio.ensure_future(self.admission.infer(arrivals))
+        return asyncio.ensure_future(self.admission.infer(requests))
 
     def answer(self) -> None:
         keys = [key for keys in self.engine.calls for key in keys]

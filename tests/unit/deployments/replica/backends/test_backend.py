@@ -10,7 +10,7 @@ import pytest
 
 from deployments.config import parse_config
 from deployments.executors.torch_executor import TorchExecutor
-from deployments.replica.admission.calls import Arrival
+from deployments.replica.admission.calls import CheckedRequest
 from deployments.replica.backends.backend import Backend, Counters
 from deployments.replica.backends.engine_backend import EngineBackend
 from deployments.replica.backends.serve_batch import ServeBatch
@@ -36,7 +36,7 @@ def test_a_backend_takes_the_weights_over_answers_counts_and_closes(
 
     async def work() -> None:
         await backend.healthy()
-        (result,) = await backend.infer([Arrival(model, request, 0.0)])
+        (result,) = await backend.infer([CheckedRequest(model, request, 0.0)])
         assert isinstance(result, tuple) and result[0].logits is not None
 
     asyncio.run(work())

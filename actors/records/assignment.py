@@ -1,8 +1,9 @@
 """What one device does in one measured run: which image at which time.
 
-The load job makes one plan per device beforehand (open loop), or says how many clients keep it busy (closed loop); the
-two are never mixed in one plan. Times are seconds after the start of the run, which each device takes from its own
-clock: it is told "start in x s", never an absolute time. Plain picklable dataclasses without Ray, torch or numpy.
+The load job gives each device an assignment beforehand: all captures (open loop), or how many clients keep it busy
+(closed loop); the two are never mixed in one. Times are seconds after the start of the run, which each device takes
+from its own clock: it is told "start in x s", never an absolute time. Plain picklable dataclasses without Ray, torch or
+numpy.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Capture:
 
     Attributes:
         at_s: seconds after the start.
-        image: its number in the plan's list.
+        image: its number in the assignment's list.
     """
 
     at_s: float
@@ -31,7 +32,7 @@ class Closed:
     """A closed loop: each client asks, waits for the answer, thinks, and asks again.
 
     Attributes:
-        images: indices into the plan's images, taken in turn by all clients of this device and begun again at the end.
+        images: indices into the assignment's, taken in turn by all clients of this device, begun again at the end.
         clients: how many clients this device holds; its head still runs one image at a time.
         requests: stop after so many requests of this device, all clients together; None: by `duration_s`.
         duration_s: begin no request after so many seconds; None: by `requests`. One of the two must be given.
@@ -46,7 +47,7 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Assignment:
     """One measured run of one device.
 
     Attributes:
@@ -78,7 +79,7 @@ class Plan:
     warmup: tuple[int, ...] = ()
     drain_s: float = 30.0
 
-    def rest(self, asked: int, from_s: float) -> Plan | None:
+    def rest(self, asked: int, from_s: float) -> Assignment | None:
         """What is left of it after `from_s` seconds of the run, when `asked` requests have ended; None: nothing."""
         closed = self.closed
         if closed is None:
@@ -103,7 +104,7 @@ class Plan:
         if len(self.labels) != len(self.images):
             raise ConfigError(f"{len(self.labels)} labels for {len(self.images)} images; give one per image, or None")
         if self.arrivals and self.closed is not None:
-            raise ConfigError("a plan is an open loop (arrivals) or a closed one, never both; leave one out")
+            raise ConfigError("an assignment is an open loop (arrivals) or a closed one, never both; leave one out")
         if any(later.at_s < earlier.at_s for earlier, later in pairwise(self.arrivals)):
             raise ConfigError("arrivals must be in order of time; sort them by at_s")
         if self.closed is not None and self.closed.requests is None and self.closed.duration_s is None:
@@ -113,4 +114,4 @@ class Plan:
         used = {a.image for a in self.arrivals} | set(self.warmup) | set(self.closed.images if self.closed else ())
         unknown = sorted(i for i in used if not 0 <= i < len(self.images))
         if unknown:
-            raise ConfigError(f"image {unknown[0]} is planned, but the plan lists {len(self.images)} images (from 0)")
+            raise ConfigError(f"image {unknown[0]} is asked, but there are {len(self.images)} images (from 0)")

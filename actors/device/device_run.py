@@ -12,45 +12,47 @@ import itertools
 from actors.device.answer import RequestOptions, TopK
 from actors.device.config import DeviceConfig
 from actors.device.device import Device
+from actors.records.assignment import Assignment, Closed
 from actors.records.record import Record
-from actors.records.request_plan import Closed, Plan
 
 
-class PlanRun:
-    """A plan on its way through one device, on the device's event loop. Runs once.
+class DeviceRun:
+    """An assignment on its way through one device, on the device's event loop. Runs once.
 
     Attributes:
         records: one per intended request, in order of intention; complete and closed when `run` has returned.
     """
 
-    def __init__(self, device: Device, plan: Plan) -> None:
+    def __init__(self, device: Device, assignment: Assignment) -> None:
         self.records: list[Record] = []
         self._device = device
         self._clock = device.clock
-        self._plan = plan
-        self._ask = RequestOptions(plan.top_k, plan.max_age_ms, plan.deadline_ms)
-        for arrival in plan.arrivals:
+        self._assignment = assignment
+        self._ask = RequestOptions(assignment.top_k, assignment.max_age_ms, assignment.deadline_ms)
+        for arrival in assignment.arrivals:
             self._record(arrival.image, arrival.at_s)
 
     async def warm_up(self) -> tuple[list[TopK], list[Record]]:
-        """Ask the plan's warm-up images one after the other: answers and records, which no statistics hold."""
+        """Ask the assignment's warm-up images one after the other: answers and records, which no statistics hold."""
         began_s = self._clock.now_s()
         answers, records = [], []
-        for number, image in enumerate(self._plan.warmup):
+        for number, image in enumerate(self._assignment.warmup):
             scheduled_s = self._clock.now_s() - began_s
-            record = make_record(self._device.config, self._plan, image, scheduled_s, f"warmup-{number}")
+            record = make_record(self._device.config, self._assignment, image, scheduled_s, f"warmup-{number}")
             answers.append(
-                await self._device.answer(self._plan.images[image], record, began_s, RequestOptions(self._plan.top_k))
+                await self._device.answer(
+                    self._assignment.images[image], record, began_s, RequestOptions(self._assignment.top_k)
+                )
             )
             records.append(record)
         return answers, records
 
     async def run(self, start_in_s: float = 0.0) -> list[Record]:
-        """Start in so many seconds, follow the plan, drain; what has no answer then is lost."""
-        self._device.begin(self._plan.run_id)
+        """Start in so many seconds, follow the assignment, drain; what has no answer then is lost."""
+        self._device.begin(self._assignment.run_id)
         began_s = self._clock.now_s() + start_in_s
-        if self._plan.closed is not None:
-            await self._closed(self._plan.closed, began_s)
+        if self._assignment.closed is not None:
+            await self._closed(self._assignment.closed, began_s)
         else:
             await self._open(began_s)
         return self.records
@@ -87,52 +89,55 @@ class PlanRun:
         await self._drain(clients)
 
     async def _one(self, record: Record, began_s: float) -> None:
-        await self._device.answer(self._plan.images[record.image], record, began_s, self._ask)
+        await self._device.answer(self._assignment.images[record.image], record, began_s, self._ask)
 
     async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
         """Wait for what is on its way, then end it."""
         if not tasks:
             return
-        _, late = await asyncio.wait(tasks, timeout=self._plan.drain_s)
+        _, late = await asyncio.wait(tasks, timeout=self._assignment.drain_s)
         for task in late:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for record in self.records:
             if record.finished_s is None:
                 message = (
-                    f"no answer {self._plan.drain_s:g} s after the run's last request began; the server is overloaded "
-                    "or gone (`serve status` says which)"
+                    f"no answer {self._assignment.drain_s:g} s after the run's last request began; the server is "
+                    "overloaded or gone (`serve status` says which)"
                 )
                 self._device.lost(record, message)
 
     def _record(self, image: int, scheduled_s: float) -> Record:
-        record = make_record(self._device.config, self._plan, image, scheduled_s, str(len(self.records)))
+        record = make_record(self._device.config, self._assignment, image, scheduled_s, str(len(self.records)))
         self.records.append(record)
         return record
 
 
-def make_record(config: DeviceConfig, plan: Plan, image: int, scheduled_s: float, number: str) -> Record:
+def make_record(config: DeviceConfig, assignment: Assignment, image: int, scheduled_s: float, number: str) -> Record:
     """An open record of one intended request."""
     return Record(
-        id=f"{plan.run_id}/{config.name}/{number}",
+        id=f"{assignment.run_id}/{config.name}/{number}",
         device=config.name,
         group=config.group,
         cut=config.cut,
         image=image,
-        label=plan.labels[image],
+        label=assignment.labels[image],
         scheduled_s=scheduled_s,
     )
 
 
-def lost_run(config: DeviceConfig, plan: Plan, message: str) -> list[Record]:
+def lost_run(config: DeviceConfig, assignment: Assignment, message: str) -> list[Record]:
     """The records of a run whose device died: every intended request is lost. A closed loop without a number of
     requests has none, since nobody knows what it would have asked."""
-    intended = [(arrival.image, arrival.at_s) for arrival in plan.arrivals]
-    if plan.closed is not None and plan.closed.requests is not None:
+    intended = [(arrival.image, arrival.at_s) for arrival in assignment.arrivals]
+    if assignment.closed is not None and assignment.closed.requests is not None:
         intended = [
-            (image, 0.0) for image in itertools.islice(itertools.cycle(plan.closed.images), plan.closed.requests)
+            (image, 0.0)
+            for image in itertools.islice(itertools.cycle(assignment.closed.images), assignment.closed.requests)
         ]
-    records = [make_record(config, plan, image, at_s, str(number)) for number, (image, at_s) in enumerate(intended)]
+    records = [
+        make_record(config, assignment, image, at_s, str(number)) for number, (image, at_s) in enumerate(intended)
+    ]
     for record in records:
         record.close("lost", "device", message)
     return records
