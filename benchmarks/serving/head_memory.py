@@ -35,6 +35,7 @@ from PIL import Image
 
 from actors.device.config import DeviceConfig
 from actors.device.device import Device
+from actors.network.client import Server
 from actors.report.tables import Table
 from benchmarks.common.command_line import integers, new_parser
 from benchmarks.common.process_memory import memory_bytes
@@ -49,8 +50,8 @@ SLACK = 0.10
 SLACK_BYTES = 32_000_000
 
 
-class Folder:
-    """`actors.network.client.Server` that only has shards, in a folder."""
+class Folder(Server):
+    """A server that only has shards, in a folder."""
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self._files = {shard.sha256: directory / shard.file for shard in manifest.shards}
