@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from typing_extensions import override
 
-from actors.network.link import Link
+from actors.network.link import ChangingLink, Link
 from slicer.errors import ServerError
 from slicer.protocol.endpoints import DESCRIBE, SHARD, Endpoint
 from slicer.protocol.messages import Answer, Request, ServedModel
@@ -54,6 +54,13 @@ class Server(Protocol):
             ServerError: the server vanished, before or after it got the requests, or refused the parcel as a whole.
         """
 
+    def begin(self, seed: str) -> None:
+        """A run begins: what is emulated on the way changes and draws as in every run of this seed.
+
+        Nothing is, in a transport.
+        """
+        return
+
     async def close(self) -> None:
         """Give back what the transport holds. No call may follow."""
 
@@ -74,12 +81,20 @@ class ServerWrapper(Server):
         return await self._server.infer(requests)
 
     @override
+    def begin(self, seed: str) -> None:
+        self._server.begin(seed)
+
+    @override
     async def close(self) -> None:
         await self._server.close()
 
 
 class Kept(ServerWrapper):
-    """A server that several devices share: none of them closes it; who made it does."""
+    """A server that several devices share: none of them closes it, or tells it of its own run; who made it does."""
+
+    @override
+    def begin(self, seed: str) -> None:
+        pass
 
     @override
     async def close(self) -> None:
@@ -93,10 +108,11 @@ class LinkedServer(ServerWrapper):
         super().__init__(server)
         self._link = link
 
+    @override
     def begin(self, seed: str) -> None:
-        """A run begins; a link that changes over time does so from here on."""
-        if (begin := getattr(self._link, "begin", None)) is not None:
-            begin(seed)
+        if isinstance(self._link, ChangingLink):
+            self._link.begin(seed)
+        super().begin(seed)
 
     @override
     async def ask(self, endpoint: Endpoint[T], *arguments: str | int) -> T:
