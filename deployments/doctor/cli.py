@@ -19,6 +19,7 @@ from deployments.doctor import facts as doctor_facts
 from deployments.doctor.checks import Facts, Finding, examine
 from deployments.doctor.connection import connect
 from deployments.doctor.facts import NodeFacts
+from slicer.common import nvml
 from slicer.common.addresses import application_name
 from slicer.common.error_text import last_line
 from slicer.common.yaml_files import read_yaml
@@ -74,7 +75,8 @@ def look_at_cluster(address: str, shards: str | None, server: str | None, timeou
     try:
         dashboard = str(getattr(context, "dashboard_url", "") or "")
         # By value: the nodes need no HeadTail to be looked at.
-        cloudpickle.register_pickle_by_value(doctor_facts)
+        for module in (doctor_facts, nvml):
+            cloudpickle.register_pickle_by_value(module)
         gather = ray.remote(num_cpus=0, max_retries=0)(doctor_facts.gather)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         asked = {

@@ -27,9 +27,10 @@ from deployments.replica.http_ingress import Ingress
 from deployments.replica.idempotency import Answered
 from deployments.replica.identity import identify, node_id
 from deployments.replica.logs import log_with_serve
-from deployments.replica.metrics import Nvml, Telemetry
+from deployments.replica.metrics import Telemetry
 from deployments.replica.replies import Replies
 from deployments.scheduling.registry import find_strategy
+from slicer.common.nvml import NvmlGpu
 from slicer.common.thread_timing import hand_over_soon
 from slicer.common.version import headtail_version
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel
@@ -59,7 +60,7 @@ class TailServer:
         self._models = {model.name: model for model, _ in hosted}
         self._replies = Replies(self._models.values(), self._identity.name)
         self._answered = Answered()
-        self._nvml = Nvml()
+        self._nvml = NvmlGpu()
         self._telemetry = Telemetry()
         self._executor = make_executor(
             self._config.executor,

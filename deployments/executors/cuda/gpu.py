@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from deployments.executors.torch_common import device_lost
+from slicer.common.nvml import NvmlGpu
 
 
 class Gpu(Protocol):
@@ -208,7 +209,8 @@ class CudaGpu:
         reserved = torch.cuda.memory_reserved(self.device)
         free, total = torch.cuda.mem_get_info(self.device)
         sizes = {"graph_pools": self._pool_bytes, "device_reserved": reserved, "device_used": total - free}
-        process = _process_bytes(self.device)
+        uuid = torch.cuda.get_device_properties(self.device).uuid
+        process = NvmlGpu(f"GPU-{uuid}").process_bytes()
         if process is not None:
             sizes |= {"device_process": process, "context": max(process - reserved, 0)}
         return sizes
@@ -226,20 +228,3 @@ def cores() -> int:
 
 def _event(event: object) -> torch.cuda.Event:
     return cast(torch.cuda.Event, event)
-
-
-def _process_bytes(device: torch.device) -> int | None:
-    """What NVML says that this process holds of the device; None where it does not say."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        try:
-            uuid = torch.cuda.get_device_properties(device).uuid
-            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-            processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-            return next((int(p.usedGpuMemory) for p in processes if p.pid == os.getpid() and p.usedGpuMemory), None)
-        finally:
-            pynvml.nvmlShutdown()
-    except Exception:  # no NVML, no permission, another pid in a container
-        return None
