@@ -40,7 +40,7 @@ from actors.report.tables import Table
 from benchmarks.common.command_line import integers, new_parser
 from benchmarks.common.process_memory import memory_bytes
 from benchmarks.common.results import ROOT, machine, manifest, publish
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.planning.cut_planner import Choice
 from slicer.profiles.device_profile import NATIVE
 from slicer.protocol.messages import Answer, Refusal, Request, ServedModel
@@ -57,7 +57,7 @@ class Folder(Server):
         self._files = {shard.sha256: directory / shard.file for shard in manifest.shards}
         n = manifest.num_slices
         self._served = ServedModel(
-            "model", manifest.digest, manifest.to_json(), n, tuple(range(n)), "per_tail", tuple(codec.CODECS)
+            "model", manifest.digest, manifest.to_json(), n, tuple(range(n)), "per_tail", tuple(activations.CODECS)
         )
 
     async def describe(self, model: str) -> ServedModel:

@@ -17,7 +17,7 @@ from deployments.costs.profile_files import load_cost_profile
 from deployments.executors.torch_executor import TorchExecutor
 from deployments.replica.tail_server import TailServer
 from deployments.scheduling.registry import STRATEGIES
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.codecs.images import encode_image
 from slicer.errors import ConfigError
 from slicer.models import zoo
@@ -55,7 +55,7 @@ def request_at(sliced: SlicedModel, server: TailServer, cut: int, image: torch.T
     with torch.inference_mode():
         activation = sliced.head(cut)(image[None])[0].numpy()
     digest = server._models[MODEL].manifest.digest
-    return Request(name, MODEL, digest, cut, "fp32", activation.shape, codec.encode("fp32", activation))
+    return Request(name, MODEL, digest, cut, "fp32", activation.shape, activations.encode("fp32", activation))
 
 
 def run(work: Callable[[], Coroutine[Any, Any, Any]], server: TailServer) -> Any:
@@ -280,7 +280,7 @@ def test_two_models_share_one_engine(sliced: SlicedModel, shard_dir: Path) -> No
         activation = swin.head(2)(image[None])[0].numpy()
         expected = swin.module(image[None])[0].numpy()
     digest = server._models["swin"].manifest.digest
-    swin_request = Request("s", "swin", digest, 2, "fp32", activation.shape, codec.encode("fp32", activation))
+    swin_request = Request("s", "swin", digest, 2, "fp32", activation.shape, activations.encode("fp32", activation))
 
     async def work() -> Any:
         return await asyncio.gather(server.infer(vit_request), server.infer(swin_request))
@@ -353,15 +353,15 @@ def test_rows_of_one_codec_are_decoded_in_one_go(
 ) -> None:
     server = server_of(shard_dir)
     calls: list[tuple[str, int]] = []
-    decode = codec.decode_batch
+    decode = activations.decode_batch
 
     def counted(name: str, payloads: Any, *rest: Any, **options: Any) -> Any:
         calls.append((name, len(payloads)))
         return decode(name, payloads, *rest, **options)
 
-    monkeypatch.setattr(codec, "decode_batch", counted)
+    monkeypatch.setattr(activations, "decode_batch", counted)
     first = [request_at(sliced, server, 1, image, str(i)) for i, image in enumerate(images(sliced, 5))]
-    small = [replace(r, id=f"h{r.id}", codec="int8", payload=codec.encode("int8", decoded(r))) for r in first[:2]]
+    small = [replace(r, id=f"h{r.id}", codec="int8", payload=activations.encode("int8", decoded(r))) for r in first[:2]]
     answers = run(lambda: server.infer_parcel([*first, *small]), server)
     assert all(isinstance(answer, Reply) for answer in answers)
     assert [answer.id for answer in answers] == ["0", "1", "2", "3", "4", "h0", "h1"]
@@ -387,7 +387,7 @@ def test_activations_are_decoded_into_the_memory_that_the_executor_offers(
 
 def decoded(request: Request) -> np.ndarray[Any, Any]:
     row = np.empty(request.shape, np.float32)
-    codec.decode_into(request.codec, request.payload, row)
+    activations.decode_into(request.codec, request.payload, row)
     return row
 
 
