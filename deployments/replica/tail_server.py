@@ -82,12 +82,11 @@ class TailServer:
             options.setdefault("max_batch", max(model.max_batch for model in self._config.models))
         return options
 
-    async def infer(self, request: Request) -> Answer:
-        """One request to its answer. Never raises for a bad request: a refusal says what is wrong with it."""
-        return (await self.infer_parcel([request]))[0]
-
     async def infer_parcel(self, requests: list[Request]) -> list[Answer]:
-        """Several requests in one call, in order; each is answered for itself, all when the last one is."""
+        """Several requests in one call, in order; each is answered for itself, all when the last one is.
+
+        Never raises for a bad request: a refusal says what is wrong with it.
+        """
         arrived_s = time.monotonic()
         self._telemetry.ensure_watch(self._status)
         answers: dict[int, Answer] = {}

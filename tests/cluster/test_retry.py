@@ -77,12 +77,13 @@ def test_the_same_request_while_it_is_at_work_and_after_it_has_ended(handle: Any
     before = steps(handle)
 
     async def all_at_once() -> list[Reply]:
-        return list(await asyncio.gather(*(handle.infer.remote(request) for request in (first, again, again, again))))
+        calls = [handle.infer_parcel.remote([request]) for request in (first, again, again, again)]
+        return [answer for [answer] in await asyncio.gather(*calls)]
 
     answers = asyncio.run(all_at_once())
     assert steps(handle) - before == 1
     assert len({(answer.top_k, answer.timings) for answer in answers}) == 1  # one answer, four times
-    assert handle.infer.remote(again).result(timeout_s=30) == answers[0]
+    assert handle.infer_parcel.remote([again]).result(timeout_s=30) == [answers[0]]
     assert steps(handle) - before == 1
-    handle.infer.remote(first).result(timeout_s=30)  # not marked, so it runs: what counts above does count
+    handle.infer_parcel.remote([first]).result(timeout_s=30)  # not marked, so it runs: what counts above does count
     assert steps(handle) - before == 2

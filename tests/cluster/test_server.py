@@ -122,8 +122,8 @@ def test_prometheus_finds_the_servers_metrics_on_its_node(cluster: Cluster, conf
     served = handle().describe.remote("digits_vit").result(timeout_s=30)
     payload = activations.encode("fp32", np.zeros((3, 32, 32), np.float32))
     request = Request("r", "digits_vit", served.manifest, 0, "fp32", (3, 32, 32), payload, top_k=1)
-    answers = [handle().infer.remote(request).result(timeout_s=30) for _ in range(3)]
-    assert all(isinstance(answer, Reply) for answer in answers)
+    answers = [handle().infer_parcel.remote([request]).result(timeout_s=30) for _ in range(3)]
+    assert all(isinstance(answer, Reply) for [answer] in answers)
     port = next(node["MetricsExportPort"] for node in ray.nodes() if "server" in node["Resources"])
     deadline_s = time.monotonic() + 60
     # Ray goes on exporting what ended replicas counted, so it is this one's line that is looked for.
