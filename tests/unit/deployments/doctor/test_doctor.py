@@ -41,12 +41,12 @@ EDGE = replace(GOOD, name="edge", machine="aarch64", resources={"CPU": 4, "edge"
 CLUSTER = Facts([SERVER, EDGE], address="10.0.0.1:6379", dashboard="10.0.0.1:8265")
 
 
-def complaints(facts: Facts) -> list[Finding]:
-    return [finding for finding in examine(facts) if finding.level != "ok"]
+def complaints(seen: Facts) -> list[Finding]:
+    return [finding for finding in examine(seen) if finding.level != "ok"]
 
 
-def only(facts: Facts) -> Finding:
-    (finding,) = complaints(facts)
+def only(seen: Facts) -> Finding:
+    (finding,) = complaints(seen)
     return finding
 
 
