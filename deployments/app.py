@@ -20,7 +20,7 @@ from ray.serve import Application
 
 from deployments.config import HttpAddress, ServerConfig, load_config, parse_config
 from deployments.placing import http_endpoint, placement
-from deployments.replica import preflight as checks
+from deployments.replica import preflight
 from deployments.replica.tail_server import TailServer
 from slicer.common.addresses import application_name
 from slicer.common.ray_serve_env import environment
@@ -143,7 +143,7 @@ def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") 
     asked = _from_args(config if isinstance(config, ServerConfig) else dict(config))
     nodes = placement.living(ray.nodes())
     if len(nodes) == 1 and nodes[0].address == ray.util.get_node_ip_address():
-        checks.check_here(asked)
+        preflight.check_here(asked)
     running = running_serve()
     settled = http_endpoint.settle(asked, nodes, running)
     if running is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from slicer.common.error_text import shown
 from slicer.common.yaml_files import parse_json
 from slicer.errors import ConfigError, HeadTailError
-from slicer.planning import table as plan_table
+from slicer.planning import table
 
 if TYPE_CHECKING:
     from slicer.shards.manifest import Manifest
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--profile", metavar="FILE", help="time every slice on this machine and write a device profile")
     p.add_argument("--batches", type=_batches, metavar="1,2,..", help="of --profile (default 1)")
     p.add_argument("--threads", type=_threads, metavar="N", help="of torch, for --profile (default: torch's own)")
-    plan_table.add_arguments(p)
+    table.add_arguments(p)
     p.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     return p
 
@@ -110,7 +110,7 @@ def _check(args: argparse.Namespace) -> None:
         name = f"--{flag.replace('_', '-')}"
         if flag in ("batches", "threads") and "profile" not in given:
             raise ConfigError(f"{name} is for measuring; give --profile FILE, or leave it out")
-        if flag in plan_table.FLAGS and "plan" not in given:
+        if flag in table.FLAGS and "plan" not in given:
             raise ConfigError(f"{name} is for the planner; give --plan PROFILE, or leave it out")
         if flag in ("slices", "at") and "boundaries" in given:
             raise ConfigError(f"{name}: --boundaries lists every place where the model can be cut; leave it out")
@@ -121,20 +121,20 @@ def _check(args: argparse.Namespace) -> None:
 def _profile(args: argparse.Namespace, sliced: SlicedModel) -> str:
     import torch
 
-    from slicer.profiles import measure as profiling
+    from slicer.profiles import measure
 
     path = Path(args.profile)
     _check_writable(path)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    profile = profiling.measure_profile(
+    profile = measure.measure_profile(
         sliced,
         name=path.stem,
         model=args.model,
         batches=args.batches or [1],
         progress=lambda line: print(f"headtail-slice: {line}", file=sys.stderr, flush=True),
     )
-    text = profiling.to_yaml(profile)
+    text = measure.to_yaml(profile)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -143,7 +143,7 @@ def _profile(args: argparse.Namespace, sliced: SlicedModel) -> str:
     if args.json:
         return json.dumps(profile.model_dump(mode="json"))
     lines = [f"written to {path}; a fleet's group takes it as `profile: {path}`, --plan as `--plan {path}`"]
-    if note := profiling.unsteady(profile):
+    if note := measure.unsteady(profile):
         lines.append(f"NOTE: {note}")
     return "\n".join([text, *lines])
 
@@ -166,17 +166,17 @@ def _plan(args: argparse.Namespace, sliced: SlicedModel) -> str:
 
     profile = load_device_profile(args.plan)
     on_server = load_device_profile(args.server_profile) if args.server_profile is not None else None
-    estimates, chosen = plan_table.plan(args, sliced, profile, on_server)
-    n, told = sliced.num_slices, plan_table.told(args)
+    estimates, chosen = table.plan(args, sliced, profile, on_server)
+    n, told = sliced.num_slices, table.told(args)
     if args.json:
-        return json.dumps(plan_table.document(estimates, chosen, n, told))
+        return json.dumps(table.document(estimates, chosen, n, told))
     said = f"{args.model} on device {profile.name!r} ({', '.join(profile.emulated)})"
     if on_server is not None:
         said += f", its rest on {on_server.name!r} ({', '.join(on_server.emulated)})"
     lines = [said, ""]
-    lines += _table(plan_table.rows(estimates, chosen, n, told))
+    lines += _table(table.rows(estimates, chosen, n, told))
     if not told:
-        lines += ["", plan_table.UNTOLD]
+        lines += ["", table.UNTOLD]
     elif args.wait_ms is None:
         lines += ["", "Nobody else uses the server in this table: --wait-ms says how long requests wait in its queues."]
     return "\n".join(lines)

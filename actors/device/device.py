@@ -124,8 +124,7 @@ class Device:
         self.health.reseed(seed)
         if self.head is not None:
             self.head.reseed(seed)
-        if (begin := getattr(self.server, "begin", None)) is not None:
-            begin(seed)
+        self.server.begin(seed)
 
     async def turn_to(self, server: Server) -> None:
         """Leave the present server for another one; no request may be open. Raises as `start`."""

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from actors.device.head_runtime import Computed
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.codecs.images import encode_image
 from slicer.codecs.registry import as_taken, image_codec_named
 from slicer.errors import ImageError
@@ -105,7 +105,7 @@ class Head:
             ImageError: the file cannot be read. CodecError: the activation holds NaN or infinity.
         """
         cut, whole = choice.cut, choice.cut == self.num_slices
-        if cut == 0 and choice.codec in codec.IMAGE_CODECS:
+        if cut == 0 and choice.codec in activations.IMAGE_CODECS:
             return self._as_image(image, choice.codec)
         began = time.perf_counter()
         pixels = self._prepare(image)
@@ -115,11 +115,11 @@ class Head:
         head_done = time.perf_counter()
         head_ms = (head_done - began) * 1e3
         if whole:
-            codec.check_finite(activation)
+            activations.check_finite(activation)
             payload, encode_ms = b"", 0.0
         else:
             axis = self._channel_axes[cut] if self._channel_axes else None
-            payload = codec.encode(choice.codec, activation, axis)
+            payload = activations.encode(choice.codec, activation, axis)
             encode_ms = (time.perf_counter() - head_done) * 1e3
         return Computed(
             self.manifest,
@@ -148,7 +148,7 @@ class Head:
             prepare_ms = self._prepare_ms((time.perf_counter() - began) * 1e3)
         logits, slices_ms = self._run(activation, computed.cut, self.num_slices)
         _, overrun = self._keep_time(began, prepare_ms, slices_ms, computed.cut)
-        codec.check_finite(logits)
+        activations.check_finite(logits)
         head_ms = (time.perf_counter() - began) * 1e3
         return Computed(self.manifest, logits.shape, b"", logits, head_ms, 0.0, overrun, self.num_slices)
 

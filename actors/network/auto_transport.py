@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from typing_extensions import override
 
@@ -13,6 +13,7 @@ from actors.network.client import Server
 from actors.network.http_transport import HttpTransport
 from actors.network.serve_transport import ServeTransport
 from slicer.errors import HeadTailError, ServerError
+from slicer.protocol.endpoints import Endpoint
 from slicer.protocol.messages import Answer, Request, ServedModel
 
 logger = logging.getLogger("headtail.network")
@@ -21,6 +22,8 @@ Way = Literal["auto", "handle", "http"]
 
 #: How long an address that the server tells may take to answer before the handle is used instead.
 _TRY_S = 5.0
+
+T = TypeVar("T")
 
 
 class AutoTransport(Server):
@@ -36,6 +39,10 @@ class AutoTransport(Server):
         self._tried = ("", "")  # address and token
         self._model = ""
         self._looking: asyncio.Task[None] | None = None
+
+    @override
+    async def ask(self, endpoint: Endpoint[T], *arguments: str | int) -> T:
+        return await (self._http or self._handle).ask(endpoint, *arguments)
 
     @override
     async def describe(self, model: str) -> ServedModel:
@@ -79,10 +86,6 @@ class AutoTransport(Server):
             await self._turn_to(await self._handle.describe(self._model))
         except HeadTailError as error:
             logger.info("no server to turn to yet: %s", error)
-
-    @override
-    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        return await (self._http or self._handle).shard(sha256, offset, length)
 
     @override
     async def close(self) -> None:

@@ -6,22 +6,43 @@ The transports that implement it: `serve_transport`, `http_transport`, and `auto
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from typing_extensions import override
 
-from actors.network.link import Link
+from actors.network.link import ChangingLink, Link
+from slicer.errors import ServerError
+from slicer.protocol.endpoints import DESCRIBE, SHARD, Endpoint
 from slicer.protocol.messages import Answer, Request, ServedModel
 
 #: What a request or an answer weighs beside its payload (id, digest, shape, timings), in bytes: a round figure.
 ENVELOPE_BYTES = 300
 
+T = TypeVar("T")
+
 
 class Server(Protocol):
-    """How a device reaches the server's application. All calls come from the device's event loop, and may overlap."""
+    """How a device reaches the server's application. All calls come from the device's event loop, and may overlap.
+
+    A transport implements `ask` and `infer`. The methods for the endpoints stand here once and ask; a stand-in, or a
+    transport that has more to do, overrides the method instead.
+    """
+
+    async def ask(self, endpoint: Endpoint[T], *arguments: str | int) -> T:
+        """The answer to any of `slicer.protocol.endpoints`.
+
+        Raises:
+            HeadTailError: `endpoint.error` where the server refuses; ServerError: it cannot be reached.
+        """
+        raise ServerError(f"{type(self).__name__} has no endpoint {endpoint.name!r}; give it a method of that name")
 
     async def describe(self, model: str) -> ServedModel:
         """What the application says of `model`. Raises ModelError (unknown there) or ServerError (not reachable)."""
+        return await self.ask(DESCRIBE, model)
+
+    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
+        """Up to `length` bytes of a shard, fewer at its end. Raises ServerError or ShardError."""
+        return await self.ask(SHARD, sha256, offset, length)
 
     async def infer(self, requests: Sequence[Request]) -> list[Answer]:
         """Send requests in one call, a parcel, and wait for all answers, however long they queue.
@@ -33,8 +54,12 @@ class Server(Protocol):
             ServerError: the server vanished, before or after it got the requests, or refused the parcel as a whole.
         """
 
-    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        """Up to `length` bytes of a shard, fewer at its end. Raises ServerError or ShardError."""
+    def begin(self, seed: str) -> None:
+        """A run begins: what is emulated on the way changes and draws as in every run of this seed.
+
+        Nothing is, in a transport.
+        """
+        return
 
     async def close(self) -> None:
         """Give back what the transport holds. No call may follow."""
@@ -47,16 +72,17 @@ class ServerWrapper(Server):
         self._server = server
 
     @override
-    async def describe(self, model: str) -> ServedModel:
-        return await self._server.describe(model)
+    async def ask(self, endpoint: Endpoint[T], *arguments: str | int) -> T:
+        answer: T = await endpoint.method_of(self._server)(*arguments)
+        return answer
 
     @override
     async def infer(self, requests: Sequence[Request]) -> list[Answer]:
         return await self._server.infer(requests)
 
     @override
-    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        return await self._server.shard(sha256, offset, length)
+    def begin(self, seed: str) -> None:
+        self._server.begin(seed)
 
     @override
     async def close(self) -> None:
@@ -64,7 +90,11 @@ class ServerWrapper(Server):
 
 
 class Kept(ServerWrapper):
-    """A server that several devices share: none of them closes it; who made it does."""
+    """A server that several devices share: none of them closes it, or tells it of its own run; who made it does."""
+
+    @override
+    def begin(self, seed: str) -> None:
+        pass
 
     @override
     async def close(self) -> None:
@@ -78,17 +108,18 @@ class LinkedServer(ServerWrapper):
         super().__init__(server)
         self._link = link
 
+    @override
     def begin(self, seed: str) -> None:
-        """A run begins; a link that changes over time does so from here on."""
-        if (begin := getattr(self._link, "begin", None)) is not None:
-            begin(seed)
+        if isinstance(self._link, ChangingLink):
+            self._link.begin(seed)
+        super().begin(seed)
 
     @override
-    async def describe(self, model: str) -> ServedModel:
+    async def ask(self, endpoint: Endpoint[T], *arguments: str | int) -> T:
         await self._link.send(ENVELOPE_BYTES)
-        served = await super().describe(model)
-        await self._link.receive(len(served.manifest_json) + ENVELOPE_BYTES)
-        return served
+        answer = await super().ask(endpoint, *arguments)
+        await self._link.receive(endpoint.payload_bytes(answer) + ENVELOPE_BYTES)
+        return answer
 
     @override
     async def infer(self, requests: Sequence[Request]) -> list[Answer]:
@@ -96,10 +127,3 @@ class LinkedServer(ServerWrapper):
         answers = await super().infer(requests)
         await self._link.receive(sum(len(getattr(answer, "logits", b"")) + ENVELOPE_BYTES for answer in answers))
         return answers
-
-    @override
-    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        await self._link.send(ENVELOPE_BYTES)
-        chunk = await super().shard(sha256, offset, length)
-        await self._link.receive(len(chunk) + ENVELOPE_BYTES)
-        return chunk

@@ -11,7 +11,7 @@ import json
 import os
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from typing_extensions import override
@@ -19,9 +19,10 @@ from typing_extensions import override
 from actors.network.client import Server
 from actors.network.serve_transport import CONTROL_TIMEOUT_S
 from slicer.common.addresses import application_url, bearer_token
-from slicer.errors import CodecError, ModelError, ServerError, ShardError
+from slicer.errors import CodecError, ServerError
 from slicer.protocol import packet
-from slicer.protocol.messages import Answer, Request, ServedModel
+from slicer.protocol.endpoints import Endpoint
+from slicer.protocol.messages import Answer, Request
 
 #: The pauses between attempts at a server that has no replica at the moment: the first, and the longest.
 _PAUSE_S, _MAX_PAUSE_S = 0.25, 2.0
@@ -35,6 +36,9 @@ _LARGE_BYTES = 1 << 20
 _INFER = {"Content-Type": packet.CONTENT_TYPE, **packet.UNWATCHED}
 
 
+T = TypeVar("T")
+
+
 class ComeAgain(ServerError):
     """What lies before the server has none to ask at the moment, or lost it: the same request may work soon."""
 
@@ -43,13 +47,13 @@ class HttpTransport(Server):
     """`Server` over HTTP; one session. Made anywhere, used on one event loop.
 
     A response that lacks the server's own header is not the server's: while a replica is replaced, HAProxy answers 404
-    and 500 for itself. infer() raises ServerError then, and its caller sends again within its budget; describe() and
-    shard() ask again for `patience_s` and then say what they saw.
+    and 500 for itself. infer() raises ServerError then, and its caller sends again within its budget; ask() tries
+    again for `patience_s` and then says what it saw.
 
     Args:
         url: of the application, such as ``http://10.0.0.7:8000/headtail``.
         token: what the server wants as bearer token; default: HEADTAIL_TOKEN of this process.
-        patience_s: how long describe() and shard() may take, all attempts together.
+        patience_s: how long ask() may take, all attempts together.
 
     Raises:
         ConfigError: url or token cannot be used.
@@ -65,13 +69,13 @@ class HttpTransport(Server):
         self._session: aiohttp.ClientSession | None = None
 
     @override
-    async def describe(self, model: str) -> ServedModel:
-        status, body = await self._control("/describe", {"model": model})
+    async def ask(self, endpoint: Endpoint[T], *arguments: str | int) -> T:
+        status, body = await self._control(*endpoint.url(arguments))
         if status == 404:
-            raise ModelError(f"{self._url} serves no such model: {_error(body)}")
+            raise endpoint.refusal(arguments, self._url, _error(body))
         self._check(status, body)
         try:
-            return packet.decode_model(json.loads(body))
+            return endpoint.decode(body)
         except ValueError as error:
             raise ServerError(f"{self._url} is no HeadTail server of this release: {error}") from error
 
@@ -90,14 +94,6 @@ class HttpTransport(Server):
                 f"{self._url} answered {len(answers)} of {len(requests)} requests; it is of another release"
             )
         return answers
-
-    @override
-    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        status, body = await self._control(f"/shard/{sha256}", {"offset": str(offset), "length": str(length)})
-        if status == 404:
-            raise ShardError(f"{self._url} gave no shard {sha256[:12]}: {_error(body)}")
-        self._check(status, body)
-        return body
 
     @override
     async def close(self) -> None:

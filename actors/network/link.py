@@ -22,7 +22,7 @@ class Link(Protocol):
 
     Each device has a link object of its own; all calls come from the device's event loop, and may overlap. A link that
     loses a request raises `slicer.errors.ServerError`, which the device treats like a vanished server: it tries again.
-    One that has a method ``begin(seed)`` is told of the beginning of every run.
+    One that changes over time, or draws, is a `ChangingLink` as well.
 
     An own link is any class with these members. A fleet file names it and its keyword arguments,
     ``{link: "boards:Radio", link_options: {kbyte_per_s: 250}}``:
@@ -51,6 +51,14 @@ class Link(Protocol):
 
     async def receive(self, size_bytes: int) -> None:
         """Return when so many bytes, sent by the server now, have reached the device."""
+
+
+@runtime_checkable
+class ChangingLink(Protocol):
+    """A link that is told of the beginning of every run: it has this method as well."""
+
+    def begin(self, seed: str) -> None:
+        """A run begins: changes over time count from here, and what is random is drawn as in each run of this seed."""
 
 
 class DirectLink:

@@ -18,14 +18,15 @@ from typing_extensions import override
 from actors.network.client import Server
 from slicer.common.error_text import first_line, named_line
 from slicer.common.ray_serve_env import environment
-from slicer.errors import ModelError, ServerError, ShardError
-from slicer.protocol.messages import Answer, Refusal, Request, ServedModel
+from slicer.errors import ServerError
+from slicer.protocol.endpoints import Endpoint
+from slicer.protocol.messages import Answer, Refusal, Request
 
 #: The environment of every device actor. One thread for torch's pools, since a node holds many devices; the others are
 #: of `slicer.common.ray_serve_env`.
 DEVICE_ENV: dict[str, str] = {**environment("device"), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-#: How long describe() and shard() may take. infer() has no limit here: a queue may be long; the device has its budget.
+#: How long ask() may take. infer() has no limit here: a queue may be long; the device has its budget.
 CONTROL_TIMEOUT_S = 30.0
 
 T = TypeVar("T")
@@ -39,11 +40,17 @@ class ServeTransport(Server):
         self._handle: Any = None
 
     @override
-    async def describe(self, model: str) -> ServedModel:
-        answer = await self._control("describe", model)
+    async def ask(self, endpoint: Endpoint[T], *arguments: str | int) -> T:
+        try:
+            answer = await asyncio.wait_for(self._call(endpoint.name, *arguments), CONTROL_TIMEOUT_S)
+        except asyncio.TimeoutError:
+            raise ServerError(
+                f"the application {self._app!r} did not answer {endpoint.name}() within {CONTROL_TIMEOUT_S:g} s; "
+                "look at its replicas with `serve status`"
+            ) from None
         if isinstance(answer, Refusal):
-            raise ModelError(f"the application {self._app!r} serves no such model: {answer.message}")
-        return self._expect(answer, ServedModel, "describe")
+            raise endpoint.refusal(arguments, f"the application {self._app!r}", answer.message)
+        return self._expect(answer, endpoint.answer, endpoint.name)
 
     @override
     async def infer(self, requests: Sequence[Request]) -> list[Answer]:
@@ -51,26 +58,10 @@ class ServeTransport(Server):
         return answers
 
     @override
-    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        answer = await self._control("shard", sha256, offset, length)
-        if isinstance(answer, Refusal):
-            raise ShardError(f"the application {self._app!r} gave no shard {sha256[:12]}: {answer.message}")
-        return self._expect(answer, bytes, "shard")
-
-    @override
     async def close(self) -> None:
         handle, self._handle = self._handle, None
         if handle is not None and handle.is_initialized:
             await handle.shutdown_async()
-
-    async def _control(self, method: str, *args: Any) -> Any:
-        try:
-            return await asyncio.wait_for(self._call(method, *args), CONTROL_TIMEOUT_S)
-        except asyncio.TimeoutError:
-            raise ServerError(
-                f"the application {self._app!r} did not answer {method}() within {CONTROL_TIMEOUT_S:g} s; "
-                "look at its replicas with `serve status`"
-            ) from None
 
     async def _call(self, method: str, *args: Any) -> Any:
         response = None

@@ -14,7 +14,7 @@ import numpy as np
 from actors.clock.clock import Clock
 from actors.network.client import ENVELOPE_BYTES, Server
 from actors.planning.online_planner import OnlinePlanner
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.errors import HeadTailError
 from slicer.planning.cut_planner import Choice
 from slicer.protocol.messages import Reply, Request, ServedModel
@@ -40,7 +40,7 @@ async def probe(
         name, token: make the request's id the device's own.
     """
     shape = planner.shape(choice.cut)
-    payload = codec.encode(choice.codec, np.zeros(shape, np.float32), planner.channel_axis(choice.cut))
+    payload = activations.encode(choice.codec, np.zeros(shape, np.float32), planner.channel_axis(choice.cut))
     began_s = clock.now_s()
     request = Request(
         id=f"{name}/probe-{began_s:.6f}@{token}",

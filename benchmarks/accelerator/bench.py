@@ -7,7 +7,6 @@ import json
 import re
 import statistics
 import time
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +26,7 @@ from deployments.simulation.simulator import Simulation
 from deployments.simulation.workloads import Workload, bound_rps, goodput_rps
 from slicer import slice_model
 from slicer.common.comparison import interval
+from slicer.common.nvml import NvmlGpu
 
 #: Dense TFLOP/s at bf16/fp16 and at fp32 without tensor cores, by what the device's name holds (NVIDIA's data sheets).
 PEAKS = {
@@ -133,10 +133,11 @@ class Bench:
     def saturated(self, harness: Harness, bound: float) -> dict[str, Any]:
         """As many clients as keep every batch full: the rate, its share of the bound, utilisation, joules."""
         clients = 4 * self.args.max_batch
-        before = energy_joules()
+        gpu = NvmlGpu()
+        before = gpu.read()["energy_joules"]
         began_s = time.monotonic()
         records, stats = harness.closed_loop(clients, self.args.seconds)
-        joules, wall_s = energy_joules(), time.monotonic() - began_s
+        joules, wall_s = gpu.read()["energy_joules"], time.monotonic() - began_s
         said = summary(records, wall_s=self.args.seconds, warm_up=0.0)
         flops = [one.flops for one in self.sliced.slices]
         useful = sum(sum(flops[r.entry :]) for r in records) / self.args.seconds / 1e12
@@ -151,16 +152,6 @@ class Bench:
             "useful_over_peak": None if peak is None else round(useful / peak, 5),
             "joules_per_answer": None if None in (before, joules) or not answers else (joules - before) / answers,  # type: ignore[operator]
         }
-
-
-def energy_joules() -> float | None:
-    """Of the first GPU since its driver was loaded; None where NVML does not say."""
-    with suppress(Exception):
-        import pynvml
-
-        pynvml.nvmlInit()
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(0)) / 1e3)
-    return None
 
 
 def peak_tflops(args: argparse.Namespace) -> float | None:

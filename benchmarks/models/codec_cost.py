@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.codecs.images import decode_images, encode_image
 from slicer.models import zoo
 from slicer.models.images import Preprocess
@@ -36,12 +36,12 @@ def timed_us(call: Callable[[], object], repeats: int) -> float:
 def cost(name: str, repeats: int) -> dict[str, Any]:
     """Bytes and time of one 197 x 768 activation."""
     activation = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
-    payload, out = codec.encode(name, activation), np.empty(SHAPE, dtype=np.float32)
-    encode_us = timed_us(lambda: codec.encode(name, activation), repeats)
-    decode_us = timed_us(lambda: codec.decode_into(name, payload, out), repeats)
+    payload, out = activations.encode(name, activation), np.empty(SHAPE, dtype=np.float32)
+    encode_us = timed_us(lambda: activations.encode(name, activation), repeats)
+    decode_us = timed_us(lambda: activations.decode_into(name, payload, out), repeats)
     together = [payload] * DECODED_TOGETHER
-    batch_us = timed_us(lambda: codec.decode_batch(name, together, SHAPE), max(3, repeats // DECODED_TOGETHER))
-    saved_us = 8 * (codec.encoded_bytes("fp32", SHAPE) - len(payload)) / MBPS
+    batch_us = timed_us(lambda: activations.decode_batch(name, together, SHAPE), max(3, repeats // DECODED_TOGETHER))
+    saved_us = 8 * (activations.encoded_bytes("fp32", SHAPE) - len(payload)) / MBPS
     share = (encode_us + decode_us) / saved_us if saved_us else None
     return {
         "bytes": len(payload),

@@ -50,7 +50,7 @@ from benchmarks.common.command_line import names, new_parser
 from benchmarks.common.results import machine, manifest, publish
 from benchmarks.models.codec_cost import MBPS, SHAPE, WANTED, cost, image_cost, lossless
 from slicer import slice_model
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.codecs.images import IMAGE_CODECS, decode_images, encode_image
 from slicer.models.images import Preprocess, find_images, load_digits, read_image
 from slicer.slicing.slice_model import SlicedModel
@@ -65,7 +65,7 @@ def round_trip(name: str) -> Coder:
     """[N, ...] to what the server has of it, each row encoded alone."""
 
     def code(rows: Array) -> Array:
-        return codec.decode_batch(name, [codec.encode(name, row) for row in rows], rows.shape[1:])
+        return activations.decode_batch(name, [activations.encode(name, row) for row in rows], rows.shape[1:])
 
     return code
 
@@ -86,7 +86,7 @@ def per_token(bits: int) -> Coder:
     """Symmetric, a scale for every token: over the channels."""
 
     def code(rows: Array) -> Array:
-        axis = 1 + codec.measured_axis(rows[0])
+        axis = 1 + activations.measured_axis(rows[0])
         levels = 2 ** (bits - 1) - 1
         scale = np.maximum(np.abs(rows).max(axis=axis, keepdims=True) / levels, np.float32(1e-30))
         return np.asarray(np.rint(rows / scale) * scale, dtype=np.float32)
@@ -94,7 +94,7 @@ def per_token(bits: int) -> Coder:
     return code
 
 
-CODERS: dict[str, Coder] = {name: round_trip(name) for name in codec.CODECS}
+CODERS: dict[str, Coder] = {name: round_trip(name) for name in activations.CODECS}
 BASELINES: dict[str, Coder] = {
     f"int{bits}_{kind.__name__}": kind(bits) for bits in (8, 4) for kind in (per_tensor, per_token)
 }
@@ -148,7 +148,7 @@ def agreement(args: argparse.Namespace, model: str, samples: dict[str, list[byte
     for cut, rows in boundaries(sliced, inputs, args.every):
         tail, factors = (
             sliced.tail(cut),
-            outliers(rows.shape[1:], args.outliers, args.seed + cut, codec.measured_axis(rows[0])),
+            outliers(rows.shape[1:], args.outliers, args.seed + cut, activations.measured_axis(rows[0])),
         )
         found = {}
         for name, coder in {**CODERS, **BASELINES}.items():
@@ -160,9 +160,9 @@ def agreement(args: argparse.Namespace, model: str, samples: dict[str, list[byte
             found[name] = [round(float((best(tail, one) == reference).mean()), 5) for one in decoded]
         cuts[str(cut)] = {"shape": list(rows.shape[1:]), "agreement": found}
         if cut and len(rows.shape) > 2:
-            for name in codec.CODECS:
+            for name in activations.CODECS:
                 together = max(1, 4 * SHAPE[0] * SHAPE[1] // rows[0].nbytes)
-                samples[name].append(b"".join(codec.encode(name, row) for row in rows[:together]))
+                samples[name].append(b"".join(activations.encode(name, row) for row in rows[:together]))
         print(
             f"{model:12} cut {cut:2} {rows.shape[1:]!s:16} " + "  ".join(f"{n} {a} {b}" for n, (a, b) in found.items())
         )

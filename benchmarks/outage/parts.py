@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from actors.network.emulated_link import EmulatedLink
 from deployments.executors.emulated import EmulatedExecutor
 
@@ -33,12 +35,12 @@ class WatchedLink(EmulatedLink):
         # Unbuffered: the process is killed in the end.
         self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
+    @override
     def begin(self, seed: int | str) -> None:
-        """See `EmulatedLink`."""
         os.write(self._log, f"begin {time.monotonic():.6f}\n".encode())
         super().begin(seed)
 
+    @override
     async def send(self, size_bytes: int) -> None:
-        """See `EmulatedLink`."""
         os.write(self._log, f"send {time.monotonic():.6f}\n".encode())
         await super().send(size_bytes)

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.common.command_line import decimals, integers, names, new_parser, say
 from benchmarks.common.results import ROOT, manifest, put, ratio_figures
 from benchmarks.common.strategies import IN_ENGINE
-from benchmarks.paper import plots as paper_plots
+from benchmarks.paper import plots
 from slicer.common.comparison import paired_ratio
 
 #: The paper's models as timm names them.
@@ -246,7 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     show(document)
     put(document, args.out)
     if args.out is not None:
-        paper_plots.draw(document, args.out.with_suffix(""))
+        plots.draw(document, args.out.with_suffix(""))
     return 0
 
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.common.command_line import names, new_parser
 from benchmarks.common.results import manifest, put
-from benchmarks.planner import cases as planner_cases
+from benchmarks.planner import cases
 from benchmarks.planner.cases import Case
 from benchmarks.planner.herding import Herd, herding
 from benchmarks.planner.runs import FIRST, JOIN_S, PROFILE_ERROR, WARM_UP_S, ExecutedRun, Stage
@@ -50,13 +50,13 @@ EMULATED = [
 
 def all_cases(kinds: Sequence[str]) -> list[Case]:
     """Those of grid, drawn, traces, held-out that are asked for."""
-    found = planner_cases.grid() if "grid" in kinds else []
+    found = cases.grid() if "grid" in kinds else []
     for held_out, seeds in ((False, SEEN), (True, HELD_OUT)):
         if "drawn" in kinds and (not held_out or "held-out" in kinds):
-            found += [planner_cases.drawn(seed, held_out) for seed in seeds["drawn"]]
+            found += [cases.drawn(seed, held_out) for seed in seeds["drawn"]]
         if "traces" in kinds and (not held_out or "held-out" in kinds):
-            found += [planner_cases.drawn_trace(seed, held_out) for seed in seeds["traces"]]
-    return found + (planner_cases.named_traces() if "traces" in kinds else [])
+            found += [cases.drawn_trace(seed, held_out) for seed in seeds["traces"]]
+    return found + (cases.named_traces() if "traces" in kinds else [])
 
 
 def compare(case: Case) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def noisy_links(seeds: Sequence[int], seconds: float) -> dict[str, Any]:
     moves, regrets = [], []
     for seed in seeds:
         link = {"mbit_per_s": 12.0, "delay_ms": 10.0, "jitter_ms": 15.0, "loss": 0.02}
-        model = list(planner_cases.SHAPES)[seed % 2]
+        model = list(cases.SHAPES)[seed % 2]
         case = Case(f"noisy {seed}", "noisy", model, 180.0, 2.5, "poisson", link, ((0.0, 0.5),), seconds)
         stage = Stage(case)
         planned = stage.planned()

@@ -12,6 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from actors.network.client import Server
 from deployments.costs.cost_model import CostModel
 from deployments.replica.load_report import LoadReport
 from deployments.scheduling.registry import make_policy
@@ -34,7 +35,7 @@ class _Open:
     rows_per_step: tuple[int, ...] = ()
 
 
-class VirtualServer:
+class VirtualServer(Server):
     """`actors.network.client.Server`: the scheduler with a cost table in place of an accelerator, on the running loop.
 
     Args:

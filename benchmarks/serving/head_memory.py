@@ -35,11 +35,12 @@ from PIL import Image
 
 from actors.device.config import DeviceConfig
 from actors.device.device import Device
+from actors.network.client import Server
 from actors.report.tables import Table
 from benchmarks.common.command_line import integers, new_parser
 from benchmarks.common.process_memory import memory_bytes
 from benchmarks.common.results import ROOT, machine, manifest, publish
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.planning.cut_planner import Choice
 from slicer.profiles.device_profile import NATIVE
 from slicer.protocol.messages import Answer, Refusal, Request, ServedModel
@@ -49,14 +50,14 @@ SLACK = 0.10
 SLACK_BYTES = 32_000_000
 
 
-class Folder:
-    """`actors.network.client.Server` that only has shards, in a folder."""
+class Folder(Server):
+    """A server that only has shards, in a folder."""
 
     def __init__(self, directory: Path, manifest: Manifest) -> None:
         self._files = {shard.sha256: directory / shard.file for shard in manifest.shards}
         n = manifest.num_slices
         self._served = ServedModel(
-            "model", manifest.digest, manifest.to_json(), n, tuple(range(n)), "per_tail", tuple(codec.CODECS)
+            "model", manifest.digest, manifest.to_json(), n, tuple(range(n)), "per_tail", tuple(activations.CODECS)
         )
 
     async def describe(self, model: str) -> ServedModel:

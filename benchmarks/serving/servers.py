@@ -61,9 +61,6 @@ class Toy(torch.nn.Sequential):
 class Bare:
     """An echo: the answer of a request is made on the spot."""
 
-    async def infer(self, request: Request) -> Answer:
-        return _reply(request)
-
     async def infer_parcel(self, requests: list[Request]) -> list[Answer]:
         return [_reply(request) for request in requests]
 
@@ -90,9 +87,6 @@ class Echo(Bare):
             return await loop.run_in_executor(thread, lambda: [[_reply(one) for one in parcel] for parcel in parcels])
 
         self._batched = serve.batch(max_batch_size=32, batch_wait_timeout_s=0.0, max_concurrent_batches=2)(batched)
-
-    async def infer(self, request: Request) -> Answer:
-        return (await self.infer_parcel([request]))[0]
 
     async def infer_parcel(self, requests: list[Request]) -> list[Answer]:
         answers: list[Answer] = await self._batched(requests)

@@ -15,10 +15,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from deployments.doctor import facts as doctor_facts
+from deployments.doctor import facts
 from deployments.doctor.checks import Facts, Finding, examine
 from deployments.doctor.connection import connect
 from deployments.doctor.facts import NodeFacts
+from slicer.common import nvml
 from slicer.common.addresses import application_name
 from slicer.common.error_text import last_line
 from slicer.common.yaml_files import read_yaml
@@ -55,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 def look_here(shards: str | None) -> Facts:
     """Facts of this machine alone."""
     addresses = [f"127.0.0.1:{port}" for port in PORTS]
-    return Facts([NodeFacts(**doctor_facts.gather(addresses, shards))])
+    return Facts([NodeFacts(**facts.gather(addresses, shards))])
 
 
 def look_at_cluster(address: str, shards: str | None, server: str | None, timeout_s: float) -> Facts:
@@ -74,8 +75,9 @@ def look_at_cluster(address: str, shards: str | None, server: str | None, timeou
     try:
         dashboard = str(getattr(context, "dashboard_url", "") or "")
         # By value: the nodes need no HeadTail to be looked at.
-        cloudpickle.register_pickle_by_value(doctor_facts)
-        gather = ray.remote(num_cpus=0, max_retries=0)(doctor_facts.gather)
+        for module in (facts, nvml):
+            cloudpickle.register_pickle_by_value(module)
+        gather = ray.remote(num_cpus=0, max_retries=0)(facts.gather)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         asked = {
             gather.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
@@ -98,12 +100,12 @@ def _node_facts(ref: Any, node: dict[str, Any], answered: bool, timeout_s: float
     if not answered:
         return NodeFacts(name=address, address=address, dead=f"did not answer within {timeout_s:g} s")
     try:
-        facts = ray.get(ref)
+        gathered = ray.get(ref)
     except Exception as error:  # whatever went wrong there is the finding
         return NodeFacts(name=address, address=address, dead=f"could not be looked at: {last_line(error)}")
     # Raylets that share a host, as in tests, are told apart by the node's id.
-    name = f"{facts.pop('name')} ({address}, {node['NodeID'][:6]})"
-    return NodeFacts(name=name, address=address, resources=dict(node["Resources"]), **facts)
+    name = f"{gathered.pop('name')} ({address}, {node['NodeID'][:6]})"
+    return NodeFacts(name=name, address=address, resources=dict(node["Resources"]), **gathered)
 
 
 def members_of(path: str | None) -> list[str] | None:
@@ -171,17 +173,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.server is not None:
             application_name(args.server)
-        facts = look(args)
+        seen = look(args)
     except HeadTailError as error:
         print(f"headtail-doctor: {error}", file=sys.stderr)
         return 2
-    findings = examine(facts)
+    findings = examine(seen)
     failed = any(finding.level == "fail" for finding in findings)
     if args.json:
         document = {
             "ok": not failed,
             "findings": [asdict(f) for f in findings],
-            "nodes": [asdict(n) for n in facts.nodes],
+            "nodes": [asdict(n) for n in seen.nodes],
         }
         print(json.dumps(document))
     else:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deployments.doctor import facts as doctor_facts
+from deployments.doctor import facts
 from slicer.common.error_text import first_line
 from slicer.errors import ServerError
 
@@ -34,7 +34,7 @@ def connect(address: str | None, *, own: bool = True, **options: Any) -> Any:
     import ray
 
     given = address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS", "")
-    if given and re.fullmatch(r"[^/]+:\d+", given) and not doctor_facts.reachable(given):
+    if given and re.fullmatch(r"[^/]+:\d+", given) and not facts.reachable(given):
         raise ServerError(
             f"nothing answers at {given}: give the GCS address of a Ray that runs, host:6379, open that port to here, "
             "or start one: ray start --head"
@@ -73,7 +73,7 @@ def _settle(address: str | None, own: bool) -> tuple[str | None, str | None]:
     if found is None:
         return None, address
     named = address or os.environ.get("RAY_ADDRESS") or "auto"
-    if named == "auto" and "://" not in found and not doctor_facts.reachable(found):
+    if named == "auto" and "://" not in found and not facts.reachable(found):
         # Ray remembers in a file what `ray start` started last; that one has ended without `ray stop`.
         if own and address is None:
             print(f"the Ray that ran here at {found} has ended, so a new one is started", file=sys.stderr, flush=True)
@@ -114,7 +114,7 @@ def diagnose(target: str | None, said: str, error: BaseException) -> str:
 
 def _token_remedy() -> str:
     path = os.environ.get("RAY_AUTH_TOKEN_PATH") or str(Path("~") / ".ray" / "auth_token")
-    if not doctor_facts.has_token():
+    if not facts.has_token():
         return f"a token, and there is none here: copy {path} from that machine, and export RAY_AUTH_MODE=token"
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return f"a token, which is here ({path}), but not in use: export RAY_AUTH_MODE=token"

@@ -1,7 +1,7 @@
 """What `headtail-doctor` sees on one machine: facts without judgement, gathered in that machine's own Python.
 
 On a cluster `gather` runs as a small task on every node, sent there by value: a node needs no HeadTail for it. So
-nothing of ours is imported at the top, and what leaves the node is a plain dict.
+nothing of ours is imported at the top but a module that travels as well, and what leaves the node is a plain dict.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from slicer.common.nvml import gpu_names
 
 #: Distributions whose versions are compared.
 LIBRARIES = ("ray", "torch", "timm")
@@ -90,7 +92,7 @@ def gather(addresses: Sequence[str] = (), shards: str | None = None) -> dict[str
         "versions": {name: _version(name) for name in LIBRARIES},
         "project": _project_error(),
         **_cuda(),
-        "nvml": _nvml(),
+        "nvml": gpu_names(),
         **_memory(),
         **_disk(),
         "auth_mode": os.environ.get("RAY_AUTH_MODE", ""),
@@ -128,25 +130,6 @@ def _cuda() -> dict[str, Any]:
         last = done.stderr.strip().splitlines()[-1:] if isinstance(error, (IndexError, json.JSONDecodeError)) else []
         return {"cuda": None, "cuda_error": "".join(last) or f"{type(error).__name__}: {error}"}
     return {"cuda": told["names"], "cuda_build": told["build"], "cuda_error": ""}
-
-
-def _nvml() -> list[str] | None:
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    names = []
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        name: Any = f"GPU {index}"
-        with contextlib.suppress(pynvml.NVMLError):
-            name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
-        names.append(name.decode() if isinstance(name, bytes) else str(name))
-    pynvml.nvmlShutdown()
-    return names
 
 
 def _memory() -> dict[str, int | None]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from deployments.config import ModelConfig
 from slicer import shards
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.codecs.images import decode_images
 from slicer.errors import CodecError, ConfigError
 from slicer.models import zoo
@@ -76,7 +76,7 @@ class HostedModel:
             num_slices=self.num_slices,
             entries=self.entries,
             strategy=self.config.strategy,
-            codecs=(*codec.CODECS, *(codec.IMAGE_CODECS if self._takes_images else ())),
+            codecs=(*activations.CODECS, *(activations.IMAGE_CODECS if self._takes_images else ())),
             emulated=emulated,
         )
 
@@ -104,16 +104,16 @@ class HostedModel:
             )
         if request.top_k is not None and request.top_k < 1:
             return Refusal(request.id, "bad_shape", f"top_k is {request.top_k}; it must be at least 1, or None")
-        if request.codec in codec.IMAGE_CODECS:
+        if request.codec in activations.IMAGE_CODECS:
             return self._check_image(request)
         try:
-            codec.check_payload(request.codec, request.shape, request.payload, self.channel_axes[request.cut])
+            activations.check_payload(request.codec, request.shape, request.payload, self.channel_axes[request.cut])
         except CodecError as error:
             return Refusal(request.id, "bad_codec", str(error))
         return None
 
     def _check_image(self, request: Request) -> Refusal | None:
-        exact = codec.image_bytes(request.codec, self.shapes[0])
+        exact = activations.image_bytes(request.codec, self.shapes[0])
         size, message = len(request.payload), ""
         if request.cut != 0 or not self._takes_images:
             message = f"codec {request.codec} at cut {request.cut} of model {self.name!r}; images enter at cut 0"
@@ -123,7 +123,7 @@ class HostedModel:
         return Refusal(request.id, "bad_codec", message) if message else None
 
     def decode(
-        self, name: str, payloads: Sequence[bytes | memoryview], cut: int, receiving: Receiving = codec.ordinary
+        self, name: str, payloads: Sequence[bytes | memoryview], cut: int, receiving: Receiving = activations.ordinary
     ) -> npt.NDArray[np.float32]:
         """Payloads of one codec to rows [B, *shape at the cut], images preprocessed as timm would. Any thread.
 
@@ -134,11 +134,11 @@ class HostedModel:
         Raises:
             CodecError: one of them is bad.
         """
-        if name in codec.IMAGE_CODECS:
+        if name in activations.IMAGE_CODECS:
             assert self._preprocess is not None, "checked before"
             return decode_images(name, payloads, self._preprocess)
         axis = self.channel_axes[cut]
-        return codec.decode_batch(name, payloads, self.shapes[cut], receiving, axis, checked=True)
+        return activations.decode_batch(name, payloads, self.shapes[cut], receiving, axis, checked=True)
 
     def read_shard(self, sha256: str, offset: int, length: int) -> bytes | None:
         """`length` bytes of a shard from `offset` (fewer at its end); None if this model has no such shard.

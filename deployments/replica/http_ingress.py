@@ -7,6 +7,8 @@
     GET  /<app>/shard/<sha256>?offset=&length=   a piece of a shard
     GET  /<app>/health                           200 while the replica can serve; needs no token
 
+`describe`, `shard` and others that devices ask are declared in `slicer.protocol.endpoints`; nothing here names them.
+
 Behind HAProxy each replica answers these itself. Raw ASGI, because a framework's request and response objects would be
 most of the cost of a request. The body is joined once; payloads are views into it until a row is decoded in place. A
 client that leaves takes its rows with it (`deployments.replica.disconnects`).
@@ -25,29 +27,26 @@ from urllib.parse import parse_qs
 from deployments.replica.disconnects import Connections, Disconnected, Receive
 from slicer.errors import CodecError
 from slicer.protocol import packet
-from slicer.protocol.messages import Answer, Refusal, Request, ServedModel
+from slicer.protocol.endpoints import ENDPOINTS, JSON, Endpoint
+from slicer.protocol.messages import Answer, Refusal, Request
 
 Scope = Mapping[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-_JSON = b"application/json"
-_BINARY = b"application/octet-stream"
+_JSON = JSON.encode()
 _MOST_FIELDS = 10
 _PACKET = packet.CONTENT_TYPE.encode()
 _OURS = (packet.SERVER_HEADER.encode(), b"%d" % packet.VERSION)
 
 
 class Inference(Protocol):
-    """What the ingress needs of a server; `TailServer` is one. All methods run on the ingress's event loop."""
+    """What the ingress needs of a server; `TailServer` is one. All methods run on the ingress's event loop.
+
+    Beside these, a method for each of `ENDPOINTS`, with its name and arguments.
+    """
 
     async def infer_parcel(self, requests: list[Request]) -> list[Answer]:
         """Every request answered for itself, in order."""
-
-    async def describe(self, model: str) -> ServedModel | Refusal:
-        """What a device needs to know to join."""
-
-    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        """A piece of a shard; KeyError if there is none of that digest, ValueError for an offset past its end."""
 
     async def check_health(self) -> None:
         """Raises if the replica cannot serve."""
@@ -107,14 +106,12 @@ class Ingress:
         if name == "infer" and not rest:
             _expect(method, "POST")
             return await self._infer(await self._body(headers, receive), receive)
-        query = _query(bytes(scope.get("query_string", b"")))
-        if name == "describe" and not rest:
-            _expect(method, "GET")
-            return await self._describe(query.get("model", [""])[0])
-        if name == "shard" and rest:
-            _expect(method, "GET")
-            return await self._shard(rest, _whole(query, "offset"), _whole(query, "length"))
-        raise Problem(404, f"nothing at {path[:200]!r}; there are /infer, /describe, /shard/<sha256> and /health")
+        for endpoint in ENDPOINTS:
+            if name == endpoint.name and bool(rest) == bool(endpoint.in_path):
+                _expect(method, "GET")
+                return await self._ask(endpoint, rest, bytes(scope.get("query_string", b"")))
+        there = ", ".join(["/infer", *(endpoint.route for endpoint in ENDPOINTS)])
+        raise Problem(404, f"nothing at {path[:200]!r}; there are {there} and /health")
 
     def _authorise(self, given: bytes) -> None:
         if self._secret and not hmac.compare_digest(given, self._secret):
@@ -128,19 +125,17 @@ class Ingress:
         answers = await self._connections.while_there(receive, self._server.infer_parcel(requests))
         return 200, _PACKET, packet.encode_answers(answers)
 
-    async def _describe(self, model: str) -> tuple[int, bytes, bytes]:
-        described = await self._server.describe(model)
-        if isinstance(described, Refusal):
-            raise Problem(404, described.message)
-        return 200, _JSON, json.dumps(packet.encode_model(described)).encode()
-
-    async def _shard(self, sha256: str, offset: int, length: int) -> tuple[int, bytes, bytes]:
+    async def _ask(self, endpoint: Endpoint[Any], rest: str, text: bytes) -> tuple[int, bytes, bytes]:
+        arguments = _arguments(endpoint, rest, text)
         try:
-            return 200, _BINARY, await self._server.shard(sha256, offset, length)
-        except KeyError as error:
-            raise Problem(404, str(error.args[0])) from None
-        except ValueError as error:
-            raise Problem(400, str(error)) from None
+            answer = await endpoint.method_of(self._server)(*arguments)
+        except tuple(endpoint.raises) as error:
+            status = next(status for kind, status in endpoint.raises.items() if isinstance(error, kind))
+            # str() of a KeyError is the repr of what was not found
+            raise Problem(status, str(error.args[0] if isinstance(error, KeyError) else error)) from None
+        if isinstance(answer, Refusal):
+            raise Problem(404, answer.message)
+        return 200, endpoint.content_type.encode(), endpoint.encode(answer)
 
     async def _health(self) -> tuple[int, bytes, bytes]:
         try:
@@ -176,17 +171,24 @@ def _expect(method: str, want: str) -> None:
         raise Problem(405, f"method {method[:20]}; use {want} here")
 
 
-def _query(text: bytes) -> Mapping[str, list[str]]:
+def _arguments(endpoint: Endpoint[Any], rest: str, text: bytes) -> list[str | int]:
+    """Those of the path and the query, in the method's order."""
     try:
-        return parse_qs(text.decode("latin-1"), max_num_fields=_MOST_FIELDS)
+        query = parse_qs(text.decode("latin-1"), max_num_fields=_MOST_FIELDS)
     except ValueError:
-        raise Problem(400, f"a query of more than {_MOST_FIELDS} fields; there are model, offset and length") from None
+        known = ", ".join(name for name in endpoint.arguments if name != endpoint.in_path)
+        raise Problem(400, f"a query of more than {_MOST_FIELDS} fields; there are: {known}") from None
+    if endpoint.in_path:
+        query[endpoint.in_path] = [rest]
+    return [
+        _whole(query, name) if kind is int else query.get(name, [""])[0] for name, kind in endpoint.arguments.items()
+    ]
 
 
 def _whole(query: Mapping[str, list[str]], key: str) -> int:
     text = query.get(key, ["0"])[0]
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
-        raise Problem(400, f"{key}={text[:40]!r}; it must be a whole number of bytes")
+        raise Problem(400, f"{key}={text[:40]!r}; it must be a whole number")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""Metrics of the server through Ray's metrics API, so that the dashboard and Prometheus show them; NVML readings.
+"""Metrics of the server through Ray's metrics API, so that the dashboard and Prometheus show them.
 
 Requests are counted as they end, and handed to Ray once per period by a slow task, which feeds the gauges, too: a
 call of Ray's metrics costs 2 to 3 us, and a request would need seven. A value that the hardware does not give is
@@ -8,9 +8,7 @@ missing, never zero.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -111,48 +109,3 @@ class Telemetry:
                 if name in self._gpu and value is not None:
                     self._gpu[name].set(value)
             before = now
-
-
-class Nvml:
-    """Readings of one GPU by NVML; every reading may be None (no driver, or a board that does not answer it)."""
-
-    def __init__(self) -> None:
-        """The first GPU that this process may use: Ray names it in CUDA_VISIBLE_DEVICES."""
-        self._handle: Any = None
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-        try:
-            import pynvml
-        except ImportError:
-            return
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlInit()
-            by_index = visible.isdigit()
-            self._handle = (
-                pynvml.nvmlDeviceGetHandleByIndex(int(visible))
-                if by_index
-                else pynvml.nvmlDeviceGetHandleByUUID(visible)
-            )
-
-    def read(self) -> dict[str, float | None]:
-        """`utilisation_percent`, `memory_bytes`, `power_watts`, `energy_joules`; None where NVML does not say.
-
-        Utilisation is NVML's: the share of time in which some kernel ran, not how full the GPU was.
-        """
-        names = ("utilisation_percent", "memory_bytes", "power_watts", "energy_joules")
-        if self._handle is None:
-            return dict.fromkeys(names)
-        import pynvml
-
-        calls: tuple[Callable[[], float], ...] = (
-            lambda: float(pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu),
-            lambda: float(pynvml.nvmlDeviceGetMemoryInfo(self._handle).used),
-            lambda: pynvml.nvmlDeviceGetPowerUsage(self._handle) / 1e3,
-            lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3,
-        )
-        readings: dict[str, float | None] = {}
-        for name, call in zip(names, calls, strict=True):
-            try:
-                readings[name] = call()
-            except pynvml.NVMLError:
-                readings[name] = None
-        return readings

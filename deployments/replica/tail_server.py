@@ -27,9 +27,10 @@ from deployments.replica.http_ingress import Ingress
 from deployments.replica.idempotency import Answered
 from deployments.replica.identity import identify, node_id
 from deployments.replica.logs import log_with_serve
-from deployments.replica.metrics import Nvml, Telemetry
+from deployments.replica.metrics import Telemetry
 from deployments.replica.replies import Replies
 from deployments.scheduling.registry import find_strategy
+from slicer.common.nvml import NvmlGpu
 from slicer.common.thread_timing import hand_over_soon
 from slicer.common.version import headtail_version
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel
@@ -59,7 +60,7 @@ class TailServer:
         self._models = {model.name: model for model, _ in hosted}
         self._replies = Replies(self._models.values(), self._identity.name)
         self._answered = Answered()
-        self._nvml = Nvml()
+        self._nvml = NvmlGpu()
         self._telemetry = Telemetry()
         self._executor = make_executor(
             self._config.executor,
@@ -81,12 +82,11 @@ class TailServer:
             options.setdefault("max_batch", max(model.max_batch for model in self._config.models))
         return options
 
-    async def infer(self, request: Request) -> Answer:
-        """One request to its answer. Never raises for a bad request: a refusal says what is wrong with it."""
-        return (await self.infer_parcel([request]))[0]
-
     async def infer_parcel(self, requests: list[Request]) -> list[Answer]:
-        """Several requests in one call, in order; each is answered for itself, all when the last one is."""
+        """Several requests in one call, in order; each is answered for itself, all when the last one is.
+
+        Never raises for a bad request: a refusal says what is wrong with it.
+        """
         arrived_s = time.monotonic()
         self._telemetry.ensure_watch(self._status)
         answers: dict[int, Answer] = {}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from typing_extensions import override
 
 from slicer.codecs.codec import Array, ImageCodec, Transform
 from slicer.errors import CodecError, ImageError
@@ -18,8 +19,8 @@ from slicer.models.pixels import MAX_PIXELS, check_size
 class _File(ImageCodec):
     """A file in PIL's format of the codec's name."""
 
+    @override
     def encode(self, image: str | Path | Image.Image, transform: Transform, quality: int) -> bytes:
-        """See `ImageCodec`."""
         if not 1 <= quality <= 95:
             raise CodecError(f"JPEG quality {quality}: it must be from 1 to 95")
         # Upright already, and without its EXIF block: the server has nothing left to turn.
@@ -31,8 +32,8 @@ class _File(ImageCodec):
     def _save(self, image: Image.Image, file: io.BytesIO, quality: int) -> None:
         """Write the file."""
 
+    @override
     def decode(self, payloads: Sequence[bytes | memoryview], transform: Transform) -> Array:
-        """See `ImageCodec`."""
         rows = np.empty((len(payloads), *transform.shape), dtype=np.float32)
         for row, payload in zip(rows, payloads, strict=True):
             try:

@@ -24,9 +24,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from slicer.codecs.codec import Array, Bytes, Codec, refusal
-from slicer.codecs.floats import Bf16
+from slicer.codecs.floats import Bf16, from_bf16
 from slicer.errors import CodecError
 
 #: No magnitude above this is encoded: what is decoded then stays finite whatever the integers are.
@@ -59,8 +60,9 @@ class Integer(Codec):
             return self._vector.encoded_bytes(shape, axis)
         return 2 * shape[_axis(shape, axis)] + (math.prod(shape) * self._bits + 7) // 8
 
+    @override
     def encode(self, activation: npt.NDArray[np.floating], axis: int | None) -> bytes:
-        """See `Codec`. Without an axis it is measured, where the payload's length can tell the decoder which."""
+        """Without an axis it is measured, where the payload's length can tell the decoder which."""
         if activation.ndim < 2:
             return self._vector.encode(activation, axis)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -69,20 +71,21 @@ class Integer(Codec):
             matrix, over = _matrix(x, axis), _reduced(axis)
             bits = self._scale_bits(matrix, over)
         # No clipping: a scale is rounded up, so the largest quotient rounds to 127 (7) at most.
-        quotients = matrix * np.expand_dims(np.float32(1) / _floats(bits), over)
+        quotients = matrix * np.expand_dims(np.float32(1) / from_bf16(bits), over)
         np.rint(quotients, out=quotients)
         payload: bytes = bits.astype("<u2").tobytes() + self._packed(quotients.astype(np.int8).reshape(-1)).tobytes()
         return payload
 
+    @override
     def decode(self, raw: Bytes, out: Array, axis: int | None) -> None:
-        """See `Codec`. Without an axis, along the last one."""
+        """Without an axis, along the last one."""
         shape = out.shape[1:]
         if len(shape) < 2:
             self._vector.decode(raw, out, axis)
             return
         axis = _axis(shape, axis)
         channels = shape[axis]
-        scales = _floats(np.ascontiguousarray(raw[:, : 2 * channels]).view("<u2"))
+        scales = from_bf16(np.ascontiguousarray(raw[:, : 2 * channels]).view("<u2"))
         if not np.all((scales >= SMALLEST_SCALE) & (scales <= self.largest_scale)):
             raise CodecError(
                 f"a scale of the {self.name} payload is not within {SMALLEST_SCALE:.3g} to {self.largest_scale:.3g}; "
@@ -115,7 +118,7 @@ class Integer(Codec):
             bits = self._scale_bits(_matrix(activation, axis), _reduced(axis))
         shape = [1] * activation.ndim
         shape[axis] = -1
-        return _floats(bits).reshape(shape)
+        return from_bf16(bits).reshape(shape)
 
     def _scale_bits(self, x: Array, over: int) -> npt.NDArray[np.uint32]:
         """The scales' upper halves, [C]."""
@@ -187,8 +190,3 @@ def _unpacked(values: Bytes) -> npt.NDArray[np.int8]:
     integers: npt.NDArray[np.int8] = words.view(np.int8)
     integers -= 8
     return integers
-
-
-def _floats(bits: npt.NDArray[np.unsignedinteger]) -> Array:
-    floats: Array = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return floats

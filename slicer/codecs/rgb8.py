@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from typing_extensions import override
 
 from slicer.codecs.codec import Array, ImageCodec, Transform
 from slicer.errors import CodecError
@@ -25,12 +26,12 @@ class Rgb8(ImageCodec):
         """C H W."""
         return math.prod(shape)
 
+    @override
     def encode(self, image: str | Path | Image.Image, transform: Transform, quality: int) -> bytes:
-        """See `ImageCodec`."""
         return transform.crop(image).tobytes()
 
+    @override
     def decode(self, payloads: Sequence[bytes | memoryview], transform: Transform) -> Array:
-        """See `ImageCodec`."""
         channels, height, width = transform.shape
         want = math.prod(transform.shape)
         for payload in payloads:

@@ -21,7 +21,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from slicer.codecs import activations as codecs
+from slicer.codecs import activations
 from slicer.codecs.registry import CODECS, IMAGE_CODECS, any_codec, as_taken
 from slicer.errors import ConfigError
 from slicer.protocol.messages import ServedModel
@@ -70,7 +70,7 @@ class ModelFacts:
     def encoded_bytes(self, choice: Choice) -> int:
         """Of the activation at a cut, by a codec of activations; exact."""
         axis = self.channel_axes[choice.cut] if self.channel_axes else None
-        return codecs.encoded_bytes(choice.codec, self.shapes[choice.cut], axis)
+        return activations.encoded_bytes(choice.codec, self.shapes[choice.cut], axis)
 
     def memory_bytes(self, cut: int) -> int:
         """Weights of slices 0:cut and their largest activation, as fp32."""
@@ -259,7 +259,7 @@ def choose(estimates: Sequence[Estimate], goal: Goal) -> Estimate | None:
 def payload_bytes(facts: ModelFacts, choice: Choice, device: DeviceView) -> float | None:
     """On the wire; exact except for PNG and JPEG; None where it is not known."""
     if choice.codec in IMAGE_CODECS:
-        exact = codecs.image_bytes(choice.codec, facts.shapes[0])
+        exact = activations.image_bytes(choice.codec, facts.shapes[0])
         return device.image_bytes.get(choice.codec) if exact is None else exact
     return facts.encoded_bytes(choice)
 

@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from actors.fleet.fleet import Fleet, parse_fleet
 from actors.records.assignment import Assignment, Capture
 from deployments import app
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.errors import ServerError
 from slicer.models.images import write_digits
 from slicer.protocol.messages import Reply, Request
@@ -71,18 +71,19 @@ def test_every_answer_of_a_run_is_lost_once_and_no_request_runs_twice(handle: An
 
 def test_the_same_request_while_it_is_at_work_and_after_it_has_ended(handle: Any) -> None:
     served = handle.describe.remote("digits_vit").result(timeout_s=30)
-    payload = codec.encode("fp32", np.ones((3, 32, 32), np.float32))
+    payload = activations.encode("fp32", np.ones((3, 32, 32), np.float32))
     first = Request("one", "digits_vit", served.manifest, 0, "fp32", (3, 32, 32), payload, top_k=10)
     again = replace(first, again=True)
     before = steps(handle)
 
     async def all_at_once() -> list[Reply]:
-        return list(await asyncio.gather(*(handle.infer.remote(request) for request in (first, again, again, again))))
+        calls = [handle.infer_parcel.remote([request]) for request in (first, again, again, again)]
+        return [answer for [answer] in await asyncio.gather(*calls)]
 
     answers = asyncio.run(all_at_once())
     assert steps(handle) - before == 1
     assert len({(answer.top_k, answer.timings) for answer in answers}) == 1  # one answer, four times
-    assert handle.infer.remote(again).result(timeout_s=30) == answers[0]
+    assert handle.infer_parcel.remote([again]).result(timeout_s=30) == [answers[0]]
     assert steps(handle) - before == 1
-    handle.infer.remote(first).result(timeout_s=30)  # not marked, so it runs: what counts above does count
+    handle.infer_parcel.remote([first]).result(timeout_s=30)  # not marked, so it runs: what counts above does count
     assert steps(handle) - before == 2

@@ -20,7 +20,7 @@ from ray.serve import context
 from ray.serve.schema import ServeDeploySchema
 
 from deployments import app
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.errors import PlacementError, ServerError
 from slicer.protocol.messages import Reply, Request
 
@@ -120,10 +120,10 @@ def test_the_shipped_serve_config_deploys_as_serve_deploy_does_it(
 def test_prometheus_finds_the_servers_metrics_on_its_node(cluster: Cluster, config: dict[str, Any]) -> None:
     app.run(config)
     served = handle().describe.remote("digits_vit").result(timeout_s=30)
-    payload = codec.encode("fp32", np.zeros((3, 32, 32), np.float32))
+    payload = activations.encode("fp32", np.zeros((3, 32, 32), np.float32))
     request = Request("r", "digits_vit", served.manifest, 0, "fp32", (3, 32, 32), payload, top_k=1)
-    answers = [handle().infer.remote(request).result(timeout_s=30) for _ in range(3)]
-    assert all(isinstance(answer, Reply) for answer in answers)
+    answers = [handle().infer_parcel.remote([request]).result(timeout_s=30) for _ in range(3)]
+    assert all(isinstance(answer, Reply) for [answer] in answers)
     port = next(node["MetricsExportPort"] for node in ray.nodes() if "server" in node["Resources"])
     deadline_s = time.monotonic() + 60
     # Ray goes on exporting what ended replicas counted, so it is this one's line that is looked for.

@@ -18,16 +18,20 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from deployments.executors.torch_common import device_lost
+from slicer.common.nvml import NvmlGpu
 
 
 class Gpu(Protocol):
-    """The seam between the executor and the device. An event is opaque: it is made and understood here only."""
+    """The seam between the executor and the device. An event is opaque: it is made and understood here only.
 
-    @property
-    def device(self) -> torch.device:
-        """Where tensors lie."""
+    Attributes:
+        device: where tensors lie.
+    """
+
+    device: torch.device
 
     def compute(self) -> AbstractContextManager[None]:
         """What is enqueued inside runs on the compute stream, in inference mode."""
@@ -93,7 +97,7 @@ class _On:
         torch.cuda.set_stream(self._afterwards)
 
 
-class CudaGpu:
+class CudaGpu(Gpu):
     """A CUDA device. Args: a device such as ``cuda`` or ``cuda:1``."""
 
     def __init__(self, device: str) -> None:
@@ -109,43 +113,44 @@ class CudaGpu:
             self._pool = torch.cuda.graph_pool_handle()
         self._pool_bytes = 0
 
+    @override
     @contextmanager
     def compute(self) -> Iterator[None]:
-        """See `Gpu.compute`."""
         torch.cuda.set_stream(self._compute)
         with torch.inference_mode():
             yield
 
+    @override
     def record(self) -> torch.cuda.Event:
-        """See `Gpu.record`."""
         return self._record(self._compute)
 
+    @override
     def wait_for(self, event: object) -> None:
-        """See `Gpu.wait_for`."""
         self._compute.wait_event(_event(event))
 
+    @override
     def synchronize(self, event: object) -> None:
-        """See `Gpu.synchronize`."""
         _event(event).synchronize()
 
+    @override
     def happened(self, event: object) -> bool:
-        """See `Gpu.happened`."""
         return bool(_event(event).query())  # type: ignore[no-untyped-call]
 
+    @override
     def seconds(self, began: object, ended: object) -> float:
-        """See `Gpu.seconds`."""
         return float(_event(began).elapsed_time(_event(ended))) / 1e3
 
+    @override
     def host(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """See `Gpu.host`. Torch keeps page-locked memory and gives it again, so this costs microseconds."""
+        """Torch keeps page-locked memory and gives it again, so this costs microseconds."""
         return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
 
+    @override
     def is_pinned(self, tensor: Tensor) -> bool:
-        """See `Gpu.is_pinned`."""
         return tensor.is_pinned()
 
+    @override
     def upload(self, pieces: Sequence[tuple[Tensor, Tensor]], after: Iterable[object]) -> object:
-        """See `Gpu.upload`."""
         with self._on_in:
             for event in after:
                 self._in.wait_event(_event(event))
@@ -153,18 +158,17 @@ class CudaGpu:
                 target.copy_(source, non_blocking=True)
         return self._record(self._in)
 
+    @override
     def download(self, source: Tensor, after: object) -> tuple[Tensor, object]:
-        """See `Gpu.download`."""
         host = self.host(source.shape, source.dtype)
         with self._on_out:
             self._out.wait_event(_event(after))
             host.copy_(source, non_blocking=True)
         return host, self._record(self._out)
 
+    @override
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
-        """See `Gpu.capture`.
-
-        All graphs share one memory pool for what they need inside: they never run at the same time, and what must
+        """All graphs share one memory pool for what they need inside: they never run at the same time, and what must
         outlive a graph is written outside of it. Other threads may use CUDA meanwhile.
         """
         graph = torch.cuda.CUDAGraph()
@@ -178,9 +182,10 @@ class CudaGpu:
         )
         return graph.replay
 
+    @override
     @contextmanager
     def forbid_syncs(self) -> Iterator[None]:
-        """See `Gpu.forbid_syncs`. For the whole process, so before it serves."""
+        """For the whole process, so before it serves."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch says once that this mode does not find everything
             torch.cuda.set_sync_debug_mode("error")
@@ -189,26 +194,26 @@ class CudaGpu:
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
+    @override
     def settle(self) -> None:
-        """See `Gpu.settle`."""
         torch.cuda.synchronize(self.device)
 
+    @override
     def lost(self) -> bool:
-        """See `Gpu.lost`."""
         return device_lost(self.device)
 
+    @override
     def memory(self) -> dict[str, int]:
-        """See `Gpu.memory`.
-
-        ``graph_pools``: what graphs need inside. ``device_reserved``: what torch's allocator holds, these and its cache
-        included. ``device_used``: of the whole device, other processes included. Where the driver tells it (in many
-        containers it does not), ``device_process``: this process's share, and ``context``: what of it lies outside of
-        the allocator: the context, kernels, the graphs themselves.
+        """``graph_pools``: what graphs need inside. ``device_reserved``: what torch's allocator holds, these and its
+        cache included. ``device_used``: of the whole device, other processes included. Where the driver tells it (in
+        many containers it does not), ``device_process``: this process's share, and ``context``: what of it lies outside
+        of the allocator: the context, kernels, the graphs themselves.
         """
         reserved = torch.cuda.memory_reserved(self.device)
         free, total = torch.cuda.mem_get_info(self.device)
         sizes = {"graph_pools": self._pool_bytes, "device_reserved": reserved, "device_used": total - free}
-        process = _process_bytes(self.device)
+        uuid = torch.cuda.get_device_properties(self.device).uuid
+        process = NvmlGpu(f"GPU-{uuid}").process_bytes()
         if process is not None:
             sizes |= {"device_process": process, "context": max(process - reserved, 0)}
         return sizes
@@ -226,20 +231,3 @@ def cores() -> int:
 
 def _event(event: object) -> torch.cuda.Event:
     return cast(torch.cuda.Event, event)
-
-
-def _process_bytes(device: torch.device) -> int | None:
-    """What NVML says that this process holds of the device; None where it does not say."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        try:
-            uuid = torch.cuda.get_device_properties(device).uuid
-            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-            processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-            return next((int(p.usedGpuMemory) for p in processes if p.pid == os.getpid() and p.usedGpuMemory), None)
-        finally:
-            pynvml.nvmlShutdown()
-    except Exception:  # no NVML, no permission, another pid in a container
-        return None

@@ -108,7 +108,7 @@ class Admission:
     def _admit_gathered(self) -> None:
         """At the end of a turn of the loop."""
         calls, self._gathered = self._gathered, []
-        for places in _alike(calls, self._most):
+        for places in _batches(calls, self._most):
             with _failing(places):
                 self._submit(places, *decode_rows(*_hosted(places), self._receiving))
 
@@ -168,7 +168,7 @@ def _soon_decoded(requests: Sequence[CheckedRequest]) -> bool:
     return size <= INLINE_BYTES
 
 
-def _alike(calls: Sequence[Call], most: int) -> Iterator[list[Place]]:
+def _batches(calls: Sequence[Call], most: int) -> Iterator[list[Place]]:
     """The requests of calls whose caller is still there, in order, by what is decoded and submitted together."""
     groups: dict[tuple[str, int, str], list[Place]] = {}
     for call in calls:

@@ -158,7 +158,7 @@ class DecodeQueue:
         done = 0
         try:
             while done < len(places):
-                together = _alike(places[done:])
+                together = _first_batch(places[done:])
                 try:
                     await self._decode_some(together)
                 except Exception as error:
@@ -202,7 +202,7 @@ class DecodeQueue:
         self._submit(wanted, *decoded)
 
 
-def _alike(places: Sequence[Place]) -> Sequence[Place]:
+def _first_batch(places: Sequence[Place]) -> Sequence[Place]:
     """The first place, and those right behind it that are decoded with it: an image alone, the others by their kind."""
     first = request_at(places[0])
     if first.request.codec in IMAGE_CODECS:

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from typing_extensions import override
+
 from deployments.config import ServerConfig
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_cost_profile_of, save_profiles
@@ -29,7 +31,7 @@ STOP_TIMEOUT_S = 5.0
 
 
 class EngineBackend(Backend):
-    """See `deployments.replica.backends.backend.Backend`.
+    """The backend of all strategies that pick steps: admission, the engine, the models' policies in it.
 
     Args:
         hosted: the models and their weights; emptied as the executor loads them, so that none is held twice.
@@ -110,8 +112,8 @@ class EngineBackend(Backend):
         stats = self.engine.stats()
         return Counters(stats.steps, stats.rows, stats.busy_s, stats.waiting, stats.rows_per_step)
 
+    @override
     async def healthy(self) -> None:
-        """See `Backend.healthy`."""
         if not self.engine.alive:
             raise RuntimeError("the engine's thread has died; see the replica's log for its exception")
         if not await self.admission.healthy():

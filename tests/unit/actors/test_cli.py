@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 
 from actors import cli
-from actors.load import applications, schedule
-from actors.load import job as load
+from actors.load import applications, job, schedule
 from actors.load.config import LoadConfig
 from actors.report.statistics import StrategyRun
 from deployments.scheduling.registry import STRATEGIES
@@ -34,7 +33,7 @@ def test_the_demo_compares_all_strategies_but_the_published_baseline_on_eight_de
     demo = config("--demo")
     assert set(demo.strategies) == set(STRATEGIES) - {"lazy"}
     assert demo.loop == "open" and demo.images == "digits" and demo.resident == "all" and demo.out == Path("report")
-    fleet = load.fleet_of(demo)
+    fleet = job.fleet_of(demo)
     assert sum(group.count for group in fleet.groups) == 8
     assert sorted({group.cut for group in fleet.groups}) == [0, 1, 2, 3, 4]
     assert fleet.model == "digits_vit"
@@ -77,7 +76,7 @@ def test_seeds_are_a_count_or_a_list() -> None:
 
 
 def test_model_and_codec_replace_those_of_the_fleet() -> None:
-    fleet = load.fleet_of(config(*OPEN, "--model", "digits_swin", "--codec", "fp16"))
+    fleet = job.fleet_of(config(*OPEN, "--model", "digits_swin", "--codec", "fp16"))
     assert {group.model or fleet.model for group in fleet.groups} == {"digits_swin"}
     assert {group.codec for group in fleet.groups} == {"fp16"}
 
@@ -228,7 +227,7 @@ def test_a_server_that_went_away_exits_with_2_and_the_report_is_made_all_the_sam
 def assignments(*flags: str, devices: int = 3, seed: int = 0) -> Mapping[str, Any]:
     made = config(*flags)
     names = [f"d{index}" for index in range(devices)]
-    process = load.parse_process(made.arrivals, made.fleet_rate_rps(devices)) if made.loop == "open" else None
+    process = job.parse_process(made.arrivals, made.fleet_rate_rps(devices)) if made.loop == "open" else None
     return schedule.assignments(made, process, names, [Path(f"{i}.png") for i in range(4)], seed)
 
 
@@ -257,7 +256,7 @@ def test_plans_are_the_same_for_every_strategy_and_other_ones_for_another_seed()
 
 def test_the_window_follows_from_rate_and_requests() -> None:
     made = config("--rate", "20", "--requests", "60")
-    assert schedule.window_s(made, load.parse_process("poisson", 20.0)) == 3.0
+    assert schedule.window_s(made, job.parse_process("poisson", 20.0)) == 3.0
     assert schedule.window_s(config("--concurrency", "2", "--requests", "60"), None) is None
 
 
@@ -265,14 +264,14 @@ def test_own_images_are_found_with_their_labels(tmp_path: Path) -> None:
     for name in ("cat/1.png", "dog/2.png"):
         (tmp_path / name).parent.mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    found = load.images_of(config(*OPEN, "--images", str(tmp_path)))
+    found = job.images_of(config(*OPEN, "--images", str(tmp_path)))
     assert found.labels == (0, 1) and found.classes == ("cat", "dog")
 
 
 def test_the_order_of_strategies_is_random_over_seeds_but_the_same_every_time() -> None:
     flags = ("--demo", "--strategy", "all", "--seeds", "8")
-    orders = list(load.Job(config(*flags)).order())
-    assert orders == list(load.Job(config(*flags)).order())
+    orders = list(job.Job(config(*flags)).order())
+    assert orders == list(job.Job(config(*flags)).order())
     by_seed = [tuple(name for seed, name in orders if seed == wanted) for wanted in range(8)]
     assert all(sorted(names) == sorted(STRATEGIES) for names in by_seed)
     assert len(set(by_seed)) > 1

@@ -12,7 +12,7 @@ import pytest
 
 from slicer import load_span, slice_model
 from slicer.cli import main, parser
-from slicer.planning import table as plan_table
+from slicer.planning import table
 from slicer.shards.manifest import load_manifest
 from tests.paths import ROOT
 
@@ -115,7 +115,7 @@ def test_json_names_the_export(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         (["vit_tiny_patch16_224", "--pretrained", "--seed", "3"], "--seed 3 is for random weights"),
         *[
             (["digits_vit", f"--{flag.replace('_', '-')}", "wifi" if flag == "link" else "0"], "give --plan PROFILE")
-            for flag in plan_table.FLAGS
+            for flag in table.FLAGS
         ],
         (["digits_vit", "--slices", "0"], "0"),
         (["vit_tiny_patch16_224", "--seed", "100000000000000000000"], "seed must be an integer of 64 bits"),
@@ -146,7 +146,7 @@ def test_no_flag_has_a_default_that_could_be_taken_for_a_wish_and_the_planners_a
     actions = {action.dest: action for action in parser()._actions if action.dest != "help"}
     assert [name for name, action in actions.items() if action.default not in (None, False)] == []
     group = next(group for group in parser()._action_groups if group.title == "plan")
-    assert {action.dest for action in group._group_actions} == {"plan", *plan_table.FLAGS}
+    assert {action.dest for action in group._group_actions} == {"plan", *table.FLAGS}
 
 
 @pytest.mark.parametrize(

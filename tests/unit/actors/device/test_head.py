@@ -21,7 +21,7 @@ from actors.device.head_loader import head_memory, load_head
 from actors.records.record import Record
 from actors.testing.fake_server import FakeServer
 from slicer import slice_model
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.errors import ConfigError, CutError, HeadTailError, ImageError, ShardError
 from slicer.models.images import Preprocess, write_digits
 from slicer.planning.cut_planner import Choice
@@ -51,7 +51,7 @@ class Exported:
             N,
             tuple(range(N)),
             "per_tail",
-            tuple(codec.CODECS),
+            tuple(activations.CODECS),
         )
         self.images = [str(path) for path in write_digits(directory / "digits").files[:3]]
         self.fetched: list[str] = []
@@ -81,7 +81,7 @@ def config(tmp_path: Path, **changes: Any) -> DeviceConfig:
 
 def decoded(name: str, payload: bytes, shape: tuple[int, ...]) -> torch.Tensor:
     row = torch.empty((1, *shape))
-    codec.decode_into(name, payload, row.numpy()[0])
+    activations.decode_into(name, payload, row.numpy()[0])
     return row
 
 
@@ -153,7 +153,7 @@ def test_a_whole_device_from_shards_to_answer(exported: Exported, tmp_path: Path
     record = asyncio.run(scenario())
     assert record.outcome == "answered", record.message
     assert record.top1 == int(whole(exported, exported.images[0]).argmax())
-    assert record.payload_bytes == codec.encoded_bytes("fp16", exported.manifest.shapes[2])
+    assert record.payload_bytes == activations.encoded_bytes("fp16", exported.manifest.shapes[2])
 
 
 def test_a_server_that_serves_nothing_of_the_kind_is_an_error_of_start(exported: Exported, tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 
 from actors.planning.online_planner import PlanConfig
-from benchmarks.planner import herding as planner_herding
-from benchmarks.planner import planner
+from benchmarks.planner import herding, planner
 from benchmarks.planner.cases import SHAPES, Case, served
 from benchmarks.planner.runs import Stage
 from benchmarks.planner.server import others
@@ -90,11 +89,11 @@ def test_no_case_stands_in_the_seen_ones_and_in_those_held_out() -> None:
 
 
 def test_a_small_herd_answers_everything() -> None:
-    herd = planner_herding.Herd(devices=3, seconds=20.0, others=(0.0, 0.0, 0.0))
-    records, busy = planner_herding.run(herd, PlanConfig(), 0.0, "0")
+    herd = herding.Herd(devices=3, seconds=20.0, others=(0.0, 0.0, 0.0))
+    records, busy = herding.run(herd, PlanConfig(), 0.0, "0")
     assert sum(map(len, records)) == 3 * 100
-    found = planner_herding.figures(records, busy, herd.seconds)
+    found = herding.figures(records, busy, herd.seconds)
     assert sum(found["share_at_cut"].values()) == pytest.approx(1.0, abs=0.01)
     assert found["share_at_cut"]["0"] > 0.9  # three of them have the server for themselves
-    alone, _ = planner_herding.run(herd, None, 0.0, "0")
+    alone, _ = herding.run(herd, None, 0.0, "0")
     assert all(record.cut == 4 for of_one in alone for record in of_one)

@@ -14,9 +14,10 @@ import torch
 from ray import cloudpickle
 
 from deployments.doctor import cli as doctor
-from deployments.doctor import facts as doctor_facts
+from deployments.doctor import facts
 from deployments.doctor.checks import GIB, MINIMA, PYTHONS, Facts, Finding, examine, release
 from deployments.doctor.facts import NodeFacts
+from slicer.common import nvml
 from slicer.errors import ConfigError
 from slicer.models.spec import ModelSpec
 from slicer.shards import tensor_file
@@ -40,12 +41,12 @@ EDGE = replace(GOOD, name="edge", machine="aarch64", resources={"CPU": 4, "edge"
 CLUSTER = Facts([SERVER, EDGE], address="10.0.0.1:6379", dashboard="10.0.0.1:8265")
 
 
-def complaints(facts: Facts) -> list[Finding]:
-    return [finding for finding in examine(facts) if finding.level != "ok"]
+def complaints(seen: Facts) -> list[Finding]:
+    return [finding for finding in examine(seen) if finding.level != "ok"]
 
 
-def only(facts: Facts) -> Finding:
-    (finding,) = complaints(facts)
+def only(seen: Facts) -> Finding:
+    (finding,) = complaints(seen)
     return finding
 
 
@@ -220,19 +221,19 @@ class TestShards:
         assert "2 different manifests" in only(replace(CLUSTER, nodes=nodes)).message
 
     def test_a_missing_directory_is_seen(self, tmp_path: Path) -> None:
-        assert "no directory" in doctor_facts.check_shards(str(tmp_path / "none"))["error"]
+        assert "no directory" in facts.check_shards(str(tmp_path / "none"))["error"]
 
     def test_a_directory_without_a_manifest_is_seen(self, tmp_path: Path) -> None:
-        assert "manifest.json" in doctor_facts.check_shards(str(tmp_path))["error"]
+        assert "manifest.json" in facts.check_shards(str(tmp_path))["error"]
 
     def test_intact_truncated_and_missing_files_are_told_apart(self, tmp_path: Path) -> None:
         manifest = export_two_slices(tmp_path)
-        assert doctor_facts.check_shards(str(tmp_path)) == {"digest": manifest.digest, "slices": 2}
+        assert facts.check_shards(str(tmp_path)) == {"digest": manifest.digest, "slices": 2}
         second = tmp_path / manifest.shards[1].file
         second.write_bytes(second.read_bytes()[:-1])
-        assert "slice_2.safetensors: not the bytes" in doctor_facts.check_shards(str(tmp_path))["error"]
+        assert "slice_2.safetensors: not the bytes" in facts.check_shards(str(tmp_path))["error"]
         second.unlink()
-        assert "slice_2.safetensors" in doctor_facts.check_shards(str(tmp_path))["error"]
+        assert "slice_2.safetensors" in facts.check_shards(str(tmp_path))["error"]
 
 
 class TestAuth:
@@ -254,14 +255,14 @@ class TestAuth:
         monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
         monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
         monkeypatch.setenv("HOME", str(tmp_path))
-        assert not doctor_facts.has_token()
+        assert not facts.has_token()
         (tmp_path / ".ray").mkdir()
         (tmp_path / ".ray" / "auth_token").write_text("x")
-        assert doctor_facts.has_token()
+        assert facts.has_token()
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "elsewhere"))
-        assert not doctor_facts.has_token()
+        assert not facts.has_token()
         monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
-        assert doctor_facts.has_token()
+        assert facts.has_token()
 
 
 class TestPortsAndSpace:
@@ -296,9 +297,9 @@ class TestPortsAndSpace:
     def test_reachable(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             address = f"127.0.0.1:{server.getsockname()[1]}"
-            assert doctor_facts.reachable(address)
-        assert not doctor_facts.reachable(address, timeout_s=0.5)
-        assert not doctor_facts.reachable("auto")
+            assert facts.reachable(address)
+        assert not facts.reachable(address, timeout_s=0.5)
+        assert not facts.reachable("auto")
 
 
 class TestServer:
@@ -323,20 +324,22 @@ class TestNodesThatDoNotAnswer:
 
 
 def test_what_is_sent_to_a_node_needs_no_headtail_there() -> None:
-    cloudpickle.register_pickle_by_value(doctor_facts)
+    for module in (facts, nvml):
+        cloudpickle.register_pickle_by_value(module)
     try:
-        sent = cloudpickle.dumps(doctor_facts.gather)
+        sent = cloudpickle.dumps(facts.gather)
     finally:
-        cloudpickle.unregister_pickle_by_value(doctor_facts)
+        for module in (facts, nvml):
+            cloudpickle.unregister_pickle_by_value(module)
     there = """
 import json, pickle, sys
 sys.modules.update(dict.fromkeys(("slicer", "deployments")))  # None: as if not installed
 print(json.dumps(pickle.load(sys.stdin.buffer)()))
 """
     done = subprocess.run([sys.executable, "-c", there], input=sent, capture_output=True, timeout=120)
-    facts = NodeFacts(**json.loads(done.stdout))
-    assert "slicer" in facts.project
-    assert facts.versions["ray"]
+    seen = NodeFacts(**json.loads(done.stdout))
+    assert "slicer" in seen.project
+    assert seen.versions["ray"]
 
 
 class TestCommand:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deployments.replica import disconnects as connections
+from deployments.replica import disconnects
 from deployments.replica.disconnects import Connections, Disconnected
 from deployments.replica.http_ingress import Ingress
 from slicer.protocol import packet
@@ -94,7 +94,7 @@ def test_nobody_listens_on_the_connection_of_who_is_answered_soon(monkeypatch: p
         await late
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(connections, "LOOK_AFTER_S", 0.005)
+    monkeypatch.setattr(disconnects, "LOOK_AFTER_S", 0.005)
     run(scene)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from deployments.replica import idempotency as answered
+from deployments.replica import idempotency
 from deployments.replica.idempotency import Answered
 from slicer.protocol.messages import Refusal, Reply, Request, Timings
 
@@ -58,13 +58,13 @@ def test_what_is_kept_is_bounded_in_number_size_and_time() -> None:
     async def scenario() -> None:
         now_s = 0.0
         book = Answered(lambda: now_s)
-        for number in range(answered.MOST + 10):
+        for number in range(idempotency.MOST + 10):
             book.end(replace(FIRST, id=str(number)), REPLY)
         assert await book.earlier(replace(AGAIN, id="5")) is None
         assert await book.earlier(replace(AGAIN, id="15")) is REPLY
-        book.end(replace(FIRST, id="large"), replace(REPLY, logits=bytes(answered.MOST_BYTES + 1)))
+        book.end(replace(FIRST, id="large"), replace(REPLY, logits=bytes(idempotency.MOST_BYTES + 1)))
         assert await book.earlier(replace(AGAIN, id="large")) is None
-        now_s = answered.KEPT_S + 1
+        now_s = idempotency.KEPT_S + 1
         assert await book.earlier(replace(AGAIN, id="15")) is None
 
     asyncio.run(scenario())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deployments.replica import metrics as telemetry
+from deployments.replica import metrics
 from slicer.protocol.messages import Refusal, Reply, Timings
 
 
@@ -29,18 +29,18 @@ METRICS: dict[str, list[tuple[float, dict[str, str]]]] = defaultdict(list)
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> telemetry.Telemetry:
+def counted(monkeypatch: pytest.MonkeyPatch) -> metrics.Telemetry:
     METRICS.clear()
     for kind in ("Counter", "Histogram", "Gauge"):
-        monkeypatch.setattr(telemetry.metrics, kind, Recorder)
-    return telemetry.Telemetry()
+        monkeypatch.setattr(metrics.metrics, kind, Recorder)
+    return metrics.Telemetry()
 
 
 def reply(number: int) -> Reply:
     return Reply(str(number), Timings(0.1, float(number), 2.0, 3.0, (4, 5)), ((0, 1.0),))
 
 
-def test_a_request_is_counted_once_by_model_entry_and_outcome(counted: telemetry.Telemetry) -> None:
+def test_a_request_is_counted_once_by_model_entry_and_outcome(counted: metrics.Telemetry) -> None:
     for number in range(3):
         counted.count("m", 1, reply(number))
     counted.count("m", 1, Refusal("r", "too_late", "late"))
@@ -56,14 +56,12 @@ def test_a_request_is_counted_once_by_model_entry_and_outcome(counted: telemetry
 
 
 @pytest.mark.parametrize("requests", [199, 200, 201, 399, 1000, 1001])
-def test_the_histograms_hold_at_most_so_many_requests_evenly_spread(
-    counted: telemetry.Telemetry, requests: int
-) -> None:
+def test_the_histograms_hold_at_most_so_many_requests_evenly_spread(counted: metrics.Telemetry, requests: int) -> None:
     for number in range(requests):
         counted.count("m", 0, reply(number))
     counted.flush()
     waits = [value for value, _ in METRICS["headtail_queue_ms"]]
-    assert 100 <= len(waits) <= telemetry.Telemetry.SAMPLES
+    assert 100 <= len(waits) <= metrics.Telemetry.SAMPLES
     gaps = {later - earlier for earlier, later in pairwise(waits)}
     assert len(gaps) == 1, "evenly spread"
     assert METRICS["headtail_requests"][0][0] == requests, "but each is counted"

@@ -17,7 +17,7 @@ from deployments.costs.profile_files import load_cost_profile
 from deployments.executors.torch_executor import TorchExecutor
 from deployments.replica.tail_server import TailServer
 from deployments.scheduling.registry import STRATEGIES
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.codecs.images import encode_image
 from slicer.errors import ConfigError
 from slicer.models import zoo
@@ -55,7 +55,7 @@ def request_at(sliced: SlicedModel, server: TailServer, cut: int, image: torch.T
     with torch.inference_mode():
         activation = sliced.head(cut)(image[None])[0].numpy()
     digest = server._models[MODEL].manifest.digest
-    return Request(name, MODEL, digest, cut, "fp32", activation.shape, codec.encode("fp32", activation))
+    return Request(name, MODEL, digest, cut, "fp32", activation.shape, activations.encode("fp32", activation))
 
 
 def run(work: Callable[[], Coroutine[Any, Any, Any]], server: TailServer) -> Any:
@@ -66,6 +66,12 @@ def run(work: Callable[[], Coroutine[Any, Any, Any]], server: TailServer) -> Any
             server.close()
 
     return asyncio.run(both())
+
+
+async def ask(server: TailServer, request: Request) -> Any:
+    """One request, a parcel of one."""
+    [answer] = await server.infer_parcel([request])
+    return answer
 
 
 def logits_of(reply: Reply) -> np.ndarray[Any, Any]:
@@ -81,7 +87,7 @@ def test_every_strategy_answers_rows_of_all_cuts_at_once_as_the_unsliced_model(
     requests = [request_at(sliced, server, i % 4, batch[i], f"r{i}") for i in range(12)]
 
     async def work() -> list[Reply]:
-        return await asyncio.gather(*(server.infer(request) for request in requests))
+        return await asyncio.gather(*(ask(server, request) for request in requests))
 
     replies = run(work, server)
     with torch.inference_mode():
@@ -111,7 +117,7 @@ def test_a_bad_request_answers_for_itself_and_its_neighbours_are_served(sliced: 
     truncated = replace(good, id="7", payload=good.payload[:-4])
 
     async def work() -> Any:
-        return await asyncio.gather(*(server.infer(r) for r in [*bad.values(), truncated, good, replace(good, id="8")]))
+        return await asyncio.gather(*(ask(server, r) for r in [*bad.values(), truncated, good, replace(good, id="8")]))
 
     *refusals, cut_short, first, second = run(work, server)
     assert [refusal.code for refusal in refusals] == list(bad)
@@ -162,7 +168,7 @@ def test_a_cancelled_parcel_takes_all_its_rows_with_it(sliced: SlicedModel, shar
         parcel.cancel()
         with pytest.raises(asyncio.CancelledError):
             await parcel
-        after = await server.infer(request)
+        after = await ask(server, request)
         return after, server._backend.engine.stats()
 
     after, stats = run(work, server)
@@ -184,7 +190,7 @@ def test_a_measured_profile_is_saved_and_can_be_started_from(
     assert saved.num_slices == 4 and saved.known_from == 0
     assert not saved.source.hypothetical and saved.source.where == "cpu"
     request = request_at(sliced, measured, 0, images(sliced, 1)[0])
-    assert isinstance(run(lambda: measured.infer(request), measured), Reply)
+    assert isinstance(run(lambda: ask(measured, request), measured), Reply)
     kept = load_cost_profile(tmp_path / f"{MODEL}.yaml")
     assert kept.table[0][0].seen > saved.table[0][0].seen, "what was seen while serving is in it"
 
@@ -193,7 +199,7 @@ def test_a_measured_profile_is_saved_and_can_be_started_from(
         lambda *_, **__: pytest.fail("measured although it is known"),
     )
     again = server(model={"profile": str(tmp_path / f"{MODEL}.yaml")})
-    assert isinstance(run(lambda: again.infer(request), again), Reply)
+    assert isinstance(run(lambda: ask(again, request), again), Reply)
     with pytest.raises(ConfigError, match="has 4 slices, the model 2; measure it again"):
         server(model={"profile": str(tmp_path / f"{MODEL}.yaml"), "num_slices": 2})
 
@@ -203,7 +209,7 @@ def test_top_k_is_returned_instead_of_logits_when_asked_for(sliced: SlicedModel,
     request = request_at(sliced, server, 1, images(sliced, 1)[0])
 
     async def work() -> Any:
-        return await asyncio.gather(server.infer(request), server.infer(replace(request, id="k", top_k=3)))
+        return await asyncio.gather(ask(server, request), ask(server, replace(request, id="k", top_k=3)))
 
     whole, best = run(work, server)
     assert best.logits == b"" and len(best.top_k) == 3
@@ -213,7 +219,7 @@ def test_top_k_is_returned_instead_of_logits_when_asked_for(sliced: SlicedModel,
 def test_a_request_whose_deadline_has_passed_is_told_so(sliced: SlicedModel, shard_dir: Path) -> None:
     server = server_of(shard_dir)
     request = replace(request_at(sliced, server, 1, images(sliced, 1)[0]), deadline_ms=-1.0)
-    assert run(lambda: server.infer(request), server).code == "too_late"
+    assert run(lambda: ask(server, request), server).code == "too_late"
 
 
 def test_a_cancelled_request_leaves_and_the_others_are_answered(sliced: SlicedModel, shard_dir: Path) -> None:
@@ -221,7 +227,7 @@ def test_a_cancelled_request_leaves_and_the_others_are_answered(sliced: SlicedMo
     request = request_at(sliced, server, 0, images(sliced, 1)[0])
 
     async def work() -> Any:
-        tasks = [asyncio.ensure_future(server.infer(replace(request, id=str(i)))) for i in range(8)]
+        tasks = [asyncio.ensure_future(ask(server, replace(request, id=str(i)))) for i in range(8)]
         await asyncio.sleep(0)
         tasks[3].cancel()
         return await asyncio.gather(*tasks, return_exceptions=True)
@@ -280,10 +286,10 @@ def test_two_models_share_one_engine(sliced: SlicedModel, shard_dir: Path) -> No
         activation = swin.head(2)(image[None])[0].numpy()
         expected = swin.module(image[None])[0].numpy()
     digest = server._models["swin"].manifest.digest
-    swin_request = Request("s", "swin", digest, 2, "fp32", activation.shape, codec.encode("fp32", activation))
+    swin_request = Request("s", "swin", digest, 2, "fp32", activation.shape, activations.encode("fp32", activation))
 
     async def work() -> Any:
-        return await asyncio.gather(server.infer(vit_request), server.infer(swin_request))
+        return await asyncio.gather(ask(server, vit_request), ask(server, swin_request))
 
     vit_reply, swin_reply = run(work, server)
     assert isinstance(vit_reply, Reply)
@@ -294,7 +300,7 @@ def test_a_stopped_server_refuses_with_a_retryable_code(sliced: SlicedModel, sha
     server = server_of(shard_dir)
     request = request_at(sliced, server, 1, images(sliced, 1)[0])
     server.close()
-    answer = asyncio.run(server.infer(request))
+    answer = asyncio.run(ask(server, request))
     assert isinstance(answer, Refusal) and answer.code == "stopped"
 
 
@@ -320,7 +326,7 @@ def test_an_own_executor_from_outside_the_packages_runs_the_steps(
     server = TailServer(config, "cpu")
     (tmp_path / "steps.csv").write_text("")  # forget the warm-up
     request = request_at(sliced, server, 2, images(sliced, 1)[0])
-    assert isinstance(run(lambda: server.infer(request), server), Reply)
+    assert isinstance(run(lambda: ask(server, request), server), Reply)
     steps = [line.split(",")[:4] for line in (tmp_path / "steps.csv").read_text().splitlines()]
     # One row that entered at cut 2 of 4: slice 2:3, then 3:4, alone.
     assert steps == [[MODEL, "2", "3", "1"], [MODEL, "3", "4", "1"]]
@@ -353,15 +359,15 @@ def test_rows_of_one_codec_are_decoded_in_one_go(
 ) -> None:
     server = server_of(shard_dir)
     calls: list[tuple[str, int]] = []
-    decode = codec.decode_batch
+    decode = activations.decode_batch
 
     def counted(name: str, payloads: Any, *rest: Any, **options: Any) -> Any:
         calls.append((name, len(payloads)))
         return decode(name, payloads, *rest, **options)
 
-    monkeypatch.setattr(codec, "decode_batch", counted)
+    monkeypatch.setattr(activations, "decode_batch", counted)
     first = [request_at(sliced, server, 1, image, str(i)) for i, image in enumerate(images(sliced, 5))]
-    small = [replace(r, id=f"h{r.id}", codec="int8", payload=codec.encode("int8", decoded(r))) for r in first[:2]]
+    small = [replace(r, id=f"h{r.id}", codec="int8", payload=activations.encode("int8", decoded(r))) for r in first[:2]]
     answers = run(lambda: server.infer_parcel([*first, *small]), server)
     assert all(isinstance(answer, Reply) for answer in answers)
     assert [answer.id for answer in answers] == ["0", "1", "2", "3", "4", "h0", "h1"]
@@ -380,14 +386,14 @@ def test_activations_are_decoded_into_the_memory_that_the_executor_offers(
     monkeypatch.setattr(TorchExecutor, "receiving", receiving, raising=False)
     server = server_of(shard_dir)
     request = request_at(sliced, server, 2, images(sliced, 1)[0])
-    assert isinstance(run(lambda: server.infer(request), server), Reply)
+    assert isinstance(run(lambda: ask(server, request), server), Reply)
     (rows,) = offered
     np.testing.assert_array_equal(rows[0], decoded(request))
 
 
 def decoded(request: Request) -> np.ndarray[Any, Any]:
     row = np.empty(request.shape, np.float32)
-    codec.decode_into(request.codec, request.payload, row)
+    activations.decode_into(request.codec, request.payload, row)
     return row
 
 
@@ -398,8 +404,8 @@ def test_a_request_that_comes_again_runs_once(sliced: SlicedModel, shard_dir: Pa
     async def work() -> tuple[list[Any], int]:
         first = request_at(sliced, server, 1, image, "r@device")
         again = replace(first, again=True)
-        together = await asyncio.gather(server.infer(first), server.infer(again), server.infer(again))
-        later = await server.infer(again)
+        together = await asyncio.gather(ask(server, first), ask(server, again), ask(server, again))
+        later = await ask(server, again)
         return [*together, later], server._backend.engine.stats().steps
 
     answers, steps = run(work, server)
@@ -412,8 +418,8 @@ def test_a_reply_says_how_busy_the_server_is_when_asked(sliced: SlicedModel, sha
 
     async def work() -> tuple[Reply, Reply]:
         request = request_at(sliced, server, 1, images(sliced, 1)[0])
-        quiet = await server.infer(request)
-        return quiet, await server.infer(replace(request, id="r2", wants_load=True))
+        quiet = await ask(server, request)
+        return quiet, await ask(server, replace(request, id="r2", wants_load=True))
 
     quiet, told = run(work, server)
     assert quiet.load == ()

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from slicer.common import thread_timing as punctual
+from slicer.common import thread_timing
 
 
 def _allowed() -> bool:
@@ -28,14 +28,14 @@ def test_prefer_thread_leaves_the_others_alone() -> None:
     found: list[int] = []
 
     def work() -> None:
-        punctual.prefer_thread()
+        thread_timing.prefer_thread()
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
 
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [punctual.NICENESS]
+    assert found == [thread_timing.NICENESS]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
@@ -44,4 +44,4 @@ def test_where_it_is_not_allowed_nothing_happens(monkeypatch: pytest.MonkeyPatch
         raise PermissionError
 
     monkeypatch.setattr(os, "setpriority", refuse)
-    punctual.prefer_thread()
+    thread_timing.prefer_thread()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.errors import ConfigError
 from slicer.planning.cut_planner import (
     Choice,
@@ -60,7 +60,7 @@ def test_a_fast_link_sends_the_image_and_a_slow_one_keeps_it() -> None:
 
 def test_a_medium_link_wants_the_smallest_activation_early() -> None:
     # cut 1, int8: 2 + 10 + 2,700 bytes = 2.7 + 5 + 1 + 6 = 26.7; cut 0, rgb8: 2 + 30 + 5 + 1 + 8 = 46; device: 42.
-    assert codec.encoded_bytes("int8", FACTS.shapes[1]) == 2700
+    assert activations.encoded_bytes("int8", FACTS.shapes[1]) == 2700
     assert best() == Choice(1, "int8")
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from slicer import cli
-from slicer.profiles import measure as profiling
+from slicer.profiles import measure
 from slicer.profiles.device_profile import Profile, Spread, load_device_profile
 
 MODEL = ["vit_tiny_patch16_224", "--kwargs", '{"img_size": 32, "patch_size": 8, "depth": 4, "embed_dim": 24}']
@@ -77,7 +77,7 @@ def test_the_servers_times_may_be_a_profile_that_was_measured_there(
     times = [4.0, 3.0, 2.0, 1.0]
     file = tmp_path / "rack.yaml"
     spreads = tuple(Spread(mean=time, std=0.0) for time in times)
-    file.write_text(profiling.to_yaml(Profile(name="rack", source="measured somewhere", slices_ms=spreads)))
+    file.write_text(measure.to_yaml(Profile(name="rack", source="measured somewhere", slices_ms=spreads)))
     assert cli.main([*MODEL, "--plan", "slow-board", "--link", "wifi", "--server-profile", str(file), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert {one["cut"]: one["execution_ms"] for one in document["choices"]} == {0: 10, 1: 6, 2: 3, 3: 1, 4: 0}
@@ -131,7 +131,7 @@ def test_a_number_that_is_none_is_refused(option: str, value: str, capsys: pytes
 def test_where_a_profile_goes_is_looked_at_before_it_is_measured_and_none_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(profiling, "measure_profile", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(measure, "measure_profile", lambda *_, **__: pytest.fail("measured"))
     for bad in (tmp_path, tmp_path / "absent" / "x.yaml", Path("/proc/x.yaml"), tmp_path / ("n" * 300)):
         assert cli.main([*MODEL, "--profile", str(bad)]) == 2
         assert "cannot be written" in capsys.readouterr().err
@@ -141,7 +141,7 @@ def test_where_a_profile_goes_is_looked_at_before_it_is_measured_and_none_is_los
         (tmp_path / "x.yaml").mkdir()  # meanwhile
         return Profile(name="x", source="measured", slices_ms=(Spread(mean=1.0, std=0.0),))
 
-    monkeypatch.setattr(profiling, "measure_profile", measure_profile)
+    monkeypatch.setattr(measure, "measure_profile", measure_profile)
     assert cli.main([*MODEL, "--profile", str(tmp_path / "x.yaml")]) == 2
     printed = capsys.readouterr()
     assert "printed above" in printed.err and "slices_ms" in printed.out
@@ -151,9 +151,9 @@ def test_the_processor_is_named_as_people_name_it(tmp_path: Path) -> None:
     x86, board = tmp_path / "x86", tmp_path / "board"
     x86.write_text("processor\t: 0\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nmodel name\t: another\n")
     board.write_text("processor\t: 0\nHardware\t: BCM2835\nModel\t\t: Raspberry Pi 4 Model B\n")
-    assert profiling.cpu_name(x86) == "AMD EPYC"
-    assert profiling.cpu_name(board) == "Raspberry Pi 4 Model B"
-    assert profiling.cpu_name(tmp_path / "none")
+    assert measure.cpu_name(x86) == "AMD EPYC"
+    assert measure.cpu_name(board) == "Raspberry Pi 4 Model B"
+    assert measure.cpu_name(tmp_path / "none")
 
 
 def test_a_file_has_numbers_for_keys_and_unsteady_times_are_told() -> None:
@@ -161,11 +161,11 @@ def test_a_file_has_numbers_for_keys_and_unsteady_times_are_told() -> None:
         spread = Spread(quantiles={0.05: 9.0, 0.5: 10.0, 0.95: high})
         return Profile(name="b", source="measured", slices_ms=(spread,), batches_ms={2: (spread,)})
 
-    read = yaml.safe_load(profiling.to_yaml(board(12.0)))
+    read = yaml.safe_load(measure.to_yaml(board(12.0)))
     assert read["slices_ms"] == [{"quantiles": {0.05: 9.0, 0.5: 10.0, 0.95: 12.0}}]
     assert list(read["batches_ms"]) == [2]
-    assert profiling.unsteady(board(12.0)) == ""
-    assert profiling.unsteady(board(20.0)).startswith("S1: ")
+    assert measure.unsteady(board(12.0)) == ""
+    assert measure.unsteady(board(20.0)).startswith("S1: ")
 
 
 def test_the_mean_of_quantiles_is_that_of_what_is_drawn() -> None:

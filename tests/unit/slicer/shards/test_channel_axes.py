@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from slicer import slice_model
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.shards.channel_axes import channel_axes
 from slicer.shards.save import export
 
@@ -103,7 +103,7 @@ def test_what_crosses_keeps_its_channels_apart_by_the_manifest(tmp_path: Path) -
     assert manifest.shapes[1][0] == 20 and manifest.channel_axes[1] == 0
     scale = np.exp(np.random.default_rng(0).standard_normal(20) * 2)[:, None, None]
     activation = (np.random.default_rng(1).standard_normal(manifest.shapes[1]) * scale).astype(np.float32)
-    payload = codec.encode("int8", activation, manifest.channel_axes[1])
-    decoded = codec.decode_batch("int8", [payload], activation.shape, axis=manifest.channel_axes[1])[0]
+    payload = activations.encode("int8", activation, manifest.channel_axes[1])
+    decoded = activations.decode_batch("int8", [payload], activation.shape, axis=manifest.channel_axes[1])[0]
     error = np.sqrt(((decoded - activation) ** 2).mean((1, 2)) / (activation**2).mean((1, 2)))
     assert error.max() < 0.02

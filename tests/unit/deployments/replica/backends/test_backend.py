@@ -15,7 +15,7 @@ from deployments.replica.backends.backend import Backend, Counters
 from deployments.replica.backends.engine_backend import EngineBackend
 from deployments.replica.backends.serve_batch import ServeBatch
 from deployments.replica.hosted_model import host
-from slicer.codecs import activations as codec
+from slicer.codecs import activations
 from slicer.protocol.messages import Request
 
 pytestmark = pytest.mark.usefixtures("replica_context")
@@ -32,7 +32,7 @@ def test_a_backend_takes_the_weights_over_answers_counts_and_closes(
     assert hosted == [], "nobody else holds the weights"
     assert backend.counters() == Counters(0, 0, 0.0, dict.fromkeys(backend.counters().waiting, 0), {})
     image = np.zeros(model.shapes[0], np.float32)
-    request = Request("r", model.name, model.manifest.digest, 0, "fp32", image.shape, codec.encode("fp32", image))
+    request = Request("r", model.name, model.manifest.digest, 0, "fp32", image.shape, activations.encode("fp32", image))
 
     async def work() -> None:
         await backend.healthy()
