@@ -22,7 +22,7 @@ from actors.report.statistics import StrategyRun
 from slicer.errors import ConfigError
 
 #: What a report is made of. Nothing else in its folder is ever touched.
-FILES = ("records.jsonl", "result.json", "report.md", "report.html", "latency_cdf.png", "phases.png")
+FILES = ("records.jsonl", "steps.jsonl", "result.json", "report.md", "report.html", "latency_cdf.png", "phases.png")
 
 #: On disk, of one record; and of everything else together, for what is set aside at the start.
 RECORD_BYTES, REST_BYTES = 1000, 4_000_000
@@ -170,6 +170,7 @@ def write(result: Result, directory: Path) -> list[str]:
         return [f"{directory} cannot be made ({error.strerror})"]
     found = document(result)
     put("records.jsonl", lambda: (_bytes(line) for line in record_lines(result.runs)))
+    put("steps.jsonl", lambda: (_bytes(line) for line in step_lines(result.runs)))
     put("result.json", lambda: [_bytes(json.dumps(found, indent=1) + "\n")])
     images: dict[str, bytes] = {}
     try:
@@ -195,6 +196,13 @@ def record_lines(runs: Iterable[StrategyRun]) -> Iterator[str]:
             about = {"strategy": run.strategy, "seed": run.seed, "loop": run.loop}
             about["warmup"] = record.scheduled_s < run.warmup_s
             yield json.dumps({**about, **record.to_json()}) + "\n"
+
+
+def step_lines(runs: Iterable[StrategyRun]) -> Iterator[str]:
+    """One JSON object per line: a step of the accelerator, its strategy and seed."""
+    for run in runs:
+        for step in run.steps:
+            yield json.dumps({"strategy": run.strategy, "seed": run.seed, **step.to_json()}) + "\n"
 
 
 def _bytes(text: str) -> bytes:

@@ -78,6 +78,7 @@ def _strategy(result: Result, name: str) -> dict[str, Any]:
                 "unstable": stats.is_unstable(run),
                 "generator_lag_p99_ms": stats.generator_lag_p99_ms(run),
                 "server": dict(run.server),
+                "traced_steps": len(run.steps),
                 **_figures(stats.summarise(run.measured, stats.elapsed_s(run)), stats.is_unstable(run)),
             }
             for run in runs
