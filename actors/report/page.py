@@ -19,14 +19,14 @@ import html
 import io
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from actors.report.palette import COLOURS, FAINT, INK, PAPER, RULE, strategy_colour
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["drawing", "page", "picture", "png", "strategy_colour", "svg", "svg_file"]
+__all__ = ["drawing", "label_decades", "page", "picture", "png", "strategy_colour", "svg", "svg_file"]
 
 #: Inches of a picture: on a phone one fills a row at about its own size, on a desktop two share one.
 WIDTH_IN, HEIGHT_IN = 5.2, 3.4
@@ -114,6 +114,14 @@ def drawing(width_in: float = WIDTH_IN, height_in: float = HEIGHT_IN) -> Iterato
         figure = Figure(figsize=(width_in, height_in), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
+
+
+def label_decades(axes: Any) -> None:
+    """Write plain numbers on a logarithmic x axis: more of them, the fewer decades it spans."""
+    low, high = axes.get_xlim()
+    digits = "25" if high > 8 * low else "234568"
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in digits else "")
 
 
 def png(figure: Figure, dpi: int = 160) -> bytes:
