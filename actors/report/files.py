@@ -173,7 +173,7 @@ def write(result: Result, directory: Path) -> list[str]:
     try:
         for one in draw.draw(result):
             images[f"{one.name}.png"], images[f"{one.name}.svg"] = png(one.figure), svg_file(one.figure)
-            figures[one.name] = picture(one.figure, one.caption)
+            figures[one.name] = picture(one.figure, one.caption, drawn=images[f"{one.name}.svg"])
     except Exception as error:  # whatever a plotting library meets: a missing font, no memory
         problems.append(f"the plots cannot be drawn ({type(error).__name__}: {error})")
     for name, image in images.items():

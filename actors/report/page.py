@@ -26,7 +26,7 @@ from actors.report.palette import COLOURS, FAINT, INK, PAPER, RULE, strategy_col
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["drawing", "label_decades", "page", "picture", "png", "strategy_colour", "svg", "svg_file"]
+__all__ = ["drawing", "label_decades", "page", "picture", "png", "strategy_colour", "svg", "svg_file", "themed"]
 
 #: Inches of a picture: on a phone one fills a row at about its own size, on a desktop two share one.
 WIDTH_IN, HEIGHT_IN = 5.2, 3.4
@@ -58,6 +58,7 @@ _STYLE = {
     "lines.linewidth": 1.8,
     "patch.linewidth": 0.0,
     "figure.facecolor": "none",
+    "text.parse_math": False,  # a name may hold a dollar
     "svg.fonttype": "none",  # text stays text: it can be searched, and takes the page's font
     "svg.hashsalt": "headtail",  # the same picture gives the same file
 }
@@ -139,7 +140,12 @@ def svg(figure: Figure) -> str:
 
     Its text for those who cannot see it is the figure's label (`figure.set_label`).
     """
-    text = _saved(figure, "svg", facecolor="none").decode()
+    return themed(svg_file(figure), str(figure.get_label()))
+
+
+def themed(drawn: bytes, label: str) -> str:
+    """What `svg_file` made, as `svg` gives it, without drawing it again."""
+    text = drawn.decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
@@ -151,18 +157,23 @@ def svg(figure: Figure) -> str:
     opening = re.compile(r"<svg[^>]*>")
     box = re.search(r'viewBox="[^"]*"', text)
     assert box is not None, "matplotlib writes a viewBox"
-    label = html.escape(str(figure.get_label()))
     start = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} '
-        f'role="img" aria-label="{label}" fill="currentColor">'
+        f'role="img" aria-label="{html.escape(label)}" fill="currentColor">'
     )
     return opening.sub(lambda _: start, text, count=1).strip()
 
 
-def picture(figure: Figure, caption: str, *, wide: bool = False) -> str:
-    """An HTML figure: the picture and its caption, which is escaped. `wide`: it takes a row of its own."""
+def picture(figure: Figure, caption: str, *, wide: bool = False, drawn: bytes | None = None) -> str:
+    """An HTML figure: the picture and its caption, which is escaped.
+
+    Args:
+        wide: it takes a row of its own.
+        drawn: what `svg_file` made of it already.
+    """
     kind = ' class="wide"' if wide else ""
-    return f"<figure{kind}>{svg(figure)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    inside = svg(figure) if drawn is None else themed(drawn, str(figure.get_label()))
+    return f"<figure{kind}>{inside}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def _saved(figure: Figure, form: str, *, facecolor: str, dpi: float = 72) -> bytes:

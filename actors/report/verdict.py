@@ -143,7 +143,7 @@ def _left_out(result: Result, judged: Sequence[str]) -> tuple[str, ...]:
 def _trust(result: Result, best: Sequence[str]) -> str:
     grave, light = [], []
     if result.failures:
-        grave.append(f"{len(result.failures)} runs could not be measured to their end")
+        grave.append("not all runs could be measured to their end")
     invalid = sum(stats.invalid_reason(run) is not None for run in result.runs)
     if invalid:
         grave.append(f"{invalid} of {len(result.runs)} runs are invalid (the remarks say why)")
@@ -163,7 +163,8 @@ def _trust(result: Result, best: Sequence[str]) -> str:
     elif light:
         text = f"To be read with care: {_and(light)}."
     else:
-        text = f"It can be trusted: all {len(result.runs)} runs are valid"
+        runs = len(result.runs)
+        text = f"It can be trusted: {f'all {runs} runs are' if runs > 1 else 'the run is'} valid"
         text += ", and every answer is the unsliced model's." if compared else "."
     if result.emulated:
         text += " Parts were emulated, so these are figures of a model of them."
