@@ -28,7 +28,7 @@ def html_report(result: Result, manifest: str, pictures: Mapping[str, str], file
     words += [f'<p class="lead">{html.escape(line)}</p>' for line in said.lines[:2]]
     words += [f"<p>{html.escape(line)}</p>" for line in said.lines[2:]]
     words += [f"<p><strong>{html.escape(said.trust)}</strong></p>", f'<p class="load">{html.escape(result.load)}</p>']
-    top = f'<div class="pictures">\n<div>{"".join(words)}</div>\n{pictures.get("summary", "")}\n</div>'
+    top = f'<div class="beside">\n<div>{"".join(words)}</div>\n{pictures.get("summary", "")}\n</div>'
     others = [picture for name, picture in pictures.items() if name != "summary"]
     body = [top, *_remarks(result)]
     if others:

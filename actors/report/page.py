@@ -8,7 +8,8 @@
     text = page("A title", f"<h1>...</h1>{svg(figure)}")
 
 A picture is drawn in the light colours of `palette`; `svg` replaces them by CSS variables, so that it follows the
-reader's choice of light or dark. From 360 px on; wide tables scroll in a box of their own.
+reader's choice of light or dark. From 360 px on; wide tables scroll in a box of their own (class "scroll"). Where there
+is room, two pictures share a row in a box "pictures", and words stand at the side of a picture in a box "beside".
 """
 
 from __future__ import annotations
@@ -73,10 +74,12 @@ h2{font-size:1.15rem;line-height:1.3;margin:1.6em 0 .4em}
 p{margin:.5em 0;max-width:46rem}
 .lead{font-size:1.1rem}
 .faint,figcaption,.load{color:var(--faint);font-size:.875rem}
-.note{background:var(--warn);padding:.4em .8em;border-radius:4px;max-width:none}
-.pictures{display:grid;grid-template-columns:minmax(0,1fr);gap:1.2rem}
-@media(min-width:900px){.pictures{grid-template-columns:repeat(2,minmax(0,1fr))}.pictures .wide{grid-column:1/-1}}
-figure{margin:0;min-width:0}
+.note{background:var(--warn);padding:.4em .8em;font-size:.9rem;border-radius:4px;max-width:none}
+.beside{display:grid;grid-template-columns:minmax(0,1fr);gap:1.2rem}
+.pictures{column-gap:1.6rem}
+figure{margin:0 0 1.4rem;min-width:0;break-inside:avoid}
+@media(min-width:900px){.beside{grid-template-columns:repeat(2,minmax(0,1fr))}.pictures{columns:2}
+.pictures .wide{column-span:all}}
 figure svg{display:block;width:100%;height:auto;max-width:44rem}
 figure.wide svg{max-width:none}
 svg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif!important}

@@ -54,9 +54,13 @@ def verdict(result: Result) -> Verdict:
         headline = f"{first} was best for this load"
     elif len(best) == len(result.strategies):
         headline = "The strategies are level at this load"
+    elif len(best) > 2:
+        headline = f"{len(best)} of {len(result.strategies)} strategies are level, and best for this load"
     else:
         headline = f"{_and(best)} were best for this load, and level with each other"
     lines = [_figures(result, first)]
+    if len(best) > 2:
+        lines.insert(0, f"No difference is shown between {_and(best)}.")
     if result.baseline in judged and result.baseline != first:
         lines.append(_against(result, first, result.baseline))
     following = next((name for name in others if name not in level and name != result.baseline), None)
@@ -95,9 +99,10 @@ def _level(ratio: Ratio) -> bool:
 
 def _figures(result: Result, name: str) -> str:
     summary = stats.summarise_runs(sound(result, name))
+    valid = "" if len(sound(result, name)) == len(result.of(name)) else " in its valid runs"
     return (
-        f"{name} answered {summary.answered} of {summary.requests} images, in {summary.mean_ms:.1f} ms on average, "
-        f"half of them within {summary.p50_ms:.1f} ms and 99 of 100 within {summary.p99_ms:.1f} ms."
+        f"{name} answered {summary.answered} of {summary.requests} images{valid}, in {summary.mean_ms:.1f} ms on "
+        f"average, half of them within {summary.p50_ms:.1f} ms and 99 of 100 within {summary.p99_ms:.1f} ms."
     )
 
 

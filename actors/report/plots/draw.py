@@ -52,6 +52,6 @@ def draw(result: Result) -> list[Picture]:
             if result.emulated:
                 parts = ", ".join(part.removeprefix("emulated ") for part in result.emulated)
                 text = textwrap.shorten(f"emulated: {parts}", 210, placeholder=" ...")
-                figure.supxlabel("\n".join(textwrap.wrap(text, 72)), fontsize=8, color=FAINT)
+                figure.supxlabel("\n".join(textwrap.wrap(text, 88)), fontsize=8, color=FAINT)
         made.append(Picture(name, caption, figure))
     return made

@@ -103,3 +103,16 @@ def test_one_strategy_alone_is_described_not_praised() -> None:
     said = verdict(job(seeds=1, per_slice=times(1)))
     assert said.headline == "per_slice was measured alone"
     assert said.trust == "It can be trusted: the run is valid, and every answer is the unsliced model's."
+
+
+def test_many_level_ones_are_counted_in_the_headline_and_named_below() -> None:
+    level = {name: times(1, spread=0.1) for name in ("per_slice", "continuous", "lazy")}
+    said = verdict(job(unbatched=times(2), **level))
+    assert said.headline == "3 of 4 strategies are level, and best for this load"
+    assert said.lines[0].startswith("No difference is shown between ") and "lazy" in said.lines[0]
+
+
+def test_figures_of_some_runs_only_say_so() -> None:
+    late = tuple(record(t / 10, 50.0, generator_lag_ms=40.0) for t in range(100))
+    said = verdict(job(unbatched=times(2), per_slice=lambda seed: steady(1, seed) if seed else late))
+    assert said.lines[0].startswith("per_slice answered 200 of 200 images in its valid runs, in 55.")
