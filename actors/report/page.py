@@ -33,13 +33,13 @@ __all__ = ["drawing", "label_decades", "page", "picture", "png", "strategy_colou
 WIDTH_IN, HEIGHT_IN = 5.2, 3.4
 
 _STYLE = {
-    "font.size": 10,
+    "font.size": 10.5,
     "font.family": ["DejaVu Sans"],
-    "axes.titlesize": 11,
-    "axes.labelsize": 10,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
+    "axes.titlesize": 11.5,
+    "axes.labelsize": 10.5,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "legend.fontsize": 9.5,
     "legend.frameon": False,
     "text.color": INK,
     "axes.labelcolor": INK,

@@ -15,10 +15,8 @@ from actors.report.result import Result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Their file names, without an ending; "summary" stands at the top of the page.
-NAMES = ("summary", "latency_cdf", "phases", "timeline", "over_time", "memory", "groups")
-
-_HOW: dict[str, Callable[[Figure, Result], str]] = {
+#: By file name without an ending: draws it, returns the caption, empty for no picture. "summary" goes to the top.
+HOW: dict[str, Callable[[Figure, Result], str]] = {
     "summary": summary.fill,
     "latency_cdf": latency.fill,
     "phases": phases.fill,
@@ -27,6 +25,9 @@ _HOW: dict[str, Callable[[Figure, Result], str]] = {
     "memory": memory.fill,
     "groups": groups.fill,
 }
+
+#: In the order of the page.
+NAMES = tuple(HOW)
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,15 @@ def draw(result: Result) -> list[Picture]:
     if not any(record.outcome == "answered" for run in result.runs for record in run.measured):
         return []
     made = []
-    for name in NAMES:
+    for name, fill in HOW.items():
         with drawing(height_in=HEIGHT_IN) as figure:
-            caption = _HOW[name](figure, result)
+            caption = fill(figure, result)
             if not caption:
                 continue
             figure.set_label(caption)
             if result.emulated:
                 parts = ", ".join(part.removeprefix("emulated ") for part in result.emulated)
                 text = textwrap.shorten(f"emulated: {parts}", 210, placeholder=" ...")
-                figure.supxlabel("\n".join(textwrap.wrap(text, 88)), fontsize=8, color=FAINT)
+                figure.supxlabel("\n".join(textwrap.wrap(text, 84)), fontsize=8.5, color=FAINT)
         made.append(Picture(name, caption, figure))
     return made
