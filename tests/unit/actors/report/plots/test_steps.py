@@ -21,7 +21,7 @@ def run(strategy: str, *seen: StepSeen, seed: int = 0) -> StrategyRun:
 
 
 def test_the_window_lies_where_rows_of_different_entries_met() -> None:
-    alone = [step(n * 0.2, e0=1) for n in range(500)]
+    alone = [step(n * 0.2, e0=3) for n in range(500)]
     merging = [*alone[:300], *(step(60 + n * 0.2, e0=1, e1=2) for n in range(40)), *alone[340:]]
     window = steps.window_of({"unbatched": alone, "per_slice": merging})
     assert window is not None
