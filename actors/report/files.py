@@ -27,8 +27,8 @@ from slicer.errors import ConfigError
 PICTURES = tuple(f"{name}.{ending}" for name in NAMES for ending in ("png", "svg"))
 FILES = ("records.jsonl", "steps.jsonl", "result.json", "report.md", "report.html", *PICTURES)
 
-#: On disk, of one record; and of everything else together, for what is set aside at the start.
-RECORD_BYTES, REST_BYTES = 1000, 4_000_000
+#: On disk, of one record and its steps; and of everything else together, for what is set aside at the start.
+RECORD_BYTES, REST_BYTES = 1100, 4_000_000
 
 #: Holds the folder while its job runs: locked, and as large as what the report will need.
 _HELD = ".headtail-load"

@@ -60,8 +60,8 @@ def verdict(result: Result) -> Verdict:
         headline = f"{_and(best)} were best for this load, and level with each other"
     lines = [_figures(result, first)]
     if len(best) > 2:
-        lines.insert(0, f"No difference is shown between {_and(best)}.")
-    if result.baseline in judged and result.baseline != first:
+        lines.insert(0, f"These runs show no difference between {_and(best)}.")
+    elif result.baseline in judged and result.baseline != first:
         lines.append(_against(result, first, result.baseline))
     following = next((name for name in others if name not in level and name != result.baseline), None)
     if following is not None and (ratio := against[following]) is not None:

@@ -19,7 +19,7 @@ Steps = Mapping[str, Sequence[StepSeen]]
 def fill(figure: Any, result: Result) -> str:
     """Draw it; returns the caption, empty where no server kept its steps."""
     by_strategy = _of_one_seed(result)
-    window = window_of(by_strategy)
+    window = window_of(by_strategy, max(run.warmup_s for run in result.runs))
     if window is None:
         return ""
     begin_s, end_s = window
@@ -73,19 +73,19 @@ def _of_one_seed(result: Result) -> dict[str, tuple[StepSeen, ...]]:
     return {name: found[name] for name in result.strategies if name in found}
 
 
-def window_of(by_strategy: Steps) -> tuple[float, float] | None:
+def window_of(by_strategy: Steps, from_s: float = 0.0) -> tuple[float, float] | None:
     """The piece of time, in seconds of the run, in which most rows of different entries met; None: there are no steps.
 
-    It lies where all strategies have steps, if there is such a time, and is as long as the one with the most steps
-    allows.
+    It lies after `from_s` and where all strategies have steps, if there is such a time, and is as long as the one with
+    the most steps allows.
     """
     if not any(by_strategy.values()):
         return None
     began = [min(step.began_s for step in steps) for steps in by_strategy.values()]
     ended = [max(step.ended_s for step in steps) for steps in by_strategy.values()]
-    first_s, last_s = max(0.0, *began), min(ended)
+    first_s, last_s = max(from_s, *began), min(ended)
     if last_s <= first_s:
-        first_s, last_s = max(0.0, min(began)), max(ended)
+        first_s, last_s = min(began), max(ended)
     inside = {
         name: [step for step in steps if first_s <= step.began_s and step.ended_s <= last_s]
         for name, steps in by_strategy.items()

@@ -17,7 +17,9 @@ _WIDE = 12.0
 def fill(figure: Any, result: Result) -> str:
     """Draw it; returns the caption."""
     names = result.strategies
-    best = verdict(result).best
+    best = set(verdict(result).best)
+    if best == set(names):
+        best = set()  # none is better than another
     figure.set_size_inches(WIDTH_IN, 1.15 + 0.36 * len(names))
     axes = figure.add_subplot()
     highest: list[float] = []
@@ -33,7 +35,7 @@ def fill(figure: Any, result: Result) -> str:
         axes.plot([found.p50_ms, found.p99_ms], [place, place], color=colour, linewidth=7, alpha=0.45)
         axes.plot(found.mean_ms, place, "o", color=colour, markersize=8)
         axes.annotate(
-            f"{found.mean_ms:.3g}",
+            f"{found.mean_ms:.{1 if found.mean_ms < 100 else 0}f}",
             (found.mean_ms, place),
             xytext=(0, 7),
             textcoords="offset points",
@@ -43,7 +45,7 @@ def fill(figure: Any, result: Result) -> str:
         )
         lowest.append(found.p50_ms)
         highest.append(found.p99_ms)
-    axes.set_yticks(range(len(names)), [f"{name} *" if name in best and len(names) > 1 else name for name in names])
+    axes.set_yticks(range(len(names)), [f"{name} *" if name in best else name for name in names])
     axes.set_ylim(len(names) - 0.5, -0.75)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
@@ -54,7 +56,7 @@ def fill(figure: Any, result: Result) -> str:
         axes.set_xlim(0, 1.05 * max(highest))
     axes.set_xlabel("inference time in ms: dot mean, bar p50 to p99")
     axes.set_title("Inference time per strategy")
-    starred = "; * best" if len(names) > 1 and best else ""
+    starred = "; * best" if best else ""
     return (
         f"Inference time per strategy, all cuts and seeds: the dot is the mean, the bar goes from p50 to p99{starred}."
     )

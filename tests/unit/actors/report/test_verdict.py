@@ -109,7 +109,7 @@ def test_many_level_ones_are_counted_in_the_headline_and_named_below() -> None:
     level = {name: times(1, spread=0.1) for name in ("per_slice", "continuous", "lazy")}
     said = verdict(job(unbatched=times(2), **level))
     assert said.headline == "3 of 4 strategies are level, and best for this load"
-    assert said.lines[0].startswith("No difference is shown between ") and "lazy" in said.lines[0]
+    assert said.lines[0].startswith("These runs show no difference between ") and "lazy" in said.lines[0]
 
 
 def test_figures_of_some_runs_only_say_so() -> None:

@@ -40,6 +40,12 @@ def test_strategies_that_never_ran_at_the_same_time_of_a_run_have_a_window_all_t
     assert steps.window_of({"a": [step(1, e0=1)], "b": [step(5, e0=1)]}) is not None
 
 
+def test_it_lies_after_the_warm_up() -> None:
+    merging_early = [*(step(n * 0.2, e0=1, e1=1) for n in range(50)), *(step(n * 0.2, e0=1) for n in range(50, 200))]
+    window = steps.window_of({"per_slice": merging_early}, from_s=12.0)
+    assert window is not None and window[0] >= 12
+
+
 def test_no_steps_no_picture() -> None:
     assert steps.window_of({}) is None
     with drawing() as figure:
