@@ -33,6 +33,12 @@ sys.exit(cli.finish(two_strategies(), Path(sys.argv[1])))
 """
 
 
+@pytest.fixture(autouse=True)
+def one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests are about files, and drawing takes a while: one picture stands for all."""
+    monkeypatch.setattr(draw, "HOW", {"summary": draw.HOW["summary"]})
+
+
 def hold(directory: Path, overwrite: bool = False, requests: int = 10) -> None:
     with reserved(directory, requests, overwrite=overwrite):
         assert directory.is_dir()
@@ -190,9 +196,10 @@ def test_a_folder_that_is_gone_by_then_is_made_again_and_a_file_in_its_place_cos
 
 def test_nothing_of_an_earlier_report_stays_beside_new_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report_files.write(two_strategies(), tmp_path)
+    assert (tmp_path / "summary.png").exists()
     monkeypatch.setattr(draw, "draw", lambda *_: [])
     assert report_files.write(two_strategies(), tmp_path) == []
-    assert not (tmp_path / "phases.png").exists()
+    assert not (tmp_path / "summary.png").exists()
 
 
 def test_a_path_that_is_no_utf8_is_a_path(tmp_path: Path) -> None:
