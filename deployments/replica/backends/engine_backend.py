@@ -14,6 +14,7 @@ from deployments.costs.profile_files import load_cost_profile_of, save_profiles
 from deployments.engine.calibrate import calibrate
 from deployments.engine.engine import Engine
 from deployments.engine.pipelined import engine_class
+from deployments.engine.trace import TracedStep
 from deployments.engine.warm_up import warm_up
 from deployments.executors.base import Executor
 from deployments.executors.enqueuing import Enqueuing
@@ -111,6 +112,10 @@ class EngineBackend(Backend):
         """The engine's."""
         stats = self.engine.stats()
         return Counters(stats.steps, stats.rows, stats.busy_s, stats.waiting, stats.rows_per_step)
+
+    @override
+    def steps(self) -> list[TracedStep]:
+        return self.engine.trace.steps()
 
     @override
     async def healthy(self) -> None:
