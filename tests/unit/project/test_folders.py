@@ -10,7 +10,7 @@ from tests.paths import ROOT
 
 #: Beside the root, which is not asked.
 EXCEPTIONS = ("docs/decisions", "benchmarks/results")
-MOST = 14
+MOST = 15
 
 #: Tests of all rooms of a package at once.
 ABOVE_ROOMS = {"deployments": {"start"}, "benchmarks": {"command_lines", "stored_results", "without_ray"}}
