@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from tqdm import tqdm
 
 from actors.fleet import copy_images
 from actors.fleet.config import FleetConfig
@@ -31,6 +30,7 @@ from actors.load.strategies import Strategies
 from actors.report import provenance
 from actors.report.result import Result
 from actors.report.statistics import StrategyRun
+from slicer.common.command_line import Bar, progress
 from slicer.errors import HeadTailError, ServerError
 from slicer.models.images import LabelledImages, find_images, write_digits
 
@@ -208,7 +208,7 @@ class Job:
         say(f"seed {seed}: {strategy}")
         plans = self._plans[seed]
         total = sum(len(plan.arrivals) for plan in plans.values())
-        with tqdm(total=total or None, desc=f"seed {seed} {strategy}", unit="img", disable=None, leave=False) as bar:
+        with progress(f"seed {seed} {strategy}", total or None) as bar:
             by_device = fleet.run(plans, on_progress=lambda counts: advance(bar, counts))
         records = tuple(record for device in plans for record in by_device[device])
         for record in records:
@@ -292,12 +292,11 @@ def images_of(config: LoadConfig) -> LabelledImages:
     return find_images(config.images, config.labels)
 
 
-def advance(bar: Any, counts: Counter[str]) -> None:
+def advance(bar: Bar, counts: Counter[str]) -> None:
     """Show how many requests are closed, and how many of them without an answer."""
-    bar.update(sum(counts.values()) - bar.n)
-    missed = sum(counts.values()) - counts["answered"]
-    if missed:
-        bar.set_postfix(missed=missed)
+    closed = sum(counts.values())
+    missed = closed - counts["answered"]
+    bar.to(closed, f"{missed} missed" if missed else "")
 
 
 def say(line: str, since_s: float = time.monotonic()) -> None:

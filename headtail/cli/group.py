@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Sequence
 
 import click
 
+from slicer.common import command_line
+from slicer.common.version import headtail_version
+
 #: Subcommand -> (module, what it does); in the order of the help.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "slice": ("slicer.cli", "Show where a model is cut and what each slice costs; export, profile, plan."),
+    "slice": (
+        "slicer.cli.slice_command",
+        "Show where a model is cut and what each slice costs.",
+    ),
     "serve": ("deployments.cli", "Serve the tails of sliced models on this machine or a Ray cluster."),
-    "load": ("actors.cli", "Drive a fleet of devices against strategies, and say what was measured."),
+    "load": ("actors.cli.load_command", "Drive a fleet of devices against strategies, and say what was measured."),
     "doctor": ("deployments.doctor.cli", "Check this machine, or every node of a cluster, and say what to do."),
 }
 
@@ -28,24 +33,34 @@ class Lazy(click.Group):
         """None: there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
-        module, summary = COMMANDS[cmd_name]
+        found: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return found
 
-        def run(arguments: tuple[str, ...]) -> None:
-            sys.exit(importlib.import_module(module).main(list(arguments)))
-
-        return click.Command(
-            cmd_name,
-            help=summary,
-            callback=run,
-            params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
-            context_settings={"ignore_unknown_options": True},
-            add_help_option=False,
-        )
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """By the table above: nothing is imported."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
-headtail = Lazy("headtail", help="Split vision models between devices and a server, and batch the tails together.")
+def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(f"headtail {headtail_version()}")
+        ctx.exit()
+
+
+headtail = Lazy(
+    "headtail",
+    help="Split vision models between devices and a server, and batch the tails of all devices together.",
+    epilog='`headtail COMMAND --help` has examples. Completion: eval "$(_HEADTAIL_COMPLETE=bash_source headtail)" in '
+    "~/.bashrc (zsh_source, fish_source for others). Values come from the flag, else from the environment "
+    "(HEADTAIL_LOAD_RATE for `headtail load --rate`), else from a file, else from the default.",
+    params=[
+        click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show it.")
+    ],
+    context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point."""
-    return int(headtail.main(args=argv, prog_name="headtail", standalone_mode=False) or 0)
+    """Entry point; returns the exit status."""
+    return command_line.main(headtail, argv, "headtail")
