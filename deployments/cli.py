@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ from deployments.placing.http_endpoint import Settled
 from deployments.scheduling.registry import STRATEGIES
 from slicer.common import command_line
 from slicer.common.addresses import application_name
-from slicer.common.command_line import Command, option
+from slicer.common.command_line import Command, option, say
 from slicer.errors import ConfigError
 
 #: Flag -> the key of a model that it sets.
@@ -265,11 +264,6 @@ def running(settled: Settled, name: str, cluster: str, own_token: bool) -> str:
     mode = "RAY_AUTH_MODE=token " if os.environ.get("RAY_AUTH_MODE") == "token" else ""
     lines.append(f"  load it: {mode}headtail load --address {cluster} --server {name} --rate 10 --duration 10")
     return "\n".join(lines)
-
-
-def say(line: str, since_s: float = time.monotonic()) -> None:
-    """One line for the person who waits; never on stdout."""
-    print(f"[{time.monotonic() - since_s:5.1f} s] {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from actors.report import report_tables
 from actors.report.result import Result, document
 from slicer.codecs.activations import CODECS
 from slicer.common import command_line
-from slicer.common.command_line import Command, option
+from slicer.common.command_line import Command, option, say
 from slicer.errors import ConfigError
 
 #: What `--demo` means where a flag does not say otherwise; everything else has the defaults of the flags.
@@ -285,7 +285,7 @@ def command(**given: Any) -> int:
     flags = LoadFlags(**given)
     config = config_of(flags)
     # Ray and torch are imported only once the input is known to be right.
-    from actors.load.job import Job, run_job, say
+    from actors.load.job import Job, run_job
     from actors.report.files import reserved
 
     job = Job(config)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import sys
-import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -30,7 +28,7 @@ from actors.load.strategies import Strategies
 from actors.report import provenance
 from actors.report.result import Result
 from actors.report.statistics import StrategyRun
-from slicer.common.command_line import Bar, progress
+from slicer.common.command_line import Bar, progress, say
 from slicer.errors import HeadTailError, ServerError
 from slicer.models.images import LabelledImages, find_images, write_digits
 
@@ -297,8 +295,3 @@ def advance(bar: Bar, counts: Counter[str]) -> None:
     closed = sum(counts.values())
     missed = closed - counts["answered"]
     bar.to(closed, f"{missed} missed" if missed else "")
-
-
-def say(line: str, since_s: float = time.monotonic()) -> None:
-    """One line for the person who waits; never on stdout, whose last line is the document."""
-    print(f"[{time.monotonic() - since_s:5.1f} s] {line}", file=sys.stderr, flush=True)

@@ -18,7 +18,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "serve": ("deployments.cli", "Serve the tails of sliced models on this machine or a Ray cluster."),
     "load": ("actors.cli.load_command", "Drive a fleet of devices against strategies, and say what was measured."),
+    "device": ("actors.cli.device_command", "Be one device: send images to a server that runs."),
     "doctor": ("deployments.doctor.cli", "Check this machine, or every node of a cluster, and say what to do."),
+    "demo": (
+        "headtail.cli.demo_command",
+        "Show what splitting and batching gain, and where they do not.",
+    ),
+    "bench": ("headtail.cli.bench_command", "Run one of the project's benchmarks by name."),
 }
 
 

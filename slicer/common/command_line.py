@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -137,6 +138,12 @@ class Command(click.Command):
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit works
             return BUG
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _trace(ctx)
+            _print_error(ctx.command_path, f"{error.filename}: {error.strerror}")
+            return WRONG
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
@@ -202,6 +209,11 @@ def _from_environment(ctx: click.Context, message: str) -> str:
         if flag in message.replace(",", " ").replace(":", " ").split()
     }
     return "".join(f" ({flag} comes from {variable})" for flag, variable in names.items())
+
+
+def say(line: str, since_s: float = time.monotonic()) -> None:
+    """One line for the person who waits; never on stdout, whose last line may be a document."""
+    print(f"[{time.monotonic() - since_s:5.1f} s] {line}", file=sys.stderr, flush=True)
 
 
 class Bar:
