@@ -278,6 +278,43 @@ def test_the_order_of_strategies_is_random_over_seeds_but_the_same_every_time() 
     assert len(set(by_seed)) > 1
 
 
+# ---- an emulated accelerator ----
+
+
+def own(*flags: str) -> dict[str, Any]:
+    return applications.own_config(config(*OPEN, *flags), ["m"], "continuous")
+
+
+def test_an_accelerator_profile_makes_own_servers_emulate_it_with_true_answers() -> None:
+    made = own("--accelerator-profile", "launch-bound")
+    assert (made["executor"], made["accelerator"]) == ("emulated", "cpu")
+    assert made["executor_options"] == {"profile": "launch-bound", "answers": "true"}
+    assert "executor" not in own()
+
+
+def test_a_profile_file_is_found_from_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deployments.costs.profile_files import load_cost_profile, save_cost_profile
+
+    monkeypatch.chdir(tmp_path)
+    save_cost_profile(load_cost_profile("edge-gpu"), "mine.yaml")
+    made = own("--accelerator-profile", "mine.yaml")
+    assert made["executor_options"]["profile"] == str(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--accelerator-profile", "lunch-bound"), "did you mean 'launch-bound'"),
+        (("--accelerator-profile", "launch-bound", "--slices", "5"), "has times of 12 slices, .* --slices 5"),
+        (("--accelerator-profile", "launch-bound", "--accelerator", "cuda"), "--accelerator cuda would do nothing"),
+        (("--accelerator-profile", "launch-bound", "--server", "x"), "--accelerator-profile launch-bound would do"),
+    ],
+)
+def test_an_emulation_that_cannot_be_is_refused(flags: tuple[str, ...], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        own(*flags)
+
+
 # ---- a server that runs already: looked at, never changed ----
 
 RUNNING = {
