@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -77,7 +78,12 @@ def look_at_cluster(address: str, shards: str | None, server: str | None, timeou
             ): node
             for node in nodes
         }
-        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s)
+        done: list[Any] = []
+        until_s = time.monotonic() + timeout_s
+        with command_line.progress("nodes looked at", len(asked)) as bar:
+            while len(done) < len(asked) and (left_s := until_s - time.monotonic()) > 0:
+                done, _ = ray.wait(list(asked), num_returns=len(done) + 1, timeout=left_s)
+                bar.to(len(done))
         seen = [_node_facts(ref, node, ref in done, timeout_s) for ref, node in asked.items()]
         applications = _applications() if server else None
         return Facts(seen, context.address_info["gcs_address"], dashboard, applications, server)

@@ -93,7 +93,10 @@ def _run(flags: SliceFlags) -> str:
         return _profile(flags, Path(flags.profile), sliced)
     if flags.plan:
         return _plan(flags, flags.plan, sliced)
-    manifest = shards.export(sliced, flags.export) if flags.export else None
+    manifest = None
+    if flags.export:
+        with command_line.progress("slices written", sliced.num_slices) as bar:
+            manifest = shards.export(sliced, flags.export, progress=bar.to)
     if flags.json:
         return json.dumps(describe(flags.model, sliced, manifest, flags.export))
     return report(flags.model, sliced, manifest, flags.export)
