@@ -217,14 +217,15 @@ def say(line: str, since_s: float = time.monotonic()) -> None:
 
 
 class Bar:
-    """A progress bar with counts on stderr."""
+    """A progress bar with counts on stderr; without a task it shows nothing."""
 
-    def __init__(self, progress: Progress, task: TaskID) -> None:
+    def __init__(self, progress: Progress | None = None, task: TaskID | None = None) -> None:
         self._progress, self._task = progress, task
 
     def to(self, done: float, note: str = "") -> None:
         """So much is done of the total; `note` stands behind the counts."""
-        self._progress.update(self._task, completed=done, note=note)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, note=note)
 
 
 @contextlib.contextmanager
@@ -234,15 +235,13 @@ def progress(what: str, total: float | None = None) -> Iterator[Bar]:
     Args:
         total: what `Bar.to` counts to; None: it is not known.
     """
+    if not sys.stderr.isatty():
+        yield Bar()
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns,
-        TextColumn("{task.fields[note]}"),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    ) as shown:
+    note = TextColumn("{task.fields[note]}")
+    with Progress(*columns, note, console=Console(stderr=True), transient=True) as shown:
         yield Bar(shown, shown.add_task(what, total=total, note=""))
