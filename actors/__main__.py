@@ -1,4 +1,4 @@
-"""`python -m actors` is `headtail-load`: nodes of a cluster need not have the project installed."""
+"""`python -m actors` is `headtail load`: nodes of a cluster need not have the project installed."""
 
 import sys
 

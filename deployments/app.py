@@ -1,7 +1,7 @@
 """The one place that wires the application: configuration -> placement -> Serve deployment.
 
 `build` is what `serve run deployments.app:build` and a Serve config YAML (`serve.yaml`, `serve deploy`) import; `run`
-and `stop` are what `headtail-serve` and the load job call, with a time-out that names what is missing instead of
+and `stop` are what `headtail serve` and the load job call, with a time-out that names what is missing instead of
 hanging.
 """
 

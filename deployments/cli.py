@@ -1,23 +1,27 @@
-"""`headtail-serve`: start the application on this machine or on a running cluster, and say where it is."""
+"""`headtail serve`: start the application on this machine or on a running cluster, and say where it is."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import json
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import click
 from pydantic import BaseModel
 
 from deployments.config import ModelConfig, ServerConfig, load_config, parse_config
 from deployments.placing.http_endpoint import Settled
 from deployments.scheduling.registry import STRATEGIES
+from slicer.common import command_line
 from slicer.common.addresses import application_name
-from slicer.errors import ConfigError, HeadTailError
+from slicer.common.command_line import Command, option, say
+from slicer.errors import ConfigError
 
 #: Flag -> the key of a model that it sets.
 OF_A_MODEL: dict[str, str] = {
@@ -38,43 +42,25 @@ OF_THE_APPLICATION: dict[str, str] = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; also what the README's test reads. A flag that is not given is None: defaults are the models'
-    of `deployments.config`, so that a flag can be told from a default and wins over a file."""
-    p = argparse.ArgumentParser(
-        prog="headtail-serve",
-        description="Serve the tails of sliced models. Give a configuration file, or one model by flags. A flag wins "
-        "over the file.",
-        epilog="Exit status: 0 served and stopped; 2 wrong input, or it did not start; 130 interrupted at the start.",
-    )
-    p.add_argument("config", nargs="?", help="YAML file with the keys of deployments.config.ServerConfig")
-    p.add_argument("--model", help="a timm name, package.module:callable, a model file or a shipped demo model")
-    p.add_argument("--slices", type=int, help=f"number of slices {_default(ModelConfig, 'num_slices')}")
-    p.add_argument("--shards", help="serve from this directory that headtail-slice --export wrote")
-    p.add_argument("--checkpoint", help="weights file (.safetensors or .pth)")
-    p.add_argument(
-        "--strategy", help=f"{', '.join(STRATEGIES)} or package.module:Class {_default(ModelConfig, 'strategy')}"
-    )
-    p.add_argument("--max-batch", type=int, help=f"most rows in one step {_default(ModelConfig, 'max_batch')}")
-    p.add_argument(
-        "--accelerator", choices=("auto", "cuda", "cpu"), help=f"where {_default(ServerConfig, 'accelerator')}"
-    )
-    p.add_argument("--replicas", type=int, help=f"replicas of the server {_default(ServerConfig, 'num_replicas')}")
-    p.add_argument(
-        "--start-timeout",
-        type=float,
-        metavar="S",
-        help=f"give up a start after S seconds {_default(ServerConfig, 'start_timeout_s')}",
-    )
-    p.add_argument("--name", default="headtail", help="name of the application (default headtail)")
-    p.add_argument("--address", help="Ray cluster to join, such as auto; default: a running one, else start one here")
-    p.add_argument(
-        "--http",
-        action=argparse.BooleanOptionalAction,
-        help="open an HTTP port or fail, or open none; default: as the file says, which is: where it works by itself",
-    )
-    p.add_argument("--detach", action="store_true", help="leave it running on the cluster and return")
-    return p
+@dataclass(frozen=True)
+class ServeFlags:
+    """The flags of `headtail serve`; None: not given, so that a flag is told from a default and wins over a file."""
+
+    config: str | None = None
+    model: str | None = None
+    slices: int | None = None
+    shards: str | None = None
+    checkpoint: str | None = None
+    strategy: str | None = None
+    max_batch: int | None = None
+    accelerator: str | None = None
+    replicas: int | None = None
+    start_timeout: float | None = None
+    name: str | None = None
+    address: str | None = None
+    http: bool | None = None
+    detach: bool | None = None
+    json: bool | None = None
 
 
 def _default(config: type[BaseModel], key: str) -> str:
@@ -82,29 +68,29 @@ def _default(config: type[BaseModel], key: str) -> str:
     return f"(default {default:g})" if isinstance(default, float) else f"(default {default})"
 
 
-def config_of(args: argparse.Namespace) -> ServerConfig:
+def config_of(flags: ServeFlags) -> ServerConfig:
     """The configuration that the flags mean: a flag wins over the environment, that over the file, that over a default.
 
     Raises:
         ConfigError: a flag that has no place in the file, or a wrong value.
     """
-    file = load_config(args.config) if args.config else ServerConfig()
+    file = load_config(flags.config) if flags.config else ServerConfig()
     values = file.model_dump(exclude_unset=True)
     models = [model.model_dump(exclude_unset=True) for model in file.models]
-    of_model = {key: getattr(args, flag) for flag, key in OF_A_MODEL.items() if getattr(args, flag) is not None}
-    if args.config and args.model is not None:
+    of_model = {key: getattr(flags, flag) for flag, key in OF_A_MODEL.items() if getattr(flags, flag) is not None}
+    if flags.config and flags.model is not None:
         names = ", ".join(model.name for model in file.models)
-        raise ConfigError(f"--model {args.model}: {args.config} names its models ({names}); leave out one of the two")
+        raise ConfigError(f"--model {flags.model}: {flags.config} names its models ({names}); leave out one of the two")
     if of_model and len(models) > 1:
-        flags = [f"--{flag.replace('_', '-')}" for flag in OF_A_MODEL if getattr(args, flag) is not None]
+        given = [f"--{flag.replace('_', '-')}" for flag in OF_A_MODEL if getattr(flags, flag) is not None]
         raise ConfigError(
-            f"{', '.join(flags)}: {args.config} has {len(models)} models, and a flag could mean any of them; set it in "
-            "the file, under the model"
+            f"{', '.join(given)}: {flags.config} has {len(models)} models, and a flag could mean any of them; "
+            "set it in the file, under the model"
         )
     if of_model:
         values["models"] = [{**models[0], **of_model}]
     for flag, key in OF_THE_APPLICATION.items():
-        given, (head, _, inner) = getattr(args, flag), key.partition(".")
+        given, (head, _, inner) = getattr(flags, flag), key.partition(".")
         if given is not None:
             values[head] = {**values.get(head, {}), inner: given} if inner else given
     return parse_config(values)
@@ -126,52 +112,109 @@ def _end(number: int, _: object) -> None:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. 0: served and stopped; 2: wrong input; 128 + signal: ended at the start. Nothing is left running."""
-    args = parser().parse_args(argv)
+@click.command(
+    "serve",
+    cls=Command,
+    examples=(
+        ("headtail serve", "the shipped digits_vit with the default strategy, on this machine until Ctrl-C"),
+        ("headtail serve --model vit_tiny_patch16_224 --strategy continuous", "one model by flags"),
+        ("headtail serve server.yaml --name cameras --address auto --detach", "a file, on a running cluster"),
+    ),
+    notes="Exit status: 0 served and stopped; 2 wrong input, or it did not start; 130 interrupted at the start.",
+)
+@click.argument("config", required=False, metavar="[FILE]")
+@option("--model", metavar="M", help="A timm name, package.module:callable, a model file or a shipped demo model.")
+@option("--slices", type=int, metavar="N", help=f"Number of slices {_default(ModelConfig, 'num_slices')}.")
+@option("--shards", metavar="DIR", help="Serve from this directory that `headtail slice --export` wrote.")
+@option("--checkpoint", metavar="FILE", help="Weights (.safetensors or .pth).")
+@option(
+    "--strategy",
+    metavar="S",
+    help=f"{', '.join(STRATEGIES)} or package.module:Class {_default(ModelConfig, 'strategy')}.",
+)
+@option("--max-batch", type=int, metavar="N", help=f"Most rows in one step {_default(ModelConfig, 'max_batch')}.")
+@option(
+    "--accelerator",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    help=f"Where {_default(ServerConfig, 'accelerator')}.",
+)
+@option("--replicas", type=int, metavar="N", help=f"Replicas of the server {_default(ServerConfig, 'num_replicas')}.")
+@option(
+    "--start-timeout",
+    type=float,
+    metavar="S",
+    help=f"Give up a start after S seconds {_default(ServerConfig, 'start_timeout_s')}.",
+)
+@option("--name", help="Name of the application (default headtail).")
+@option("--address", help="Ray cluster to join, such as auto; default: a running one, else start one here.")
+@option(
+    "--http/--no-http",
+    default=None,
+    help="Open an HTTP port or fail, or open none; default: as the file says, which is: where it works by itself.",
+)
+@option("--detach", is_flag=True, default=None, help="Leave it running on the cluster and return.")
+@option("--json", is_flag=True, default=None, help="Say where it is as one JSON document.")
+def command(**given: Any) -> int:
+    """Serve the tails of sliced models on this machine or a Ray cluster.
+
+    Give a configuration FILE (YAML, docs/configuration.md), or one model by flags. A flag wins over the file.
+    """
+    flags = ServeFlags(**given)
     before = {number: signal.signal(number, _end) for number in _SIGNALS}
     try:
-        application_name(args.name)
-        return _serve(args, config_of(args))
-    except HeadTailError as error:
-        print(f"headtail-serve: {error}", file=sys.stderr)
-        return 2
+        application_name(name_of(flags))
+        return _serve(flags, config_of(flags))
     except _Ended as ended:
-        print("headtail-serve: interrupted; everything it started is taken back", file=sys.stderr)
+        print("headtail serve: interrupted; everything it started is taken back", file=sys.stderr)
         return 128 + ended.number
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: it was set outside Python
 
 
-def _serve(args: argparse.Namespace, config: ServerConfig) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """`headtail serve`, and its old name headtail-serve. 0: served and stopped; 2: wrong input; 128 + signal: ended at
+    the start. Nothing is left running."""
+    return command_line.main(command, argv)
+
+
+def name_of(flags: ServeFlags) -> str:
+    """The application's name."""
+    return "headtail" if flags.name is None else flags.name
+
+
+def _serve(flags: ServeFlags, config: ServerConfig) -> int:
     say("importing Ray and torch")
     import ray
 
     from deployments import app
     from deployments.doctor.connection import connect
 
-    embedded = False
+    embedded, name = False, name_of(flags)
     try:
         say("connecting to Ray, or starting one")
         # Without an address: RAY_ADDRESS, or what `ray start` started here, else a Ray of our own. Never "auto",
         # which would also find the Ray of somebody's script on this machine.
-        connect(args.address, include_dashboard=False, log_to_driver=False)
+        connect(flags.address, include_dashboard=False, log_to_driver=False)
         for number in _SIGNALS:
             signal.signal(number, _end)  # Ray has set its own
         node = ray._private.worker._global_node
         embedded = node is not None and node.is_head()
-        if embedded and args.detach:
+        if embedded and flags.detach:
             raise ConfigError("--detach needs a Ray cluster that goes on; start one: ray start --head")
         say("starting the application")
-        settled = app.run(config, name=args.name, say=say)
-        print(running(settled, args.name, ray.get_runtime_context().gcs_address, bool(config.token)), flush=True)
-        if not args.detach:
+        settled = app.run(config, name=name, say=say)
+        cluster = ray.get_runtime_context().gcs_address
+        if flags.json:
+            print(json.dumps(document(settled, name, cluster)), flush=True)
+        else:
+            print(running(settled, name, cluster, bool(config.token)), flush=True)
+        if not flags.detach:
             try:
                 threading.Event().wait()
             except _Ended:
                 say("stopping")
-                app.stop(args.name)
+                app.stop(name)
         return 0
     finally:
         for number in _SIGNALS:
@@ -182,6 +225,19 @@ def _serve(args: argparse.Namespace, config: ServerConfig) -> int:
             with contextlib.suppress(Exception):
                 serve.shutdown()
         ray.shutdown()
+
+
+def document(settled: Settled, name: str, cluster: str) -> dict[str, Any]:
+    """What --json prints: the same as `running` says; no secret."""
+    from deployments import app
+
+    return {
+        "application": name,
+        "cluster": cluster,
+        "url": app.url(settled.http, name, cluster.rpartition(":")[0].strip("[]")) or None,
+        "token": bool(settled.config.token),
+        "models": {model.name: model.strategy for model in settled.config.models},
+    }
 
 
 def running(settled: Settled, name: str, cluster: str, own_token: bool) -> str:
@@ -206,13 +262,8 @@ def running(settled: Settled, name: str, cluster: str, own_token: bool) -> str:
         lines += [f"HTTP: {url}; token: {token}", f"  try it: curl {url}/health"]
     # Ray turns this on by itself where it starts; other processes have to be told.
     mode = "RAY_AUTH_MODE=token " if os.environ.get("RAY_AUTH_MODE") == "token" else ""
-    lines.append(f"  load it: {mode}headtail-load --address {cluster} --server {name} --rate 10 --duration 10")
+    lines.append(f"  load it: {mode}headtail load --address {cluster} --server {name} --rate 10 --duration 10")
     return "\n".join(lines)
-
-
-def say(line: str, since_s: float = time.monotonic()) -> None:
-    """One line for the person who waits; never on stdout."""
-    print(f"[{time.monotonic() - since_s:5.1f} s] {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

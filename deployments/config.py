@@ -1,7 +1,7 @@
 """The application's configuration: typed, frozen, checked on construction, unknown keys refused.
 
 One `ServerConfig` holds everything: which models with which strategy, on which accelerator, with what limits. It is
-what `headtail-serve FILE`, `serve run deployments.app:build` and a Serve config YAML (under `args`) take.
+what `headtail serve FILE`, `serve run deployments.app:build` and a Serve config YAML (under `args`) take.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ModelConfig(Strict):
         options: the strategy's own.
         max_batch: most rows in one step.
         entries: cuts at which requests may enter; default: every cut but n.
-        profile: what its steps cost, a file that `profile_dir` or headtail-slice wrote; default: measured at the start.
+        profile: what its steps cost, a file that `profile_dir` or headtail slice wrote; default: measured at the start.
     """
 
     name: str = Field(min_length=1)

@@ -17,7 +17,7 @@ DOCUMENTS = [
     ),
 ]
 
-COMMAND = re.compile(r"^(headtail-|python |make |ray |serve |\.venv/|export |prometheus )")
+COMMAND = re.compile(r"^(headtail |python |make |ray |serve |\.venv/|export |prometheus )")
 
 #: Commands that no test of this machine alone can run, and why. A test asserts that this list is exact.
 ELSEWHERE = {

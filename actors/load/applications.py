@@ -13,13 +13,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from actors.load.config import LoadConfig
 from actors.records.step import StepSeen
 from deployments.scheduling import registry
 from slicer.common.error_text import first_line
-from slicer.errors import ServerError
+from slicer.errors import ConfigError, ServerError
 from slicer.protocol.messages import ServedModel
 
 if TYPE_CHECKING:
@@ -50,11 +51,35 @@ def own_config(load: LoadConfig, models: Sequence[str], strategy: str) -> dict[s
     ]
     # One thread: the devices of an emulated fleet share this host, and torch's default would take all of it.
     config: dict[str, Any] = {"models": described, "accelerator": load.accelerator, "torch_threads": 1}
+    if load.accelerator_profile is not None:
+        config.update(_emulated(load.accelerator_profile, load.slices))
     if load.resident == "all":  # shares of one CPU and one GPU, so that all of them can be placed; one works at a time
         share = math.floor(100 / len(load.strategies)) / 100
         config.update(cpus=share, gpus=share)
     parse_config(config)
     return config
+
+
+def _emulated(profile: str, slices: int) -> dict[str, Any]:
+    """The keys of an application whose accelerator takes the times of a cost profile, and computes true answers.
+
+    Raises:
+        ConfigError: there is no such profile, or its slices do not divide evenly.
+    """
+    from deployments.costs.profile_files import load_cost_profile, shipped
+
+    blocks = load_cost_profile(profile).num_slices
+    if blocks % slices:
+        raise ConfigError(
+            f"--accelerator-profile {profile} has times of {blocks} slices, which cannot be spread over "
+            f"--slices {slices}; give a divisor of {blocks}"
+        )
+    where = profile if profile in shipped() else str(Path(profile).expanduser().resolve())
+    return {
+        "accelerator": "cpu",
+        "executor": "emulated",
+        "executor_options": {"profile": where, "answers": "true"},
+    }
 
 
 def beside(configs: Sequence[Mapping[str, Any]]) -> list[Beside]:
@@ -114,7 +139,7 @@ def status(name: str) -> dict[str, Any]:
         handle = serve.get_app_handle(name)
     except RayServeException as error:
         raise ServerError(
-            f"no application {name!r} is running (running: {_running()}); start it with headtail-serve --name {name}, "
+            f"no application {name!r} is running (running: {_running()}); start it with headtail serve --name {name}, "
             "or leave out --server so that the job starts its own"
         ) from error
     try:
@@ -244,7 +269,7 @@ def ray_session(address: str | None, quiet: bool = True, *, running: bool = Fals
     An own one is shut down at the end, whatever happens, and leaves no process behind.
 
     Args:
-        running: only one that runs will do, also that of a headtail-serve here, which Ray finds only when it is asked.
+        running: only one that runs will do, also that of a headtail serve here, which Ray finds only when it is asked.
 
     Raises:
         ServerError: the cluster at `address` cannot be reached.

@@ -34,6 +34,7 @@ class LoadConfig:
         max_age_ms: devices drop images older than this; None: never.
         deadline_ms: how long after the capture an answer is worth something; None: for ever.
         slices, accelerator, max_batch: of the application that the job starts.
+        accelerator_profile: its accelerator is emulated, with the times of this cost profile; None: it is a real one.
         resident: "one" application at a time, each in a fresh process (memory and accelerator are its own); "all" of
             them loaded from the start, idle except for the one that is measured (saves starts).
         top_k: classes in an answer; codec: replaces the fleet's codecs.
@@ -64,6 +65,7 @@ class LoadConfig:
     deadline_ms: float | None = None
     slices: int = 4
     accelerator: Literal["auto", "cuda", "cpu"] = "auto"
+    accelerator_profile: str | None = None
     max_batch: int = 32
     resident: Literal["one", "all"] = "one"
     top_k: int = 5

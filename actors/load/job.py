@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import sys
-import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from tqdm import tqdm
 
 from actors.fleet import copy_images
 from actors.fleet.config import FleetConfig
@@ -32,6 +29,7 @@ from actors.records.step import on_run_clock
 from actors.report import provenance
 from actors.report.result import Result
 from actors.report.statistics import StrategyRun
+from slicer.common.command_line import Bar, progress, say
 from slicer.errors import HeadTailError, ServerError
 from slicer.models.images import LabelledImages, find_images, write_digits
 
@@ -209,7 +207,7 @@ class Job:
         say(f"seed {seed}: {strategy}")
         assignments = self._assignments[seed]
         total = sum(len(assignment.arrivals) for assignment in assignments.values())
-        with tqdm(total=total or None, desc=f"seed {seed} {strategy}", unit="img", disable=None, leave=False) as bar:
+        with progress(f"seed {seed} {strategy}", total or None) as bar:
             by_device = fleet.run(assignments, on_progress=lambda counts: advance(bar, counts))
         records = tuple(record for device in assignments for record in by_device[device])
         for record in records:
@@ -295,14 +293,8 @@ def images_of(config: LoadConfig) -> LabelledImages:
     return find_images(config.images, config.labels)
 
 
-def advance(bar: Any, counts: Counter[str]) -> None:
+def advance(bar: Bar, counts: Counter[str]) -> None:
     """Show how many requests are closed, and how many of them without an answer."""
-    bar.update(sum(counts.values()) - bar.n)
-    missed = sum(counts.values()) - counts["answered"]
-    if missed:
-        bar.set_postfix(missed=missed)
-
-
-def say(line: str, since_s: float = time.monotonic()) -> None:
-    """One line for the person who waits; never on stdout, whose last line is the document."""
-    print(f"[{time.monotonic() - since_s:5.1f} s] {line}", file=sys.stderr, flush=True)
+    closed = sum(counts.values())
+    missed = closed - counts["answered"]
+    bar.to(closed, f"{missed} missed" if missed else "")

@@ -88,7 +88,7 @@ class ServeTransport(Server):
             except RayServeException as error:
                 raise ServerError(
                     f"no application {self._app!r} runs here ({first_line(error)}); `serve status` lists what runs, "
-                    "`headtail-serve` starts one"
+                    "`headtail serve` starts one"
                 ) from error
             self._handle = handle.options(_by_reference=False)
         return self._handle

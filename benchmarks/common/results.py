@@ -29,10 +29,14 @@ def put(document: dict[str, Any], out: Path | None) -> None:
 
 
 def publish(document: dict[str, Any], out: Path | None, theme: str) -> Path:
-    """Write it to `out`, by default to THEME-CPUScpu_DATE.json among the results, and print it; returns the file."""
+    """Write it to `out`, by default to THEME-CPUScpu_DATE.json, and print it; returns the file.
+
+    It goes among the results; where the package is installed without them, into the current folder.
+    """
     if out is None:
         cpus = provenance.hardware()["cpus_usable"]
-        out = RESULTS / f"{theme}-{cpus}cpu_{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}.json"
+        today = datetime.datetime.now(datetime.timezone.utc)
+        out = (RESULTS if RESULTS.is_dir() else Path()) / f"{theme}-{cpus}cpu_{today:%Y-%m-%d}.json"
     put(document, out)
     return out
 

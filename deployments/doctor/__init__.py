@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`headtail-doctor`; see `deployments.doctor.cli`."""
+    """`headtail doctor`; see `deployments.doctor.cli`."""
     from deployments.doctor import cli
 
     return cli.main(argv)

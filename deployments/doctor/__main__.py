@@ -1,4 +1,4 @@
-"""`python -m deployments.doctor` is `headtail-doctor`."""
+"""`python -m deployments.doctor` is `headtail doctor`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What `headtail-doctor` thinks of the facts: pure functions from facts to findings, each with what to do."""
+"""What `headtail doctor` thinks of the facts: pure functions from facts to findings, each with what to do."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def check_shards(facts: Facts) -> Iterator[Finding]:
             todo = "needed only on the server's node, and none declares server: look at the right one"
             yield Finding("warn", "shards", node.name, shards["error"], todo)
         elif node.name in servers:
-            todo = "copy the directory there, or make it again: headtail-slice MODEL --export DIR"
+            todo = "copy the directory there, or make it again: headtail slice MODEL --export DIR"
             yield Finding("fail", "shards", node.name, shards["error"], todo)
         else:
             yield Finding("ok", "shards", node.name, "not here; devices fetch their slices from the application")
@@ -309,7 +309,7 @@ def check_server(facts: Facts) -> Iterator[Finding]:
         yield Finding("ok", "server", "all", f"application {facts.server!r} is running")
     elif status is None:
         there = ", ".join(sorted(running)) or "none"
-        todo = f"start it: headtail-serve --name {facts.server} --address auto --detach"
+        todo = f"start it: headtail serve --name {facts.server} --address auto --detach"
         yield Finding("fail", "server", "all", f"no application {facts.server!r}; there is: {there}", todo)
     else:
         todo = "`serve status` and the replica's log say why"

@@ -1,4 +1,4 @@
-"""`headtail-doctor`: checks this machine, or every living node of a Ray cluster, and says what to do.
+"""`headtail doctor`: checks this machine, or every living node of a Ray cluster, and says what to do.
 
 Without an address it looks at this machine only and starts no Ray. Exit code: 0 with findings ok and warn, 2 with a
 fail.
@@ -6,24 +6,27 @@ fail.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import click
 
 from deployments.doctor import facts
 from deployments.doctor.checks import Facts, Finding, examine
 from deployments.doctor.connection import connect
 from deployments.doctor.facts import NodeFacts
-from slicer.common import nvml
+from slicer.common import command_line, nvml
 from slicer.common.addresses import application_name
+from slicer.common.command_line import Command, option
 from slicer.common.error_text import last_line
 from slicer.common.yaml_files import read_yaml
-from slicer.errors import ConfigError, HeadTailError
+from slicer.errors import ConfigError
 
 #: Ray's usual ports: GCS, dashboard, Serve's HTTP.
 PORTS = (6379, 8265, 8000)
@@ -32,25 +35,16 @@ PORTS = (6379, 8265, 8000)
 TIMEOUT_S = 120.0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; also what the README's test reads."""
-    p = argparse.ArgumentParser(
-        prog="headtail-doctor", description="Check this machine, or every node of a Ray cluster, and say what to do."
-    )
-    p.add_argument(
-        "--address",
-        help="check the cluster at host:port, or `auto` on one of its nodes; default: $RAY_ADDRESS, else this machine",
-    )
-    p.add_argument("--shards", metavar="DIR", help="also check the shards exported to DIR, every byte")
-    p.add_argument("--server", metavar="NAME", help="also check that this Serve application is running")
-    p.add_argument(
-        "--cluster", metavar="FILE", help="also check that all machines of this cluster-onprem.yaml are in the cluster"
-    )
-    p.add_argument(
-        "--timeout", type=float, metavar="S", help=f"wait so long for a cluster's node (default {TIMEOUT_S:g})"
-    )
-    p.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
-    return p
+@dataclass(frozen=True)
+class DoctorFlags:
+    """The flags of `headtail doctor`; None: not given. Their help says what they mean."""
+
+    address: str | None = None
+    shards: str | None = None
+    server: str | None = None
+    cluster: str | None = None
+    timeout: float | None = None
+    json: bool | None = None
 
 
 def look_here(shards: str | None) -> Facts:
@@ -85,7 +79,12 @@ def look_at_cluster(address: str, shards: str | None, server: str | None, timeou
             ): node
             for node in nodes
         }
-        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s)
+        done: list[Any] = []
+        until_s = time.monotonic() + timeout_s
+        with command_line.progress("nodes looked at", len(asked)) as bar:
+            while len(done) < len(asked) and (left_s := until_s - time.monotonic()) > 0:
+                done, _ = ray.wait(list(asked), num_returns=len(done) + 1, timeout=left_s)
+                bar.to(len(done))
         seen = [_node_facts(ref, node, ref in done, timeout_s) for ref, node in asked.items()]
         applications = _applications() if server else None
         return Facts(seen, context.address_info["gcs_address"], dashboard, applications, server)
@@ -141,45 +140,60 @@ def report(findings: Sequence[Finding]) -> str:
     return "\n".join([*lines, counts])
 
 
-def address_of(args: argparse.Namespace) -> str | None:
+def address_of(flags: DoctorFlags) -> str | None:
     """The cluster to look at; None: this machine alone.
 
     Raises:
         ConfigError: a flag that means nothing without a cluster.
     """
-    address: str | None = args.address or os.environ.get("RAY_ADDRESS") or None
-    if address is None and (args.server is not None or args.cluster is not None):
+    address: str | None = flags.address or os.environ.get("RAY_ADDRESS") or None
+    if address is None and (flags.server is not None or flags.cluster is not None):
         address = "auto"
     if address == "local":
         raise ConfigError("--address local would start a Ray of its own; leave it out to check this machine")
-    if address is None and args.timeout is not None:
-        raise ConfigError(f"--timeout {args.timeout:g} is for the nodes of a cluster; give --address, or leave it out")
+    if address is None and flags.timeout is not None:
+        raise ConfigError(f"--timeout {flags.timeout:g} is for the nodes of a cluster; give --address, or leave it out")
     return address
 
 
-def look(args: argparse.Namespace) -> Facts:
+def look(flags: DoctorFlags) -> Facts:
     """What the flags ask for. Raises HeadTailError."""
-    address = address_of(args)
-    members = members_of(args.cluster)
+    address = address_of(flags)
+    members = members_of(flags.cluster)
     if address is None:
-        return look_here(args.shards)
-    timeout_s = TIMEOUT_S if args.timeout is None else args.timeout
-    return replace(look_at_cluster(address, args.shards, args.server, timeout_s), members=members)
+        return look_here(flags.shards)
+    timeout_s = TIMEOUT_S if flags.timeout is None else flags.timeout
+    return replace(look_at_cluster(address, flags.shards, flags.server, timeout_s), members=members)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: 0 if nothing failed, else 2."""
-    args = parser().parse_args(argv)
-    try:
-        if args.server is not None:
-            application_name(args.server)
-        seen = look(args)
-    except HeadTailError as error:
-        print(f"headtail-doctor: {error}", file=sys.stderr)
-        return 2
+@click.command(
+    "doctor",
+    cls=Command,
+    examples=(
+        ("headtail doctor", "this machine"),
+        ("headtail doctor --address auto", "every living node of the cluster that this machine belongs to"),
+        ("headtail doctor --server headtail --json", "the cluster and the application `headtail`, as one document"),
+    ),
+    notes="Exit status: 0 with findings ok and warn; 2 with a fail, or wrong input.",
+)
+@option("--address", help="Check the cluster at host:port, or `auto` on one of its nodes; else $RAY_ADDRESS.")
+@option("--shards", metavar="DIR", help="Also check the shards exported to DIR, every byte.")
+@option("--server", metavar="NAME", help="Also check that this Serve application is running.")
+@option("--cluster", metavar="FILE", help="Also check that all machines of this cluster-onprem.yaml are there.")
+@option("--timeout", type=float, metavar="S", help=f"Wait so long for a cluster's node (default {TIMEOUT_S:g}).")
+@option("--json", is_flag=True, default=None, help="Print one JSON document instead of lines.")
+def command(**given: Any) -> int:
+    """Check this machine, or every node of a cluster, and say what to do.
+
+    Without an address it looks at this machine only and starts no Ray.
+    """
+    flags = DoctorFlags(**given)
+    if flags.server is not None:
+        application_name(flags.server)
+    seen = look(flags)
     findings = examine(seen)
     failed = any(finding.level == "fail" for finding in findings)
-    if args.json:
+    if flags.json:
         document = {
             "ok": not failed,
             "findings": [asdict(f) for f in findings],
@@ -189,6 +203,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(report(findings))
     return 2 if failed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`headtail doctor`, and its old name headtail-doctor: 0 if nothing failed, else 2."""
+    return command_line.main(command, argv)
 
 
 if __name__ == "__main__":

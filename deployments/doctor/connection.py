@@ -96,7 +96,7 @@ def diagnose(target: str | None, said: str, error: BaseException) -> str:
     """
     first = first_line(error)
     if target is None:
-        return f"no Ray could be started here: {first}; headtail-doctor looks at this machine"
+        return f"no Ray could be started here: {first}; headtail doctor looks at this machine"
     text = said.lower()
     if "version mismatch" in text:
         found = re.findall(r"(Ray|Python): ([\w.+]+)", said)
@@ -108,7 +108,7 @@ def diagnose(target: str | None, said: str, error: BaseException) -> str:
         return f"the Ray at {target} wants {_token_remedy()}"
     return (
         f"what answers at {target} is no Ray that can be joined ({first}): give the GCS address, host:6379; "
-        "`ray status` and headtail-doctor say more"
+        "`ray status` and headtail doctor say more"
     )
 
 

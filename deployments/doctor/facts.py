@@ -1,4 +1,4 @@
-"""What `headtail-doctor` sees on one machine: facts without judgement, gathered in that machine's own Python.
+"""What `headtail doctor` sees on one machine: facts without judgement, gathered in that machine's own Python.
 
 On a cluster `gather` runs as a small task on every node, sent there by value: a node needs no HeadTail for it. So
 nothing of ours is imported at the top but a module that travels as well, and what leaves the node is a plain dict.

@@ -31,7 +31,7 @@ class Strategy:
         when: where it is the right one.
         in_engine: whether its class is a `Policy`, which the engine asks for steps. False: it is a
             `deployments.replica.backends.backend.Backend`, which drives the accelerator by itself.
-        in_demo: whether `headtail-load --demo` compares it.
+        in_demo: whether `headtail load --demo` compares it.
     """
 
     name: str

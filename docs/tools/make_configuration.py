@@ -230,15 +230,15 @@ MODELS: dict[type[BaseModel], str] = {
 
 #: A sentence above a table.
 INTRODUCTIONS: dict[type[BaseModel], str] = {
-    ServerConfig: "For `headtail-serve FILE`, `serve run deployments.app:build`, and the `args` of `serve.yaml`.",
+    ServerConfig: "For `headtail serve FILE`, `serve run deployments.app:build`, and the `args` of `serve.yaml`.",
     ModelConfig: "An item of `models`.",
     HttpConfig: "The key `http`.",
-    FleetConfig: "For `headtail-load --fleet FILE`.",
+    FleetConfig: "For `headtail load --fleet FILE`.",
     GroupConfig: "An item of `groups`.",
     PlanConfig: "The key `plan` of a group; `plan: {}` takes the defaults.",
     Retry: "The key `retry` of the fleet's file.",
     CacheConfig: "The key `cache` of the fleet's file.",
-    Profile: "A file that `headtail-slice --profile` writes. The key `profile` of a group names it.",
+    Profile: "A file that `headtail slice --profile` writes. The key `profile` of a group names it.",
     Spread: "A time in a profile: mean and standard deviation, or quantiles.",
 }
 

@@ -12,7 +12,7 @@ each of the two is a queue. A wait is Kingman's for a service of fixed length, b
 and never waits for itself. A busy device lets images out more evenly than they came in, so the link sees
 burst * (1 - rho^2), with the device's rho. No choice with a rho above MOST_BUSY is offered. Everything is in
 milliseconds. Pure functions over plain values; `actors.planning.online_planner` runs them
-online, ``headtail-slice --plan`` prints them.
+online, ``headtail slice --plan`` prints them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Links by name, with the source of their figures: for emulated links and for ``headtail-slice --plan``.
+"""Links by name, with the source of their figures: for emulated links and for ``headtail slice --plan``.
 
 Every preset is a stand-in for "a link of that kind", not for yours: measure yours, or give a trace.
 """

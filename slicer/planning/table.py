@@ -1,10 +1,9 @@
-"""`headtail-slice --plan`: why the planner chooses what it chooses, as a table over all cuts and codecs."""
+"""`headtail slice --plan`: why the planner chooses what it chooses, as a table over all cuts and codecs."""
 
 from __future__ import annotations
 
-import argparse
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from slicer.codecs.registry import CODECS, IMAGE_CODECS
@@ -26,39 +25,31 @@ if TYPE_CHECKING:
     from slicer.slicing.sliced_model import SlicedModel
 
 
-#: What add_arguments adds beside --plan; none of them means anything without it.
-FLAGS: tuple[str, ...] = (
-    "link",
-    "mbit_per_s",
-    "round_trip_ms",
-    "rate",
-    "execution_ms",
-    "server_profile",
-    "wait_ms",
-    "deadline_ms",
-    "agreement",
-    "joule_ms",
-    "server_ms",
-)
+@dataclass(frozen=True)
+class PlanFlags:
+    """What --plan goes by; None: not given. The flags are `slicer.cli`'s, and none means anything without --plan.
 
+    Attributes:
+        link: a preset, instead of mbit_per_s and round_trip_ms (of a small message).
+        rate: images per second that the device takes.
+        execution_ms: of the server's tail, per entry or one; server_profile: a file instead.
+        wait_ms: in the server's queues, per entry or one.
+        deadline_ms: met at the least execution on the server.
+        agreement: least top-1 agreement of the codec with fp32.
+        joule_ms, server_ms: worth, in ms, of a joule of the device and of a ms of the server's execution.
+    """
 
-def add_arguments(p: argparse.ArgumentParser) -> None:
-    """What --plan goes by."""
-    group = p.add_argument_group("plan", "which cut and codec a device of a profile would choose, and why")
-    group.add_argument("--plan", metavar="PROFILE", help="the device: a profile file, or a shipped one's name")
-    group.add_argument("--link", choices=sorted(PRESETS), help="a preset, instead of --mbit-per-s and --round-trip-ms")
-    group.add_argument("--mbit-per-s", type=_number, help="rate of the link upwards (default 50)")
-    group.add_argument("--round-trip-ms", type=_number, help="of a small message (default 10)")
-    group.add_argument("--rate", type=_number, help="images per second that the device takes (default 0)")
-    group.add_argument(
-        "--execution-ms", type=_numbers, metavar="E0,E1,...", help="of the server's tail, per entry or one"
-    )
-    group.add_argument("--server-profile", metavar="FILE", help="instead: what --profile wrote on the server")
-    group.add_argument("--wait-ms", type=_numbers, metavar="W0,W1,...", help="in the server's queues, per entry or one")
-    group.add_argument("--deadline-ms", type=_number, help="meet it at the least execution on the server")
-    group.add_argument("--agreement", type=_number, help="least top-1 agreement of the codec with fp32 (default 0.99)")
-    group.add_argument("--joule-ms", type=_number, help="worth of a joule of the device, in ms (default 0)")
-    group.add_argument("--server-ms", type=_number, help="worth of a ms of the server's execution, in ms (default 0)")
+    link: str | None = None
+    mbit_per_s: float | None = None
+    round_trip_ms: float | None = None
+    rate: float | None = None
+    execution_ms: list[float] | None = None
+    server_profile: str | None = None
+    wait_ms: list[float] | None = None
+    deadline_ms: float | None = None
+    agreement: float | None = None
+    joule_ms: float | None = None
+    server_ms: float | None = None
 
 
 #: What stands where a figure hangs on the server's time, which nobody told.
@@ -66,18 +57,18 @@ UNKNOWN = "?"
 
 UNTOLD = (
     "How long the server takes is not known, so the total of no cut that needs it is, and none is chosen. Give "
-    "--server-profile FILE, which headtail-slice --profile FILE wrote on the server, or --execution-ms (0: a server "
+    "--server-profile FILE, which headtail slice --profile FILE wrote on the server, or --execution-ms (0: a server "
     "that takes no time worth counting)."
 )
 
 
-def told(args: argparse.Namespace) -> bool:
+def told(flags: PlanFlags) -> bool:
     """Whether anything says how long the server takes."""
-    return args.execution_ms is not None or args.server_profile is not None
+    return flags.execution_ms is not None or flags.server_profile is not None
 
 
 def plan(
-    args: argparse.Namespace, sliced: SlicedModel, profile: Profile, on_server: Profile | None = None
+    flags: PlanFlags, sliced: SlicedModel, profile: Profile, on_server: Profile | None = None
 ) -> tuple[list[Estimate], Estimate | None]:
     """All estimates, and the chosen one; None: none is offered, or what the server takes would decide and is not told.
 
@@ -89,7 +80,7 @@ def plan(
     """
     n = sliced.num_slices
     _check("--plan", profile, n)
-    execution_ms = _per_entry(args.execution_ms, n, "--execution-ms")
+    execution_ms = _per_entry(flags.execution_ms, n, "--execution-ms")
     if on_server is not None:
         if execution_ms:
             raise ConfigError("--server-profile and --execution-ms both say how long the server takes; give one")
@@ -105,16 +96,16 @@ def plan(
         tuple(spread.mean_ms for spread in profile.slices_ms),
         profile.preprocess_ms.mean_ms if profile.preprocess_ms else 0.0,
         memory_bytes=profile.memory_budget_bytes,
-        rate_rps=args.rate or 0.0,
+        rate_rps=flags.rate or 0.0,
         watts=profile.watts,
         joules_per_mb=profile.joules_per_mb,
     )
-    agreement = 0.99 if args.agreement is None else args.agreement
-    goal = Goal(args.joule_ms or 0.0, args.server_ms or 0.0, args.deadline_ms, agreement=agreement)
-    server = ServerView(_per_entry(args.wait_ms, n, "--wait-ms"), execution_ms)
-    estimates = estimate_all(facts, device, link_of(args), server, goal)
+    agreement = 0.99 if flags.agreement is None else flags.agreement
+    goal = Goal(flags.joule_ms or 0.0, flags.server_ms or 0.0, flags.deadline_ms, agreement=agreement)
+    server = ServerView(_per_entry(flags.wait_ms, n, "--wait-ms"), execution_ms)
+    estimates = estimate_all(facts, device, link_of(flags), server, goal)
     chosen = choose(estimates, goal)
-    if chosen is not None and chosen.choice.cut < n and not told(args):
+    if chosen is not None and chosen.choice.cut < n and not told(flags):
         chosen = None  # it is the best with a server of 0 ms; what wins against that, the whole device, wins anyway
     return estimates, chosen
 
@@ -129,16 +120,16 @@ def _check(option: str, profile: Profile, n: int) -> None:
         )
 
 
-def link_of(args: argparse.Namespace) -> LinkView:
+def link_of(flags: PlanFlags) -> LinkView:
     """The preset, or what the numbers say."""
-    if args.link is None:
-        mbit = 50.0 if args.mbit_per_s is None else args.mbit_per_s
+    if flags.link is None:
+        mbit = 50.0 if flags.mbit_per_s is None else flags.mbit_per_s
         if not 0 < mbit < math.inf:
             raise ConfigError(f"--mbit-per-s {mbit:g}: a rate above 0")
-        return LinkView(mbit * 1e6 / 8, 10.0 if args.round_trip_ms is None else args.round_trip_ms)
-    if args.mbit_per_s is not None or args.round_trip_ms is not None:
+        return LinkView(mbit * 1e6 / 8, 10.0 if flags.round_trip_ms is None else flags.round_trip_ms)
+    if flags.mbit_per_s is not None or flags.round_trip_ms is not None:
         raise ConfigError("--link names rate and round trip; leave --mbit-per-s and --round-trip-ms out")
-    preset = PRESETS[args.link]
+    preset = PRESETS[flags.link]
     return LinkView(preset.mbit_per_s * 1e6 / 8, 2 * (preset.delay_ms + preset.jitter_ms))
 
 
@@ -196,21 +187,23 @@ def _per_entry(values: list[float] | None, n: int, option: str) -> dict[int, flo
     return dict(enumerate(values))
 
 
-def _numbers(text: str) -> list[float]:
+def numbers(text: str) -> list[float]:
+    """A list of milliseconds with commas. ValueError says what is wrong."""
     try:
-        numbers = [float(part) for part in text.split(",")]
+        found = [float(part) for part in text.split(",")]
     except ValueError:
-        numbers = [math.nan]
-    if not all(0 <= number < math.inf for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of milliseconds such as 10.8,8.1,5.4,2.7")
-    return numbers
+        found = [math.nan]
+    if not all(0 <= one < math.inf for one in found):
+        raise ValueError(f"{text!r} is no list of milliseconds such as 10.8,8.1,5.4,2.7")
+    return found
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """A number from 0 on. ValueError says what is wrong."""
     try:
-        number = float(text)
+        found = float(text)
     except ValueError:
-        number = math.nan
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
-    return number
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{text!r} is no number from 0 on")
+    return found

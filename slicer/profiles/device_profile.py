@@ -17,7 +17,7 @@ A profile file::
     watts: 6.5                                    # optional: while it computes
     joules_per_mb: 1.2                            # optional: of what it sends
 
-`headtail-slice MODEL --profile FILE` measures one on the machine it runs on (`slicer.profiles.measure`).
+`headtail slice MODEL --profile FILE` measures one on the machine it runs on (`slicer.profiles.measure`).
 """
 
 from __future__ import annotations

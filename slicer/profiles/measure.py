@@ -139,7 +139,7 @@ def _source(repeats: int) -> str:
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     return (
         f"measured {date} on {cpu_name()}, {torch.get_num_threads()} torch thread(s), torch {torch.__version__}, "
-        f"{repeats} runs of each, by headtail-slice --profile"
+        f"{repeats} runs of each, by headtail slice --profile"
     )
 
 

@@ -121,7 +121,7 @@ def load_manifest(directory: str | Path) -> Manifest:
         text = path.read_bytes()
     except OSError as error:
         raise ShardError(
-            f"{path}: {error.strerror}; export with headtail-slice MODEL --export DIR (an interrupted export has no "
+            f"{path}: {error.strerror}; export with headtail slice MODEL --export DIR (an interrupted export has no "
             "manifest: run it again)"
         ) from error
     return Manifest.from_json(text, str(path))

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,12 +29,17 @@ from slicer.slicing.sliced_model import SlicedModel
 from slicer.tracing.value_tracer import Read
 
 
-def export(sliced: SlicedModel, directory: str | Path) -> Manifest:
+def export(
+    sliced: SlicedModel, directory: str | Path, *, progress: Callable[[int], object] = lambda written: None
+) -> Manifest:
     """Write one file per slice and the manifest; the same weights give the same bytes everywhere.
 
     The manifest comes last and every file appears under its name only when it is complete, so an interrupted export is
     never taken for one, and several processes may export the same model into the same directory at once. A directory
     that holds this very export is kept, and damaged files in it are replaced.
+
+    Args:
+        progress: is told how many slices are written.
 
     Raises:
         ShardError: the model cannot be built again by name, another build of it is another program (its constructor
@@ -49,7 +55,11 @@ def export(sliced: SlicedModel, directory: str | Path) -> Manifest:
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=target) as scratch:
-            shards = tuple(_write_slice(sliced, index, Path(scratch)) for index in range(sliced.num_slices))
+            written = []
+            for index in range(sliced.num_slices):
+                written.append(_write_slice(sliced, index, Path(scratch)))
+                progress(len(written))
+            shards = tuple(written)
             manifest = _manifest(sliced, shards)
             _refuse_other_program(sliced, manifest)
             _refuse_other_export(target, manifest)

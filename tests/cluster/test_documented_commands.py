@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 BIN = Path(sys.executable).parent
 RUN = [command for command in all_commands() if command not in ELSEWHERE]
 JOBS = [command for command in RUN if command.startswith("ray job submit")]
-HERE = [command for command in RUN if command.startswith(("headtail-serve", "headtail-load"))]
+HERE = [command for command in RUN if command.startswith(("headtail serve", "headtail load"))]
 
 
 @pytest.fixture
@@ -87,20 +87,20 @@ def running(command: str, env: Mapping[str, str]) -> Iterator[None]:
 
 def test_every_command_is_run_here_or_stands_in_the_list_of_those_that_cannot() -> None:
     assert [command for command in ELSEWHERE if command not in all_commands()] == [], "no longer documented"
-    slices = [command for command in RUN if command.startswith("headtail-slice")]
+    slices = [command for command in RUN if command.startswith("headtail slice")]
     assert sorted(slices + HERE + JOBS) == sorted(RUN), "each belongs to one of the tests below"
     assert all(head in " ".join(JOBS) for head in HEADS)
 
 
 def test_slicing(reader: Mapping[str, str]) -> None:
     for command in RUN:
-        if command.startswith("headtail-slice"):
+        if command.startswith("headtail slice"):
             assert run(command, reader)
 
 
 def test_serve_and_load_on_this_machine(reader: Mapping[str, str], tmp_path: Path) -> None:
     serve, *loads = HERE
-    assert serve.startswith("headtail-serve") and any("--server cameras" in load for load in loads)
+    assert serve.startswith("headtail serve") and any("--server cameras" in load for load in loads)
     beside = [load for load in loads if "--server" in load]
     with running(serve, reader):
         for load in beside:

@@ -1,4 +1,4 @@
-"""`headtail-doctor` is green on a sound cluster, and says the right thing of one where something is wrong."""
+"""`headtail doctor` is green on a sound cluster, and says the right thing of one where something is wrong."""
 
 from __future__ import annotations
 

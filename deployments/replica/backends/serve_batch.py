@@ -3,7 +3,7 @@
 One decorated function per model and entry stacks its batch, runs the whole tail in a thread and returns the logits.
 The thread drives the same executor as every other strategy's engine does.
 Batches are closed before the accelerator is free, which is what makes it slow under load (Serve 2.60;
-measure it with `headtail-load --strategy serve_batch`). It has no deadlines, no limit of its own and no isolation
+measure it with `headtail load --strategy serve_batch`). It has no deadlines, no limit of its own and no isolation
 of a failing row, because the plain pattern has none; requests are checked and decoded as for every other strategy.
 """
 

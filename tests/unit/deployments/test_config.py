@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
-from deployments.cli import config_of, main, parser
+from deployments.cli import ServeFlags, command, config_of, main
 from deployments.config import ServerConfig, load_config, parse_config
+from slicer.common.command_line import values
 from slicer.errors import ConfigError
 from tests.paths import ROOT
+
+
+def flags_of(flags: Sequence[str]) -> ServeFlags:
+    return ServeFlags(**values(command, flags))
 
 
 def test_the_default_configuration_serves_the_shipped_model() -> None:
@@ -60,7 +66,7 @@ def test_old_names_are_taken_from_a_file_and_a_flag_with_a_warning_that_says_the
         "strategy naive is now serve_batch",
     ]
     with pytest.warns(FutureWarning, match="strategy naive is now serve_batch"):
-        assert config_of(parser().parse_args(["--strategy", "naive"])).models[0].strategy == "serve_batch"
+        assert config_of(flags_of(["--strategy", "naive"])).models[0].strategy == "serve_batch"
     with pytest.raises(ConfigError, match="naive_concurrency is now serve_batch_concurrency, and both are given"):
         parse_config({"naive_concurrency": 2, "serve_batch_concurrency": 2})
 
@@ -101,7 +107,7 @@ def test_a_config_is_frozen() -> None:
 
 
 def test_the_flags_of_headtail_serve_make_the_same_configuration() -> None:
-    args = parser().parse_args(["--model", "vit_tiny_patch16_224", "--slices", "6", "--strategy", "per_slice"])
+    args = flags_of(["--model", "vit_tiny_patch16_224", "--slices", "6", "--strategy", "per_slice"])
     model = config_of(args).models[0]
     assert (model.name, model.num_slices, model.strategy) == ("vit_tiny_patch16_224", 6, "per_slice")
 
@@ -125,28 +131,35 @@ SAMPLES: dict[str, list[str]] = {
     "http": ["--no-http"],
 }
 #: Read where the application is started, beside every configuration.
-OF_THE_START = {"name", "address", "detach"}
+OF_THE_START = {"name", "address", "detach", "json", "debug"}
+
+
+def test_no_flag_has_a_default_that_could_be_taken_for_a_wish() -> None:
+    assert flags_of([]) == ServeFlags()
 
 
 @pytest.mark.parametrize("text", [None, "", FILE, TWO, SHARDS], ids=["no file", "empty", "one", "two", "shards"])
-@pytest.mark.parametrize("action", parser()._actions, ids=lambda action: action.dest)
+@pytest.mark.parametrize("option", command.params, ids=lambda option: option.name)
 def test_every_flag_beside_every_file_changes_the_configuration_or_is_refused(
-    action: argparse.Action, text: str | None, tmp_path: Path
+    option: click.Parameter, text: str | None, tmp_path: Path
 ) -> None:
-    if action.dest in {"help", *OF_THE_START}:
+    if option.name in OF_THE_START:
         return
-    assert action.default is None, "a default could not be told from a wish"
-    if action.dest == "config":
+    if option.name == "config":
         return  # it is what the flags stand beside
     beside = []
     if text is not None:
         (tmp_path / "server.yaml").write_text(text)
         beside = [str(tmp_path / "server.yaml")]
-    plain = config_of(parser().parse_args(beside))
+    plain = config_of(flags_of(beside))
     try:
-        changed = config_of(parser().parse_args([*beside, *SAMPLES[action.dest]]))
+        changed = config_of(flags_of([*beside, *SAMPLES[str(option.name)]]))
     except ConfigError as error:
-        assert SAMPLES[action.dest][0] in str(error) or SAMPLES[action.dest][-1] in str(error) or "shards" in str(error)
+        assert (
+            SAMPLES[str(option.name)][0] in str(error)
+            or SAMPLES[str(option.name)][-1] in str(error)
+            or "shards" in str(error)
+        )
         return
     assert changed != plain
 
@@ -155,7 +168,7 @@ def test_flags_win_over_the_file_and_leave_the_rest_of_it(tmp_path: Path) -> Non
     file = tmp_path / "server.yaml"
     file.write_text(FILE + "num_replicas: 2\nhttp: {port: 9000}\n")
     flags = ["--strategy", "per_tail", "--max-batch", "32", "--accelerator", "auto", "--http"]
-    config = config_of(parser().parse_args([str(file), *flags]))
+    config = config_of(flags_of([str(file), *flags]))
     (model,) = config.models
     assert (model.name, model.source, model.strategy, model.max_batch) == (
         "cam",
@@ -191,7 +204,7 @@ def test_a_flag_without_a_place_in_the_file_is_refused_with_what_to_do(
     file = tmp_path / "server.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=says):
-        config_of(parser().parse_args([str(file), *flags]))
+        config_of(flags_of([str(file), *flags]))
 
 
 def test_a_replica_gets_what_was_set_and_the_token(monkeypatch: pytest.MonkeyPatch) -> None:

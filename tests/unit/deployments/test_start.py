@@ -89,7 +89,7 @@ def test_a_person_is_told_where_it_is_and_never_the_token(host: str, url: str) -
     for own in (True, False):
         told = cli.running(settled, "cams", "10.0.0.1:6379", own)
         assert f"curl {url}/health" in told and "secret-1" not in told and "HEADTAIL_TOKEN" in told
-        assert "headtail-load --address 10.0.0.1:6379 --server cams" in told
+        assert "headtail load --address 10.0.0.1:6379 --server cams" in told
     closed = as_asked(parse_config({"http": {"enabled": False}}))
     assert "HTTP" not in cli.running(closed, "cams", "10.0.0.1:6379", False)
 
@@ -105,5 +105,5 @@ def test_a_signal_during_the_start_is_one_line_and_its_own_exit_status(
     monkeypatch.setattr(cli, "_serve", start)
     before = signal.getsignal(number)
     assert cli.main([]) == 128 + number
-    assert capsys.readouterr().err == "headtail-serve: interrupted; everything it started is taken back\n"
+    assert capsys.readouterr().err == "headtail serve: interrupted; everything it started is taken back\n"
     assert signal.getsignal(number) == before

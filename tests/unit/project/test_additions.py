@@ -89,6 +89,7 @@ def test_a_strategy_is_a_class_and_an_entry() -> None:
 #: or a benchmark meets the names of strategies what it says.
 WITH_ONE_MORE = """
 import importlib.util, json, sys
+import click
 name = "deployments.scheduling.registry"
 spec = importlib.util.find_spec(name)
 source = open(spec.origin, encoding="utf-8").read()
@@ -99,7 +100,7 @@ module = importlib.util.module_from_spec(spec)
 sys.modules[name] = module
 exec(compile(source.replace(before, before + added), spec.origin, "exec"), module.__dict__)
 
-from actors import cli as load
+from actors.cli import load_command as load
 from benchmarks.accelerator import gpu, simulate, validate
 from benchmarks.goodput import goodput
 from benchmarks.paper import paper
@@ -113,9 +114,9 @@ except ConfigError as error:
     refused = str(error)
 print(json.dumps({
     "a refused server file": refused,
-    "headtail-serve --help": serve.parser().format_help(),
-    "headtail-load --strategy all": load.strategies_of("all", None),
-    "headtail-load --demo": load.DEMO["strategy"],
+    "headtail serve --help": serve.command.get_help(click.Context(serve.command)),
+    "headtail load --strategy all": load.strategies_of("all", None),
+    "headtail load --demo": load.DEMO["strategy"],
     **{made.__name__: made.parser().get_default("strategies") for made in (goodput, paper, simulate, validate)},
     "benchmarks.accelerator.gpu": gpu.parser().parse_args(["--out", "x"]).strategies,
 }))

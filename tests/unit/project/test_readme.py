@@ -7,26 +7,30 @@ line of a block without a language is a command, or output if the block has no c
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 import yaml
 from ray.scripts.scripts import cli as ray_cli
 
-from actors.cli import config_of as load_config_of
-from actors.cli import parser as load_parser
+from actors.cli.load_command import LoadFlags
+from actors.cli.load_command import command as load_command
+from actors.cli.load_command import config_of as load_config_of
 from actors.fleet.config import parse_fleet
 from actors.fleet.placement import Beside, check, demands_of
 from actors.load.job import Job
+from deployments.cli import ServeFlags
+from deployments.cli import command as serve_command
 from deployments.cli import config_of as serve_config_of
-from deployments.cli import parser as serve_parser
 from deployments.config import parse_config
-from deployments.doctor.cli import parser as doctor_parser
+from deployments.doctor.cli import command as doctor_command
 from deployments.scheduling.registry import SHIPPED
-from slicer.cli import parser as slice_parser
+from slicer.cli.slice_command import command as slice_command
+from slicer.common.command_line import values
 from slicer.errors import ConfigError
 from tests import documented
 from tests.paths import ROOT
@@ -34,14 +38,14 @@ from tests.paths import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = documented.blocks("README.md")
 
-PARSERS = {
-    "headtail-slice": slice_parser,
-    "headtail-serve": serve_parser,
-    "headtail-load": load_parser,
-    "headtail-doctor": doctor_parser,
-    "python -m actors": load_parser,
-    "python -m deployments.doctor": doctor_parser,
-    "python -m deployments.cli": serve_parser,
+COMMANDS_OF_OURS: dict[str, click.Command] = {
+    "headtail slice": slice_command,
+    "headtail serve": serve_command,
+    "headtail load": load_command,
+    "headtail doctor": doctor_command,
+    "python -m actors": load_command,
+    "python -m deployments.doctor": doctor_command,
+    "python -m deployments.cli": serve_command,
 }
 
 
@@ -57,11 +61,18 @@ COMMANDS = [
 ]
 
 
-def ours(command: str) -> tuple[argparse.ArgumentParser, list[str]] | None:
-    for name, parser in PARSERS.items():
+def ours(command: str) -> tuple[click.Command, list[str]] | None:
+    for name, found in COMMANDS_OF_OURS.items():
         if command == name or command.startswith(name + " "):
-            return parser(), shlex.split(command.removeprefix(name))
+            return found, shlex.split(command.removeprefix(name))
     return None
+
+
+def given(command: str) -> dict[str, Any]:
+    """What a command of ours comes to. Raises click.UsageError."""
+    found = ours(command)
+    assert found is not None
+    return values(*found)
 
 
 @pytest.mark.parametrize("source", blocks("python run"))
@@ -76,24 +87,21 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
 
 def test_there_is_something_to_run_and_to_parse() -> None:
     assert blocks("python run")
-    assert {name for command in COMMANDS for name in PARSERS if command.startswith(name)} >= {
-        "headtail-slice",
-        "headtail-serve",
-        "headtail-load",
+    assert {name for command in COMMANDS for name in COMMANDS_OF_OURS if command.startswith(name)} >= {
+        "headtail slice",
+        "headtail serve",
+        "headtail load",
         "python -m actors",
         "python -m deployments.doctor",
     }
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if ours(command)])
-def test_our_commands_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found = ours(command)
-    assert found is not None
-    parser, arguments = found
+def test_our_commands_parse(command: str) -> None:
     try:
-        parser.parse_args(arguments)
-    except SystemExit:
-        pytest.fail(f"{command}: {capsys.readouterr().err}")
+        given(command)
+    except click.UsageError as error:
+        pytest.fail(f"{command}: {error.format_message()}")
 
 
 @pytest.fixture
@@ -104,24 +112,20 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("reader")
-@pytest.mark.parametrize("command", [c for c in COMMANDS if (found := ours(c)) and found[0].prog == "headtail-load"])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if (found := ours(c)) and found[0] is load_command])
 def test_load_jobs_are_complete_up_to_what_needs_ray(command: str) -> None:
-    found = ours(command)
-    assert found is not None
-    assert Job(load_config_of(found[0].parse_args(found[1]))).requests > 0
+    assert Job(load_config_of(LoadFlags(**given(command)))).requests > 0
 
 
 @pytest.mark.usefixtures("reader")
-@pytest.mark.parametrize("command", [c for c in COMMANDS if (found := ours(c)) and found[0].prog == "headtail-serve"])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if (found := ours(c)) and found[0] is serve_command])
 def test_servers_are_complete_up_to_what_needs_ray(command: str) -> None:
-    found = ours(command)
-    assert found is not None
-    assert serve_config_of(found[0].parse_args(found[1])).models
+    assert serve_config_of(ServeFlags(**given(command))).models
 
 
 def test_a_load_job_without_a_load_would_be_found() -> None:
     with pytest.raises(ConfigError, match="--rate"):
-        load_config_of(load_parser().parse_args(["--out", "report"]))
+        load_config_of(LoadFlags(out="report"))
 
 
 def test_the_fleet_and_the_server_that_are_shown_fit_the_two_cores_that_are_asked_for() -> None:
@@ -132,19 +136,8 @@ def test_the_fleet_and_the_server_that_are_shown_fit_the_two_cores_that_are_aske
 
 
 def test_a_wrong_flag_would_be_found() -> None:
-    found = ours("headtail-load --server x --fleeet y")
-    assert found is not None
-    with pytest.raises(SystemExit):
-        found[0].parse_args(found[1])
-
-
-@pytest.mark.parametrize("parser", set(PARSERS.values()))
-def test_help_is_printed(parser: object, capsys: pytest.CaptureFixture[str]) -> None:
-    assert callable(parser)
-    with pytest.raises(SystemExit) as stop:
-        parser().parse_args(["--help"])
-    assert stop.value.code == 0
-    assert "usage: headtail-" in capsys.readouterr().out
+    with pytest.raises(click.UsageError, match="--fleeet"):
+        given("headtail load --server x --fleeet y")
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("ray ")])

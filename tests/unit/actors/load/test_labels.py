@@ -13,9 +13,10 @@ from PIL import Image
 from timm.data import ImageNetInfo
 from torch import nn
 
-from actors import cli
+from actors.cli import load_command as cli
 from actors.load import job as load
 from actors.load import labels, reference
+from slicer.common.command_line import values
 from slicer.errors import ConfigError, ImageError, ModelError
 from slicer.models import zoo
 from slicer.models.images import LabelledImages, find_images, write_digits
@@ -167,7 +168,7 @@ def job(monkeypatch: pytest.MonkeyPatch, module: nn.Module | None, *flags: str) 
     """A job whose model gives what `module` gives."""
     if module is not None:
         monkeypatch.setattr(reference, "named_model", lambda name: (module, zoo.resolve("digits_vit")))
-    made = load.Job(cli.config_of(cli.parser().parse_args([*OPEN, *flags])))
+    made = load.Job(cli.config_of(cli.LoadFlags(**values(cli.command, [*OPEN, *flags]))))
     made.compute_reference()
     return made
 
@@ -238,7 +239,7 @@ def test_a_model_of_one_channel_is_asked_in_grey(monkeypatch: pytest.MonkeyPatch
     spec = zoo.resolve("digits_vit", kwargs={"in_chans": 1}, checkpoint=None)
     spec = replace(spec, data_config={**spec.data_config, "input_size": [1, 32, 32], "mean": [0.5], "std": [0.5]})
     monkeypatch.setattr(reference, "named_model", lambda name: (module, spec))
-    made = load.Job(cli.config_of(cli.parser().parse_args(OPEN)))
+    made = load.Job(cli.config_of(cli.LoadFlags(**values(cli.command, OPEN))))
     made.compute_reference()
     assert made._expected.top1["digits_vit"] and set(made._expected.labels["digits_vit"].of) == {None}
 
@@ -250,7 +251,7 @@ def test_agreement_needs_no_labels_and_a_model_that_cannot_be_built_here_says_so
         raise ConfigError("elsewhere only")
 
     monkeypatch.setattr(reference, "named_model", refuse)
-    made = load.Job(cli.config_of(cli.parser().parse_args(OPEN)))
+    made = load.Job(cli.config_of(cli.LoadFlags(**values(cli.command, OPEN))))
     made.compute_reference()
     assert any("no agreement for digits_vit" in note for note in made._notes)
     assert any("no top-1 for digits_vit" in note for note in made._notes)

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from actors import cli
+from actors.cli import load_command as cli
 from actors.load import job as load
 from actors.report import files as report_files
 from actors.report.files import FILES, PICTURES, reserved
 from actors.report.plots import draw
 from actors.report.result import document
+from slicer.common.command_line import values
 from slicer.errors import ConfigError
 from tests.paths import ROOT
 from tests.unit.actors.report.test_result import two_strategies
@@ -27,7 +28,7 @@ from tests.unit.actors.report.test_result import two_strategies
 FINISH = """
 import sys
 from pathlib import Path
-from actors import cli
+from actors.cli import load_command as cli
 from tests.unit.actors.report.test_result import two_strategies
 sys.exit(cli.finish(two_strategies(), Path(sys.argv[1])))
 """
@@ -222,7 +223,7 @@ def test_a_stdout_that_takes_nothing_is_one_line_and_the_report_is_there(stdout:
             [sys.executable, "-c", FINISH, str(tmp_path)], cwd=ROOT, stdout=sink, stderr=subprocess.PIPE, timeout=120
         )
     assert done.returncode == 2
-    assert done.stderr.decode().startswith("headtail-load: stdout cannot be written")
+    assert done.stderr.decode().startswith("headtail load: stdout cannot be written")
     assert len(done.stderr.splitlines()) == 1
     assert (tmp_path / "report.html").is_file()
 
@@ -257,7 +258,7 @@ def test_the_demo_can_be_given_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_failure_in_a_later_run_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--rate", "5", "--duration", "1", "--strategy", "per_slice,unbatched", "--seeds", "2"]
-    job = load.Job(cli.config_of(cli.parser().parse_args(flags)))
+    job = load.Job(cli.config_of(cli.LoadFlags(**values(cli.command, flags))))
     done: list[tuple[int, str]] = []
 
     def run_one(fleet: object, seed: int, strategy: str) -> None:
@@ -283,32 +284,27 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_on_a_terminal_the_last_line_says_where_the_document_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def last(out: Path | None) -> str:
-        screen = Terminal()
-        monkeypatch.setattr(sys, "stdout", screen)
-        cli.finish(two_strategies(), out)
-        assert max(map(len, screen.getvalue().splitlines())) < 300
-        return screen.getvalue().splitlines()[-1].removeprefix("JSON document: ")
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, out: Path | None, *, json_wanted: bool = False) -> tuple[int, str]:
+    """Exit status, last line."""
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    status = cli.finish(two_strategies(), out, json_wanted=json_wanted)
+    return status, screen.getvalue().splitlines()[-1]
 
-    assert last(tmp_path / "out") == str(tmp_path / "out" / "result.json")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    elsewhere = Path(last(None))
-    assert elsewhere.parent == tmp_path
-    assert json.loads(elsewhere.read_text()) == json.loads(json.dumps(document(two_strategies())))
+
+def test_on_a_terminal_tables_end_with_where_the_document_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert on_a_terminal(monkeypatch, tmp_path)[1] == f"JSON document: {tmp_path / 'result.json'}"
+    assert on_a_terminal(monkeypatch, None)[1].startswith("--json prints all figures")
+
+
+def test_on_a_terminal_the_document_is_printed_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = json.loads(on_a_terminal(monkeypatch, None, json_wanted=True)[1])
+    assert found == json.loads(json.dumps(document(two_strategies())))
 
 
 def test_on_a_terminal_an_older_document_is_not_taken_for_this_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "result.json").mkdir()  # what is in its place cannot be replaced
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stdout", screen)
-    assert cli.finish(two_strategies(), tmp_path) == 2
-    at = Path(screen.getvalue().splitlines()[-1].removeprefix("JSON document: "))
-    assert at.name.startswith("headtail-load-") and json.loads(at.read_text())
+    status, last = on_a_terminal(monkeypatch, tmp_path)
+    assert status == 2 and "result.json" not in last

@@ -17,7 +17,7 @@ from deployments.doctor import cli as doctor
 from deployments.doctor import facts
 from deployments.doctor.checks import GIB, MINIMA, PYTHONS, Facts, Finding, examine, release
 from deployments.doctor.facts import NodeFacts
-from slicer.common import nvml
+from slicer.common import command_line, nvml
 from slicer.errors import ConfigError
 from slicer.models.spec import ModelSpec
 from slicer.shards import tensor_file
@@ -366,7 +366,7 @@ class TestCommand:
 
 class TestFlags:
     def test_none_has_a_default_that_could_be_taken_for_a_wish(self) -> None:
-        assert [a.dest for a in doctor.parser()._actions if a.default not in (None, False, "==SUPPRESS==")] == []
+        assert set(command_line.values(doctor.command, []).values()) == {None}
 
     def test_one_that_means_nothing_without_a_cluster_is_refused(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -394,4 +394,4 @@ class TestFlags:
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         if environment:
             monkeypatch.setenv("RAY_ADDRESS", environment)
-        assert doctor.address_of(doctor.parser().parse_args(flags)) == address
+        assert doctor.address_of(doctor.DoctorFlags(**command_line.values(doctor.command, flags))) == address

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import pytest
 from PIL import Image
 
-from actors import cli
+from actors.cli import load_command as cli
 from actors.load import applications, job, schedule
 from actors.load.config import LoadConfig
 from actors.report.statistics import StrategyRun
 from deployments.scheduling.registry import STRATEGIES
+from slicer.common.command_line import values
 from slicer.common.version import headtail_version
 from slicer.errors import ConfigError, ServerError
 from tests.unit.actors.report.test_result import SCHEMA, record, result, two_strategies
@@ -26,7 +27,7 @@ OPEN = ("--rate", "10", "--duration", "2")
 
 
 def config(*flags: str) -> LoadConfig:
-    return cli.config_of(cli.parser().parse_args(flags))
+    return cli.config_of(cli.LoadFlags(**values(cli.command, flags)))
 
 
 def test_the_demo_compares_all_strategies_but_the_published_baseline_on_eight_devices_at_cuts_0_to_4() -> None:
@@ -145,12 +146,13 @@ SAMPLES: dict[str, tuple[str, ...]] = {
     "codec": ("fp16",),
     "slices": ("3",),
     "accelerator": ("cpu",),
+    "accelerator_profile": ("launch-bound",),
     "max_batch": ("3",),
     "resident": ("all",),
     "out": ("folder",),
     "overwrite": (),
 }
-ACTIONS = [action for action in cli.parser()._actions if action.dest != "help"]
+OPTIONS = [option for option in cli.command.params if option.name not in ("debug", "json")]
 LOADS = {
     "open": OPEN,
     "closed": ("--concurrency", "2", "--duration", "2"),
@@ -163,16 +165,17 @@ SAME = {("demo", "demo"), ("demo", "overwrite"), ("demo", "fleet"), ("demo", "re
 
 
 @pytest.mark.parametrize("beside", LOADS)
-@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.dest)
-def test_every_flag_changes_what_is_done_or_is_refused(action: argparse.Action, beside: str) -> None:
-    flags = (action.option_strings[0], *SAMPLES[action.dest])
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_every_flag_changes_what_is_done_or_is_refused(option: click.Parameter, beside: str) -> None:
+    assert option.name is not None
+    flags = (option.opts[0], *SAMPLES[option.name])
     plain = config(*LOADS[beside])
     try:
         changed = config(*LOADS[beside], *flags)
     except ConfigError as error:
         assert any(word in str(error) for word in (*flags, "--server")), error
         return
-    assert (changed != plain) != ((beside, action.dest) in SAME), flags
+    assert (changed != plain) != ((beside, option.name) in SAME), flags
 
 
 @pytest.mark.parametrize("flags", [("--slices", "4"), ("--max-batch", "32"), ("--accelerator", "auto")])
@@ -185,10 +188,7 @@ def test_a_flag_that_names_the_default_is_a_wish_too(flags: tuple[str, ...]) -> 
 def test_bad_arguments_exit_with_2_and_say_the_value_and_the_remedy(
     flags: tuple[str, ...], named: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        status = cli.main(flags)  # Ray is never reached: starting it would fail this test (conftest)
-    except SystemExit as exit_:  # argparse's own
-        status = int(exit_.code or 0)
+    status = cli.main(flags)  # Ray is never reached: starting it would fail this test (conftest)
     printed = capsys.readouterr()
     assert status == 2
     assert printed.out == ""
@@ -275,6 +275,43 @@ def test_the_order_of_strategies_is_random_over_seeds_but_the_same_every_time() 
     by_seed = [tuple(name for seed, name in orders if seed == wanted) for wanted in range(8)]
     assert all(sorted(names) == sorted(STRATEGIES) for names in by_seed)
     assert len(set(by_seed)) > 1
+
+
+# ---- an emulated accelerator ----
+
+
+def own(*flags: str) -> dict[str, Any]:
+    return applications.own_config(config(*OPEN, *flags), ["m"], "continuous")
+
+
+def test_an_accelerator_profile_makes_own_servers_emulate_it_with_true_answers() -> None:
+    made = own("--accelerator-profile", "launch-bound")
+    assert (made["executor"], made["accelerator"]) == ("emulated", "cpu")
+    assert made["executor_options"] == {"profile": "launch-bound", "answers": "true"}
+    assert "executor" not in own()
+
+
+def test_a_profile_file_is_found_from_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deployments.costs.profile_files import load_cost_profile, save_cost_profile
+
+    monkeypatch.chdir(tmp_path)
+    save_cost_profile(load_cost_profile("edge-gpu"), "mine.yaml")
+    made = own("--accelerator-profile", "mine.yaml")
+    assert made["executor_options"]["profile"] == str(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--accelerator-profile", "lunch-bound"), "did you mean 'launch-bound'"),
+        (("--accelerator-profile", "launch-bound", "--slices", "5"), "has times of 12 slices, .* --slices 5"),
+        (("--accelerator-profile", "launch-bound", "--accelerator", "cuda"), "--accelerator cuda would do nothing"),
+        (("--accelerator-profile", "launch-bound", "--server", "x"), "--accelerator-profile launch-bound would do"),
+    ],
+)
+def test_an_emulation_that_cannot_be_is_refused(flags: tuple[str, ...], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        own(*flags)
 
 
 # ---- a server that runs already: looked at, never changed ----

@@ -1,0 +1,153 @@
+"""What `headtail slice` prints: tables for people, documents for programs."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slicer.shards.manifest import Manifest
+    from slicer.slicing.slice_model import SlicedModel
+
+_CODEC_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+
+
+def describe(name: str, sliced: SlicedModel, manifest: Manifest | None, directory: str | None) -> dict[str, Any]:
+    """What --json prints: bytes are of one activation, FLOPs of one image (a multiply-add is two)."""
+    document: dict[str, Any] = {
+        "model": name,
+        "num_slices": sliced.num_slices,
+        "cuts": [cut.name for cut in sliced.cuts],
+        "input_shape": sliced.input_shape,
+        "boundaries": len(sliced.boundaries),
+        "slices": [
+            {
+                "slice": f"S{part.index + 1}",
+                "units": part.units,
+                "parameters": part.parameters,
+                "weight_bytes": part.weight_bytes,
+                "flops": part.flops,
+                "shape_out": part.shape,
+                "activation_bytes": _activation_bytes(part.shape),
+            }
+            for part in sliced.slices
+        ],
+    }
+    if manifest is not None:
+        document["export"] = {
+            "directory": directory,
+            "manifest": manifest.digest,
+            "files": {shard.file: shard.size_bytes for shard in manifest.shards},
+        }
+    return document
+
+
+def boundaries(sliced: SlicedModel) -> list[dict[str, Any]]:
+    """What --boundaries --json prints; bytes are of one activation."""
+    return [
+        {"name": b.name, "block": b.block, "shape": b.shape, "activation_bytes": _activation_bytes(b.shape)}
+        for b in sliced.boundaries
+    ]
+
+
+def report(name: str, sliced: SlicedModel, manifest: Manifest | None, directory: str | None) -> str:
+    """The table of slices, and where they were exported to."""
+    total = sum(part.flops for part in sliced.slices)
+    rows = [["slice", "units", "parameters", "weights", "FLOPs", "share", "activation out", "fp32", "fp16", "int8"]]
+    rows.append(["input", "", "", "", "", "", *_activation(sliced.input_shape)])
+    for part in sliced.slices:
+        rows.append(
+            [
+                f"S{part.index + 1}",
+                _short(part.units),
+                _amount(part.parameters),
+                f"{_amount(part.weight_bytes)}B",
+                _amount(part.flops),
+                f"{part.flops / total:.0%}" if total else "-",
+                *_activation(part.shape),
+            ]
+        )
+    n = sliced.num_slices
+    lines = [
+        f"{name}: {n} slice{'s' * (n > 1)}, {len(sliced.boundaries)} boundaries, "
+        f"input {_shape(sliced.input_shape)}, {_amount(total)}FLOPs per image; {_weights(sliced)}",
+        "",
+        *columns(rows),
+        "",
+        "With cut k a device runs S1..Sk and sends what leaves Sk; the server runs the rest.",
+        "fp32, fp16, int8: size of one image's activation when it is sent so. FLOPs: a multiply-add is two.",
+    ]
+    if sliced.shared_names:
+        lines.append(f"Held by more than one slice: {', '.join(sliced.shared_names)}")
+    if manifest is not None:
+        size = sum(shard.size_bytes for shard in manifest.shards)
+        lines.append(
+            f"Exported {n} shard{'s' * (n > 1)} ({_amount(size)}B) to {directory}, manifest {manifest.digest[:12]}"
+        )
+    return "\n".join(lines)
+
+
+def _weights(sliced: SlicedModel) -> str:
+    spec = sliced.spec
+    assert spec is not None
+    if spec.checkpoint:
+        return f"weights from {Path(spec.checkpoint).name}"
+    return "pretrained weights" if spec.pretrained else f"random weights (seed {spec.seed})"
+
+
+def boundary_table(name: str, sliced: SlicedModel) -> str:
+    """What --boundaries prints."""
+    rows = [["boundary", "block", "activation", "fp32", "fp16", "int8"]]
+    rows += [[b.name, "" if b.block is None else str(b.block), *_activation(b.shape)] for b in sliced.boundaries]
+    return "\n".join(
+        [f"{name}: {len(sliced.boundaries)} boundaries; --at takes names or block numbers", "", *columns(rows)]
+    )
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns side by side; the first two are text, the rest is aligned on the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _activation(shape: Sequence[int]) -> list[str]:
+    return [_shape(shape), *(f"{_amount(size)}B" for size in _activation_bytes(shape).values())]
+
+
+def _activation_bytes(shape: Sequence[int]) -> dict[str, int]:
+    return {codec: math.prod(shape) * size for codec, size in _CODEC_BYTES.items()}
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _amount(value: float) -> str:
+    """Three digits and a decimal prefix with a space before it: 1.52 M; callers append the unit."""
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= scale:
+            digits = 2 if value < 9.995 * scale else 1 if value < 99.95 * scale else 0
+            return f"{value / scale:.{digits}f} {prefix}"
+    return f"{value:.0f} "
+
+
+def _short(units: Sequence[str]) -> str:
+    """Names of units, runs of numbered ones as a range: patch_embed, blocks.0-2."""
+    runs: list[tuple[str, str, str]] = []
+    for unit in units:
+        match = re.fullmatch(r"(.*\.)(\d+)", unit)
+        stem, number = (match[1], match[2]) if match else (unit, "")
+        if runs and number and runs[-1][0] == stem and int(runs[-1][2]) + 1 == int(number):
+            runs[-1] = (stem, runs[-1][1], number)
+        else:
+            runs.append((stem, number, number))
+    return ", ".join(stem + (first if first == last else f"{first}-{last}") for stem, first, last in runs)
