@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from actors.load.config import LoadConfig
+from actors.records.step import StepSeen
 from deployments.scheduling import registry
 from slicer.common.error_text import first_line
 from slicer.errors import ServerError
@@ -127,6 +128,22 @@ def status(name: str) -> dict[str, Any]:
     if not isinstance(said, dict) or "headtail" not in said:
         raise ServerError(_foreign(name, f"status() gave {type(said).__name__}"))
     return said
+
+
+def steps(name: str, since: Mapping[str, Any]) -> list[StepSeen]:
+    """The last steps of the application's accelerator since its status report `since`, as many as it keeps.
+
+    Times are seconds of the replica's uptime. None where it does not answer, is another replica, or keeps no steps: a
+    picture is not worth a run.
+    """
+    from ray import serve
+
+    try:
+        handle = serve.get_app_handle(name)
+        said = handle.steps.remote(since.get("uptime_s", 0.0)).result(timeout_s=STATUS_TIMEOUT_S)
+        return [StepSeen(**step) for step in said["steps"]] if said["replica"] == since.get("replica") else []
+    except Exception:
+        return []
 
 
 def weights(name: str, model: str) -> tuple[str, Callable[[str, int, int], bytes]]:

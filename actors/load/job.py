@@ -28,6 +28,7 @@ from actors.load.arrivals import parse_process
 from actors.load.config import DIGITS, LoadConfig
 from actors.load.expected import Expected
 from actors.load.strategies import Strategies
+from actors.records.step import on_run_clock
 from actors.report import provenance
 from actors.report.result import Result
 from actors.report.statistics import StrategyRun
@@ -218,6 +219,7 @@ class Job:
         except ServerError as error:
             self._failed(seed, strategy, f"the server did not outlive the run: {error}")
             after = {}
+        steps = applications.steps(app, before) if after and self._config.out is not None else []
         slices = {info.name: info.num_slices for info in fleet.devices}
         answered = sum(record.outcome == "answered" and record.cut < slices[record.device] for record in records)
         self._runs.append(
@@ -229,6 +231,7 @@ class Job:
                 window_s=schedule.window_s(self._config, self._process),
                 records=records,
                 server=applications.usage(before, after, answered),
+                steps=on_run_clock(steps, records),
             )
         )
         self._learn(fleet, strategy, before)

@@ -5,37 +5,33 @@ Raw records come first. A piece that cannot be written costs that piece, never t
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
 import fcntl
-import html
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from actors.report import plots
-from actors.report.report_tables import remarks, tables
+from actors.report.html_report import html_report
+from actors.report.page import picture, png, svg_file
+from actors.report.plots import draw
+from actors.report.plots.draw import NAMES
+from actors.report.report_tables import group_table, remarks, tables
 from actors.report.result import Result, document
 from actors.report.statistics import StrategyRun
+from actors.report.verdict import verdict
 from slicer.errors import ConfigError
 
 #: What a report is made of. Nothing else in its folder is ever touched.
-FILES = ("records.jsonl", "result.json", "report.md", "report.html", "latency_cdf.png", "phases.png")
+PICTURES = tuple(f"{name}.{ending}" for name in NAMES for ending in ("png", "svg"))
+FILES = ("records.jsonl", "steps.jsonl", "result.json", "report.md", "report.html", *PICTURES)
 
 #: On disk, of one record; and of everything else together, for what is set aside at the start.
 RECORD_BYTES, REST_BYTES = 1000, 4_000_000
 
 #: Holds the folder while its job runs: locked, and as large as what the report will need.
 _HELD = ".headtail-load"
-
-_CSS = """body{font:15px/1.5 system-ui,sans-serif;max-width:76em;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}
-th,td{padding:.25em .7em;border-bottom:1px solid #ddd}
-th,td.r{text-align:right}td.l,th:first-child{text-align:left}img{max-width:100%}
-.note{background:#fff3d6;padding:.4em .8em;margin:.4em 0}
-pre{background:#f4f4f4;padding:1em;overflow:auto;font-size:12px}"""
 
 
 @contextlib.contextmanager
@@ -170,17 +166,22 @@ def write(result: Result, directory: Path) -> list[str]:
         return [f"{directory} cannot be made ({error.strerror})"]
     found = document(result)
     put("records.jsonl", lambda: (_bytes(line) for line in record_lines(result.runs)))
+    put("steps.jsonl", lambda: (_bytes(line) for line in step_lines(result.runs)))
     put("result.json", lambda: [_bytes(json.dumps(found, indent=1) + "\n")])
     images: dict[str, bytes] = {}
+    figures: dict[str, str] = {}
     try:
-        images = plots.draw(result.runs, result.strategies, ", ".join(result.emulated))
+        for one in draw.draw(result):
+            images[f"{one.name}.png"], images[f"{one.name}.svg"] = png(one.figure), svg_file(one.figure)
+            figures[one.name] = picture(one.figure, one.caption, drawn=images[f"{one.name}.svg"])
     except Exception as error:  # whatever a plotting library meets: a missing font, no memory
         problems.append(f"the plots cannot be drawn ({type(error).__name__}: {error})")
     for name, image in images.items():
         put(name, lambda image=image: [image])  # type: ignore[misc]
     manifest = json.dumps(found["manifest"], indent=1)
-    put("report.md", lambda: [_bytes(_markdown(result, manifest, images))])
-    put("report.html", lambda: [_bytes(_html(result, manifest, images))])
+    beside = [name for name in FILES if name in written]
+    put("report.md", lambda: [_bytes(_markdown(result, manifest, [f"{name}.png" for name in figures]))])
+    put("report.html", lambda: [_bytes(html_report(result, manifest, figures, [*beside, "report.md"]))])
     if "records.jsonl" in written:
         for name in set(FILES) - written:
             with contextlib.suppress(OSError):
@@ -197,24 +198,22 @@ def record_lines(runs: Iterable[StrategyRun]) -> Iterator[str]:
             yield json.dumps({**about, **record.to_json()}) + "\n"
 
 
+def step_lines(runs: Iterable[StrategyRun]) -> Iterator[str]:
+    """One JSON object per line: a step of the accelerator, its strategy and seed."""
+    for run in runs:
+        for step in run.steps:
+            yield json.dumps({"strategy": run.strategy, "seed": run.seed, **step.to_json()}) + "\n"
+
+
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", errors="backslashreplace")  # a path need not be UTF-8
 
 
 def _markdown(result: Result, manifest: str, images: Iterable[str]) -> str:
-    lines = ["# HeadTail load report", "", result.load, ""]
+    said = verdict(result)
+    lines = ["# HeadTail load report", "", f"**{said.headline}.** {' '.join(said.lines)} {said.trust}", ""]
+    lines += [result.load, ""]
     lines += [line for note in remarks(result) for line in (f"> {note}", "")]
-    lines += [line for table in tables(result) for line in (table.markdown(), "")]
+    lines += [line for table in (*tables(result), group_table(result)) for line in (table.markdown(), "")]
     lines += [line for name in images for line in (f"![{name}]({name})", "")]
     return "\n".join([*lines, "## Manifest", "", "```json", manifest, "```", ""])
-
-
-def _html(result: Result, manifest: str, images: dict[str, bytes]) -> str:
-    page = ["<!doctype html><meta charset=utf-8><title>HeadTail load report</title>", f"<style>{_CSS}</style>"]
-    page += ["<h1>HeadTail load report</h1>", f"<p>{html.escape(result.load)}</p>"]
-    page += [f'<p class="note">{html.escape(note)}</p>' for note in remarks(result)]
-    page += [table.html() for table in tables(result)]
-    for name, image in images.items():
-        data = base64.b64encode(image).decode()
-        page.append(f'<p><img alt="{name}" src="data:image/png;base64,{data}"></p>')
-    return "\n".join([*page, f"<h2>Manifest</h2><pre>{html.escape(manifest)}</pre>"]) + "\n"

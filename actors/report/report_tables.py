@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -143,6 +144,31 @@ def tables(result: Result) -> list[Table]:
         title = f"Against {result.baseline}: geometric mean of the ratios of paired seeds [95 % confidence interval]"
         made.append(table(lambda _: title, _AGAINST, others))
     return made
+
+
+def group_table(result: Result) -> Table:
+    """Per strategy and group of devices: what it chose, and how it fared."""
+    rows = []
+    for name in result.strategies:
+        measured = [record for run in result.of(name) for record in run.measured]
+        unstable = stats.mostly_unstable(result.of(name))
+        for group in dict.fromkeys(record.group for record in measured):
+            own = [record for record in measured if record.group == group]
+            chosen = Counter((record.cut, record.codec) for record in own).most_common()
+            found = stats.summarise(own)
+            rows.append(
+                [
+                    name,
+                    group,
+                    ", ".join(f"{cut} {codec}: {requests / len(own):.0%}" for (cut, codec), requests in chosen),
+                    str(len({record.device for record in own})),
+                    f"{found.answered}/{found.requests}",
+                    number(None if unstable else found.p50_ms),
+                    number(None if unstable else found.p99_ms),
+                ]
+            )
+    header = ["strategy", "group", "cut, codec", "devices", "answered", "p50", "p99"]
+    return Table("Per strategy and group of devices (ms)", header, rows, left=3)
 
 
 def remarks(result: Result) -> list[str]:

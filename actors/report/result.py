@@ -5,7 +5,7 @@ A strategy whose queue grew is reported as unstable, without a latency; a run wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -78,6 +78,7 @@ def _strategy(result: Result, name: str) -> dict[str, Any]:
                 "unstable": stats.is_unstable(run),
                 "generator_lag_p99_ms": stats.generator_lag_p99_ms(run),
                 "server": dict(run.server),
+                "traced_steps": len(run.steps),
                 **_figures(stats.summarise(run.measured, stats.elapsed_s(run)), stats.is_unstable(run)),
             }
             for run in runs
@@ -101,17 +102,18 @@ def _ratios(result: Result, name: str) -> dict[str, Any]:
     }
 
 
-def ratios(result: Result, name: str) -> dict[str, Ratio | None]:
-    """Paired ratios of `name` to the baseline: mean and p99 inference time and throughput."""
+def sound(result: Result, name: str) -> list[StrategyRun]:
+    """The runs of a strategy that may be compared: valid, and without a growing queue."""
+    return [run for run in result.of(name) if not stats.is_unstable(run) and stats.invalid_reason(run) is None]
 
-    def sound(runs: Sequence[StrategyRun]) -> list[StrategyRun]:
-        return [run for run in runs if not stats.is_unstable(run) and stats.invalid_reason(run) is None]
 
-    ours, base = sound(result.of(name)), sound(result.of(result.baseline))
+def ratios(result: Result, name: str, base: str | None = None) -> dict[str, Ratio | None]:
+    """Paired ratios of `name` to `base` (None: the baseline): mean and p99 inference time and throughput."""
+    ours, others = sound(result, name), sound(result, result.baseline if base is None else base)
     return {
-        "mean_ms": stats.ratio_of(ours, base, lambda run: stats.summarise(run.measured).mean_ms),
-        "p99_ms": stats.ratio_of(ours, base, lambda run: stats.summarise(run.measured).p99_ms),
+        "mean_ms": stats.ratio_of(ours, others, lambda run: stats.summarise(run.measured).mean_ms),
+        "p99_ms": stats.ratio_of(ours, others, lambda run: stats.summarise(run.measured).p99_ms),
         "throughput_rps": stats.ratio_of(
-            ours, base, lambda run: stats.summarise(run.measured, stats.elapsed_s(run)).throughput_rps
+            ours, others, lambda run: stats.summarise(run.measured, stats.elapsed_s(run)).throughput_rps
         ),
     }

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.records.record import Record
+from actors.records.step import StepSeen
 from slicer.common.comparison import MAX_LAG_SHARE, Ratio, in_time, mean, paired_ratio, percentile, queue_grew
 
 #: The phases of an answered request, in the order of the path. With the rest they sum up to the inference time.
@@ -29,6 +30,7 @@ class StrategyRun:
         window_s: length of the measured arrival window; None in closed loop with a number of requests.
         records: all records, those of the warm-up too.
         server: what the server said of itself over the run (utilisation, steps, memory); empty where it could not.
+        steps: the last ones of its accelerator, as many as it keeps, on the clock of the records.
     """
 
     strategy: str
@@ -38,6 +40,7 @@ class StrategyRun:
     window_s: float | None
     records: tuple[Record, ...]
     server: Mapping[str, Any] = field(default_factory=dict)
+    steps: tuple[StepSeen, ...] = ()
 
     @property
     def measured(self) -> tuple[Record, ...]:

@@ -39,7 +39,7 @@ class Table:
         return "\n".join([f"## {self.title}", "", *lines])
 
     def html(self) -> str:
-        """An HTML section; cells are escaped."""
+        """An HTML table without the title, in a box that scrolls by itself; cells are escaped."""
         head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.header)
         body = "\n".join(
             "<tr>"
@@ -48,7 +48,7 @@ class Table:
             for row in self.rows
         )
         table = f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
-        return f"<h2>{html.escape(self.title)}</h2>\n{table}"
+        return f'<div class="scroll">{table}</div>'
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ import numpy as np
 
 from deployments.engine.batch_limits import BatchLimits
 from deployments.engine.ledger import EngineStats, Ledger, Outcome
+from deployments.engine.trace import StepTrace
 from deployments.executors.base import AcceleratorLost, Arriving, Executor, OutOfMemory
 from deployments.scheduling.scheduler import Row, Scheduler, Step
 from slicer.protocol.messages import RefusalCode
@@ -47,6 +48,9 @@ class Engine:
             runs on the engine's thread (but see `submit` and `stop`), so it must be quick; what it raises is logged.
         clock: seconds, ascending; `Row.arrival_s` and `Row.deadline_s` are on it.
         max_rows: the most rows in the engine, of all models together; `submit` refuses the others.
+
+    Attributes:
+        trace: the last steps.
 
     Raises:
         ValueError: `max_rows` is below 1.
@@ -73,6 +77,7 @@ class Engine:
         self._max_rows = max_rows
         self._ledger = Ledger(clock, max_rows)
         self._fitting = BatchLimits()
+        self.trace = StepTrace()
         self._thread: threading.Thread | None = None
         self._wake = threading.Condition()  # guards the three below
         self._inbox: list[tuple[list[Row], Arriving]] = []
@@ -264,10 +269,15 @@ class Engine:
         """Run a step, or its parts. Returns the seconds of execution; None if it ran in parts or not at all."""
         whole_s = None
         for part, execution_s in self._attempt(step, self._executor.run, ended):
-            self._ledger.book_step(part.rows, execution_s)
+            self._book(part, execution_s)
             if part is step:
                 whole_s = execution_s
         return whole_s
+
+    def _book(self, step: Step, execution_s: float) -> None:
+        """A step succeeded, and ended now."""
+        self._ledger.book_step(step.rows, execution_s)
+        self.trace.add(step.model, step.start, step.end, step.rows, self._clock(), execution_s)
 
     def _attempt(self, step: Step, do: Callable[[Step], T], ended: list[Outcome]) -> Iterator[tuple[Step, T]]:
         """Do something with a step; where it raises, or is known not to fit, with its parts.

@@ -185,7 +185,7 @@ class PipelinedEngine(Engine):
         seen = self._seen_s.setdefault((step.model, step.start, step.end), {})
         before_s = seen.get(len(step.rows), execution_s)
         seen[len(step.rows)] = before_s + _WEIGHT * (execution_s - before_s)
-        self._ledger.book_step(step.rows, execution_s)
+        self._book(step, execution_s)
         self._scheduler.observe(step, execution_s, worked_s)
         try:
             # A row that was let go while its step ran is closed, and forgotten by the executor.

@@ -162,6 +162,22 @@ class TailServer:
         """What this replica is and has done; plain values, for the load job, the doctor and people."""
         return await asyncio.get_running_loop().run_in_executor(None, self._status)
 
+    async def steps(self, since_s: float = 0.0) -> dict[str, Any]:
+        """The last steps of the accelerator, as many as are kept, of those that ended after `since_s` of uptime.
+
+        Plain values, for the load job: ``replica``, and ``steps`` as `TracedStep` has them, seconds of uptime.
+        """
+        started_s = self._identity.started_s
+
+        def found() -> list[dict[str, Any]]:
+            kept = (step for step in self._backend.steps() if step.ended_s - started_s >= since_s)
+            return [
+                asdict(replace(step, began_s=step.began_s - started_s, ended_s=step.ended_s - started_s))
+                for step in kept
+            ]
+
+        return {"replica": self._identity.name, "steps": await asyncio.get_running_loop().run_in_executor(None, found)}
+
     def _status(self) -> dict[str, Any]:
         counters = asdict(self._backend.counters())
         memory = dict(self._executor.memory())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from deployments.engine.trace import TracedStep
 from deployments.replica.admission.calls import Arrival, Result
 
 
@@ -44,6 +45,10 @@ class Backend(Protocol):
 
     def counters(self) -> Counters:
         """What was done so far, consistent in itself."""
+
+    def steps(self) -> list[TracedStep]:
+        """The last steps, times on `time.monotonic`; none where a backend does not keep them."""
+        return []
 
     async def healthy(self) -> None:
         """Return if it can serve.

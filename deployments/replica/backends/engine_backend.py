@@ -12,6 +12,7 @@ from deployments.costs.profile_files import load_cost_profile_of, save_profiles
 from deployments.engine.calibrate import calibrate
 from deployments.engine.engine import Engine
 from deployments.engine.pipelined import engine_class
+from deployments.engine.trace import TracedStep
 from deployments.engine.warm_up import warm_up
 from deployments.executors.base import Executor
 from deployments.executors.enqueuing import Enqueuing
@@ -109,6 +110,10 @@ class EngineBackend(Backend):
         """The engine's."""
         stats = self.engine.stats()
         return Counters(stats.steps, stats.rows, stats.busy_s, stats.waiting, stats.rows_per_step)
+
+    def steps(self) -> list[TracedStep]:
+        """The engine's."""
+        return self.engine.trace.steps()
 
     async def healthy(self) -> None:
         """See `Backend.healthy`."""

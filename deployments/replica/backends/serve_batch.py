@@ -20,6 +20,7 @@ from ray import serve
 
 from deployments.config import ServerConfig
 from deployments.engine.engine import Outcome
+from deployments.engine.trace import StepTrace, TracedStep
 from deployments.executors.base import Executor, Floats
 from deployments.replica.admission.calls import Arrival, Result
 from deployments.replica.admission.decode import decode_rows
@@ -46,6 +47,7 @@ class ServeBatch(Backend):
         self._keys = itertools.count()
         self._busy_s = 0.0
         self._rows_per_step: dict[int, int] = {}
+        self._trace = StepTrace()
         self._waiting = {model.name: 0 for model, _ in hosted}
         self._tails: dict[tuple[str, int], Tail] = {}
         while hosted:
@@ -62,6 +64,7 @@ class ServeBatch(Backend):
                     max_concurrent_batches=config.serve_batch_concurrency,
                 )(self._handler(model, entry))
         self._busy_s, self._rows_per_step = 0.0, {}
+        self._trace.clear()
 
     def _handler(self, model: HostedModel, entry: int) -> Callable[[list[Arrival]], Awaitable[list[Result]]]:
         async def run_tail(arrivals: list[Arrival]) -> list[Result]:
@@ -100,7 +103,9 @@ class ServeBatch(Backend):
         finally:  # nothing stays behind of a batch that failed
             for row in rows:
                 self._executor.drop(row)
-        seconds = time.monotonic() - begun_s
+        ended_s = time.monotonic()
+        seconds = ended_s - begun_s
+        self._trace.add(model.name, entry, model.num_slices, rows, ended_s, seconds)
         self._busy_s += seconds
         self._rows_per_step[len(rows)] = self._rows_per_step.get(len(rows), 0) + 1
         return logits, seconds
@@ -114,6 +119,10 @@ class ServeBatch(Backend):
         sizes = dict(self._rows_per_step)
         rows = sum(size * count for size, count in sizes.items())
         return Counters(sum(sizes.values()), rows, self._busy_s, dict(self._waiting), sizes)
+
+    def steps(self) -> list[TracedStep]:
+        """Of the accelerator's thread."""
+        return self._trace.steps()
 
     async def healthy(self) -> None:
         """It knows of nothing that could be wrong with it."""

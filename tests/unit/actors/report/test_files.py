@@ -17,8 +17,8 @@ import pytest
 from actors import cli
 from actors.load import job as load
 from actors.report import files as report_files
-from actors.report import plots
-from actors.report.files import FILES, reserved
+from actors.report.files import FILES, PICTURES, reserved
+from actors.report.plots import draw
 from actors.report.result import document
 from slicer.errors import ConfigError
 from tests.paths import ROOT
@@ -170,11 +170,11 @@ def test_plots_that_fail_cost_the_plots_only(
     def fail(*_: object) -> None:
         raise RuntimeError("no font")
 
-    monkeypatch.setattr(plots, "draw", fail)
+    monkeypatch.setattr(draw, "draw", fail)
     assert cli.finish(two_strategies(), tmp_path) == 2
     printed = capsys.readouterr()
     assert "the plots cannot be drawn (RuntimeError: no font)" in printed.err
-    assert {path.name for path in tmp_path.iterdir()} == set(FILES) - {"latency_cdf.png", "phases.png"}
+    assert {path.name for path in tmp_path.iterdir()} == set(FILES) - set(PICTURES)
     json.loads(printed.out.splitlines()[-1])
 
 
@@ -190,7 +190,7 @@ def test_a_folder_that_is_gone_by_then_is_made_again_and_a_file_in_its_place_cos
 
 def test_nothing_of_an_earlier_report_stays_beside_new_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report_files.write(two_strategies(), tmp_path)
-    monkeypatch.setattr(plots, "draw", lambda *_: {})
+    monkeypatch.setattr(draw, "draw", lambda *_: [])
     assert report_files.write(two_strategies(), tmp_path) == []
     assert not (tmp_path / "phases.png").exists()
 

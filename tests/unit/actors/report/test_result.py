@@ -12,6 +12,7 @@ import pytest
 
 import actors
 from actors.records.record import Record
+from actors.records.step import StepSeen
 from actors.report import files as report_files
 from actors.report.report_tables import tables, text
 from actors.report.result import Result, document
@@ -139,22 +140,20 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
     found = two_strategies()
     report_files.write(found, tmp_path / "made" / "here")
     directory = tmp_path / "made" / "here"
-    assert sorted(path.name for path in directory.iterdir()) == [
-        "latency_cdf.png",
-        "phases.png",
-        "records.jsonl",
-        "report.html",
-        "report.md",
-        "result.json",
-    ]
+    drawn = ("summary", "latency_cdf", "phases", "over_time", "memory", "groups")  # no timeline without steps
+    pictures = [f"{name}.{ending}" for name in drawn for ending in ("png", "svg")]
+    texts = ["records.jsonl", "report.html", "report.md", "result.json", "steps.jsonl"]
+    assert sorted(path.name for path in directory.iterdir()) == sorted([*pictures, *texts])
+    assert {path.name for path in directory.iterdir()} <= set(report_files.FILES)
     lines = [json.loads(line) for line in (directory / "records.jsonl").read_text().splitlines()]
     assert len(lines) == 400
     assert {line["strategy"] for line in lines} == {"unbatched", "per_slice"}
     assert lines[0]["warmup"] is False and lines[0]["rows_per_step"] == [2]
-    for name in ("latency_cdf.png", "phases.png"):
-        assert (directory / name).read_bytes().startswith(b"\x89PNG")
-        assert f"({name})" in (directory / "report.md").read_text()
-    assert (directory / "report.html").read_text().count("data:image/png;base64,") == 2
+    for name in drawn:
+        assert (directory / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (directory / f"{name}.svg").read_bytes()
+        assert f"({name}.png)" in (directory / "report.md").read_text()
+    assert (directory / "report.html").read_text().count("<svg") == len(drawn)
     assert json.loads((directory / "result.json").read_text()) == json.loads(json.dumps(document(found)))
 
 
@@ -164,6 +163,27 @@ def test_records_can_be_summarised_again_from_the_file_alone(tmp_path: Path) -> 
     again = [line["inference_ms"] for line in lines if line["strategy"] == "per_slice" and not line["warmup"]]
     mean = document(two_strategies())["strategies"]["per_slice"]["mean_ms"]
     assert sum(again) / len(again) == pytest.approx(mean)
+
+
+def test_the_steps_of_the_accelerator_have_a_file_and_a_count(tmp_path: Path) -> None:
+    steps = (StepSeen("m", 1, 4, 0.5, 0.6123456789, {1: 2, 3: 1}),)
+    found = result(StrategyRun("per_slice", 7, "open", 0.0, 10.0, steady(1, 0), SERVER, steps))
+    report_files.write(found, tmp_path)
+    (line,) = (tmp_path / "steps.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "strategy": "per_slice",
+        "seed": 7,
+        "model": "m",
+        "start": 1,
+        "end": 4,
+        "began_s": 0.5,
+        "ended_s": 0.612346,
+        "entries": {"1": 2, "3": 1},
+    }
+    said = json.loads((tmp_path / "result.json").read_text())
+    jsonschema.validate(said, SCHEMA)
+    assert said["strategies"]["per_slice"]["runs"][0]["traced_steps"] == 1
+    assert (tmp_path / "timeline.svg").is_file()
 
 
 def test_html_is_escaped(tmp_path: Path) -> None:

@@ -72,6 +72,26 @@ def logits_of(reply: Reply) -> np.ndarray[Any, Any]:
     return np.frombuffer(reply.logits, "<f4").reshape(reply.logits_shape)
 
 
+def test_the_steps_of_the_accelerator_are_told_in_seconds_of_uptime(sliced: SlicedModel, shard_dir: Path) -> None:
+    server = server_of(shard_dir, strategy="per_tail")
+    image = images(sliced, 1)[0]
+
+    async def work() -> tuple[Any, ...]:
+        await server.infer(request_at(sliced, server, 2, image))
+        status = await server.status()
+        before = await server.steps()
+        await server.infer(request_at(sliced, server, 3, image))
+        return status, before, await server.steps(since_s=status["uptime_s"]), await server.steps()
+
+    status, before, since, after = run(work, server)
+    (step,) = before["steps"]
+    assert before["replica"] == status["replica"]
+    assert (step["model"], step["start"], step["end"], step["entries"]) == (MODEL, 2, 4, {2: 1})
+    assert 0 < step["began_s"] < step["ended_s"] < status["uptime_s"]
+    assert [step["entries"] for step in since["steps"]] == [{3: 1}]
+    assert after["steps"] == before["steps"] + since["steps"]
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_answers_rows_of_all_cuts_at_once_as_the_unsliced_model(
     strategy: str, sliced: SlicedModel, shard_dir: Path

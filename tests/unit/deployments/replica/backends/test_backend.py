@@ -30,6 +30,7 @@ def test_a_backend_takes_the_weights_over_answers_counts_and_closes(
     model = hosted[0][0]
     backend: Backend = kind(hosted, TorchExecutor(threads=1), config)
     assert hosted == [], "nobody else holds the weights"
+    assert backend.steps() == [], "the warm-up is no work"
     assert backend.counters() == Counters(0, 0, 0.0, dict.fromkeys(backend.counters().waiting, 0), {})
     image = np.zeros(model.shapes[0], np.float32)
     request = Request("r", model.name, model.manifest.digest, 0, "fp32", image.shape, codec.encode("fp32", image))
@@ -42,6 +43,9 @@ def test_a_backend_takes_the_weights_over_answers_counts_and_closes(
     asyncio.run(work())
     done = backend.counters()
     assert (done.steps, done.rows, done.rows_per_step) == (1, 1, {1: 1})
+    (step,) = backend.steps()
+    assert (step.model, step.start, step.end, step.entries) == ("digits_vit", 0, 2, {0: 1})
+    assert step.ended_s - step.began_s == pytest.approx(done.busy_s)
     assert done.busy_s > 0 and sum(done.waiting.values()) == 0
     backend.close()
     backend.close()
