@@ -24,6 +24,7 @@ class Answer:
         sentence: the answer; derived from the figures, rounded so that the noise of a machine does not change it.
         tables: the figures behind it.
         notes: what has to be known beside it, what is emulated first.
+        caption: of the picture.
         figures: all numbers, for the document.
         bad: what makes the demo fail: answers that differ, INVALID points; empty where all is well.
     """
@@ -33,6 +34,7 @@ class Answer:
     sentence: str
     tables: tuple[Table, ...]
     notes: tuple[str, ...]
+    caption: str
     figures: dict[str, Any] = field(default_factory=dict)
     bad: tuple[str, ...] = ()
 

@@ -91,6 +91,7 @@ def answer(heard: Heard, model: str) -> Answer:
             f"The model itself is right on {right:.1%} of the digits. "
             f"The largest difference of a logit is {_below(heard.farthest())}: other batch sizes round otherwise.",
         ),
+        caption="Real images, weights, Ray Serve and torch; nothing is emulated.",
         figures={
             "images": images,
             "cuts": list(cuts),

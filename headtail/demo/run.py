@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from actors.report.page import picture, png, svg_file
 from headtail.demo import batching, exactness, live, page, pictures, splitting, terminal
 from headtail.demo.answer import Answer
 from headtail.demo.load_curve import Bench
@@ -28,21 +29,21 @@ def run(out: Path, *, say: Say, json: bool, seed: int) -> int:
     out.mkdir(parents=True, exist_ok=True)
     say("HeadTail answers three questions on this machine, in about two minutes. No GPU, no network.")
     answers: list[Answer] = []
-    drawn: dict[str, str] = {}
+    elements: dict[str, str] = {}
 
     def show(answer: Answer, figure: Figure) -> None:
-        figure.savefig(out / f"{answer.key}.png", dpi=200)
-        drawn[answer.key] = page.svg(figure)
-        (out / f"{answer.key}.svg").write_text(drawn[answer.key], encoding="utf-8")
+        drawn = svg_file(figure)
+        (out / f"{answer.key}.svg").write_bytes(drawn)
+        (out / f"{answer.key}.png").write_bytes(png(figure))
+        elements[answer.key] = picture(figure, answer.caption, wide=answer.key == "splitting", drawn=drawn)
         answers.append(answer)
         say(terminal.answer_text(len(answers), answer, f"{out / answer.key}.png"))
 
     with tempfile.TemporaryDirectory(prefix="headtail-demo-") as scratch:
-        simulated, heard, points = _measure(Path(scratch), say, seed, show)
+        simulated, points = _measure(Path(scratch), say, seed, show)
     show(batching.answer(simulated, points), pictures.batching(simulated, points))
     found = splitting.cells()
     show(splitting.answer(found), pictures.splitting(found))
-    del heard
     lines = verdict(*answers)
     say("\nVerdict")
     for number, line in enumerate(lines, start=1):
@@ -51,7 +52,7 @@ def run(out: Path, *, say: Say, json: bool, seed: int) -> int:
     took_s = time.monotonic() - began_s
     document = _document(answers, lines, seed, took_s)
     (out / "demo.json").write_text(json_module.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (out / "index.html").write_text(page.page(answers, drawn, lines, FOLLOWING), encoding="utf-8")
+    (out / "index.html").write_text(page.page(answers, elements, lines, FOLLOWING), encoding="utf-8")
     say(f"\nAll of it with pictures: {out / 'index.html'} ({took_s:.0f} s)")
     if json:
         print(json_module.dumps(document), flush=True)
@@ -60,7 +61,7 @@ def run(out: Path, *, say: Say, json: bool, seed: int) -> int:
 
 def _measure(
     scratch: Path, say: Say, seed: int, show: Callable[[Answer, Figure], None]
-) -> tuple[batching.Simulated, exactness.Heard, list[batching.LivePoint]]:
+) -> tuple[batching.Simulated, list[batching.LivePoint]]:
     """All that needs the applications; the first answer is shown as soon as it is there."""
     from slicer.models.images import write_digits
 
@@ -84,7 +85,7 @@ def _measure(
         say("")
         running.stop_digits()
         points = _live_points(running, simulated[0].bench, say, seed)
-    return simulated[0], heard, points
+    return simulated[0], points
 
 
 def _live_points(running: live.Live, bench: Bench, say: Say, seed: int) -> list[batching.LivePoint]:

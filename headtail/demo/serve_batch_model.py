@@ -1,4 +1,4 @@
-"""Ray Serve's `@serve.batch` around each tail, in virtual time: what strategy `serve_batch` does without a host's noise.
+"""Ray Serve's `@serve.batch` around each tail, in virtual time: strategy `serve_batch` without a host's noise.
 
 As read in Ray 2.60 (`ray.serve.batching`): per entry, a batch begins with a request, and closes when it is full or
 `wait_s` have passed, whether the accelerator is free or not. One batch of an entry runs at a time

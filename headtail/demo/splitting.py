@@ -5,6 +5,7 @@ All boards are made up, links are presets, the server is an emulated accelerator
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -171,34 +172,31 @@ def answer(found: Sequence[Cell]) -> Answer:
     """In words."""
     split = [one for one in found if one.verdict == "split"]
     relieved = [one for one in found if verdict_of(one.enough) == "split"]
-    count = {
-        verdict: sum(one.verdict == verdict for one in found)
-        for verdict in ("server-only", "device-only", "impossible")
-    }
-    loads = sorted({one.load for one in split})
+    verdicts = Counter(one.verdict for one in found)
+    loads = " or ".join(f"{load:.0%}" for load in sorted({one.load for one in split}))
     sentence = (
-        f"Seldom for speed alone: the planner splits in {len(split)} of {len(found)} cases, all with a board that cannot "
-        f"keep up alone and a server that is busy ({' or '.join(f'{load:.0%}' for load in loads)} of its bound); where "
-        f"{DEADLINE_MS:g} ms are good enough it splits in {len(relieved)}, to spare the server."
+        f"Seldom for speed alone: the planner splits in {len(split)} of {len(found)} cases, all with a board that does "
+        f"not keep up alone and a server that is busy ({loads} of its bound). Where {DEADLINE_MS:g} ms are good enough "
+        f"it splits in {len(relieved)}, which leaves the server {_share_left(relieved):.0%} of the work there."
     )
+    slow, fast = boards()[:2]
     return Answer(
         "splitting",
         QUESTION,
         sentence,
         (_table(found),),
         (
-            f"Emulated: nothing runs here, this is the planner's arithmetic. DeiT-S at 224 px in 4 slices, activations of "
-            f"76 kB (int8). Made up: both shipped boards (slow-board {boards()[0].whole_ms:.0f} ms, fast-board "
-            f"{boards()[1].whole_ms:.0f} ms for the whole model), a quick board (32 ms), and the server (profile "
-            "edge-gpu, hypothetical). Links are presets of a kind, not yours.",
-            f"Do not split: in {count['server-only']} cases the JPEG ({JPEG_BYTES / 1e3:.0f} kB) to the server is "
-            f"fastest, in {count['device-only']} the device alone; in {count['impossible']} no choice keeps up. A ViT's "
-            "activation has the same size at every block, larger than a JPEG, so a split costs the link more.",
-            f"JPEG and activations may lose as much: codecs below a top-1 agreement of {AGREEMENT} are not taken. Decoding "
-            "the JPEG on the server is not counted.",
-            f"A split for {DEADLINE_MS:g} ms leaves the server {_share_left(relieved):.0%} of the work of server-only in "
-            f"these {len(relieved)} cases: so many more cameras share it (see the second question).",
+            "Emulated: nothing runs here, it is the planner's arithmetic. DeiT-S at 224 px in 4 slices; an activation "
+            f"is {FACTS.encoded_bytes(Choice(1, 'int8')) / 1e3:.0f} kB as int8, a JPEG {JPEG_BYTES / 1e3:.0f} kB. Made "
+            f"up: the boards (slow-board {slow.whole_ms:.0f} ms, fast-board {fast.whole_ms:.0f}, quick board 32 for "
+            "the whole model) and the server (profile edge-gpu). Links are presets of a kind, not yours.",
+            f"Do not split: in {verdicts['server-only']} cases the JPEG to the server is fastest, in "
+            f"{verdicts['device-only']} the device alone; in {verdicts['impossible']} nothing keeps up. A ViT's "
+            "activation has one size at every block, larger than a JPEG, so a split costs the link more.",
+            f"Both sides may lose as much: codecs below a top-1 agreement of {AGREEMENT}, JPEG's, are not taken. "
+            "Decoding a JPEG on the server is not counted.",
         ),
+        "Planner arithmetic, emulated. Made-up boards and server, link presets.",
         {
             "model": "deit_small_patch16_224",
             "jpeg_bytes": JPEG_BYTES,
@@ -217,12 +215,12 @@ def _share_left(found: Sequence[Cell]) -> float:
 
 
 def short(estimate: Estimate | None) -> str:
-    """A choice in a few letters: ``split 2 int8 69``."""
+    """A choice in a few letters: ``cut 2 int8 69``."""
     verdict = verdict_of(estimate)
     if estimate is None:
         return "none"
     if verdict == "split":
-        return f"split {estimate.choice.cut} {estimate.choice.codec} {estimate.total_ms:.0f}"
+        return f"cut {estimate.choice.cut} {estimate.choice.codec} {estimate.total_ms:.0f}"
     return f"{'server' if verdict == 'server-only' else 'device'} {estimate.total_ms:.0f}"
 
 
@@ -231,15 +229,15 @@ def _table(found: Sequence[Cell]) -> Table:
     for at in range(0, len(found), len(LINKS)):
         row = found[at : at + len(LINKS)]
         board, alone = row[0].board, row[0].device_only
-        device = "cannot" if alone.refused else f"{alone.total_ms:.0f}"
+        device = "-" if alone.refused else f"{alone.total_ms:.0f}"
         cells = []
         for one in row:
-            beside = "cannot" if one.server_only.refused else f"{one.server_only.total_ms:.0f}"
-            cells.append(short(one.best) + ("" if one.verdict in ("server-only",) else f" ({beside})"))
+            beside = "-" if one.server_only.refused else f"{one.server_only.total_ms:.0f}"
+            cells.append(short(one.best) + ("" if one.verdict == "server-only" else f" ({beside})"))
         rows.append((f"{board.name}, {board.rate_rps:g}/s", f"{row[0].load:.0%}", device, *cells))
-    headers = ("board, images", "server load", "device alone", *LINKS)
+    headers = ("board, images", "load", "alone", *LINKS)
     return Table(
-        "fastest choice and its time in ms; in brackets server-only by JPEG; cannot: it does not keep up; emulated",
+        "fastest choice, ms; in brackets server-only by JPEG; load: of the server; alone: device-only; -: does not keep up",
         headers,
         tuple(rows),
     )

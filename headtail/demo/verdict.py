@@ -27,8 +27,8 @@ def verdict(same: Answer, batching: Answer, splitting: Answer) -> tuple[str, ...
         f"Exact: {same.figures['same']:,} of {same.figures['asked']:,}: {exact} at every cut and strategy.",
         f"Merging across cuts: {merged / tails:.1f} times the rate of one batch per tail on a busy accelerator "
         "(emulated); nothing when it is idle or gains nothing from batches.",
-        f"Splitting relieves a busy server: {about(merged)} requests/s at mixed cuts, {about(whole)} when the server does "
-        "all (emulated).",
+        f"Splitting relieves a busy server: {about(merged)} requests/s at mixed cuts, {about(whole)} when the server "
+        "does all (emulated).",
         f"For the fastest answer do not split as a rule ({len(cells) - split} of {len(cells)} cases, emulated): send a "
         "JPEG while the server is idle, stay on the device where it keeps up.",
     )
