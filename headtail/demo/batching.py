@@ -131,8 +131,8 @@ def answer(simulated: Simulated, live: Sequence[LivePoint]) -> Answer:
     merging, tails = _kept(simulated, "continuous", BUSY_RPS), _kept(simulated, "per_tail_shared", BUSY_RPS)
     sentence = (
         f"When the accelerator is busy: at {BUSY_RPS} requests/s merging across entries (per_slice, continuous) "
-        f"answers in {about(merging.mean_ms)} ms on average, a batch per tail in {about(tails.mean_ms)}. It keeps p99 within "
-        f"{LIMIT_MS:g} ms up to {about(highest['continuous'])} requests/s, a batch per tail up to "
+        f"answers in {about(merging.mean_ms)} ms on average, a batch per tail in {about(tails.mean_ms)}. It keeps p99 "
+        f"within {LIMIT_MS:g} ms up to {about(highest['continuous'])} requests/s, a batch per tail up to "
         f"{about(highest['per_tail_shared'])}, no batches up to {about(highest['unbatched'])}."
     )
     calm = [_kept(simulated, name, CALM_RPS).mean_ms for name in SERIES if name not in ("server-only", "serve_batch")]

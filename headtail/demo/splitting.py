@@ -237,7 +237,7 @@ def _table(found: Sequence[Cell]) -> Table:
         rows.append((f"{board.name}, {board.rate_rps:g}/s", f"{row[0].load:.0%}", device, *cells))
     headers = ("board, images", "load", "alone", *LINKS)
     return Table(
-        "fastest choice, ms; in brackets server-only by JPEG; load: of the server; alone: device-only; -: does not keep up",
+        "fastest choice, ms (server-only by JPEG); load: the server's; alone: device-only; -: does not keep up",
         headers,
         tuple(rows),
     )
