@@ -92,10 +92,10 @@ class Live:
         for app, config in configs.items():
             self._get(self._sender.connect.remote(app, [model["name"] for model in config["models"]]))
 
-    def heads(self, files: Sequence[Path]) -> dict[int, Logits]:
-        """Compute the heads of the real model; see `Sender.compute_heads`."""
+    def heads(self, files: Sequence[Path]) -> Logits:
+        """Compute the heads of more images by the real model; see `Sender.compute_heads`."""
         name = STRATEGIES[0]
-        found: dict[int, Logits] = self._get(
+        found: Logits = self._get(
             self._sender.compute_heads.remote(_app(True, name), model_of(name), [str(file) for file in files])
         )
         return found
@@ -123,7 +123,9 @@ class Live:
 
 
 @contextlib.contextmanager
-def running(configs: Mapping[str, Mapping[str, Any]], meanwhile: Callable[[], None]) -> Iterator[Live]:
+def running(
+    configs: Mapping[str, Mapping[str, Any]], meanwhile: Callable[[], None], say: Callable[[str], None]
+) -> Iterator[Live]:
     """Start Ray and all applications, do `meanwhile` while they start, and take everything down at the end.
 
     Raises:
@@ -138,6 +140,8 @@ def running(configs: Mapping[str, Mapping[str, Any]], meanwhile: Callable[[], No
     os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's default, nice 15, one measures what else runs
     del serve  # imported for its logger, whose INFO lines would bury what the demo says
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # It warns that a token protects the cluster, which is as it should be.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     connect(
         "local",
         num_cpus=2,
@@ -151,8 +155,9 @@ def running(configs: Mapping[str, Mapping[str, Any]], meanwhile: Callable[[], No
         live = Live()
         asked = {name: app.deploy(dict(config), name=name) for name, config in configs.items()}
         meanwhile()
-        for name, settled in asked.items():
+        for number, (name, settled) in enumerate(asked.items(), start=1):
             app.wait_running(name, settled)
+            say(f"  {number} of {len(asked)} applications run")
         live.connect(configs)
         yield live
     finally:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -63,7 +63,7 @@ class Bench:
 
     profile: str = "launch-bound"
     entries: tuple[int, ...] = (0, 1, 2, 3)
-    requests: int = 3000
+    requests: int = 2000
     seeds: tuple[int, ...] = (0, 1)
     max_batch: int = 32
     serve_batch_wait_s: float = 0.01
@@ -130,9 +130,12 @@ class Bench:
         return goodput_rps(lambda rate_rps: float(self.point(series, rate_rps).kept), self.bound_rps, share=1.0)
 
     def with_best_wait(self) -> Bench:
-        """The same with the waiting time of WAITS_S that suits serve_batch best."""
-        made = [Bench(self.profile, self.entries, self.requests, self.seeds, self.max_batch, wait) for wait in WAITS_S]
-        return max(made, key=lambda one: one.highest_rps("serve_batch"))
+        """The same with the waiting time of WAITS_S that suits serve_batch best, by the first seed."""
+        found = {
+            wait_s: replace(self, seeds=self.seeds[:1], serve_batch_wait_s=wait_s).highest_rps("serve_batch")
+            for wait_s in WAITS_S
+        }
+        return replace(self, serve_batch_wait_s=max(found, key=lambda wait_s: found[wait_s]))
 
     def in_time_rps(self, series: str, slo_s: float) -> float:
         """The highest rate at which 99 % of the requests of every entry, which carry the deadline, are in time."""

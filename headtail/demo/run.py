@@ -15,12 +15,15 @@ from actors.report.page import picture, png, svg_file
 from headtail.demo import batching, exactness, live, page, pictures, splitting, terminal
 from headtail.demo.answer import Answer
 from headtail.demo.load_curve import Bench
-from headtail.demo.verdict import FOLLOWING, verdict
+from headtail.demo.verdict import following, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Say = Callable[[str], None]
+
+#: Images between two lines of progress.
+_CHUNK = 120
 
 
 def run(out: Path, *, say: Say, json: bool, seed: int) -> int:
@@ -48,11 +51,11 @@ def run(out: Path, *, say: Say, json: bool, seed: int) -> int:
     say("\nVerdict")
     for number, line in enumerate(lines, start=1):
         say(terminal.wrapped(line, "   ", f"{number}. "))
-    say("\nWhat next\n" + FOLLOWING)
+    say("\nWhat next (commands are in .venv/bin)\n" + following())
     took_s = time.monotonic() - began_s
     document = _document(answers, lines, seed, took_s)
     (out / "demo.json").write_text(json_module.dumps(document, indent=1) + "\n", encoding="utf-8")
-    (out / "index.html").write_text(page.page(answers, elements, lines, FOLLOWING), encoding="utf-8")
+    (out / "index.html").write_text(page.page(answers, elements, lines, following()), encoding="utf-8")
     say(f"\nAll of it with pictures: {out / 'index.html'} ({took_s:.0f} s)")
     if json:
         print(json_module.dumps(document), flush=True)
@@ -70,11 +73,17 @@ def _measure(
     configs = live.configs(bench, table)
     images = write_digits(scratch / "digits")
     simulated: list[batching.Simulated] = []
-    say(f"  starting a Ray of two cores and {len(configs)} Serve applications; computing the curve meanwhile ...")
-    with live.running(configs, lambda: simulated.append(batching.simulate(bench))) as running:
-        say(f"  computing the heads of {len(images)} digits, and what the unsliced model says ...")
+    say(
+        f"  starting a Ray of two cores with {len(configs)} Serve applications, and the curve in virtual time meanwhile"
+    )
+    with live.running(configs, lambda: simulated.append(batching.simulate(bench, say)), say) as running:
         whole = _unsliced(images.files)
-        alone = running.heads(images.files)[live.SLICES]
+        say(f"  the unsliced model has said what {len(images)} digits are")
+        parts = []
+        for at in range(0, len(images), _CHUNK):
+            parts.append(running.heads(images.files[at : at + _CHUNK]))
+            say(f"  heads of {min(at + _CHUNK, len(images))} of {len(images)} digits computed")
+        alone = np.concatenate(parts)
         served = {}
         for number, strategy in enumerate(live.STRATEGIES, start=1):
             served[strategy] = running.ask(strategy, seed)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,11 @@ from actors.network.serve_transport import ServeTransport
 from slicer.codecs import activations
 from slicer.errors import ServerError
 from slicer.protocol.messages import Reply, Request, ServedModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from slicer.models.images import Preprocess
 
 Array = npt.NDArray[np.float32]
 
@@ -43,6 +48,7 @@ class Sender:
 
         prefer_thread()  # a generator that waits for a core behind what it measures would send late
         self._served: dict[tuple[str, str], tuple[ServeTransport, ServedModel]] = {}
+        self._slices: dict[str, tuple[Preprocess, list[nn.Module]]] = {}
         self._heads: dict[str, dict[int, list[Array]]] = {}
 
     async def connect(self, app: str, models: Sequence[str]) -> None:
@@ -51,54 +57,38 @@ class Sender:
         for model in models:
             self._served[app, model] = (transport, await transport.describe(model))
 
-    async def compute_heads(self, app: str, model: str, files: Sequence[str]) -> dict[int, Array]:
-        """Compute all heads of one model, image by image as devices do, from shards that the server sends.
+    async def compute_heads(self, app: str, model: str, files: Sequence[str]) -> Array:
+        """Compute all heads of more images, one by one as devices do, from shards that the server sends.
 
         Returns:
-            Logits of the device that runs all slices alone, [images, classes], under the cut n; the activations of the
-            other cuts stay here, for `ask`.
+            Logits of the device that runs all slices alone, [images, classes]; the activations of the other cuts stay
+            here, for `ask`.
         """
         import torch
 
-        from actors.device.config import DeviceConfig
-        from actors.device.head_loader import load_more, manifest_of
-        from slicer.models.images import Preprocess
-        from slicer.profiles.device_profile import NATIVE
-
         transport, served = self._served[app, model]
         loop = asyncio.get_running_loop()
+        heads = self._heads.setdefault(served.manifest, {cut: [] for cut in range(served.num_slices)})
 
         def get(sha256: str, offset: int, length: int) -> bytes:
             return asyncio.run_coroutine_threadsafe(transport.shard(sha256, offset, length), loop).result()
 
-        def compute() -> dict[int, list[Array]]:
-            torch.set_num_threads(1)
-            cache = Path("~/.cache/headtail/shards").expanduser()
-            config = DeviceConfig(
-                name="demo",
-                group="demo",
-                model=model,
-                cut=0,
-                profile=NATIVE,
-                cache_directory=str(cache),
-                cache_max_bytes=1 << 30,
-            )
-            slices = load_more(served, config, get, 0, served.num_slices)
-            preprocess = Preprocess(manifest_of(served).spec)
-            at: dict[int, list[Array]] = {cut: [] for cut in range(served.num_slices + 1)}
+        def compute() -> Array:
+            if served.manifest not in self._slices:
+                torch.set_num_threads(1)
+                self._slices[served.manifest] = _fetch(served, get)
+            preprocess, slices = self._slices[served.manifest]
+            alone = []
             with torch.inference_mode():
                 for file in files:
                     x = torch.from_numpy(preprocess(file))[None]
-                    at[0].append(x[0].numpy())
-                    for cut, one in enumerate(slices, start=1):
+                    for cut, one in enumerate(slices):
+                        heads[cut].append(x[0].numpy())
                         x = one(x)
-                        at[cut].append(x[0].numpy())
-            return at
+                    alone.append(x[0].numpy())
+            return np.stack(alone)
 
-        at = await loop.run_in_executor(None, compute)
-        alone = np.stack(at.pop(served.num_slices))
-        self._heads[served.manifest] = at
-        return {served.num_slices: alone}
+        return await loop.run_in_executor(None, compute)
 
     async def ask(self, app: str, model: str, seed: int) -> dict[int, Array]:
         """Send every image at every cut, all cuts mixed, and wait for all logits: [images, classes] by cut.
@@ -158,3 +148,23 @@ class Sender:
             await clock.until(begin_s + offset_s)
             tasks.append(asyncio.get_running_loop().create_task(one(number, begin_s + offset_s, entry)))
         return list(await asyncio.gather(*tasks))
+
+
+def _fetch(served: ServedModel, get: Callable[[str, int, int], bytes]) -> tuple[Preprocess, list[nn.Module]]:
+    """All slices of a model as a device loads them, and its preprocessing. Blocking."""
+    from actors.device.config import DeviceConfig
+    from actors.device.head_loader import load_more, manifest_of
+    from slicer.models.images import Preprocess
+    from slicer.profiles.device_profile import NATIVE
+
+    cache = str(Path("~/.cache/headtail/shards").expanduser())
+    config = DeviceConfig(
+        name="demo",
+        group="demo",
+        model=served.name,
+        cut=0,
+        profile=NATIVE,
+        cache_directory=cache,
+        cache_max_bytes=1 << 30,
+    )
+    return Preprocess(manifest_of(served).spec), load_more(served, config, get, 0, served.num_slices)

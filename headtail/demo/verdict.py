@@ -6,14 +6,37 @@ from collections.abc import Sequence
 
 from headtail.demo.answer import Answer, about
 
-#: Commands for what a person would try next; `docs/guide/first-run.md` and the guides it links explain them.
-FOLLOWING = """\
-your own model      headtail-slice YOUR_TIMM_MODEL            where it can be cut, and what crosses at each cut
-your own board      headtail-slice MODEL --profile board.yaml   run it there; then --plan board.yaml for the best cut
-your own strategy   examples/own_strategy.py                  copy it; strategy: my_package.my_module:Class
-measure             headtail-load --strategy per_slice,continuous,unbatched --rate 50 --duration 10 --out results
-a server            headtail-serve server.yaml --name cameras   and headtail-load --server cameras --fleet fleet.yaml
-a cluster           docs/guide/cluster-setup.md               the same commands as Ray jobs"""
+#: What a person would try next: (purpose, commands or files, where it is explained).
+NEXT: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("Where can your own model be cut, and what crosses?", ("headtail-slice deit_small_patch16_224",), "README.md"),
+    (
+        "The best cut for your own board: time it there, then plan",
+        (
+            "headtail-slice deit_small_patch16_224 --profile board.yaml",
+            "headtail-slice deit_small_patch16_224 --plan board.yaml --server-profile board.yaml --link wifi",
+        ),
+        "README.md",
+    ),
+    (
+        "Your own strategy: copy examples/own_strategy.py, then compare it",
+        ("headtail-load --strategy examples.own_strategy:Newest,continuous --rate 50 --duration 10 --out results",),
+        "docs/strategies.md",
+    ),
+    (
+        "Your own server, devices and images",
+        ("headtail-serve server.yaml --name cameras", "headtail-load --server cameras --rate 20 --duration 30"),
+        "docs/guide/serve-and-load.md",
+    ),
+    ("A cluster: the same commands as Ray jobs", (), "docs/guide/cluster-setup.md"),
+)
+
+
+def following() -> str:
+    """`NEXT` as text."""
+    lines = []
+    for purpose, commands, where in NEXT:
+        lines += [f"- {purpose} ({where})", *(f"    {command}" for command in commands)]
+    return "\n".join(lines)
 
 
 def verdict(same: Answer, batching: Answer, splitting: Answer) -> tuple[str, ...]:

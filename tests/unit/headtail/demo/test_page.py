@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import xml.etree.ElementTree as ElementTree
 
+import pytest
+
+from actors.cli import parser as load_parser
+from deployments.cli import parser as serve_parser
 from headtail.demo import terminal
 from headtail.demo.answer import Answer, Table, about
 from headtail.demo.page import page
-from headtail.demo.verdict import FOLLOWING, verdict
+from headtail.demo.verdict import NEXT, following, verdict
+from slicer.cli import parser as slice_parser
+from tests.paths import ROOT
 
 TABLE = Table("a <title>", ("name", "figure"), (("first", "1"), ("second & last", "20")))
 ANSWER = Answer("key", "Is it so?", "Yes, it is.", (TABLE,), ("Emulated: nothing.",), "A caption.")
@@ -18,7 +25,7 @@ def test_two_digits_count_in_a_sentence() -> None:
 
 
 def test_the_page_is_well_formed_fetches_nothing_and_holds_all_words() -> None:
-    made = page([ANSWER], {"key": "<figure/>"}, ["First & last."], FOLLOWING)
+    made = page([ANSWER], {"key": "<figure/>"}, ["First & last."], following())
     ElementTree.fromstring(made.replace("<!DOCTYPE html>\n", ""))
     for words in ("Is it so?", "Yes, it is.", "a &lt;title&gt;", "second &amp; last", "First &amp; last."):
         assert words in made
@@ -52,3 +59,17 @@ def test_the_verdict_has_four_lines_and_admits_a_difference() -> None:
     assert "1.2 times" in lines[1]
     assert "520 requests/s at mixed cuts, 310" in lines[2]
     assert "2 of 3 cases" in lines[3]
+
+
+PARSERS = {"headtail-slice": slice_parser, "headtail-serve": serve_parser, "headtail-load": load_parser}
+
+
+@pytest.mark.parametrize("command", [command for _, commands, _ in NEXT for command in commands])
+def test_what_comes_next_can_be_typed(command: str) -> None:
+    program, *arguments = shlex.split(command)
+    PARSERS[program]().parse_args(arguments)
+
+
+@pytest.mark.parametrize("where", {where for _, _, where in NEXT})
+def test_what_comes_next_is_explained(where: str) -> None:
+    assert (ROOT / where).exists()
