@@ -19,7 +19,7 @@ NEXT: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     (
         "Your own strategy: copy examples/own_strategy.py, then compare it",
-        ("headtail-load --strategy examples.own_strategy:Newest,continuous --rate 50 --duration 10 --out results",),
+        ("PYTHONPATH=examples headtail-load --strategy own_strategy:FullestTail,continuous --rate 50 --duration 10",),
         "docs/strategies.md",
     ),
     (
