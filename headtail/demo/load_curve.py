@@ -63,7 +63,7 @@ class Bench:
 
     profile: str = "launch-bound"
     entries: tuple[int, ...] = (0, 1, 2, 3)
-    requests: int = 2000
+    requests: int = 3000
     seeds: tuple[int, ...] = (0, 1)
     max_batch: int = 32
     serve_batch_wait_s: float = 0.01

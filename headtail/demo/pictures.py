@@ -35,12 +35,11 @@ def same(heard: Heard) -> Figure:
         figure.set_label("Per strategy and cut, of how many digits the class is the unsliced model's")
         axes = figure.add_subplot()
         for y, name in enumerate(names):
-            for x, cut in enumerate([*cuts, len(cuts)]):
-                count = heard.same(heard.alone) if x == len(cuts) else counts[name][cut]
-                good = count == heard.images
-                _field(axes, x, y, _GOOD if good else _BAD, f"{count}/{heard.images}", "#ffffff", 8)
-        _fields(axes, [*(f"cut {cut}" for cut in cuts), "device\nalone"], names)
-        axes.set_title("digits with the unsliced model's class")
+            for x, cut in enumerate(cuts):
+                good = counts[name][cut] == heard.images
+                _field(axes, x, y, _GOOD if good else _BAD, f"{counts[name][cut]}/{heard.images}", "#ffffff", 8)
+        _fields(axes, [f"cut {cut}" for cut in cuts], names)
+        axes.set_title("digits with the unsliced model's class, through Ray Serve", fontsize=10)
     return figure
 
 
@@ -65,7 +64,7 @@ def batching(simulated: Simulated, live: Sequence[LivePoint]) -> Figure:
         axes.text(5, LIMIT_MS + 1, f"{LIMIT_MS:g} ms", va="bottom", fontsize=8)
         axes.set_ylim(0, 2 * LIMIT_MS)
         axes.set_xlabel("offered requests/s")
-        axes.set_ylabel("p99 in ms")
+        axes.set_ylabel("p99 in ms, emulated accelerator")
         axes.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
@@ -85,8 +84,8 @@ def splitting(cells: Sequence[Cell]) -> Figure:
                 estimate = one.best if best else one.enough
                 _field(axes, x, y, _VERDICTS[verdict_of(estimate)], _words(estimate), "#000000", 7)
             _fields(axes, list(LINKS), names if best else [""] * len(names))
-        left.set_title("fastest choice, ms", fontsize=9)
-        right.set_title(f"within {DEADLINE_MS:g} ms, least work for the server", fontsize=9)
+        left.set_title("fastest choice, ms (emulated)", fontsize=9)
+        right.set_title(f"within {DEADLINE_MS:g} ms, least server work (emulated)", fontsize=9)
         figure.legend(
             handles=[Patch(color=colour, label=verdict) for verdict, colour in _VERDICTS.items()],
             loc="outside lower center",

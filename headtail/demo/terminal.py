@@ -30,7 +30,14 @@ def table_text(table: Table, terminal: bool) -> str:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    made = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, title=table.title, title_justify="left", title_style="dim")
+    made = RichTable(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        title=table.title,
+        title_justify="left",
+        title_style="dim",
+    )
     for number, header in enumerate(table.headers):
         made.add_column(header, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in table.rows:

@@ -18,7 +18,7 @@ def heard(flip: bool = False, moved: float = 0.0) -> Heard:
 def test_where_all_agree_the_sentence_says_so_many_of_so_many() -> None:
     found = answer(heard(), "m")
     assert found.sentence.startswith("Yes: 16 of 16 answers")
-    assert found.tables[0].rows == (("a", "4/4", "4/4", "4/4"), ("b", "4/4", "4/4", "4/4"))
+    assert found.tables[0].rows == (("a", "4/4", "4/4"), ("b", "4/4", "4/4"))
     assert not found.bad
 
 
