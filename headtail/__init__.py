@@ -1,4 +1,4 @@
-"""The parts put together for a person: the demo, and the command that starts everything.
+"""What stands above devices and server: the command line and the demo; later a client for applications.
 
-Above `slicer`, `actors` and `deployments`, which never import it.
+``import headtail`` imports neither torch nor Ray. Nothing of ours imports this package.
 """
