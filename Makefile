@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .PHONY: help venv setup setup-test setup-docs demo docs lint test test-long cluster-test coverage-models gpu-test clean
 
 help:
-	@echo "make demo             set up .venv, run the main job on this machine, write report/"
+	@echo "make demo             set up .venv, answer three questions on this machine in two minutes, write report/"
 	@echo "make test             set up .venv with test extras; ruff, mypy, import-linter and all tests that need no GPU"
 	@echo "make venv             only the empty .venv (to put a CPU build of torch into it first, see README)"
 	@echo "make setup            .venv with the project and its dependencies"
@@ -43,7 +43,7 @@ $(BIN)/python:
 	@touch .venv/.project $@
 
 demo: setup
-	$(BIN)/python -m actors --demo --out report
+	$(BIN)/python -m headtail.demo --out report
 
 lint: setup-test
 	$(BIN)/python -m ruff check .
