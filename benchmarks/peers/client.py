@@ -1,8 +1,9 @@
-"""The load generator, a process of its own per server: ``python -m benchmarks.peers.client JSON``.
+"""The load generator, a process of its own per server: ``python -m benchmarks.peers.client``.
 
 Open loop: each request is sent at its own moment, whatever the server does, and its time runs from that moment. The
-same loop for all servers; only how a request is written differs (`WIRES`). Reads one JSON document per line from
-stdin, ``{"arrivals": [[second, entry], ...], "patience_s": 3}``, and answers each with one line.
+same loop for all servers; only how a request is written differs (`WIRES`). Reads JSON from stdin, a line each: first
+the server, ``{"wire": NAME, "payloads": [...], ...}``, then jobs, ``{"arrivals": [[second, entry], ...], "patience_s":
+3}``. Answers each with one line.
 
 Runs on the interpreter that has the peer's own client library, so it imports little of ours.
 """
@@ -162,14 +163,16 @@ async def offer(
     }
 
 
-async def main(spec: dict[str, Any]) -> None:
+async def main() -> None:
     """Serve the jobs of stdin, one after another."""
+    print(json.dumps({"ready": True}), flush=True)
+    spec = json.loads(sys.stdin.readline())
     prefer_thread()  # a generator that waits for a core behind what it measures would send late
     hand_over_soon()  # gRPC has threads of its own
     payloads = [(base64.b64decode(text), first) for text, first in spec["payloads"]]
     send = await WIRES[spec["wire"]](spec)
+    print(json.dumps({}), flush=True)
     loop = asyncio.get_running_loop()
-    print(json.dumps({"ready": True}), flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         gc.collect()
         gc.freeze()  # a full collection would be a lag of tens of milliseconds
@@ -178,4 +181,4 @@ async def main(spec: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(json.loads(sys.argv[1])))
+    asyncio.run(main())
