@@ -17,22 +17,20 @@ import threading
 import time
 from pathlib import Path
 
-#: The last stretch of a step is spent asking for the time, as `EmulatedExecutor` does, so that it ends when it should.
-SPIN_S = 0.3e-3
-
 _PR_SET_TIMERSLACK = 29  # linux/prctl.h; see slicer.common.thread_timing.sleep_exactly
 _FORMAT = struct.Struct("dqq")  # when it is free (monotonic clock, which all processes share), steps, rows
 _THREAD = threading.local()
 
 
-def prepare(folder: Path, spans_s: dict[int, list[float]]) -> None:
+def prepare(folder: Path, spans_s: dict[int, list[float]], spin_s: float = 0.0) -> None:
     """Make an accelerator that has done nothing yet.
 
     Args:
         folder: of its two files; exists.
         spans_s: by entry: seconds from there to the end of the model with 1, 2, ... rows.
+        spin_s: the last stretch of a step, spent asking for the time, so that the step ends when it should.
     """
-    (folder / "spans.json").write_text(json.dumps(spans_s), encoding="ascii")
+    (folder / "table.json").write_text(json.dumps({"spans_s": spans_s, "spin_s": spin_s}), encoding="ascii")
     (folder / "state").write_bytes(_FORMAT.pack(0.0, 0, 0))
 
 
@@ -40,8 +38,9 @@ class Accelerator:
     """A process's way to the accelerator of `folder`. Several threads may use it at once."""
 
     def __init__(self, folder: str | Path) -> None:
-        spans = json.loads((Path(folder) / "spans.json").read_text(encoding="ascii"))
-        self._spans_s = {int(entry): times for entry, times in spans.items()}
+        table = json.loads((Path(folder) / "table.json").read_text(encoding="ascii"))
+        self._spans_s = {int(entry): times for entry, times in table["spans_s"].items()}
+        self._spin_s = float(table["spin_s"])
         self._file = (Path(folder) / "state").open("r+b")
         self._state = mmap.mmap(self._file.fileno(), _FORMAT.size)
         self._lock = threading.Lock()  # the file's lock is the process's: it does not part its threads
@@ -58,8 +57,10 @@ class Accelerator:
             ValueError: the table has no such entry or batch: the server that asks is set up wrongly.
         """
         if entry not in self._spans_s or not 1 <= rows <= self.most_rows:
-            raise ValueError(f"entry {entry} with {rows} rows: the accelerator knows entries {sorted(self._spans_s)} "
-                             f"and 1 to {self.most_rows} rows; set the server's largest batch to that")
+            raise ValueError(
+                f"entry {entry} with {rows} rows: the accelerator knows entries {sorted(self._spans_s)} "
+                f"and 1 to {self.most_rows} rows; set the server's largest batch to that"
+            )
         with self._lock:
             fcntl.flock(self._file, fcntl.LOCK_EX)
             try:
@@ -68,7 +69,7 @@ class Accelerator:
                 self._state[:] = _FORMAT.pack(ended_s, steps + 1, before + rows)
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
-        _wait_until(ended_s)
+        _wait_until(ended_s, self._spin_s)
 
     def done(self) -> tuple[int, int]:
         """Steps and rows that were handed over since `prepare`."""
@@ -85,12 +86,12 @@ def answer(payload: bytes | memoryview, entry: int) -> bytes:
     return struct.pack("<2f", payload[0], entry)
 
 
-def _wait_until(until_s: float) -> None:
+def _wait_until(until_s: float, spin_s: float) -> None:
     if not getattr(_THREAD, "asked", False):
         _THREAD.asked = True
         with contextlib.suppress(OSError, AttributeError, TypeError):
             ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
-    left_s = until_s - time.monotonic() - SPIN_S
+    left_s = until_s - time.monotonic() - spin_s
     if left_s > 0:
         time.sleep(left_s)
     while time.monotonic() < until_s:

@@ -130,6 +130,13 @@ def cpu_s(root: int, without: tuple[str, ...] = ()) -> dict[int, float]:
     return {pid: used[pid] for pid in parents if _below(pid, root, parents) and not _titled(pid, without)}
 
 
+def send_all(root: int, number: signal.Signals) -> None:
+    """Send a signal to a process that this one started and to all below it: SIGSTOP freezes them, SIGCONT ends that."""
+    for pid in cpu_s(root):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def taken_s(before: dict[int, float], after: dict[int, float]) -> float:
     """CPU seconds between two looks; of a process that came in between, all."""
     return sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import sys
 import tempfile
@@ -16,13 +17,14 @@ from benchmarks.common.results import ROOT
 from benchmarks.peers import install, triton
 from benchmarks.peers.accelerator import Accelerator, prepare
 from benchmarks.peers.figures import point_of
-from benchmarks.peers.processes import Child, cpu_s, taken_s
+from benchmarks.peers.processes import Child, cpu_s, send_all, taken_s
 from benchmarks.peers.settings import (
     BLOCKS,
     ENTRIES,
     HEADTAIL,
     SHAPE,
     SLICES,
+    SPIN_MS,
     Payloads,
     headtail_config,
     payloads,
@@ -86,6 +88,10 @@ class Stack:
             self._drain()
         return {"rate_rps": rate_rps, **point}
 
+    def warm(self) -> None:
+        """A second of requests that nobody counts."""
+        self.client.ask({"arrivals": [(n / 100, ENTRIES[n % len(ENTRIES)]) for n in range(1, 81)], "patience_s": 2.0})
+
     def _drain(self) -> None:
         """Wait until a server that lost has worked off what it still holds, so that it disturbs nobody."""
         until_s = time.monotonic() + 60
@@ -135,6 +141,8 @@ class Stacks:
             ServerError, OSError: it does not come up; nothing of it is left.
         """
         self._count += 1
+        if self._ray is not None:
+            send_all(self._ray.pid, signal.SIGCONT)
         if name in HEADTAIL:
             stack = self._headtail(name)
         elif name == "serve_batch":
@@ -144,8 +152,18 @@ class Stacks:
         self._running.append(stack)
         return stack
 
+    def only(self, stack: Stack) -> None:
+        """Freeze all other servers (SIGSTOP), so that what they do while nobody asks them disturbs nobody.
+
+        Ray is one server in this: HeadTail's and `serve_batch`'s replicas freeze and thaw together.
+        """
+        for pid in {one.server_pid for one in self._running} | ({self._ray.pid} if self._ray else set()):
+            send_all(pid, signal.SIGCONT if pid == stack.server_pid else signal.SIGSTOP)
+        stack.warm()
+
     def stop(self, stack: Stack) -> None:
         """Stop one."""
+        send_all(stack.server_pid, signal.SIGCONT)
         self._running.remove(stack)
         stack.stop()
 
@@ -154,6 +172,7 @@ class Stacks:
         for stack in tuple(self._running):
             self.stop(stack)
         if self._ray is not None:
+            send_all(self._ray.pid, signal.SIGCONT)
             self._ray.stop()
 
     def _headtail(self, name: str) -> Stack:
@@ -172,9 +191,7 @@ class Stacks:
     def _serve_batch(self, setting: Mapping[str, Any]) -> Stack:
         app = f"serve-batch-{self._count}"
         folder = self._accelerator()
-        said = self._start_app(
-            {"start": app, "accelerator": str(folder), "entries": ENTRIES, "setting": dict(setting)}
-        )
+        said = self._start_app({"start": app, "accelerator": str(folder), "entries": ENTRIES, "setting": dict(setting)})
         spec = {"wire": "octets", "url": said["url"], "payloads": self._payloads.of_peers}
         return self._in_ray("serve_batch", app, setting, spec, Accelerator(folder))
 
@@ -256,7 +273,7 @@ class Stacks:
     def _accelerator(self) -> Path:
         folder = self._folder / f"accelerator-{self._count}"
         folder.mkdir()
-        prepare(folder, spans_s(self._costs))
+        prepare(folder, spans_s(self._costs), SPIN_MS / 1e3)
         return folder
 
 

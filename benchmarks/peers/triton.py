@@ -36,7 +36,9 @@ def write_repository(folder: Path, size: int, accelerator: Path, setting: Mappin
         size: of a request's payload, bytes.
         setting: ``delay_ms``, ``preferred`` (batch sizes, may be empty), ``instances`` of each model.
     """
-    preferred = f"preferred_batch_size: [ {', '.join(map(str, setting['preferred']))} ] " if setting["preferred"] else ""
+    preferred = (
+        f"preferred_batch_size: [ {', '.join(map(str, setting['preferred']))} ] " if setting["preferred"] else ""
+    )
     for entry in ENTRIES:
         version = folder / f"entry{entry}" / "1"
         version.mkdir(parents=True)

@@ -1,6 +1,6 @@
 """What one writes first: FastAPI and uvicorn, the model behind a lock, one request at a time.
 
-    python -m benchmarks.peers.servers.fastapi_server ACCELERATOR PORT
+python -m benchmarks.peers.servers.fastapi_server ACCELERATOR PORT
 """
 
 from __future__ import annotations
