@@ -23,9 +23,10 @@ HEADTAIL = {
     "headtail_per_tail_shared": "per_tail_shared",
 }
 
-#: The published grids. Triton: a README's first setting (delay 0, no preferred size), more delay, a preferred size, a
-#: second instance that can prepare a batch while the first one runs. LitServe: its default batch_timeout of 0 and more,
-#: both of its queues. Ray Serve: its default wait of 10 ms and none, one or two batches at a time. FastAPI: no choice.
+#: The published grids.
+#: Triton: its default (delay 0, no preferred size); more delay; a preferred size; a second instance, which prepares a
+#: batch while the first one runs. LitServe: its default batch_timeout of 0, at which its workers poll without a pause,
+#: and more; both of its queues. Ray Serve: its default wait of 10 ms, less and more; one or two batches at a time.
 GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
     "triton": (
         {"delay_ms": 0, "preferred": (), "instances": 1},
@@ -37,7 +38,7 @@ GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "litserve": (
         {"max_batch_size": 32, "batch_timeout_s": 0.0, "fast_queue": False},
-        {"max_batch_size": 32, "batch_timeout_s": 0.0, "fast_queue": True},
+        {"max_batch_size": 32, "batch_timeout_s": 0.005, "fast_queue": False},
         {"max_batch_size": 32, "batch_timeout_s": 0.005, "fast_queue": True},
         {"max_batch_size": 8, "batch_timeout_s": 0.005, "fast_queue": True},
         {"max_batch_size": 32, "batch_timeout_s": 0.02, "fast_queue": True},
