@@ -65,6 +65,7 @@ def job_of(args: argparse.Namespace, model: str, strategy: str, rates_rps: list[
             "threads": args.threads if args.device == "cpu" else None,
             "executor": args.executor,
             "executor_options": {**options, **json.loads(args.executor_options)},
+            "warm_up_by": "per_slice" if strategy in PUBLISHED else None,  # one row never fills a published batch
         },
         "clients": [] if strategy in PUBLISHED else list(args.clients),
         "rates_rps": rates_rps,
