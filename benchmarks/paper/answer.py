@@ -35,7 +35,7 @@ def sentence(reductions: list[Mapping[str, Any]]) -> str:
     return (
         f"Where are the 67 %? Where enough clients wait for each other: {reached}"
         + (f"; {', '.join(never)} nowhere among these" if never else "")
-        + f". A client alone gains {max(alone, 0):.0%}: there is nothing to batch."
+        + f". A client alone gains {alone:.0%} at best: there is nothing to batch."
     )
 
 
