@@ -224,7 +224,7 @@ def _live_table(live: Sequence[LivePoint]) -> Table:
 
 def _agreement(live: Sequence[LivePoint]) -> tuple[str, ...]:
     """How far live and virtual points agree; rounded up, so that a machine's noise does not show in the words."""
-    steady = [abs(one.more_ms) for one in live if one.series != "unbatched"]
+    steady = [abs(one.more_ms) for one in live if one.series != "unbatched" and one.valid]
     if not steady:
         return ()
     bound = next((b for b in (10, 20, 50) if max(steady) <= b), None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from actors.report.page import drawing
-from actors.report.palette import COLOURS, FAINT, strategy_colour, strategy_line
+from actors.report.palette import FAINT, strategy_colour, strategy_line
 from headtail.demo.batching import LivePoint, Simulated
 from headtail.demo.exactness import Heard
 from headtail.demo.load_curve import LIMIT_MS, SERIES
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from slicer.planning.cut_planner import Estimate
 
-_GOOD, _BAD = COLOURS["c3"][0], COLOURS["c1"][0]
+#: Fields keep their colours on a dark page, and so do the words in them (pure black would turn white there).
+_FIELD_INK = "#101010"
+_GOOD, _BAD = "#5fbf9f", "#f08a4b"
 
-#: Fields keep their colour on a dark page, and so do the black words in them.
 _VERDICTS: dict[Verdict, str] = {
     "split": "#5fbf9f",
     "server-only": "#9cc9e8",
@@ -37,7 +38,7 @@ def same(heard: Heard) -> Figure:
         for y, name in enumerate(names):
             for x, cut in enumerate(cuts):
                 good = counts[name][cut] == heard.images
-                _field(axes, x, y, _GOOD if good else _BAD, f"{counts[name][cut]}/{heard.images}", "#ffffff", 8)
+                _field(axes, x, y, _GOOD if good else _BAD, f"{counts[name][cut]}/{heard.images}", 8)
         _fields(axes, [f"cut {cut}" for cut in cuts], names)
         axes.set_title("digits with the unsliced model's class, through Ray Serve", fontsize=10)
     return figure
@@ -49,7 +50,7 @@ def batching(simulated: Simulated, live: Sequence[LivePoint]) -> Figure:
         figure.set_label("99th percentile of the time in ms over the offered rate, a line per strategy")
         axes = figure.add_subplot()
         for series in SERIES:
-            points, dots = simulated.curves[series], [one for one in live if one.series == series]
+            points = simulated.curves[series]
             axes.plot(
                 [point.rate_rps for point in points],
                 [point.p99_ms for point in points],
@@ -57,11 +58,11 @@ def batching(simulated: Simulated, live: Sequence[LivePoint]) -> Figure:
                 color=strategy_colour(series),
                 label=series,
             )
-            axes.plot(
-                [one.rate_rps for one in dots], [one.p99_ms for one in dots], "o", ms=4, color=strategy_colour(series)
-            )
+            for one in live:
+                if one.series == series and one.valid:  # what is INVALID is told in words, and is no figure
+                    axes.plot(one.rate_rps, one.p99_ms, "o", ms=4, color=strategy_colour(series))
         axes.axhline(LIMIT_MS, color=FAINT, linewidth=1, linestyle=":")
-        axes.text(5, LIMIT_MS + 1, f"{LIMIT_MS:g} ms", va="bottom", fontsize=8)
+        axes.text(0.02, LIMIT_MS + 1, f"{LIMIT_MS:g} ms", fontsize=8, transform=axes.get_yaxis_transform())
         axes.set_ylim(0, 2 * LIMIT_MS)
         axes.set_xlabel("offered requests/s")
         axes.set_ylabel("p99 in ms, emulated accelerator")
@@ -82,7 +83,7 @@ def splitting(cells: Sequence[Cell]) -> Figure:
             for index, one in enumerate(cells):
                 y, x = divmod(index, len(LINKS))
                 estimate = one.best if best else one.enough
-                _field(axes, x, y, _VERDICTS[verdict_of(estimate)], _words(estimate), "#000000", 7)
+                _field(axes, x, y, _VERDICTS[verdict_of(estimate)], _words(estimate), 7)
             _fields(axes, list(LINKS), names if best else [""] * len(names))
         left.set_title("fastest choice, ms (emulated)", fontsize=9)
         right.set_title(f"within {DEADLINE_MS:g} ms, least server work (emulated)", fontsize=9)
@@ -94,11 +95,11 @@ def splitting(cells: Sequence[Cell]) -> Figure:
     return figure
 
 
-def _field(axes: Any, x: int, y: int, colour: str, words: str, ink: str, size: float) -> None:
+def _field(axes: Any, x: int, y: int, colour: str, words: str, size: float) -> None:
     from matplotlib.patches import Rectangle
 
     axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=colour))
-    axes.text(x, y, words, ha="center", va="center", fontsize=size, color=ink)
+    axes.text(x, y, words, ha="center", va="center", fontsize=size, color=_FIELD_INK)
 
 
 def _fields(axes: Any, columns: list[str], rows: list[str]) -> None:

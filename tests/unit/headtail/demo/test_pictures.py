@@ -27,9 +27,16 @@ def test_the_second_has_a_line_per_series_and_says_emulated() -> None:
     assert "emulated" in drawn
 
 
+def test_an_invalid_point_is_no_dot() -> None:
+    simulated = Simulated(Bench(), {series: [Point(20, 10.0, 30.0, grew=False)] for series in SERIES}, {}, {}, {})
+    live = LivePoint("continuous", 80, 9, 1.0, 2.0, 1.0, 1.0, 1.0, 0.1, valid=False, lost=0)
+    assert svg_file(pictures.batching(simulated, [live])) == svg_file(pictures.batching(simulated, []))
+
+
 def test_the_third_has_a_field_per_case_and_says_emulated() -> None:
     found: list[Cell] = cells()
     drawn = svg_file(pictures.splitting(found)).decode()
+    assert "#101010" in drawn, "words in fields stay dark on a dark page"
     assert drawn.count(">cut ") == sum(
         one is not None and one.choice.cut in (1, 2, 3) for each in found for one in (each.best, each.enough)
     )
