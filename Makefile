@@ -51,8 +51,10 @@ lint: setup-test
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
+# Unit tests side by side, one process a core; those on a cluster share one Ray, so one after the other.
 test: lint
-	$(BIN)/python -m pytest -m "not gpu and not long"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not gpu and not long" tests/unit
+	$(BIN)/python -m pytest -m "not gpu and not long" tests/cluster
 
 test-long: setup-test
 	$(BIN)/python -m pytest -m "long and not gpu" --timeout 3600
