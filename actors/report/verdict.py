@@ -19,6 +19,10 @@ FEWER = 0.01
 #: Without an interval, since there is one seed, means that differ by less count as level.
 LEVEL = 0.05
 
+#: An interval that holds 1 around a ratio that differs from it by more says that there are too few seeds, not that
+#: two strategies are level.
+UNCLEAR = 0.1
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -61,11 +65,12 @@ def verdict(result: Result) -> Verdict:
     lines = [_figures(result, first)]
     if len(best) > 2:
         lines.insert(0, f"These runs show no difference between {_and(best)}.")
-    elif result.baseline in judged and result.baseline != first:
+    if result.baseline in judged and result.baseline != first and not (len(best) > 2 and result.baseline in level):
         lines.append(_against(result, first, result.baseline))
     following = next((name for name in others if name not in level and name != result.baseline), None)
     if following is not None and (ratio := against[following]) is not None:
-        lines.append(f"Next came {following}: its mean is {_times(ratio)} that of {first}.")
+        unsure = ", too few seeds to be sure of it" if _unclear(ratio) else ""
+        lines.append(f"Next came {following}: its mean is {_times(ratio)} that of {first}{unsure}.")
     return Verdict(headline, (*lines, *_left_out(result, judged)), _trust(result, best), best)
 
 
@@ -94,7 +99,12 @@ def _judged(result: Result) -> list[str]:
 def _level(ratio: Ratio) -> bool:
     if ratio.low is None or ratio.high is None:
         return abs(ratio.ratio - 1) < LEVEL
-    return ratio.low <= 1 <= ratio.high
+    return ratio.low <= 1 <= ratio.high and abs(ratio.ratio - 1) <= UNCLEAR
+
+
+def _unclear(ratio: Ratio) -> bool:
+    """Whether the seeds are too few to tell, although the means differ."""
+    return ratio.low is not None and ratio.high is not None and ratio.low <= 1 <= ratio.high and not _level(ratio)
 
 
 def _figures(result: Result, name: str) -> str:
@@ -116,6 +126,8 @@ def _against(result: Result, name: str, other: str) -> str:
         text += f", its p99 {_times(p99)}"
     if _level(mean):
         return f"{text}: no difference that these runs can show."
+    if _unclear(mean):
+        return f"{text}: too few seeds to be sure of it."
     return f"{text}: {abs(1 - mean.ratio):.0%} {'less' if mean.ratio < 1 else 'more'} time."
 
 
@@ -157,6 +169,9 @@ def _trust(result: Result, best: Sequence[str]) -> str:
     other = sum(r.top1 != r.reference_top1 for r in compared)
     if other:
         light.append(f"{other} of {len(compared)} answers are not the unsliced model's")
+    grew = [name for name in result.strategies if any(map(stats.is_unstable, result.of(name)))]
+    if grew:
+        light.append(f"the queue of {_and(grew)} grew in some runs, which are left out")
     seeds = len({run.seed for run in result.runs})
     if seeds == 1 and len(result.strategies) > 1:
         light.append("one seed gives no interval, so small differences may be chance: --seeds 5 would tell")

@@ -28,7 +28,7 @@ from deployments.engine.warm_up import warm_up
 from deployments.executors.base import Executor
 from deployments.executors.enqueuing import Enqueuing
 from deployments.executors.registry import make_executor
-from deployments.scheduling.registry import find_strategy
+from deployments.scheduling.registry import find_strategy, make_policy
 from deployments.scheduling.scheduler import Scheduler
 from deployments.simulation.simulator import Arrival
 from slicer.common.comparison import in_time, percentile, queue_grew
@@ -42,7 +42,11 @@ _ROWS = 64  # different rows per entry; requests take turns with them
 
 @dataclass(frozen=True)
 class Setup:
-    """What is loaded; fields as in the server's configuration."""
+    """What is loaded; fields as in the server's configuration.
+
+    Attributes:
+        warm_up_by: another strategy whose steps warm the weights up, for one that keeps single rows waiting.
+    """
 
     strategy: str
     entries: tuple[int, ...]
@@ -52,6 +56,7 @@ class Setup:
     executor: str = "torch"
     executor_options: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    warm_up_by: str | None = None
 
 
 @dataclass(slots=True)
@@ -105,7 +110,10 @@ class Harness:
         random = np.random.default_rng(0)
         for rows in self._rows.values():
             rows[:] = random.standard_normal(rows.shape, np.float32)
-        warm_up(Scheduler({MODEL: policy}), self.executor, {MODEL: shapes}, dtype)
+        first_steps = policy
+        if setup.warm_up_by is not None:
+            first_steps = make_policy(setup.warm_up_by, model=MODEL, num_slices=sliced.num_slices)
+        warm_up(Scheduler({MODEL: first_steps}), self.executor, {MODEL: shapes}, dtype)
         if table is not None and costs is None:
             first = min(setup.entries)
             calibrate(table, self.executor, model=MODEL, entry=first, shape=shapes[first])
@@ -114,6 +122,7 @@ class Harness:
             Scheduler({MODEL: policy}), self.executor, self._deliver, max_rows=1 << 20
         )
         self._meeting: dict[int, Record | Outcome] = {}  # by key, whichever of the two came first
+        self._given_up: set[int] = set()  # keys of rows whose outcome nobody waits for
         self._next: Callable[[Record], None] | None = None
         gc.collect()
         gc.freeze()  # as the server does
@@ -178,6 +187,8 @@ class Harness:
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
+            if outcome.key in self._given_up:
+                continue
             record = self._meet(outcome.key, outcome)
             if isinstance(record, Record):
                 self._close(record, outcome)
@@ -203,7 +214,9 @@ class Harness:
         while self._meeting and time.monotonic() < until_s:
             time.sleep(0.002)
         stats = self.engine.stats()
-        left, self._meeting = list(self._meeting), {}
+        left = list(self._meeting)
+        self._given_up.update(left)
+        self._meeting = {}
         for key in left:
             self.engine.cancel(key)
         return stats

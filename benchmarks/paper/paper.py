@@ -1,8 +1,12 @@
 """The paper's experiment: Vision Transformers in four slices, mixed cuts, every strategy on equal terms.
 
+    python benchmarks/paper/paper.py                       where are the 67 %? In 90 seconds, on an emulated accelerator
+    python benchmarks/paper/paper.py --full                the whole experiment: all five models, open and closed loop
     python benchmarks/paper/paper.py --models vit_base_patch16_224,swin_base_patch4_window7_224
     python benchmarks/paper/paper.py --executor emulated --profile launch-bound          (an emulated accelerator)
     python benchmarks/paper/paper.py --as-published --models vit_tiny_patch16_224    (beside the published wait)
+
+Any option but --out asks for the experiment, or for the part of it that the option names.
 
 How much does inference time fall against unbatched serving, from which load on by the paper's 67 %, at which
 utilisation, and at what memory? The server's engine without Ray, in a fresh process per model and strategy; random
@@ -27,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.common.command_line import decimals, integers, names, new_parser, say
 from benchmarks.common.results import ROOT, manifest, put, ratio_figures
 from benchmarks.common.strategies import IN_ENGINE
-from benchmarks.paper import plots
+from benchmarks.paper import answer, plots
+from benchmarks.paper.answer import PAPER
 from slicer.common.comparison import paired_ratio
 
 #: The paper's models as timm names them.
@@ -43,7 +48,6 @@ PUBLISHED = {
     "published: 16 per slice": "benchmarks.paper.published:FullPerSlice",
 }
 CHAIN = {"units": 12, "img_size": 8, "in_chans": 1}
-PAPER = 0.67
 
 
 def job_of(args: argparse.Namespace, model: str, strategy: str, rates_rps: list[float]) -> dict[str, Any]:
@@ -61,6 +65,7 @@ def job_of(args: argparse.Namespace, model: str, strategy: str, rates_rps: list[
             "threads": args.threads if args.device == "cpu" else None,
             "executor": args.executor,
             "executor_options": {**options, **json.loads(args.executor_options)},
+            "warm_up_by": "per_slice" if strategy in PUBLISHED else None,  # one row never fills a published batch
         },
         "clients": [] if strategy in PUBLISHED else list(args.clients),
         "rates_rps": rates_rps,
@@ -214,14 +219,57 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--memory-seconds", type=float, default=5.0, help="of the closed loop that memory is watched in")
     p.add_argument("--as-published", action="store_true", help="beside the scripts' wait for full batches")
     p.add_argument("--clients-per-second", type=float, default=12.0, help="as published: clients with one request/s")
+    p.add_argument("--full", action="store_true", help="the whole experiment; any other option asks for it as well")
     p.add_argument("--quick", action="store_true", help="a smoke test; no figures")
-    p.add_argument("--out", type=Path, help="a results file; the PNGs stand beside it")
+    p.add_argument(
+        "--out", type=Path, help="a results file; the pictures stand beside it; the short answer's are in report/"
+    )
     return p
+
+
+def wants_short(args: argparse.Namespace) -> bool:
+    """Whether nothing was asked for but an answer."""
+    asked = vars(args)
+    return all(value == asked[key] for key, value in vars(parser().parse_args([])).items() if key != "out")
+
+
+def short(args: argparse.Namespace) -> int:
+    """The short answer: `benchmarks.paper.answer`."""
+    args.executor, args.clients, args.seconds, args.seeds = "emulated", answer.CLIENTS, answer.SECONDS, (0,)
+    args.strategies, args.memory_seconds, args.models = answer.STRATEGIES, 0.0, (args.profile,)
+    by_strategy: dict[str, Any] = {}
+    for number, strategy in enumerate(args.strategies, start=1):
+        by_strategy[strategy] = work(job_of(args, args.profile, strategy, []))
+        say(f"{strategy} measured ({number} of {len(args.strategies)})")
+    found = reductions(by_strategy, [], [])
+    emulated = sorted({one["emulated"] for one in by_strategy.values()})
+    document = {
+        "benchmark": "paper",
+        "short": True,
+        "emulated": emulated,
+        "answer": answer.sentence(found),
+        "results": [{"model": args.profile, "strategies": by_strategy, "reductions": found}],
+        "manifest": manifest(args, seeds=args.seeds),
+    }
+    print(document["answer"])
+    print(f"Closed loop, the server's engine without Ray; emulated: {', '.join(emulated)}.\n")
+    for line in answer.table(by_strategy, found):
+        print(line)
+    stem = Path("report/paper-67") if args.out is None else args.out.with_suffix("")
+    print(f"\nPictures: {', '.join(map(str, answer.draw(found, ', '.join(emulated), stem)))}")
+    put(document, args.out)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run it."""
     args = parser().parse_args(argv)
+    if wants_short(args):
+        try:
+            return short(args)
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+            return 1
     if args.executor == "emulated":
         args.models = (args.profile,)
     if args.as_published and args.entries == (0, 1, 2, 3):

@@ -22,11 +22,12 @@ import argparse
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -168,6 +169,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     journal = Journal(args.resume, {**asked, "grids": repr(GRIDS)})
     stacks = Stacks(args.profile, costs)
     found = Run(args, stacks, journal)
+    signal.signal(signal.SIGTERM, _interrupted)  # so that no server stays behind
     try:
         for name in args.peers:
             if name in _IN_PEERS_OWN and not versions:
@@ -204,6 +206,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "idle_cores": found.idle_cores,
         "manifest": manifest(args, load_before, without=("out", "resume", "setup")),
     }
+
+
+def _interrupted(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def cpu_at(points: Mapping[str, Mapping[str, Any]]) -> dict[str, float] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.peers.settings import LIMIT_MS
 
+_TICKS_MS = (5, 10, 20, 50, 100, 200, 500, 1000)
 _COLOURS = {
     "headtail_continuous": "#0b6e4f",
     "headtail_per_slice": "#3fa34d",
@@ -53,7 +54,7 @@ def draw(document: Mapping[str, Any], stem: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import NullFormatter
 
     figure, both = pyplot.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
     for axes, which, title in zip(both, ("p50_ms", "p99_ms"), ("median", "99th percentile"), strict=True):
@@ -64,7 +65,9 @@ def draw(document: Mapping[str, Any], stem: Path) -> None:
             axes.plot([x for x, _ in known], [y for _, y in known], marker="o", markersize=4, label=name, **style)
         axes.axhline(LIMIT_MS, color="black", linewidth=0.8, linestyle=":")
         axes.set(title=title, xlabel="requests per second", yscale="log")
-        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.set_yticks(_TICKS_MS, [f"{tick:g}" for tick in _TICKS_MS])
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(_TICKS_MS[0], _TICKS_MS[-1])
         axes.grid(alpha=0.25, which="both")
     both[0].set_ylabel("inference time, ms")
     both[0].legend(frameon=False, fontsize=8)

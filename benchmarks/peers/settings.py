@@ -37,11 +37,11 @@ GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
         {"delay_ms": 1, "preferred": (), "instances": 2},
     ),
     "litserve": (
-        {"max_batch_size": 32, "batch_timeout_s": 0.0, "fast_queue": False},
         {"max_batch_size": 32, "batch_timeout_s": 0.005, "fast_queue": False},
         {"max_batch_size": 32, "batch_timeout_s": 0.005, "fast_queue": True},
         {"max_batch_size": 8, "batch_timeout_s": 0.005, "fast_queue": True},
         {"max_batch_size": 32, "batch_timeout_s": 0.02, "fast_queue": True},
+        {"max_batch_size": 32, "batch_timeout_s": 0.0, "fast_queue": False},
     ),
     "serve_batch": (
         {"max_batch_size": 32, "batch_wait_timeout_s": 0.0, "max_concurrent_batches": 1},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -141,8 +142,8 @@ class Stacks:
             ServerError, OSError: it does not come up; nothing of it is left.
         """
         self._count += 1
-        if self._ray is not None:
-            send_all(self._ray.pid, signal.SIGCONT)
+        in_ray = name in HEADTAIL or name == "serve_batch"
+        self._freeze_all_but(self._ray.pid if in_ray and self._ray else None)
         if name in HEADTAIL:
             stack = self._headtail(name)
         elif name == "serve_batch":
@@ -157,9 +158,12 @@ class Stacks:
 
         Ray is one server in this: HeadTail's and `serve_batch`'s replicas freeze and thaw together.
         """
-        for pid in {one.server_pid for one in self._running} | ({self._ray.pid} if self._ray else set()):
-            send_all(pid, signal.SIGCONT if pid == stack.server_pid else signal.SIGSTOP)
+        self._freeze_all_but(stack.server_pid)
         stack.warm()
+
+    def _freeze_all_but(self, thawed: int | None) -> None:
+        for pid in {one.server_pid for one in self._running} | ({self._ray.pid} if self._ray else set()):
+            send_all(pid, signal.SIGCONT if pid == thawed else signal.SIGSTOP)
 
     def stop(self, stack: Stack) -> None:
         """Stop one."""
@@ -170,7 +174,8 @@ class Stacks:
     def close(self) -> None:
         """Stop all, and Ray."""
         for stack in tuple(self._running):
-            self.stop(stack)
+            with contextlib.suppress(ServerError):  # its server ended before; the others are still to be stopped
+                self.stop(stack)
         if self._ray is not None:
             send_all(self._ray.pid, signal.SIGCONT)
             self._ray.stop()
@@ -199,7 +204,7 @@ class Stacks:
         if self._ray is None:
             self._ray_port = free_port()
             asked = [sys.executable, "-m", "benchmarks.peers.servers.ray_apps", str(self._ray_port)]
-            self._ray = Child(asked, self._folder / "ray.log", _environment(), talks=True)
+            self._ray = Child(asked, self._folder / "ray.log", _environment(), talks=True, timeout_s=180.0)
         said = self._ray.ask(command)
         self._apps.append(command["start"])
         return said

@@ -79,7 +79,7 @@ class EmulatedDevice(Device):
 
     async def compute(self, image: str, choice: Choice) -> Computed:
         """Let the drawn time pass."""
-        head, facts, draw = self.head, facts_of(self.served), self._draw
+        head, facts, draw = self.head, facts_of(self.cut.served), self._draw
         assert head is not None
         assert self._true.preprocess_ms is not None
         prepare_ms = self._true.preprocess_ms.draw_ms(draw)

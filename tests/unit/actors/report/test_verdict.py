@@ -110,9 +110,22 @@ def test_many_level_ones_are_counted_in_the_headline_and_named_below() -> None:
     said = verdict(job(unbatched=times(2), **level))
     assert said.headline == "3 of 4 strategies are level, and best for this load"
     assert said.lines[0].startswith("These runs show no difference between ") and "lazy" in said.lines[0]
+    assert said.lines[2].startswith("Beside unbatched its mean is 0.5"), "the baseline is not among them"
 
 
 def test_figures_of_some_runs_only_say_so() -> None:
     late = tuple(record(t / 10, 50.0, generator_lag_ms=40.0) for t in range(100))
     said = verdict(job(unbatched=times(2), per_slice=lambda seed: steady(1, seed) if seed else late))
     assert said.lines[0].startswith("per_slice answered 200 of 200 images in its valid runs, in 55.")
+
+
+def test_a_large_difference_that_few_seeds_cannot_prove_is_neither_level_nor_sure() -> None:
+    said = verdict(job(seeds=2, unbatched=lambda seed: steady(4 if seed else 40, seed), per_slice=times(1)))
+    assert said.headline == "per_slice was best for this load"
+    assert said.lines[1].startswith("Beside unbatched its mean is 0.08 times (0.00 to ")
+    assert said.lines[1].endswith(": too few seeds to be sure of it.")
+
+
+def test_runs_that_a_growing_queue_leaves_out_are_said() -> None:
+    said = verdict(job(unbatched=lambda seed: steady(1, seed) if seed else growing(seed), per_slice=times(1)))
+    assert said.trust.startswith("To be read with care: the queue of unbatched grew in some runs, which are left out")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.paper import paper
+from benchmarks.paper import paper, worker
 from deployments.engine.engine import Engine
 from deployments.engine.ledger import Outcome
 from deployments.scheduling.registry import make_policy
@@ -65,6 +65,14 @@ def test_a_published_batch_runs_only_when_it_is_full(
         answer_of(name, 1, 4) for name in names[: rows - 1]
     ]
     assert policy.waiting == 1, "the last one waits for ever"
+
+
+@pytest.mark.parametrize("published", paper.PUBLISHED)
+def test_a_published_strategy_is_measured_although_a_single_row_would_wait_for_ever(published: str) -> None:
+    args = paper.parser().parse_args(["--executor", "emulated", "--seconds", "0.1", "--seeds", "0", "--as-published"])
+    job = {**paper.job_of(args, "launch-bound", published, [400.0]), "patience_s": 0.5}
+    (run,) = worker.work(job)["open"]
+    assert 0 < run["answered"] < run["requests"], "what fills no batch is lost"
 
 
 @pytest.mark.long
