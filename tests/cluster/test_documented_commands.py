@@ -31,7 +31,7 @@ HERE = [command for command in RUN if command.startswith(("headtail serve", "hea
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Mapping[str, str]:
-    """The environment of somebody with the documents' files in the current folder and the project's commands at hand."""
+    """Of somebody with the documents' files in the current folder and the project's commands at hand."""
     put_files(tmp_path)
     (tmp_path / "home").mkdir()
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}

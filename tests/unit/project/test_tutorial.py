@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,25 +12,28 @@ import yaml
 
 from actors.fleet.config import parse_fleet
 from deployments.config import parse_config
+from deployments.engine.engine import Engine
+from deployments.scheduling.registry import make_policy
+from deployments.scheduling.scheduler import Scheduler
+from deployments.testing.fakes import FakeClock, FakeExecutor, rows_at
 from headtail.cli import main
-from slicer import slice_model
 from slicer.profiles.device_profile import load_device_profile
 from tests import documented
+from tests.paths import ROOT
 
 PAGE = "docs/guide/tutorial.md"
 FILES = documented.files()
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The reader's."""
     documented.put_files(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before & {"my_model", "early", "my_strategy"}:
-        del sys.modules[name]
+    yield tmp_path
+    for name in FILES:
+        sys.modules.pop(name.removesuffix(".py"), None)
 
 
 def shown(command: str) -> str:
@@ -48,9 +52,22 @@ def test_the_tables_of_slices(model: str, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out.strip() == shown(f"headtail slice {model}")
 
 
-@pytest.mark.parametrize("source", [text for info, text in documented.blocks(PAGE) if info == "python run"])
-def test_python_runs(source: str) -> None:
-    exec(compile(source, PAGE, "exec"), {"__name__": "tutorial"})
+def test_the_refusal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (text,) = (text for info, text in documented.blocks(PAGE) if info == "console")
+    command, said = text.splitlines()
+    assert main(shlex.split(command.removeprefix("$ headtail"))) == 2
+    assert capsys.readouterr().err.strip() == said.replace(".../", f"{folder}/")
+
+
+def test_the_message_about_another_size_of_images_names_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["slice", "my_model:build"]) == 2
+    said = capsys.readouterr().err
+    assert "inputs of shape (3, 224, 224)" in said and "--img-size" in said
+
+
+def test_head_and_tail_in_python(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(FILES["cut.py"], "cut.py", "exec"), {"__name__": "tutorial"})
+    assert f"It prints `{capsys.readouterr().out.strip()}`." in (ROOT / PAGE).read_text(encoding="utf-8")
 
 
 def test_the_server_and_the_profile_fit_the_model_and_the_fleet_fits_both() -> None:
@@ -59,5 +76,19 @@ def test_the_server_and_the_profile_fit_the_model_and_the_fleet_fits_both() -> N
     assert fleet.model == model.name
     assert max(group.cut for group in fleet.groups if group.cut is not None) < model.num_slices
     assert len(load_device_profile("board.yaml").slices_ms) == model.num_slices
+
+
+def test_the_strategy_takes_the_fullest_queue_unless_somebody_has_waited_for_too_long() -> None:
     sys.path.append("")
-    assert slice_model(model.model, model.num_slices, **{"timm_kwargs": model.kwargs}).num_slices == model.num_slices
+    policy = make_policy(
+        "my_strategy:FullestTail", model="small", num_slices=4, max_batch=3, options={"patience_s": 0.05}
+    )
+    clock = FakeClock()
+    executor = FakeExecutor(clock, lambda step: 0.04)
+    engine = Engine(Scheduler({"small": policy}), executor, lambda ended: None, clock=clock)
+    engine.submit("small", 2, rows_at(20), [0.0], [None])
+    engine.submit("small", 0, rows_at(*range(9)), [0.01] * 9, [None] * 9)
+    while engine.step_once():
+        pass
+    # At 0.00 and 0.04 entry 0 is fuller; at 0.08 the row at entry 2 has waited for more than 0.05 s.
+    assert executor.batches == [(0, 4, 3), (0, 4, 3), (2, 4, 1), (0, 4, 3)]
