@@ -26,6 +26,10 @@ ELSEWHERE = {
     "make venv": "makes the environment that these tests run in",
     ".venv/bin/pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu": "needs the internet",
     "make cluster-test RIG=PATH": "needs root and what makes hosts (tests/rig)",
+    ".venv/bin/python benchmarks/peers/peers.py --setup": "needs the internet",
+    ".venv/bin/python benchmarks/peers/peers.py": "needs what --setup installs, and minutes of a quiet machine",
+    ".venv/bin/python benchmarks/peers/peers.py --quick --peers headtail_continuous,triton --rates 40,330": "likewise",
+    "ray start --head": "starts a Ray that goes on; these tests have one of their own",
     "ray up cluster.yaml": "needs AWS",
     "ray up cluster-onprem.yaml": "needs several hosts; make cluster-test runs it",
     "ray down cluster-onprem.yaml": "needs several hosts",
@@ -36,6 +40,9 @@ ELSEWHERE = {
     "prometheus --config.file=/tmp/ray/session_latest/metrics/prometheus/prometheus.yml "
     "--storage.tsdb.path=/tmp/prometheus": "a program of the system; make cluster-test runs it",
 }
+
+#: README's kinds of blocks that are files.
+YAML_FILES = ("yaml server", "yaml fleet")
 
 #: What a command says for a machine of the reader's, and what it is here. Nothing else is changed.
 HEADS = ("http://HEAD:8265", "http://192.168.1.10:8265")
@@ -61,8 +68,16 @@ def all_commands() -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def files() -> dict[str, str]:
+    """Name and text of every file that a reader has: README's server.yaml and fleet.yaml, and those of the tutorial."""
+    found = {f"{info.removeprefix('yaml ')}.yaml": text for info, text in blocks("README.md") if info in YAML_FILES}
+    for info, text in blocks("docs/guide/tutorial.md"):
+        if name := re.search(r'title="([^"]+)"', info):
+            found[name[1]] = text
+    return found
+
+
 def put_files(folder: Path) -> None:
-    """README's server.yaml and fleet.yaml, as its reader has them."""
-    for info, text in blocks("README.md"):
-        if info in ("yaml server", "yaml fleet"):
-            (folder / f"{info.removeprefix('yaml ')}.yaml").write_text(text, encoding="utf-8")
+    """`files`, in this folder."""
+    for name, text in files().items():
+        (folder / name).write_text(text, encoding="utf-8")

@@ -35,7 +35,7 @@ def load_head(served: ServedModel, config: DeviceConfig, get: GetShard) -> Head:
     """
     manifest = manifest_of(served)
     check_cut(served, config)
-    config.profile.check_model(served.name, served.num_slices)
+    config.profile.check_model(served.name, served.num_slices, manifest.spec.architecture)
     head_bytes, activation_bytes = head_memory(manifest, config.cut)
     budget = config.profile.memory_budget_bytes
     if budget is not None and head_bytes + activation_bytes > budget:

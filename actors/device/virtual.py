@@ -94,8 +94,9 @@ class Crowd:
         if config.profile.kind != "emulated":
             raise ConfigError(f"virtual device {config.name!r} is native; give its group an emulated profile")
         check_cut(served, config)
-        config.profile.check_model(served.name, served.num_slices)
-        whole = config.alone == TAIL and fits_whole(manifest_of(served), config)
+        manifest = manifest_of(served)
+        config.profile.check_model(served.name, served.num_slices, manifest.spec.architecture)
+        whole = config.alone == TAIL and fits_whole(manifest, config)
         loaded = served.num_slices if whole else config.cut
         await self.head_to(served, config, get, loaded)
         return _Replay(self, served, config, get, loaded)

@@ -59,8 +59,6 @@ def flags_of(given: Mapping[str, Any]) -> SliceFlags:
 
 def run(**given: Any) -> int:
     """The command itself. Raises HeadTailError."""
-    if "" not in sys.path:
-        sys.path.append("")  # own models in the current folder are found, as with python -m
     print(_run(flags_of(given)))
     return 0
 

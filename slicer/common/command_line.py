@@ -165,11 +165,15 @@ def environment_prefix(name: str) -> str:
 def main(command: click.Command, argv: Sequence[str] | None = None, prog: str = "") -> int:
     """Run a command as a process does and return its exit status; wrong flags are one line on stderr and 2.
 
+    Own models, strategies, ... in the current folder are found, as with ``python -m``. Ray's workers take it over.
+
     Args:
         argv: what follows the command; None: of this process.
         prog: how messages call it; default: ``headtail`` and its name.
     """
     prog = prog or f"headtail {command.name}"
+    if "" not in sys.path:
+        sys.path.append("")
     try:
         return int(command.main(None if argv is None else list(argv), prog_name=prog, standalone_mode=False) or 0)
     except click.ClickException as error:

@@ -52,7 +52,7 @@ class PlanFlags:
     server_ms: float | None = None
 
 
-#: What stands where a figure hangs on the server's time, which nobody told.
+#: What stands where a figure hangs on the server's time, or on the size of a camera's image, which nobody told.
 UNKNOWN = "?"
 
 UNTOLD = (
@@ -152,23 +152,24 @@ def document(estimates: list[Estimate], chosen: Estimate | None, n: int, told: b
 
 
 def rows(estimates: list[Estimate], chosen: Estimate | None, n: int, told: bool) -> list[list[str]]:
-    """The table's cells, header first; the chosen row is marked. UNKNOWN is what the server's time would decide."""
+    """The table's cells, header first; the chosen row is marked. UNKNOWN hangs on what nobody told."""
     head = ["cut", "codec", "bytes", "device", "wait", "upload", "round trip", "server", "total ms", "memory", "joules"]
     table = [[*head, "remark"]]
     for one in estimates:
         mark = "<- chosen" if chosen is not None and one.choice == chosen.choice else one.refused
         known = told or one.choice.cut == n
+        sized = one.choice.cut == n or one.payload_bytes > 0
         table.append(
             [
                 str(one.choice.cut),
-                one.choice.codec if one.payload_bytes else "-",
-                f"{one.payload_bytes:,}" if one.payload_bytes else "-",
+                one.choice.codec if one.choice.cut < n else "-",
+                f"{one.payload_bytes:,}" if one.payload_bytes else "-" if sized else UNKNOWN,
                 f"{one.head_ms + one.encode_ms:.1f}",
                 f"{one.device_wait_ms + one.upload_wait_ms + one.server_wait_ms:.1f}",
-                f"{one.upload_ms:.1f}",
+                f"{one.upload_ms:.1f}" if sized else UNKNOWN,
                 f"{one.round_trip_ms:.1f}",
                 f"{one.execution_ms:.1f}" if known else UNKNOWN,
-                f"{one.total_ms:.1f}" if known else UNKNOWN,
+                f"{one.total_ms:.1f}" if known and sized else UNKNOWN,
                 f"{one.memory_bytes / 1e6:.1f} MB",
                 f"{one.joules:.3f}" if one.joules else "-",
                 mark,

@@ -161,12 +161,20 @@ class Profile(Strict):
             return ()
         return (f"emulated device {self.name}{' (hypothetical)' if self.hypothetical else ''}",)
 
-    def check_model(self, model: str, num_slices: int) -> None:
-        """Raise ConfigError unless the times fit a model of that name with so many slices."""
+    def check_model(self, model: str, num_slices: int, architecture: str = "") -> None:
+        """Raise ConfigError unless the times fit a model of that name with so many slices.
+
+        Args:
+            architecture: what the server's file calls `model`; the times may name the model so, too, since
+                ``headtail slice`` does.
+        """
         if self.kind == "native":
             return
-        if self.model is not None and self.model != model:
-            raise ConfigError(f"profile {self.name!r} holds times of {self.model!r}, not of {model!r}; use another one")
+        if self.model is not None and self.model not in (model, architecture):
+            raise ConfigError(
+                f"profile {self.name!r} holds times of {self.model!r}, not of {model!r}; measure that model with "
+                "headtail slice --profile, or use another profile"
+            )
         if len(self.slices_ms) != num_slices:
             raise ConfigError(
                 f"profile {self.name!r} has times for {len(self.slices_ms)} slices, but {model!r} has {num_slices}; "

@@ -70,7 +70,8 @@ def trace(
     except Exception as error:
         raise NotSliceable(
             f"{type(module).__name__} cannot be sliced: {type(error).__name__} while its forward pass was recorded for "
-            f"inputs of shape {input_shape}: {str(error).strip() or 'no message'}"
+            f"inputs of shape {input_shape}: {str(error).strip() or 'no message'}. If its inputs have another shape, "
+            "say so: --img-size or kwargs of the model (img_size, in_chans), or input_shape of slice_model"
         ) from error
     return _clean(module, graph, tracer, input_shape)
 

@@ -31,7 +31,7 @@ HERE = [command for command in RUN if command.startswith(("headtail serve", "hea
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Mapping[str, str]:
-    """The environment of somebody with README's two files in the current folder and the project's commands at hand."""
+    """Of somebody with the documents' files in the current folder and the project's commands at hand."""
     put_files(tmp_path)
     (tmp_path / "home").mkdir()
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
@@ -99,16 +99,18 @@ def test_slicing(reader: Mapping[str, str]) -> None:
 
 
 def test_serve_and_load_on_this_machine(reader: Mapping[str, str], tmp_path: Path) -> None:
-    serve, *loads = HERE
-    assert serve.startswith("headtail serve") and any("--server cameras" in load for load in loads)
-    beside = [load for load in loads if "--server" in load]
-    with running(serve, reader):
-        for load in beside:
-            run(load, reader)
+    loads = [command for command in HERE if command.startswith("headtail load")]
+    for serve in (command for command in HERE if command.startswith("headtail serve")):
+        server = f"--server {serve.rpartition('--name ')[2]} "
+        beside = [load for load in loads if server in load]
+        assert beside, serve
+        with running(serve, reader):
+            for load in beside:
+                run(load, reader)
+                loads.remove(load)
     assert {path.name for path in (tmp_path / "results" / "cameras").iterdir()} == set(FILES)
     for load in loads:
-        if load not in beside:
-            run(load, reader)
+        run(load, reader)
 
 
 def test_jobs_on_a_cluster(reader: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

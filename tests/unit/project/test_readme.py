@@ -106,7 +106,7 @@ def test_our_commands_parse(command: str) -> None:
 
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """README's server.yaml and fleet.yaml are in the current folder."""
+    """The files that README and the tutorial show are in the current folder."""
     documented.put_files(tmp_path)
     monkeypatch.chdir(tmp_path)
 

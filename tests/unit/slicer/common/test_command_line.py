@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
 from slicer.common.command_line import BUG, INTERRUPTED, WRONG, Command, Parsed, main, option, progress, values
+from slicer.common.plugins import load_object
 from slicer.errors import ConfigError
 
 RAISES: dict[str, BaseException] = {
@@ -48,6 +50,16 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(monkeypatch:
     monkeypatch.setenv("HEADTAIL_RUN_SPEED", "4")
     assert values(command, [])["speed"] == 4
     assert values(command, ["--speed", "5"])["speed"] == 5
+
+
+def test_modules_in_the_current_folder_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "of_this_folder.py").write_text("VALUE = 3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert run(capsys) == (0, "")
+    assert load_object("of_this_folder:VALUE", "model") == 3
 
 
 def test_a_users_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

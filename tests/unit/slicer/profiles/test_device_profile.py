@@ -84,9 +84,14 @@ def test_what_is_no_mapping_of_words_is_refused(data: Any) -> None:
 
 def test_a_profile_of_another_model_or_cut_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'vit_a'.*'vit_b'"):
-        parse(model="vit_a").check_model("vit_b", 2)
+        parse(model="vit_a").check_model("vit_b", 2, "timm_b")
     with pytest.raises(ConfigError, match="times for 2 slices, but 'vit' has 4"):
         parse().check_model("vit", 4)
+
+
+def test_a_profile_may_name_the_model_as_the_server_does_or_as_headtail_slice_did() -> None:
+    parse(model="vit").check_model("vit", 2, "my_model:build")
+    parse(model="my_model:build").check_model("vit", 2, "my_model:build")
 
 
 def test_a_head_takes_the_sum_of_its_slices() -> None:

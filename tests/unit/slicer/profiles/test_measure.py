@@ -36,6 +36,8 @@ def test_a_plan_is_a_table_over_all_cuts_and_codecs_with_the_reason_of_each(
     assert cli.main([*plan, "--link", "wired"]) == 0
     table = capsys.readouterr().out
     assert table.count("<- chosen") == 1
+    (jpeg,) = (line.split() for line in table.splitlines() if " jpeg " in line)
+    assert jpeg[:3] == ["0", "jpeg", "?"] and jpeg[8] == "?", "neither its bytes nor what hangs on them"
     assert "size of the image not known" in table
     assert "agreement 0.950 is below 0.99" in table
     assert "hypothetical" in table
