@@ -44,9 +44,9 @@ GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
         {"max_batch_size": 32, "batch_timeout_s": 0.0, "fast_queue": False},
     ),
     "serve_batch": (
+        {"max_batch_size": 32, "batch_wait_timeout_s": 0.01, "max_concurrent_batches": 1},
         {"max_batch_size": 32, "batch_wait_timeout_s": 0.0, "max_concurrent_batches": 1},
         {"max_batch_size": 32, "batch_wait_timeout_s": 0.002, "max_concurrent_batches": 1},
-        {"max_batch_size": 32, "batch_wait_timeout_s": 0.01, "max_concurrent_batches": 1},
         {"max_batch_size": 32, "batch_wait_timeout_s": 0.0, "max_concurrent_batches": 2},
         {"max_batch_size": 32, "batch_wait_timeout_s": 0.01, "max_concurrent_batches": 2},
         {"max_batch_size": 32, "batch_wait_timeout_s": 0.02, "max_concurrent_batches": 1},
