@@ -70,6 +70,6 @@ def test_what_comes_next_can_be_typed(command: str) -> None:
     command_line.values(found, arguments)
 
 
-@pytest.mark.parametrize("where", {where for _, _, where in NEXT})
+@pytest.mark.parametrize("where", sorted({where for _, _, where in NEXT}))
 def test_what_comes_next_is_explained(where: str) -> None:
     assert (ROOT / where).exists()
