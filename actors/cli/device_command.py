@@ -150,6 +150,7 @@ def command(**given: Any) -> int:
     at = next((group.url for group in fleet.groups if group.name == asked), "")
     changed = changes(flags, at)
     # Only here: torch and Ray's client take seconds to import.
+    say("importing torch" if flags.server is None else "importing Ray and torch")
     from actors.load import one_device
     from actors.load.applications import ray_session
     from actors.load.job import DIGITS_DIRECTORY

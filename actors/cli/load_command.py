@@ -285,6 +285,7 @@ def command(**given: Any) -> int:
     flags = LoadFlags(**given)
     config = config_of(flags)
     # Ray and torch are imported only once the input is known to be right.
+    say("importing Ray and torch")
     from actors.load.job import Job, run_job
     from actors.report.files import reserved
 

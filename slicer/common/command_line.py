@@ -8,6 +8,7 @@ command has one, else from its default.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import sys
 import time
@@ -125,6 +126,8 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> int:
         """Run the callback; errors become lines and an exit status."""
+        for line in _idle_variables(ctx):
+            _print_error(ctx.command_path, line)
         try:
             return int(super().invoke(ctx) or 0)
         except HeadTailError as error:
@@ -211,6 +214,19 @@ def _from_environment(ctx: click.Context, message: str) -> str:
     return "".join(f" ({flag} comes from {variable})" for flag, variable in names.items())
 
 
+def _idle_variables(ctx: click.Context) -> list[str]:
+    """One line for each variable that looks like a flag of the command and is none: mistyped, it would do nothing."""
+    if ctx.ignore_unknown_options:  # what follows may have variables of its own
+        return []
+    known = [f"{ctx.auto_envvar_prefix}_{param.name.upper()}" for param in ctx.command.params if param.name]
+    lines = []
+    for name in sorted(os.environ):
+        if name.startswith(f"{ctx.auto_envvar_prefix}_") and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            lines.append(f"{name} is no flag's variable and does nothing" + f"; did you mean {close[0]}?" * bool(close))
+    return lines
+
+
 def say(line: str, since_s: float = time.monotonic()) -> None:
     """One line for the person who waits; never on stdout, whose last line may be a document."""
     print(f"[{time.monotonic() - since_s:5.1f} s] {line}", file=sys.stderr, flush=True)
@@ -233,7 +249,7 @@ def progress(what: str, total: float | None = None) -> Iterator[Bar]:
     """A bar for as long as the block runs, where stderr is a terminal; else nothing is shown.
 
     Args:
-        total: what `Bar.to` counts to; None: it is not known.
+        total: what `Bar.to` counts to; None: it is not known, and the bar says only that work goes on.
     """
     if not sys.stderr.isatty():
         yield Bar()
@@ -241,7 +257,8 @@ def progress(what: str, total: float | None = None) -> Iterator[Bar]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    counts = () if total is None else (MofNCompleteColumn(),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeElapsedColumn())
     note = TextColumn("{task.fields[note]}")
     with Progress(*columns, note, console=Console(stderr=True), transient=True) as shown:
         yield Bar(shown, shown.add_task(what, total=total, note=""))

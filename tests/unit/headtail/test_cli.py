@@ -85,7 +85,8 @@ def test_old_names_are_aliases() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["laod"], "headtail: No such command 'laod'"),
+        (["laod"], "headtail: No such command 'laod'; did you mean load?"),
+        (["train"], "headtail: No such command 'train'; there are slice, serve, load"),
         (["load", "--ratee", "5"], "headtail load: No such option '--ratee'"),
         (["slice"], "headtail slice: Missing argument 'MODEL'"),
         (["load", "--duration", "2"], "headtail load: no load; give --rate"),
@@ -101,6 +102,41 @@ def test_a_mistake_is_one_line_and_exit_status_2(
     assert printed.out == ""
     (line,) = printed.err.splitlines()
     assert line.startswith(says)
+
+
+def test_without_a_command_the_help_is_shown_as_a_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == printed.out and "\n  load " in printed.err
+
+
+def test_a_value_comes_from_the_flag_else_the_environment_else_the_file_else_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from actors.cli import device_command
+    from actors.fleet.config import DeviceConfig
+    from actors.load.one_device import choose_device
+    from deployments import cli as serve
+
+    server, fleet = tmp_path / "server.yaml", tmp_path / "fleet.yaml"
+    server.write_text("models: [{name: digits_vit, max_batch: 5}]\n")
+    fleet.write_text("groups: [{name: camera, cut: 2}]\n")
+
+    def served(*flags: str) -> int:
+        return serve.config_of(serve.ServeFlags(**values(command_of("serve"), flags))).models[0].max_batch
+
+    def device(*flags: str) -> DeviceConfig:
+        given = device_command.DeviceFlags(**values(command_of("device"), ["--url", "http://h:1/a", *flags]))
+        return choose_device(device_command.fleet_of(given), None, device_command.changes(given))
+
+    assert (served(), device().cut) == (32, 1)
+    assert (served(str(server)), device("--fleet", str(fleet)).cut) == (5, 2)
+    monkeypatch.setenv("HEADTAIL_SERVE_MAX_BATCH", "6")
+    monkeypatch.setenv("HEADTAIL_DEVICE_CUT", "3")
+    assert (served(str(server)), device("--fleet", str(fleet)).cut) == (6, 3)
+    assert served(str(server), "--max-batch", "7") == 7
+    assert device("--fleet", str(fleet), "--cut", "4").cut == 4
 
 
 def test_shells_complete_commands_and_flags() -> None:

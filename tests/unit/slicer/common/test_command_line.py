@@ -62,6 +62,12 @@ def test_the_line_says_where_a_flag_comes_from_that_nobody_typed(
     assert run(capsys, "wrong")[1].endswith("give 3 (--speed comes from HEADTAIL_RUN_SPEED)\n")
 
 
+def test_a_mistyped_variable_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADTAIL_RUN_SPED", "9")
+    meant = "HEADTAIL_RUN_SPED is no flag's variable and does nothing; did you mean HEADTAIL_RUN_SPEED?"
+    assert run(capsys) == (0, f"headtail run: {meant}\n")
+
+
 def test_a_bug_is_one_line_with_what_to_report_and_a_stack_trace_with_debug(capsys: pytest.CaptureFixture[str]) -> None:
     status, said = run(capsys, "bug")
     assert status == BUG and said.count("\n") == 1
@@ -110,3 +116,6 @@ def test_a_bar_is_shown_to_a_terminal_only(capsys: pytest.CaptureFixture[str], m
     assert shown() == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert "3/4" in shown()
+    with progress("laps"):
+        pass
+    assert "0/?" not in capsys.readouterr().err  # a total that is not known is not counted
