@@ -124,7 +124,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 )
 @click.argument("config", required=False, metavar="[FILE]")
 @option("--model", metavar="M", help="A timm name, package.module:callable, a model file or a shipped demo model.")
-@option("--slices", type=int, metavar="N", help=f"Number of slices {_default(ModelConfig, 'num_slices')}.")
+@option(
+    "--slices", type=click.IntRange(min=1), metavar="N", help=f"Number of slices {_default(ModelConfig, 'num_slices')}."
+)
 @option("--shards", metavar="DIR", help="Serve from this directory that `headtail slice --export` wrote.")
 @option("--checkpoint", metavar="FILE", help="Weights (.safetensors or .pth).")
 @option(
@@ -132,13 +134,23 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     metavar="S",
     help=f"{', '.join(STRATEGIES)} or package.module:Class {_default(ModelConfig, 'strategy')}.",
 )
-@option("--max-batch", type=int, metavar="N", help=f"Most rows in one step {_default(ModelConfig, 'max_batch')}.")
+@option(
+    "--max-batch",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"Most rows in one step {_default(ModelConfig, 'max_batch')}.",
+)
 @option(
     "--accelerator",
     type=click.Choice(["auto", "cuda", "cpu"]),
     help=f"Where {_default(ServerConfig, 'accelerator')}.",
 )
-@option("--replicas", type=int, metavar="N", help=f"Replicas of the server {_default(ServerConfig, 'num_replicas')}.")
+@option(
+    "--replicas",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"Replicas of the server {_default(ServerConfig, 'num_replicas')}.",
+)
 @option(
     "--start-timeout",
     type=float,

@@ -199,18 +199,47 @@ def test_an_absent_benchmark_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         module_of("peers")
 
 
+class Script:
+    """In place of a benchmark's process, and of what makes one; `ended` is how."""
+
+    stdout = None
+
+    def __init__(self, ended: int | BaseException) -> None:
+        self.ended, self.called, self.waited_for = ended, list[str](), False
+
+    def __call__(self, arguments: list[str], **_: Any) -> Script:
+        self.called = arguments
+        return self
+
+    def __enter__(self) -> Script:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait(self) -> int:
+        if isinstance(self.ended, BaseException):
+            raise self.ended
+        return self.ended
+
+    def communicate(self) -> None:
+        self.waited_for = True
+
+
 def test_a_benchmark_gets_what_follows_its_name_and_its_exit_status_is_the_commands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    called: list[str] = []
-
-    def call(arguments: list[str]) -> int:
-        called.extend(arguments)
-        return 3
-
-    monkeypatch.setattr(subprocess, "call", call)
+    script = Script(ended=3)
+    monkeypatch.setattr(subprocess, "Popen", script)
     assert main(["bench", "simulate", "--rate", "9", "--json", "--help"]) == 3
-    assert called == [sys.executable, "-m", "benchmarks.accelerator.simulate", "--rate", "9", "--help"]
+    assert script.called == [sys.executable, "-m", "benchmarks.accelerator.simulate", "--rate", "9", "--help"]
+
+
+def test_ctrl_c_waits_until_a_benchmark_has_taken_down_what_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(ended=KeyboardInterrupt())
+    monkeypatch.setattr(subprocess, "Popen", script)
+    assert main(["bench", "goodput", "--json"]) == 130
+    assert script.waited_for
 
 
 @pytest.mark.parametrize(
