@@ -122,7 +122,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     ),
     notes="Exit status: 0 served and stopped; 2 wrong input, or it did not start; 130 interrupted at the start.",
 )
-@click.argument("config", required=False, metavar="[FILE]")
+@click.argument("config", required=False, metavar="[FILE]", shell_complete=command_line.files)
 @option("--model", metavar="M", help="A timm name, package.module:callable, a model file or a shipped demo model.")
 @option(
     "--slices", type=click.IntRange(min=1), metavar="N", help=f"Number of slices {_default(ModelConfig, 'num_slices')}."
@@ -132,6 +132,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @option(
     "--strategy",
     metavar="S",
+    shell_complete=command_line.among(tuple(STRATEGIES)),
     help=f"{', '.join(STRATEGIES)} or package.module:Class {_default(ModelConfig, 'strategy')}.",
 )
 @option(

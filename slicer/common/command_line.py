@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 import sys
 import time
 import traceback
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from slicer.errors import HeadTailError
 
@@ -39,8 +41,35 @@ class Option(click.Option):
         self.group = group
 
 
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For the shell, which completes a file itself."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For the shell, which completes a folder itself."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def among(names: Sequence[str]) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """For the shell: one of these names, or one more of them behind a comma."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        before, comma, begun = incomplete.rpartition(",")
+        return [CompletionItem(f"{before}{comma}{name}") for name in names if name.startswith(begun)]
+
+    return complete
+
+
+_BY_METAVAR = {"FILE": files, "DIR": folders}
+
+
 def option(*names: str, group: str = "", **attributes: Any) -> Callable[[Any], Any]:
-    """A flag of a command; see `click.option`. None stands for "not given": a default is never taken for a wish."""
+    """A flag of a command; see `click.option`. None stands for "not given": a default is never taken for a wish.
+
+    The shell completes files and folders where the metavar is FILE or DIR.
+    """
+    attributes.setdefault("shell_complete", _BY_METAVAR.get(attributes.get("metavar", "")))
     return click.option(*names, cls=Option, group=group, **attributes)
 
 
@@ -177,7 +206,9 @@ def main(command: click.Command, argv: Sequence[str] | None = None, prog: str = 
         return int(command.main(None if argv is None else list(argv), prog_name=prog, standalone_mode=False) or 0)
     except click.ClickException as error:
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else prog
-        _print_error(path, f"{' '.join(error.format_message().split())} ({path} --help shows the flags)")
+        said = " ".join(error.format_message().split())
+        came = _from_environment(error.ctx, said) if isinstance(error, click.UsageError) and error.ctx else ""
+        _print_error(path, f"{said}{came} ({path} --help shows the flags)")
         return WRONG
     except (click.Abort, KeyboardInterrupt):
         _print_error(prog, "interrupted")
@@ -209,7 +240,7 @@ def _from_environment(ctx: click.Context, message: str) -> str:
         for param in ctx.command.params
         if param.name and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT
         for flag in param.opts
-        if flag in message.replace(",", " ").replace(":", " ").split()
+        if flag in re.split(r"[\s,:']+", message)
     }
     return "".join(f" ({flag} comes from {variable})" for flag, variable in names.items())
 

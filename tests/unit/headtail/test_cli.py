@@ -141,9 +141,8 @@ def test_a_value_comes_from_the_flag_else_the_environment_else_the_file_else_the
 
 def test_shells_complete_commands_and_flags() -> None:
     def completed(words: str) -> str:
-        environment = {"_HEADTAIL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "2", "PATH": ""}
-        if words.count(" ") < 2:
-            environment["COMP_CWORD"] = "1"
+        at = str(words.count(" "))
+        environment = {"_HEADTAIL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": at, "PATH": ""}
         done = subprocess.run(
             [sys.executable, "-m", "headtail"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         )
@@ -151,6 +150,9 @@ def test_shells_complete_commands_and_flags() -> None:
 
     assert "plain,serve" in completed("headtail s")
     assert "--strategy" in completed("headtail serve --str")
+    assert completed("headtail load --strategy lazy,unb").split() == ["plain,lazy,unbatched"]
+    assert completed("headtail serve serv").split() == ["file,serv"]
+    assert completed("headtail slice m --export sha").split() == ["dir,sha"]
 
 
 # ---- headtail demo ----

@@ -60,6 +60,8 @@ def test_the_line_says_where_a_flag_comes_from_that_nobody_typed(
     monkeypatch.setenv("HEADTAIL_RUN_SPEED", "9")
     monkeypatch.setenv("HEADTAIL_RUN_LAPS", "2")
     assert run(capsys, "wrong")[1].endswith("give 3 (--speed comes from HEADTAIL_RUN_SPEED)\n")
+    monkeypatch.setenv("HEADTAIL_RUN_SPEED", "fast")
+    assert "'fast' is not a valid integer. (--speed comes from HEADTAIL_RUN_SPEED) (headtail" in run(capsys)[1]
 
 
 def test_a_mistyped_variable_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
