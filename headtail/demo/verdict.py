@@ -8,23 +8,23 @@ from headtail.demo.answer import Answer, about
 
 #: What a person would try next: (purpose, commands or files, where it is explained).
 NEXT: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("Where can your own model be cut, and what crosses?", ("headtail-slice deit_small_patch16_224",), "README.md"),
+    ("Where can your own model be cut, and what crosses?", ("headtail slice deit_small_patch16_224",), "README.md"),
     (
         "The best cut for your own board: time it there, then plan",
         (
-            "headtail-slice deit_small_patch16_224 --profile board.yaml",
-            "headtail-slice deit_small_patch16_224 --plan board.yaml --server-profile board.yaml --link wifi",
+            "headtail slice deit_small_patch16_224 --profile board.yaml",
+            "headtail slice deit_small_patch16_224 --plan board.yaml --server-profile board.yaml --link wifi",
         ),
         "README.md",
     ),
     (
         "Your own strategy: copy examples/own_strategy.py, then compare it",
-        ("PYTHONPATH=examples headtail-load --strategy own_strategy:FullestTail,continuous --rate 50 --duration 10",),
+        ("PYTHONPATH=examples headtail load --strategy own_strategy:FullestTail,continuous --rate 50 --duration 10",),
         "docs/strategies.md",
     ),
     (
         "Your own server, devices and images",
-        ("headtail-serve server.yaml --name cameras", "headtail-load --server cameras --rate 20 --duration 30"),
+        ("headtail serve server.yaml --name cameras", "headtail load --server cameras --rate 20 --duration 30"),
         "docs/guide/serve-and-load.md",
     ),
     ("A cluster: the same commands as Ray jobs", (), "docs/guide/cluster-setup.md"),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shlex
 import xml.etree.ElementTree as ElementTree
 
+import click
 import pytest
 
-from actors.cli import parser as load_parser
-from deployments.cli import parser as serve_parser
+from headtail.cli.group import headtail
 from headtail.demo import terminal
 from headtail.demo.answer import Answer, Table, about
 from headtail.demo.page import page
 from headtail.demo.verdict import NEXT, following, verdict
-from slicer.cli import parser as slice_parser
+from slicer.common import command_line
 from tests.paths import ROOT
 
 TABLE = Table("a <title>", ("name", "figure"), (("first", "1"), ("second & last", "20")))
@@ -61,13 +61,13 @@ def test_the_verdict_has_four_lines_and_admits_a_difference() -> None:
     assert "2 of 3 cases" in lines[3]
 
 
-PARSERS = {"headtail-slice": slice_parser, "headtail-serve": serve_parser, "headtail-load": load_parser}
-
-
 @pytest.mark.parametrize("command", [command for _, commands, _ in NEXT for command in commands])
 def test_what_comes_next_can_be_typed(command: str) -> None:
-    program, *arguments = (word for word in shlex.split(command) if not word.startswith("PYTHONPATH="))
-    PARSERS[program]().parse_args(arguments)
+    program, name, *arguments = (word for word in shlex.split(command) if not word.startswith("PYTHONPATH="))
+    assert program == "headtail"
+    found = headtail.get_command(click.Context(headtail), name)
+    assert found is not None
+    command_line.values(found, arguments)
 
 
 @pytest.mark.parametrize("where", {where for _, _, where in NEXT})
