@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import os
 import re
 import sys
@@ -158,7 +159,9 @@ class Command(click.Command):
         for line in _idle_variables(ctx):
             _print_error(ctx.command_path, line)
         try:
-            return int(super().invoke(ctx) or 0)
+            status = int(super().invoke(ctx) or 0)
+            sys.stdout.flush()  # here, where a full disk still is an error of the command
+            return status
         except HeadTailError as error:
             _trace(ctx)
             _print_error(ctx.command_path, f"{error}{_from_environment(ctx, str(error))}")
@@ -167,19 +170,17 @@ class Command(click.Command):
             _print_error(ctx.command_path, self.interrupted)
             return INTERRUPTED
         except BrokenPipeError:  # nobody reads any more: `| head`
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit works
+            _give_up_stdout()
             return BUG
-        except OSError as error:
-            if error.filename is None:
-                raise
-            _trace(ctx)
-            _print_error(ctx.command_path, f"{error.filename}: {error.strerror}")
-            return WRONG
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             _trace(ctx)
+            if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
+                if error.filename is None:
+                    _give_up_stdout()
+                _print_error(ctx.command_path, f"{error.filename or 'what it printed'}: {error.strerror}")
+                return WRONG
             last = traceback.extract_tb(error.__traceback__)[-1]
             _print_error(
                 ctx.command_path,
@@ -227,6 +228,12 @@ def _keep_debug(ctx: click.Context, _: click.Parameter, value: bool | None) -> N
 def _trace(ctx: click.Context) -> None:
     if ctx.meta.get(_DEBUG):
         traceback.print_exc()
+
+
+def _give_up_stdout() -> None:
+    """What stdout still holds goes nowhere, so that the flush at exit works."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_error(path: str, message: str) -> None:

@@ -15,6 +15,7 @@ RAISES: dict[str, BaseException] = {
     "wrong": ConfigError("--speed 9 is too much; give 3"),
     "bug": KeyError("inside"),
     "file": PermissionError(13, "Permission denied", "out.json"),
+    "full": OSError(28, "No space left on device"),
     "stop": KeyboardInterrupt(),
 }
 
@@ -80,6 +81,7 @@ def test_a_bug_is_one_line_with_what_to_report_and_a_stack_trace_with_debug(caps
 
 def test_a_file_that_cannot_be_written_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "file") == (WRONG, "headtail run: out.json: Permission denied\n")
+    assert run(capsys, "full") == (WRONG, "headtail run: what it printed: No space left on device\n")
 
 
 def test_ctrl_c_has_the_shells_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
