@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application
 
 from deployments.config import HttpAddress, ServerConfig, load_config, parse_config
@@ -23,6 +24,7 @@ from deployments.placing import http_endpoint, placement
 from deployments.replica import preflight
 from deployments.replica.tail_server import TailServer
 from slicer.common.addresses import application_name
+from slicer.common.error_text import last_line
 from slicer.common.ray_serve_env import environment
 from slicer.errors import ConfigError, PlacementError, ServerError
 
@@ -181,7 +183,7 @@ def running_serve() -> http_endpoint.Running | None:
 def _start_serve(http: HttpAddress | None) -> None:
     """Start Serve; its way in is fixed from then on."""
     if http is None:
-        serve.start(proxy_location="Disabled")
+        _serve_start(proxy_location="Disabled")
         return
     if http_endpoint.free_port(http.port) != http.port:
         raise ServerError(
@@ -201,11 +203,21 @@ def _start_serve(http: HttpAddress | None) -> None:
         **http_endpoint.own_ports(os.environ),
         **http_endpoint.own_files(os.environ, folder),
     }
-    serve.start(
+    _serve_start(
         proxy_location="EveryNode",
         http_options={"host": http.host, "port": http.port},
         controller_options={"runtime_env": {"env_vars": variables}},
     )
+
+
+def _serve_start(**options: Any) -> None:
+    try:
+        serve.start(**options)
+    except (RayError, TimeoutError) as error:  # on a busy machine the controller ends a proxy that is not up in time
+        raise ServerError(
+            f"Ray Serve's own processes did not come up ({last_line(error)}); this happens on a machine with much else "
+            "to do: try again when it has less"
+        ) from error
 
 
 def wait_running(name: str, settled: http_endpoint.Settled, say: Callable[[str], None] | None = None) -> None:

@@ -122,23 +122,36 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     ),
     notes="Exit status: 0 served and stopped; 2 wrong input, or it did not start; 130 interrupted at the start.",
 )
-@click.argument("config", required=False, metavar="[FILE]")
+@click.argument("config", required=False, metavar="[FILE]", shell_complete=command_line.files)
 @option("--model", metavar="M", help="A timm name, package.module:callable, a model file or a shipped demo model.")
-@option("--slices", type=int, metavar="N", help=f"Number of slices {_default(ModelConfig, 'num_slices')}.")
+@option(
+    "--slices", type=click.IntRange(min=1), metavar="N", help=f"Number of slices {_default(ModelConfig, 'num_slices')}."
+)
 @option("--shards", metavar="DIR", help="Serve from this directory that `headtail slice --export` wrote.")
 @option("--checkpoint", metavar="FILE", help="Weights (.safetensors or .pth).")
 @option(
     "--strategy",
     metavar="S",
+    shell_complete=command_line.among(tuple(STRATEGIES)),
     help=f"{', '.join(STRATEGIES)} or package.module:Class {_default(ModelConfig, 'strategy')}.",
 )
-@option("--max-batch", type=int, metavar="N", help=f"Most rows in one step {_default(ModelConfig, 'max_batch')}.")
+@option(
+    "--max-batch",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"Most rows in one step {_default(ModelConfig, 'max_batch')}.",
+)
 @option(
     "--accelerator",
     type=click.Choice(["auto", "cuda", "cpu"]),
     help=f"Where {_default(ServerConfig, 'accelerator')}.",
 )
-@option("--replicas", type=int, metavar="N", help=f"Replicas of the server {_default(ServerConfig, 'num_replicas')}.")
+@option(
+    "--replicas",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"Replicas of the server {_default(ServerConfig, 'num_replicas')}.",
+)
 @option(
     "--start-timeout",
     type=float,

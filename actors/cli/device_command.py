@@ -15,6 +15,7 @@ import click
 
 from actors.fleet.config import FleetConfig, load_fleet, parse_fleet
 from actors.load.config import DIGITS
+from slicer.common.addresses import application_url
 from slicer.common.command_line import Command, option, say
 from slicer.errors import ConfigError
 
@@ -59,6 +60,8 @@ def check(flags: DeviceFlags) -> None:
         raise ConfigError("--token is for HTTP; with --server NAME, Ray's own token counts: leave it out")
     if flags.device is not None and flags.fleet is None:
         raise ConfigError(f"--device {flags.device} is a device of --fleet FILE; give that, or leave it out")
+    if flags.url is not None:
+        application_url(flags.url)
     if flags.duration is not None and flags.requests is not None:
         raise ConfigError("--duration and --requests both say when to stop; give one")
     for name, value in {"--rate": flags.rate, "--duration": flags.duration}.items():
@@ -127,7 +130,7 @@ _LOAD = "Load: each image once, one after the other, unless these say otherwise"
 @option("--fleet", metavar="FILE", help="Fleet YAML, or a shipped one's name.", group=_DEVICE)
 @option("--device", metavar="NAME", help="Such as camera-0; default: the first.", group=_DEVICE)
 @option("--model", metavar="M", help="That the server serves (default digits_vit).", group=_DEVICE)
-@option("--cut", type=int, metavar="K", help="How many slices run here (default 1).", group=_DEVICE)
+@option("--cut", type=click.IntRange(min=0), metavar="K", help="How many slices run here (default 1).", group=_DEVICE)
 @option("--codec", metavar="C", help="Of what is sent (default fp32).", group=_DEVICE)
 @option("--link", metavar="L", help="Emulated: direct (default: none), lte, wifi, ...", group=_DEVICE)
 @option("--profile", metavar="P", help="Emulated board: a file or a shipped name (default native).", group=_DEVICE)
@@ -150,6 +153,7 @@ def command(**given: Any) -> int:
     at = next((group.url for group in fleet.groups if group.name == asked), "")
     changed = changes(flags, at)
     # Only here: torch and Ray's client take seconds to import.
+    say("importing torch" if flags.server is None else "importing Ray and torch")
     from actors.load import one_device
     from actors.load.applications import ray_session
     from actors.load.job import DIGITS_DIRECTORY

@@ -244,7 +244,13 @@ _OWN = "Own servers"
 @option("--address", help="Ray cluster; default: a running one, else one here; local: always here.", group=_WHO)
 @option("--fleet", metavar="FILE", help="Fleet YAML, or a shipped one: demo (default), emulated.", group=_WHO)
 @option("--model", metavar="M", help="Model of the fleet; default: what the fleet file says.", group=_WHO)
-@option("--strategy", metavar="A,B,...", help="Strategies to compare, or all; with --server: must be its.", group=_WHO)
+@option(
+    "--strategy",
+    metavar="A,B,...",
+    help="Strategies to compare, or all; with --server: must be its.",
+    group=_WHO,
+    shell_complete=command_line.among((*applications.ALL_STRATEGIES, "all")),
+)
 @option("--rate", type=float, metavar="R", help="Open loop: images per second of the whole fleet.", group=_LOAD)
 @option("--device-rate", type=float, metavar="R", help="Open loop: images per second of each device.", group=_LOAD)
 @option("--arrivals", metavar="KIND", help="Open loop: poisson (default), periodic or trace:FILE.", group=_LOAD)
@@ -260,7 +266,9 @@ _OWN = "Own servers"
 @option("--images", metavar="DIR", help="DIR/class/file, or digits (default).", group=_WHAT)
 @option("--labels", metavar="CSV", help="Rows of file,label instead of class directories.", group=_WHAT)
 @option("--top-k", type=int, metavar="K", help="Classes in an answer (default 5).", group=_WHAT)
-@option("--codec", help=f"Of all devices: {', '.join(CODECS)}; default: as the fleet file says.", group=_WHAT)
+@option(
+    "--codec", metavar="C", help=f"Of all devices: {', '.join(CODECS)}; default: as the fleet file says.", group=_WHAT
+)
 @option("--slices", type=int, metavar="N", help="Number of slices (default 4).", group=_OWN)
 @option("--accelerator", type=click.Choice(["auto", "cuda", "cpu"]), help="Default auto.", group=_OWN)
 @option(
@@ -285,6 +293,7 @@ def command(**given: Any) -> int:
     flags = LoadFlags(**given)
     config = config_of(flags)
     # Ray and torch are imported only once the input is known to be right.
+    say("importing Ray and torch")
     from actors.load.job import Job, run_job
     from actors.report.files import reserved
 

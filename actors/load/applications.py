@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from actors.load.config import LoadConfig
 from actors.records.step import StepSeen
 from deployments.scheduling import registry
+from slicer.common.command_line import progress
 from slicer.common.error_text import first_line
 from slicer.errors import ConfigError, ServerError
 from slicer.protocol.messages import ServedModel
@@ -245,9 +246,11 @@ def start(configs: Mapping[str, Mapping[str, Any]]) -> None:
     from deployments import app
 
     try:
-        asked = {name: app.deploy(dict(config), name=name) for name, config in configs.items()}
-        for name, config in asked.items():
-            app.wait_running(name, config)
+        with progress("servers ready", len(configs)) as bar:
+            asked = {name: app.deploy(dict(config), name=name) for name, config in configs.items()}
+            for ready, (name, config) in enumerate(asked.items(), start=1):
+                app.wait_running(name, config)
+                bar.to(ready)
     except BaseException:
         stop(*configs)
         raise

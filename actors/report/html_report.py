@@ -45,7 +45,8 @@ def _remarks(result: Result) -> list[str]:
     notes = [f'<p class="note">{html.escape(note)}</p>' for note in remarks(result)]
     if len(notes) <= _SHOWN:
         return notes
-    folded = f"<details><summary>{len(notes) - _SHOWN} more remarks</summary>{''.join(notes[_SHOWN:])}</details>"
+    more = len(notes) - _SHOWN
+    folded = f"<details><summary>{more} more remark{'s' * (more > 1)}</summary>{''.join(notes[_SHOWN:])}</details>"
     return [*notes[:_SHOWN], folded]
 
 

@@ -5,13 +5,30 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from types import TracebackType
+from typing import NoReturn
 
 _BEGAN_S = time.monotonic()
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as of the other commands; argparse would print all flags before it."""
+        self.exit(2, f"{self.prog}: {message} (--help shows the flags)\n")
+
+
 def new_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose help is the module's docstring as it stands."""
-    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """A script's parser, whose help is the module's docstring as it stands.
+
+    From now on Ctrl-C shows no stack trace in this process.
+    """
+    sys.excepthook = _excepthook
+    return _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def names(text: str) -> tuple[str, ...]:

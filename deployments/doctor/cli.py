@@ -180,7 +180,12 @@ def look(flags: DoctorFlags) -> Facts:
 @option("--shards", metavar="DIR", help="Also check the shards exported to DIR, every byte.")
 @option("--server", metavar="NAME", help="Also check that this Serve application is running.")
 @option("--cluster", metavar="FILE", help="Also check that all machines of this cluster-onprem.yaml are there.")
-@option("--timeout", type=float, metavar="S", help=f"Wait so long for a cluster's node (default {TIMEOUT_S:g}).")
+@option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help=f"Wait so long for a cluster's node (default {TIMEOUT_S:g}).",
+)
 @option("--json", is_flag=True, default=None, help="Print one JSON document instead of lines.")
 def command(**given: Any) -> int:
     """Check this machine, or every node of a cluster, and say what to do.

@@ -128,13 +128,15 @@ def command(name: str, arguments: tuple[str, ...], json: bool | None) -> int:
     """
     wanted = bool(json) or "--json" in arguments or not sys.stdout.isatty()
     call = [sys.executable, "-m", module_of(name), *(one for one in arguments if one != "--json")]
-    if wanted:
-        return subprocess.call(call)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # its tables as they come
-    with subprocess.Popen(call, stdout=subprocess.PIPE, text=True, env=environment) as script:
-        assert script.stdout is not None
-        show_without_document(script.stdout, sys.stdout)
-        return script.wait()
+    with subprocess.Popen(call, stdout=None if wanted else subprocess.PIPE, text=True, env=environment) as script:
+        try:
+            if script.stdout is not None:
+                show_without_document(script.stdout, sys.stdout)
+            return script.wait()
+        except KeyboardInterrupt:
+            script.communicate()  # the script got Ctrl-C, too, and takes down what it started
+            raise
 
 
 def module_of(name: str) -> str:

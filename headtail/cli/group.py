@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Sequence
 
@@ -30,6 +31,24 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 class Lazy(click.Group):
     """A group that knows its commands by name, and imports one when it is asked for."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Alone it shows its help, and fails: nothing was done."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(command_line.WRONG)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Raises click.UsageError: there is no such command; the message names the ones that are alike."""
+        name = args[0]
+        if name not in COMMANDS and not ctx.resilient_parsing:
+            close = difflib.get_close_matches(name, COMMANDS, n=2)
+            meant = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(COMMANDS)}"
+            ctx.fail(f"No such command {name!r}; {meant}")
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All of them, in the order of COMMANDS."""

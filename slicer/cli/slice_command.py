@@ -64,12 +64,13 @@ def run(**given: Any) -> int:
 
 
 def _run(flags: SliceFlags) -> str:
-    # Here, so that --help and wrong arguments do not wait for torch.
-    from slicer import shards
-    from slicer.models import zoo
-    from slicer.slicing.slice_model import slice_spec
-
     _check(flags)
+    # Here, so that --help and wrong arguments do not wait for torch.
+    with command_line.progress("importing torch"):
+        from slicer import shards
+        from slicer.models import zoo
+        from slicer.slicing.slice_model import slice_spec
+
     kwargs = flags.kwargs or {}
     if flags.img_size is not None:
         kwargs = {**kwargs, "img_size": flags.img_size}
@@ -84,7 +85,8 @@ def _run(flags: SliceFlags) -> str:
     if flags.seed is not None and (spec.checkpoint or spec.pretrained):
         what = f"the weights of {spec.checkpoint}" if spec.checkpoint else "pretrained weights"
         raise ConfigError(f"--seed {flags.seed} is for random weights, but {flags.model} has {what}; leave it out")
-    sliced = slice_spec(spec, 4 if flags.slices is None else flags.slices, at=flags.at)
+    with command_line.progress(f"building {flags.model} and cutting it"):
+        sliced = slice_spec(spec, 4 if flags.slices is None else flags.slices, at=flags.at)
     if flags.boundaries:
         return json.dumps(boundaries(sliced)) if flags.json else boundary_table(flags.model, sliced)
     if flags.profile:

@@ -8,7 +8,10 @@ command has one, else from its default.
 from __future__ import annotations
 
 import contextlib
+import difflib
+import errno
 import os
+import re
 import sys
 import time
 import traceback
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from slicer.errors import HeadTailError
 
@@ -38,8 +42,35 @@ class Option(click.Option):
         self.group = group
 
 
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For the shell, which completes a file itself."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For the shell, which completes a folder itself."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def among(names: Sequence[str]) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """For the shell: one of these names, or one more of them behind a comma."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        before, comma, begun = incomplete.rpartition(",")
+        return [CompletionItem(f"{before}{comma}{name}") for name in names if name.startswith(begun)]
+
+    return complete
+
+
+_BY_METAVAR = {"FILE": files, "DIR": folders}
+
+
 def option(*names: str, group: str = "", **attributes: Any) -> Callable[[Any], Any]:
-    """A flag of a command; see `click.option`. None stands for "not given": a default is never taken for a wish."""
+    """A flag of a command; see `click.option`. None stands for "not given": a default is never taken for a wish.
+
+    The shell completes files and folders where the metavar is FILE or DIR.
+    """
+    attributes.setdefault("shell_complete", _BY_METAVAR.get(attributes.get("metavar", "")))
     return click.option(*names, cls=Option, group=group, **attributes)
 
 
@@ -125,8 +156,12 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> int:
         """Run the callback; errors become lines and an exit status."""
+        for line in _idle_variables(ctx):
+            _print_error(ctx.command_path, line)
         try:
-            return int(super().invoke(ctx) or 0)
+            status = int(super().invoke(ctx) or 0)
+            sys.stdout.flush()  # here, where a full disk still is an error of the command
+            return status
         except HeadTailError as error:
             _trace(ctx)
             _print_error(ctx.command_path, f"{error}{_from_environment(ctx, str(error))}")
@@ -135,19 +170,17 @@ class Command(click.Command):
             _print_error(ctx.command_path, self.interrupted)
             return INTERRUPTED
         except BrokenPipeError:  # nobody reads any more: `| head`
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit works
+            _give_up_stdout()
             return BUG
-        except OSError as error:
-            if error.filename is None:
-                raise
-            _trace(ctx)
-            _print_error(ctx.command_path, f"{error.filename}: {error.strerror}")
-            return WRONG
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             _trace(ctx)
+            if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
+                if error.filename is None:
+                    _give_up_stdout()
+                _print_error(ctx.command_path, f"{error.filename or 'what it printed'}: {error.strerror}")
+                return WRONG
             last = traceback.extract_tb(error.__traceback__)[-1]
             _print_error(
                 ctx.command_path,
@@ -178,7 +211,9 @@ def main(command: click.Command, argv: Sequence[str] | None = None, prog: str = 
         return int(command.main(None if argv is None else list(argv), prog_name=prog, standalone_mode=False) or 0)
     except click.ClickException as error:
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else prog
-        _print_error(path, f"{' '.join(error.format_message().split())} ({path} --help shows the flags)")
+        said = " ".join(error.format_message().split())
+        came = _from_environment(error.ctx, said) if isinstance(error, click.UsageError) and error.ctx else ""
+        _print_error(path, f"{said}{came} ({path} --help shows the flags)")
         return WRONG
     except (click.Abort, KeyboardInterrupt):
         _print_error(prog, "interrupted")
@@ -199,6 +234,12 @@ def _trace(ctx: click.Context) -> None:
         traceback.print_exc()
 
 
+def _give_up_stdout() -> None:
+    """What stdout still holds goes nowhere, so that the flush at exit works."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _print_error(path: str, message: str) -> None:
     print(f"{path}: {message}", file=sys.stderr, flush=True)
 
@@ -210,9 +251,22 @@ def _from_environment(ctx: click.Context, message: str) -> str:
         for param in ctx.command.params
         if param.name and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT
         for flag in param.opts
-        if flag in message.replace(",", " ").replace(":", " ").split()
+        if flag in re.split(r"[\s,:']+", message)
     }
     return "".join(f" ({flag} comes from {variable})" for flag, variable in names.items())
+
+
+def _idle_variables(ctx: click.Context) -> list[str]:
+    """One line for each variable that looks like a flag of the command and is none: mistyped, it would do nothing."""
+    if ctx.ignore_unknown_options:  # what follows may have variables of its own
+        return []
+    known = [f"{ctx.auto_envvar_prefix}_{param.name.upper()}" for param in ctx.command.params if param.name]
+    lines = []
+    for name in sorted(os.environ):
+        if name.startswith(f"{ctx.auto_envvar_prefix}_") and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            lines.append(f"{name} is no flag's variable and does nothing" + f"; did you mean {close[0]}?" * bool(close))
+    return lines
 
 
 def say(line: str, since_s: float = time.monotonic()) -> None:
@@ -237,7 +291,7 @@ def progress(what: str, total: float | None = None) -> Iterator[Bar]:
     """A bar for as long as the block runs, where stderr is a terminal; else nothing is shown.
 
     Args:
-        total: what `Bar.to` counts to; None: it is not known.
+        total: what `Bar.to` counts to; None: it is not known, and the bar says only that work goes on.
     """
     if not sys.stderr.isatty():
         yield Bar()
@@ -245,7 +299,8 @@ def progress(what: str, total: float | None = None) -> Iterator[Bar]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    counts = () if total is None else (MofNCompleteColumn(),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeElapsedColumn())
     note = TextColumn("{task.fields[note]}")
     with Progress(*columns, note, console=Console(stderr=True), transient=True) as shown:
         yield Bar(shown, shown.add_task(what, total=total, note=""))

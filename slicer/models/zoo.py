@@ -213,8 +213,8 @@ def _check_timm_name(name: str) -> None:
     close = difflib.get_close_matches(name, names, n=4, cutoff=0.6)
     raise ModelError(
         f"unknown model {name!r}; "
-        + (f"did you mean {', '.join(close)}? " if close else "")
-        + "Give a timm name (timm.list_models()), package.module:callable, a model file (.yaml), "
+        + (f"did you mean {', '.join(close)}? Give " if close else "give ")
+        + "a timm name (timm.list_models()), package.module:callable, a model file (.yaml), "
         + f"or a demo model ({', '.join(DEMO_MODELS)})"
     )
 

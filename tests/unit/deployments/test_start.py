@@ -6,12 +6,13 @@ import signal
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorDiedError
 
 from deployments import app, cli
 from deployments.config import parse_config
 from deployments.placing.http_endpoint import as_asked
 from deployments.replica.preflight import check_here
-from slicer.errors import HeadTailError
+from slicer.errors import HeadTailError, ServerError
 
 
 class Broken:
@@ -48,6 +49,15 @@ def test_an_executor_that_cannot_be_imported_is_refused_and_a_good_configuration
     with pytest.raises(HeadTailError, match="cannot import no_such_module"):
         check_here(parse_config({"executor": "no_such_module:Mine"}))
     check_here(parse_config({}))
+
+
+def test_a_proxy_that_is_ended_before_it_is_up_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**options: Any) -> None:
+        raise ActorDiedError()
+
+    monkeypatch.setattr("ray.serve.start", start)
+    with pytest.raises(ServerError, match=r"did not come up \(.*\); .* try again"):
+        app._start_serve(None)
 
 
 TRACEBACK = """The deployment failed to start 3 times in a row. Error:

@@ -85,7 +85,8 @@ def test_old_names_are_aliases() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["laod"], "headtail: No such command 'laod'"),
+        (["laod"], "headtail: No such command 'laod'; did you mean load?"),
+        (["train"], "headtail: No such command 'train'; there are slice, serve, load"),
         (["load", "--ratee", "5"], "headtail load: No such option '--ratee'"),
         (["slice"], "headtail slice: Missing argument 'MODEL'"),
         (["load", "--duration", "2"], "headtail load: no load; give --rate"),
@@ -103,11 +104,45 @@ def test_a_mistake_is_one_line_and_exit_status_2(
     assert line.startswith(says)
 
 
+def test_without_a_command_the_help_is_shown_as_a_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == printed.out and "\n  load " in printed.err
+
+
+def test_a_value_comes_from_the_flag_else_the_environment_else_the_file_else_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from actors.cli import device_command
+    from actors.fleet.config import DeviceConfig
+    from actors.load.one_device import choose_device
+    from deployments import cli as serve
+
+    server, fleet = tmp_path / "server.yaml", tmp_path / "fleet.yaml"
+    server.write_text("models: [{name: digits_vit, max_batch: 5}]\n")
+    fleet.write_text("groups: [{name: camera, cut: 2}]\n")
+
+    def served(*flags: str) -> int:
+        return serve.config_of(serve.ServeFlags(**values(command_of("serve"), flags))).models[0].max_batch
+
+    def device(*flags: str) -> DeviceConfig:
+        given = device_command.DeviceFlags(**values(command_of("device"), ["--url", "http://h:1/a", *flags]))
+        return choose_device(device_command.fleet_of(given), None, device_command.changes(given))
+
+    assert (served(), device().cut) == (32, 1)
+    assert (served(str(server)), device("--fleet", str(fleet)).cut) == (5, 2)
+    monkeypatch.setenv("HEADTAIL_SERVE_MAX_BATCH", "6")
+    monkeypatch.setenv("HEADTAIL_DEVICE_CUT", "3")
+    assert (served(str(server)), device("--fleet", str(fleet)).cut) == (6, 3)
+    assert served(str(server), "--max-batch", "7") == 7
+    assert device("--fleet", str(fleet), "--cut", "4").cut == 4
+
+
 def test_shells_complete_commands_and_flags() -> None:
     def completed(words: str) -> str:
-        environment = {"_HEADTAIL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "2", "PATH": ""}
-        if words.count(" ") < 2:
-            environment["COMP_CWORD"] = "1"
+        at = str(words.count(" "))
+        environment = {"_HEADTAIL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": at, "PATH": ""}
         done = subprocess.run(
             [sys.executable, "-m", "headtail"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         )
@@ -115,6 +150,9 @@ def test_shells_complete_commands_and_flags() -> None:
 
     assert "plain,serve" in completed("headtail s")
     assert "--strategy" in completed("headtail serve --str")
+    assert completed("headtail load --strategy lazy,unb").split() == ["plain,lazy,unbatched"]
+    assert completed("headtail serve serv").split() == ["file,serv"]
+    assert completed("headtail slice m --export sha").split() == ["dir,sha"]
 
 
 # ---- headtail demo ----
@@ -163,18 +201,47 @@ def test_an_absent_benchmark_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         module_of("peers")
 
 
+class Script:
+    """In place of a benchmark's process, and of what makes one; `ended` is how."""
+
+    stdout = None
+
+    def __init__(self, ended: int | BaseException) -> None:
+        self.ended, self.called, self.waited_for = ended, list[str](), False
+
+    def __call__(self, arguments: list[str], **_: Any) -> Script:
+        self.called = arguments
+        return self
+
+    def __enter__(self) -> Script:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait(self) -> int:
+        if isinstance(self.ended, BaseException):
+            raise self.ended
+        return self.ended
+
+    def communicate(self) -> None:
+        self.waited_for = True
+
+
 def test_a_benchmark_gets_what_follows_its_name_and_its_exit_status_is_the_commands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    called: list[str] = []
-
-    def call(arguments: list[str]) -> int:
-        called.extend(arguments)
-        return 3
-
-    monkeypatch.setattr(subprocess, "call", call)
+    script = Script(ended=3)
+    monkeypatch.setattr(subprocess, "Popen", script)
     assert main(["bench", "simulate", "--rate", "9", "--json", "--help"]) == 3
-    assert called == [sys.executable, "-m", "benchmarks.accelerator.simulate", "--rate", "9", "--help"]
+    assert script.called == [sys.executable, "-m", "benchmarks.accelerator.simulate", "--rate", "9", "--help"]
+
+
+def test_ctrl_c_waits_until_a_benchmark_has_taken_down_what_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(ended=KeyboardInterrupt())
+    monkeypatch.setattr(subprocess, "Popen", script)
+    assert main(["bench", "goodput", "--json"]) == 130
+    assert script.waited_for
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from actors.cli import load_command as cli
 from actors.load import job as load
 from actors.load import labels, reference
 from slicer.common.command_line import values
-from slicer.errors import ConfigError, ImageError, ModelError
+from slicer.errors import ImageError, ModelError
 from slicer.models import zoo
 from slicer.models.images import LabelledImages, find_images, write_digits
 
@@ -244,17 +244,17 @@ def test_a_model_of_one_channel_is_asked_in_grey(monkeypatch: pytest.MonkeyPatch
     assert made._expected.top1["digits_vit"] and set(made._expected.labels["digits_vit"].of) == {None}
 
 
-def test_agreement_needs_no_labels_and_a_model_that_cannot_be_built_here_says_so(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def refuse(name: str) -> Any:
-        raise ConfigError("elsewhere only")
-
-    monkeypatch.setattr(reference, "named_model", refuse)
-    made = load.Job(cli.config_of(cli.LoadFlags(**values(cli.command, OPEN))))
+def test_agreement_needs_no_labels_and_a_model_that_cannot_be_built_here_says_so() -> None:
+    made = load.Job(cli.config_of(cli.LoadFlags(**values(cli.command, [*OPEN, "--model", "elsewhere:Only"]))))
     made.compute_reference()
-    assert any("no agreement for digits_vit" in note for note in made._notes)
-    assert any("no top-1 for digits_vit" in note for note in made._notes)
+    assert any("no agreement for elsewhere:Only" in note for note in made._notes)
+    assert any("no top-1 for elsewhere:Only" in note for note in made._notes)
+
+
+def test_a_name_that_no_machine_knows_is_refused_before_anything_starts() -> None:
+    made = load.Job(cli.config_of(cli.LoadFlags(**values(cli.command, [*OPEN, "--model", "digits_vti"]))))
+    with pytest.raises(ModelError, match="unknown model 'digits_vti'; did you mean digits_vit"):
+        made.compute_reference()
 
 
 def test_answers_say_how_many_classes_the_model_has(tmp_path: Path) -> None:

@@ -97,6 +97,11 @@ def test_many_remarks_are_folded_behind_the_first_ones(tmp_path: Path) -> None:
     assert all(f"note {n}" in text for n in range(9))
 
 
+def test_one_folded_remark_is_one_remark(tmp_path: Path) -> None:
+    job = result(StrategyRun("unbatched", 0, "open", 0.0, 10.0, steady(1, 0)), notes=tuple("abcde"))
+    assert next(page_of(job, tmp_path)[1].iter("details")).findtext("summary") == "1 more remark"
+
+
 def test_what_lies_beside_the_page_is_linked(tmp_path: Path) -> None:
     _, root = page_of(result(StrategyRun("unbatched", 0, "open", 0.0, 10.0, steady(1, 0))), tmp_path)
     linked = {link.attrib["href"] for link in root.iter("a")}

@@ -1,6 +1,8 @@
-"""Lists on a benchmark's command line."""
+"""A benchmark's command line: lists, and mistakes in one line."""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 
@@ -23,4 +25,16 @@ def test_a_list_that_is_none_is_refused_with_the_option_and_the_text(capsys: pyt
     made.add_argument("--seeds", type=integers)
     with pytest.raises(SystemExit):
         made.parse_args(["--seeds", "0,x"])
-    assert "argument --seeds: invalid integers value: '0,x'" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "argument --seeds: invalid integers value: '0,x'" in line
+
+
+def test_ctrl_c_shows_no_stack_trace_and_an_error_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    new_parser("")
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == ""
+    sys.excepthook(ValueError, ValueError("9 is too much"), None)
+    assert "ValueError: 9 is too much" in capsys.readouterr().err

@@ -17,6 +17,7 @@ RAISES: dict[str, BaseException] = {
     "wrong": ConfigError("--speed 9 is too much; give 3"),
     "bug": KeyError("inside"),
     "file": PermissionError(13, "Permission denied", "out.json"),
+    "full": OSError(28, "No space left on device"),
     "stop": KeyboardInterrupt(),
 }
 
@@ -72,6 +73,14 @@ def test_the_line_says_where_a_flag_comes_from_that_nobody_typed(
     monkeypatch.setenv("HEADTAIL_RUN_SPEED", "9")
     monkeypatch.setenv("HEADTAIL_RUN_LAPS", "2")
     assert run(capsys, "wrong")[1].endswith("give 3 (--speed comes from HEADTAIL_RUN_SPEED)\n")
+    monkeypatch.setenv("HEADTAIL_RUN_SPEED", "fast")
+    assert "'fast' is not a valid integer. (--speed comes from HEADTAIL_RUN_SPEED) (headtail" in run(capsys)[1]
+
+
+def test_a_mistyped_variable_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADTAIL_RUN_SPED", "9")
+    meant = "HEADTAIL_RUN_SPED is no flag's variable and does nothing; did you mean HEADTAIL_RUN_SPEED?"
+    assert run(capsys) == (0, f"headtail run: {meant}\n")
 
 
 def test_a_bug_is_one_line_with_what_to_report_and_a_stack_trace_with_debug(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,6 +93,7 @@ def test_a_bug_is_one_line_with_what_to_report_and_a_stack_trace_with_debug(caps
 
 def test_a_file_that_cannot_be_written_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "file") == (WRONG, "headtail run: out.json: Permission denied\n")
+    assert run(capsys, "full") == (WRONG, "headtail run: what it printed: No space left on device\n")
 
 
 def test_ctrl_c_has_the_shells_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,3 +132,6 @@ def test_a_bar_is_shown_to_a_terminal_only(capsys: pytest.CaptureFixture[str], m
     assert shown() == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert "3/4" in shown()
+    with progress("laps"):
+        pass
+    assert "0/?" not in capsys.readouterr().err  # a total that is not known is not counted
