@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import sys
@@ -172,13 +173,14 @@ class Stacks:
         stack.stop()
 
     def close(self) -> None:
-        """Stop all, and Ray."""
+        """Stop all, and Ray; their folder goes. What failed has said why, with the end of its log."""
         for stack in tuple(self._running):
             with contextlib.suppress(ServerError):  # its server ended before; the others are still to be stopped
                 self.stop(stack)
         if self._ray is not None:
             send_all(self._ray.pid, signal.SIGCONT)
             self._ray.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _headtail(self, name: str) -> Stack:
         app = name.replace("_", "-")
