@@ -212,8 +212,7 @@ class CudaGpu(Gpu):
         reserved = torch.cuda.memory_reserved(self.device)
         free, total = torch.cuda.mem_get_info(self.device)
         sizes = {"graph_pools": self._pool_bytes, "device_reserved": reserved, "device_used": total - free}
-        uuid = torch.cuda.get_device_properties(self.device).uuid
-        process = NvmlGpu(f"GPU-{uuid}").process_bytes()
+        process = _process_bytes(self.device)
         if process is not None:
             sizes |= {"device_process": process, "context": max(process - reserved, 0)}
         return sizes
@@ -222,6 +221,15 @@ class CudaGpu(Gpu):
         event = torch.cuda.Event(enable_timing=True, blocking=self._blocking)  # type: ignore[no-untyped-call]
         event.record(stream)
         return event
+
+
+def _process_bytes(device: torch.device) -> int | None:
+    """What the driver says that this process holds of the device; None where it does not say."""
+    try:
+        uuid = torch.cuda.get_device_properties(device).uuid
+    except (RuntimeError, AttributeError):  # a driver or a torch that names no device
+        return None
+    return NvmlGpu(f"GPU-{uuid}").process_bytes()
 
 
 def cores() -> int:
