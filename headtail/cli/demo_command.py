@@ -20,7 +20,8 @@ from slicer.errors import ConfigError
         ("headtail demo", "two minutes; pictures and a report in report/"),
         ("headtail demo --out elsewhere --json", "another folder; figures as a JSON document"),
     ),
-    notes="Needs no GPU and no network. Exit status: 0 shown; 2 wrong input; 130 interrupted.",
+    notes="Needs no GPU and no network. Exit status: 0 shown; 1 an answer differs, or a live point is INVALID; "
+    "2 wrong input; 130 interrupted.",
     interrupted="interrupted; everything it started is taken down",
 )
 @option("--out", type=click.Path(file_okay=False, path_type=Path), default=None, help="Folder (default report).")
