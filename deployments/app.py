@@ -149,7 +149,7 @@ def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") 
     running = running_serve()
     settled = http_endpoint.settle(asked, nodes, running)
     if running is None:
-        _start_serve(settled.http)
+        start_serve(settled.http)
     application = _application(settled, nodes)
     serve.run_many(
         [serve.RunTarget(target=application, name=name, route_prefix=f"/{name}" if settled.http else None)],
@@ -180,7 +180,7 @@ def running_serve() -> http_endpoint.Running | None:
     )
 
 
-def _start_serve(http: HttpAddress | None) -> None:
+def start_serve(http: HttpAddress | None) -> None:
     """Start Serve; its way in is fixed from then on."""
     if http is None:
         _serve_start(proxy_location="Disabled")

@@ -54,8 +54,11 @@ def start(command: dict[str, Any], port: int) -> dict[str, Any]:
 
     from actors.load import applications
     from deployments import app
+    from deployments.config import HttpAddress
     from slicer.common.ray_serve_env import environment
 
+    if app.running_serve() is None:  # whoever comes first: the port and HAProxy are fixed from then on
+        app.start_serve(HttpAddress("127.0.0.1", port, ""))
     name, url = command["start"], f"http://127.0.0.1:{port}/{command['start']}"
     if "config" in command:
         http = {"enabled": True, "host": "127.0.0.1", "port": port}

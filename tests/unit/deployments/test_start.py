@@ -57,7 +57,7 @@ def test_a_proxy_that_is_ended_before_it_is_up_is_told_with_a_remedy(monkeypatch
 
     monkeypatch.setattr("ray.serve.start", start)
     with pytest.raises(ServerError, match=r"did not come up \(.*\); .* try again"):
-        app._start_serve(None)
+        app.start_serve(None)
 
 
 TRACEBACK = """The deployment failed to start 3 times in a row. Error:
