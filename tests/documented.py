@@ -30,6 +30,9 @@ ELSEWHERE = {
     ".venv/bin/python benchmarks/peers/peers.py": "needs what --setup installs, and minutes of a quiet machine",
     ".venv/bin/python benchmarks/peers/peers.py --quick --peers headtail_continuous,triton --rates 40,330": "likewise",
     "ray start --head": "starts a Ray that goes on; these tests have one of their own",
+    "headtail serve --model digits_vit --strategy continuous --address auto --name digits": "on that Ray",
+    "ray job submit --address http://127.0.0.1:8265 --submission-id first-load --working-dir . -- python -m actors "
+    "--address auto --server digits --rate 20 --duration 30": "likewise",
     "ray up cluster.yaml": "needs AWS",
     "ray up cluster-onprem.yaml": "needs several hosts; make cluster-test runs it",
     "ray down cluster-onprem.yaml": "needs several hosts",
