@@ -43,7 +43,7 @@ $(BIN)/python:
 	@touch .venv/.project $@
 
 demo: setup
-	$(BIN)/python -m headtail.demo --out report
+	$(BIN)/python -m headtail demo --out report
 
 lint: setup-test
 	$(BIN)/python -m ruff check .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -35,7 +34,7 @@ DEMO: dict[str, Any] = {
     "drain": 15.0,
     "resident": "all",
     "out": "report",
-    "overwrite": True,  # of an earlier demo's report, so that `make demo` can be given again
+    "overwrite": True,  # of an earlier demo's report, so that `headtail load --demo` can be given again
 }
 
 #: Defaults of the flags, where neither the command line nor `--demo` says otherwise.
@@ -348,8 +347,7 @@ def finish(result: Result, out: Path | None, *, json_wanted: bool = False) -> in
         print(json.dumps(found) if json_wanted or not sys.stdout.isatty() else _where(at), flush=True)
     except OSError as error:  # a full disk, or nobody who reads: `| head`
         failures.append(f"stdout cannot be written ({error.strerror})")
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left must not fail at exit again
+        command_line.give_up_stdout()
     for failure in failures:
         print(f"headtail load: {failure}", file=sys.stderr)
     return 2 if failures else 0

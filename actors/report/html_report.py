@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from actors.report.page import page
 from actors.report.report_tables import group_table, remarks, tables
 from actors.report.result import Result
-from actors.report.tables import Table
 from actors.report.verdict import verdict
 
 #: More remarks than these are folded.
@@ -34,7 +33,7 @@ def html_report(result: Result, manifest: str, pictures: Mapping[str, str], file
     if others:
         body += ["<h2>In pictures</h2>", '<div class="pictures">', *others, "</div>"]
     body.append("<h2>In figures</h2>")
-    body += [_folded(table) for table in (*tables(result), group_table(result))]
+    body += [table.folded() for table in (*tables(result), group_table(result))]
     body.append(f"<details><summary>Manifest</summary><pre>{html.escape(manifest)}</pre></details>")
     beside = ", ".join(f'<a href="{html.escape(name)}">{html.escape(name)}</a>' for name in files)
     body.append(f'<p class="faint">HeadTail load report. Beside this page: {beside}.</p>')
@@ -48,7 +47,3 @@ def _remarks(result: Result) -> list[str]:
     more = len(notes) - _SHOWN
     folded = f"<details><summary>{more} more remark{'s' * (more > 1)}</summary>{''.join(notes[_SHOWN:])}</details>"
     return [*notes[:_SHOWN], folded]
-
-
-def _folded(table: Table) -> str:
-    return f"<details><summary>{html.escape(table.title)}</summary>{table.html()}</details>"

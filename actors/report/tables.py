@@ -50,6 +50,10 @@ class Table:
         table = f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
         return f'<div class="scroll">{table}</div>'
 
+    def folded(self) -> str:
+        """The HTML table under its title, which opens it."""
+        return f"<details><summary>{html.escape(self.title)}</summary>{self.html()}</details>"
+
 
 @dataclass(frozen=True)
 class Column(Generic[R]):

@@ -42,12 +42,12 @@ BENCHMARKS: dict[str, Benchmark] = {
     "peers": Benchmark(
         "benchmarks.peers.peers",
         "How does HeadTail compare with Triton, LitServe, @serve.batch and a FastAPI loop? Emulated.",
-        "minutes for each peer",
+        "14 minutes; --setup once before; --quick: a smoke test",
     ),
     "paper": Benchmark(
         "benchmarks.paper.paper",
-        "From which load on is the paper's 67 % there, and at what memory?",
-        "minutes for each model and strategy; --quick: a smoke test",
+        "Where are the paper's 67 %? Emulated.",
+        "90 seconds; --full: half an hour for each model, and memory",
     ),
     "planner": Benchmark(
         "benchmarks.planner.planner",

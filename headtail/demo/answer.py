@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Table:
-    """A small table of text; every row is as long as `headers`."""
-
-    title: str
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+from actors.report.tables import Table
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from headtail.demo.answer import Answer, Table, about
+from actors.report.tables import Table
+from headtail.demo.answer import Answer, about
 from headtail.demo.load_curve import LIMIT_MS, SERIES, WAITS_S, Bench, Point
 from headtail.demo.sender import Sent
 from slicer.common.comparison import in_time, mean, percentile
@@ -141,7 +142,8 @@ def answer(simulated: Simulated, live: Sequence[LivePoint]) -> Answer:
     calm = [_kept(simulated, name, CALM_RPS).mean_ms for name in SERIES if name not in ("server-only", "serve_batch")]
     notes = (
         f"Emulated: one accelerator by the profile {bench.profile}, which is hypothetical (nobody measured it): a "
-        "block takes 1.2 ms with one to four rows, 6.2 ms with 32. Cameras enter at blocks 0, 3, 6 and 9 of 12, "
+        f"block takes {bench.block_ms(1):.1f} ms with one row and with four {bench.block_ms(4):.1f}, "
+        f"{bench.block_ms(bench.max_batch):.1f} ms with {bench.max_batch}. Cameras enter at blocks 0, 3, 6 and 9 of 12, "
         f"equally often; server-only: all at 0. The whole model alone takes {bench.whole_ms:.1f} ms. What heads and "
         "links take is not in these times.",
         f"Where it does not pay: at {CALM_RPS} requests/s there is nothing to merge, and all of the engine's "
@@ -202,8 +204,8 @@ def _table(simulated: Simulated) -> Table:
         (series, *(cell(series, rate) for rate in shown), f"{about(simulated.highest_rps[series])}/s")
         for series in SERIES
     )
-    headers = ("strategy", *(f"{rate}/s" for rate in shown), f"keeps p99 within {LIMIT_MS:g} ms to")
-    return Table("mean / p99 in ms over the offered rate; emulated, virtual time", headers, rows)
+    header = ("strategy", *(f"{rate}/s" for rate in shown), f"keeps p99 within {LIMIT_MS:g} ms to")
+    return Table("mean / p99 in ms over the offered rate; emulated, virtual time", header, rows)
 
 
 def _live_table(live: Sequence[LivePoint]) -> Table:
@@ -218,8 +220,8 @@ def _live_table(live: Sequence[LivePoint]) -> Table:
         )
         for one in live
     )
-    headers = ("same arrivals", "virtual time", "live", "mean apart", "of it in the server", "generator in time")
-    return Table("two rates live beside virtual time, mean / p99 in ms; emulated accelerator", headers, rows)
+    header = ("same arrivals", "virtual time", "live", "mean apart", "of it in the server", "generator in time")
+    return Table("two rates live beside virtual time, mean / p99 in ms; emulated accelerator", header, rows)
 
 
 def _agreement(live: Sequence[LivePoint]) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from headtail.demo.answer import Answer, Table
+from actors.report.tables import Table
+from headtail.demo.answer import Answer
 
 Logits = npt.NDArray[np.float32]
 
@@ -74,12 +75,12 @@ def answer(heard: Heard, model: str) -> Answer:
         )
         bad = (f"{asked - same + images - alone} answers differ from the unsliced model's",)
     rows = tuple((name, *(f"{by[cut]}/{images}" for cut in cuts)) for name, by in counts.items())
-    headers = ("strategy", *(f"cut {cut}" for cut in cuts))
+    header = ("strategy", *(f"cut {cut}" for cut in cuts))
     return Answer(
         key="same",
         question=QUESTION,
         sentence=sentence,
-        tables=(Table(f"images with the unsliced model's class, {model}", headers, rows),),
+        tables=(Table(f"images with the unsliced model's class, {model}", header, rows),),
         notes=(
             "Real here: images, trained weights, Ray Serve, torch on this CPU. Nothing is emulated.",
             "Cut k: the device runs the first k of 4 slices, the server the rest. Requests of all cuts come mixed, so "

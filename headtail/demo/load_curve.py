@@ -83,6 +83,10 @@ class Bench:
         """One row through the whole model, alone."""
         return self.costs.span_s(0, 4, 1) * 1e3
 
+    def block_ms(self, rows: int) -> float:
+        """One block of the twelve, with so many rows."""
+        return self.costs.span_s(0, 4, rows) * 1e3 / 12
+
     @cached_property
     def bound_rps(self) -> float:
         """The rate that no strategy exceeds on these entries."""

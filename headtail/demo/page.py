@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 
 from actors.report import page as shell
-from headtail.demo.answer import Answer, Table
+from headtail.demo.answer import Answer
 
 
 def page(answers: Sequence[Answer], pictures: Mapping[str, str], verdict: Sequence[str], following: str) -> str:
@@ -22,21 +22,6 @@ def page(answers: Sequence[Answer], pictures: Mapping[str, str], verdict: Sequen
         ]
         parts += [f'<p class="note">{html.escape(line)}</p>' for line in answer.bad]
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in answer.notes)
-        parts += [pictures[answer.key], f'<ul class="faint">{notes}</ul>', *map(_table, answer.tables)]
+        parts += [pictures[answer.key], f'<ul class="faint">{notes}</ul>', *(table.folded() for table in answer.tables)]
     parts += ["<h2>What next</h2>", f"<pre>{html.escape(following)}</pre>"]
     return shell.page("HeadTail demo", "\n".join(parts))
-
-
-def _table(table: Table) -> str:
-    """Folded; numbers to the right."""
-    head = "".join(f"<th>{html.escape(one)}</th>" for one in table.headers)
-    rows = "".join(
-        "<tr>"
-        + "".join(f'<td class="{"r" if at else "l"}">{html.escape(one)}</td>' for at, one in enumerate(row))
-        + "</tr>"
-        for row in table.rows
-    )
-    return (
-        f"<details><summary>{html.escape(table.title)}</summary>"
-        f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div></details>'
-    )

@@ -12,9 +12,10 @@ from typing import Literal
 
 import numpy as np
 
+from actors.report.tables import Table
 from deployments.simulation.simulator import Setup, Simulation
 from deployments.simulation.workloads import Workload
-from headtail.demo.answer import Answer, Table
+from headtail.demo.answer import Answer
 from headtail.demo.load_curve import Bench
 from slicer.planning.cut_planner import (
     Choice,
@@ -173,10 +174,8 @@ def answer(found: Sequence[Cell]) -> Answer:
     split = [one for one in found if one.verdict == "split"]
     relieved = [one for one in found if verdict_of(one.enough) == "split"]
     verdicts = Counter(one.verdict for one in found)
-    loads = " or ".join(f"{load:.0%}" for load in sorted({one.load for one in split}))
     sentence = (
-        f"Seldom for speed alone: the planner splits in {len(split)} of {len(found)} cases, all with a board that does "
-        f"not keep up alone and a server that is busy ({loads} of its bound). Where {DEADLINE_MS:g} ms are good enough "
+        f"Seldom for speed alone: the planner splits in {len(split)} of {len(found)} cases, {_which(split)}. Where {DEADLINE_MS:g} ms are good enough "
         f"it splits in {len(relieved)}, which leaves the server {_share_left(relieved):.0%} of the work there."
     )
     slow, fast = boards()[:2]
@@ -208,6 +207,13 @@ def answer(found: Sequence[Cell]) -> Answer:
     )
 
 
+def _which(split: Sequence[Cell]) -> str:
+    """What the cases in which a split is fastest have in common."""
+    loads = " or ".join(f"{load:.0%}" for load in sorted({one.load for one in split}))
+    boards = ", all with a board that does not keep up alone" if all(one.device_only.refused for one in split) else ""
+    return f"where the server's load is {loads} of its bound{boards}" if split else "never"
+
+
 def _share_left(found: Sequence[Cell]) -> float:
     """Mean of execution on the server over server-only's."""
     shares = [one.enough.execution_ms / one.server_only.execution_ms for one in found if one.enough is not None]
@@ -235,10 +241,10 @@ def _table(found: Sequence[Cell]) -> Table:
             beside = "-" if one.server_only.refused else f"{one.server_only.total_ms:.0f}"
             cells.append(short(one.best) + ("" if one.verdict == "server-only" else f" ({beside})"))
         rows.append((f"{board.name}, {board.rate_rps:g}/s", f"{row[0].load:.0%}", device, *cells))
-    headers = ("board, images", "load", "alone", *LINKS)
+    header = ("board, images", "load", "alone", *LINKS)
     return Table(
         "fastest choice, ms (server-only by JPEG); load: the server's; alone: device-only; -: does not keep up",
-        headers,
+        header,
         tuple(rows),
     )
 

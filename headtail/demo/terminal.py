@@ -6,8 +6,10 @@ import io
 import shutil
 import sys
 import textwrap
+from dataclasses import replace
 
-from headtail.demo.answer import Answer, Table
+from actors.report.tables import Table
+from headtail.demo.answer import Answer
 
 _WIDTH = 110
 
@@ -25,7 +27,7 @@ def wrapped(text: str, indent: str = "", first: str | None = None) -> str:
 def table_text(table: Table, terminal: bool) -> str:
     """The table under its title."""
     if not terminal:
-        return _plain(table)
+        return replace(table, title=f"({table.title})").text()
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -38,25 +40,13 @@ def table_text(table: Table, terminal: bool) -> str:
         title_justify="left",
         title_style="dim",
     )
-    for number, header in enumerate(table.headers):
+    for number, header in enumerate(table.header):
         made.add_column(header, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in table.rows:
         made.add_row(*row)
     file = io.StringIO()
     Console(file=file, force_terminal=True, width=max(width(), 80)).print(made)
     return file.getvalue().rstrip()
-
-
-def _plain(table: Table) -> str:
-    columns = list(zip(table.headers, *table.rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-
-    def line(row: tuple[str, ...]) -> str:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(size) for cell, size in zip(row[1:], widths[1:], strict=True))]
-        return "  ".join(cells).rstrip()
-
-    rule = "  ".join("-" * size for size in widths)
-    return "\n".join([f"({table.title})", line(table.headers), rule, *map(line, table.rows)])
 
 
 def answer_text(number: int, answer: Answer, picture: str) -> str:

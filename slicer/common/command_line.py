@@ -170,7 +170,7 @@ class Command(click.Command):
             _print_error(ctx.command_path, self.interrupted)
             return INTERRUPTED
         except BrokenPipeError:  # nobody reads any more: `| head`
-            _give_up_stdout()
+            give_up_stdout()
             return BUG
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -178,7 +178,7 @@ class Command(click.Command):
             _trace(ctx)
             if isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
                 if error.filename is None:
-                    _give_up_stdout()
+                    give_up_stdout()
                 _print_error(ctx.command_path, f"{error.filename or 'what it printed'}: {error.strerror}")
                 return WRONG
             last = traceback.extract_tb(error.__traceback__)[-1]
@@ -234,7 +234,7 @@ def _trace(ctx: click.Context) -> None:
         traceback.print_exc()
 
 
-def _give_up_stdout() -> None:
+def give_up_stdout() -> None:
     """What stdout still holds goes nowhere, so that the flush at exit works."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,7 +15,7 @@ import pytest
 def test_the_demo_answers_three_questions_and_leaves_a_page_with_their_pictures(tmp_path: Path) -> None:
     out = tmp_path / "report"
     done = subprocess.run(
-        [sys.executable, "-m", "headtail.demo", "--json", "--out", str(out)],
+        [sys.executable, "-m", "headtail", "demo", "--json", "--out", str(out)],
         capture_output=True,
         text=True,
         timeout=500,

@@ -177,7 +177,7 @@ def test_the_demo_gets_its_flags(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- headtail bench ----
 
 
-@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "peers"])
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_is_there_and_its_script_runs_as_a_module(name: str) -> None:
     module = module_of(name)
     source = (ROOT / f"{module.replace('.', '/')}.py").read_text()

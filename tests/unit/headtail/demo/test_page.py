@@ -8,9 +8,10 @@ import xml.etree.ElementTree as ElementTree
 import click
 import pytest
 
+from actors.report.tables import Table
 from headtail.cli.group import headtail
 from headtail.demo import terminal
-from headtail.demo.answer import Answer, Table, about
+from headtail.demo.answer import Answer, about
 from headtail.demo.page import page
 from headtail.demo.verdict import NEXT, following, verdict
 from slicer.common import command_line
