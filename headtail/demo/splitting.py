@@ -175,8 +175,9 @@ def answer(found: Sequence[Cell]) -> Answer:
     relieved = [one for one in found if verdict_of(one.enough) == "split"]
     verdicts = Counter(one.verdict for one in found)
     sentence = (
-        f"Seldom for speed alone: the planner splits in {len(split)} of {len(found)} cases, {_which(split)}. Where {DEADLINE_MS:g} ms are good enough "
-        f"it splits in {len(relieved)}, which leaves the server {_share_left(relieved):.0%} of the work there."
+        f"Seldom for speed alone: the planner splits in {len(split)} of {len(found)} cases, {_which(split)}. "
+        f"Where {DEADLINE_MS:g} ms are good enough it splits in {len(relieved)}, which leaves the server "
+        f"{_share_left(relieved):.0%} of the work there."
     )
     slow, fast = boards()[:2]
     return Answer(
