@@ -144,8 +144,8 @@ def answer(simulated: Simulated, live: Sequence[LivePoint]) -> Answer:
         f"Emulated: one accelerator by the profile {bench.profile}, which is hypothetical (nobody measured it): a "
         f"block takes {bench.block_ms(1):.1f} ms with one row and with four {bench.block_ms(4):.1f}, "
         f"{bench.block_ms(bench.max_batch):.1f} ms with {bench.max_batch}. Cameras enter at blocks 0, 3, 6 and 9 of "
-        f"12, equally often; server-only: all at 0. The whole model alone takes {bench.whole_ms:.1f} ms. What heads and "
-        "links take is not in these times.",
+        f"12, equally often; server-only: all at 0. The whole model alone takes {bench.whole_ms:.1f} ms. What heads "
+        "and links take is not in these times.",
         f"Where it does not pay: at {CALM_RPS} requests/s there is nothing to merge, and all of the engine's "
         f"strategies answer within {math.ceil(max(calm))} ms on average. And where two rows take twice the time of one "
         f"(profile cpu-like), unbatched keeps {about(cpu['unbatched'])} requests/s and continuous "
