@@ -31,19 +31,23 @@ class Answered:
         self._replies: OrderedDict[Key, tuple[float, Reply]] = OrderedDict()
         self._running: dict[Key, list[asyncio.Future[Answer | None]]] = {}
 
-    async def earlier(self, request: Request) -> Answer | None:
-        """The answer of the same request's earlier sending, waited for if it is at work; None: there is none."""
-        key = key_of(request)
-        if (waiting := self._running.get(key)) is not None:
-            future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-            waiting.append(future)
-            return await future
-        found = self._replies.get(key)
-        return found[1] if found is not None and self._clock() - found[0] < KEPT_S else None
+    def begin(self, request: Request) -> Reply | asyncio.Future[Answer | None] | None:
+        """This request is here: its earlier sending's answer, or None: it is at work from now on and `end` must follow.
 
-    def begin(self, request: Request) -> None:
-        """This request is at work from now on; `end` must follow."""
-        self._running.setdefault(key_of(request), [])
+        A future: its earlier sending is at work; it becomes that one's answer, or None where that ended without one.
+        Looking and beginning are one step, so that of two sendings that come at once only one runs.
+        """
+        key = key_of(request)
+        if request.again:
+            if (waiting := self._running.get(key)) is not None:
+                future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+                waiting.append(future)
+                return future
+            found = self._replies.get(key)
+            if found is not None and self._clock() - found[0] < KEPT_S:
+                return found[1]
+        self._running.setdefault(key, [])
+        return None
 
     def end(self, request: Request, answer: Answer | None) -> None:
         """It has ended; None: without an answer, since its caller left."""

@@ -90,12 +90,8 @@ class TailServer:
         arrived_s = time.monotonic()
         self._telemetry.ensure_watch(self._status)
         answers: dict[int, Answer] = {}
-        if any(request.again for request in requests):
-            answers = await self._answered_before(requests)
         good: dict[int, CheckedRequest] = {}
         for index, request in enumerate(requests):
-            if index in answers:
-                continue
             model = self._models.get(request.model)
             if model is None:
                 answers[index] = self._replies.unknown(request.id, request.model)
@@ -111,11 +107,31 @@ class TailServer:
         return [answers[index] for index in range(len(requests))]
 
     async def _run(self, good: dict[int, CheckedRequest]) -> dict[int, Answer]:
-        """Checked requests through the backend."""
+        """Checked requests: each runs, or gets the answer of its earlier sending."""
+        answers: dict[int, Answer] = {}
+        while good:
+            new: dict[int, CheckedRequest] = {}
+            at_work: dict[int, asyncio.Future[Answer | None]] = {}
+            for index, checked in good.items():
+                earlier = self._answered.begin(checked.request)
+                if earlier is None:
+                    new[index] = checked
+                elif isinstance(earlier, Reply):
+                    answers[index] = earlier
+                else:
+                    at_work[index] = earlier
+            if new:
+                answers.update(await self._run_new(new))
+            for index, future in at_work.items():
+                if isinstance(answer := await future, Reply):
+                    answers[index] = answer
+            good = {index: checked for index, checked in good.items() if index not in answers}
+        return answers
+
+    async def _run_new(self, good: dict[int, CheckedRequest]) -> dict[int, Answer]:
+        """Through the backend."""
         answers: dict[int, Answer] = {}
         parcel = list(good.values())
-        for checked in parcel:
-            self._answered.begin(checked.request)
         try:
             results = await self._backend.infer(parcel)
             for index, checked, result in zip(good, parcel, results, strict=True):
@@ -124,12 +140,6 @@ class TailServer:
             for index, checked in good.items():
                 self._answered.end(checked.request, answers.get(index))
         return answers
-
-    async def _answered_before(self, requests: list[Request]) -> dict[int, Answer]:
-        """Those that were sent before and are answered, or at work."""
-        again = {index: self._answered.earlier(request) for index, request in enumerate(requests) if request.again}
-        found = zip(again, await asyncio.gather(*again.values()), strict=True)
-        return {index: answer for index, answer in found if isinstance(answer, Reply)}
 
     def __serve_build_asgi_app__(self) -> Ingress:
         """The HTTP way in; Serve asks for it where `app.build` put `serve.ingress` around this class."""
