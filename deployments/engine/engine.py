@@ -25,6 +25,7 @@ from typing import TypeVar
 import numpy as np
 
 from deployments.engine.batch_limits import BatchLimits
+from deployments.engine.intake import Intake, ThreadIntake
 from deployments.engine.ledger import EngineStats, Ledger, Outcome
 from deployments.engine.trace import StepTrace
 from deployments.executors.base import AcceleratorLost, Executor, OutOfMemory, ReceivedBatch
@@ -48,6 +49,7 @@ class Engine:
             runs on the engine's thread (but see `submit` and `stop`), so it must be quick; what it raises is logged.
         clock: seconds, ascending; `Row.arrival_s` and `Row.deadline_s` are on it.
         max_rows: the most rows in the engine, of all models together; `submit` refuses the others.
+        intake: by which rows come in beside `submit`, and how the thread sleeps; None: they come by `submit` only.
 
     Attributes:
         trace: the last steps.
@@ -67,6 +69,7 @@ class Engine:
         *,
         clock: Callable[[], float] = time.monotonic,
         max_rows: int = 1024,
+        intake: Intake | None = None,
     ) -> None:
         if max_rows < 1:
             raise ValueError(f"max_rows {max_rows}: an engine that holds no row answers none; set 1 or more")
@@ -79,7 +82,8 @@ class Engine:
         self._fitting = BatchLimits()
         self.trace = StepTrace()
         self._thread: threading.Thread | None = None
-        self._wake = threading.Condition()  # guards the three below
+        self._intake: Intake = intake or ThreadIntake()
+        self._lock = threading.Lock()  # guards the three below
         self._inbox: list[tuple[list[Row], ReceivedBatch]] = []
         self._cancelled: list[int] = []
         self._ended_because: str | None = None
@@ -131,23 +135,24 @@ class Engine:
             raise ValueError(f"{len(batch)} rows, {len(arrivals_s)} arrivals, {len(deadlines_s)} deadlines: one each")
         code: RefusalCode = "overloaded"
         message = f"{self._max_rows} rows are in the engine (max_rows); try again later"
-        with self._wake:
+        with self._lock:
             rows, count = self._ledger.open(model, entry, arrivals_s, deadlines_s, none=self._ended_because is not None)
             if self._ended_because is not None:
                 code, message = "stopped", self._ended_because
             elif count:
                 self._inbox.append((rows[:count], batch[:count]))
-                self._wake.notify()
+        if count:
+            self._intake.ring()
         if count < len(rows):
             self._deliver(self._ledger.turn_away(rows[count:], code, message))
         return [row.key for row in rows]
 
     def cancel(self, key: int) -> None:
         """Let a row go before its next step; its outcome is ``cancelled``, or the answer if it ended first."""
-        with self._wake:
+        with self._lock:
             if self._ended_because is None:
                 self._cancelled.append(key)
-                self._wake.notify()
+        self._intake.ring()
 
     def stop(self, timeout_s: float = 30.0) -> None:
         """Take no more rows, let the running step end, deliver ``stopped`` for all others, join the thread.
@@ -155,9 +160,9 @@ class Engine:
         If the thread has not ended after `timeout_s`, the outcomes are delivered on the calling thread. Calling it
         again, or from `deliver`, is harmless.
         """
-        with self._wake:
+        with self._lock:
             self._ended_because = self._ended_because or "the server stops; try again"
-            self._wake.notify()
+        self._intake.ring()
         if self._thread is threading.current_thread():
             return  # the loop ends after this step, and refuses the rest itself
         if self._thread is not None:
@@ -205,24 +210,23 @@ class Engine:
             self._work()
         except BaseException as error:
             logger.exception("the engine ends; every row in it is refused")
-            with self._wake:
+            with self._lock:
                 self._ended_because = f"the server's engine failed ({type(error).__name__}: {error}); try again"
         self._refuse_all()
 
     def _work(self) -> None:
         while self._wait_for_work():
-            if self.step_once() is None and self._scheduler.waiting:
-                with self._wake:  # an own policy that waits for something
-                    self._wake.wait(self.ASK_AGAIN_S)
+            if self.step_once() is None and self._scheduler.waiting:  # an own policy that waits for something
+                self._intake.wait(self.ASK_AGAIN_S)
 
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False: stop."""
-        with self._wake:
-            while self._ended_because is None:
-                if self._busy():
-                    return True
-                self._wake.wait()
-            return False
+        while self._ended_because is None:
+            if self._busy():
+                return True
+            self._intake.wait(None)
+            self._intake.collect()
+        return False
 
     def _busy(self) -> bool:
         return bool(self._inbox or self._cancelled or self._scheduler.waiting)
@@ -236,7 +240,8 @@ class Engine:
 
     def _admit(self, ended: list[Outcome]) -> None:
         """Take new rows in; then let go what was cancelled or is too late, be it new or between two slices."""
-        with self._wake:
+        self._intake.collect()
+        with self._lock:
             inbox, self._inbox = self._inbox, []
             cancelled, self._cancelled = self._cancelled, []
         for rows, batch in inbox:

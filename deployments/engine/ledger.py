@@ -38,6 +38,12 @@ class Outcome:
     execution_s: float = 0.0
     rows_per_step: tuple[int, ...] = ()
 
+    def of(self, key: int) -> Outcome:
+        """The same under another key."""
+        return Outcome(
+            key, self.logits, self.code, self.message, self.queue_s, self.execution_s, self.rows_per_step
+        )
+
 
 @dataclass(frozen=True)
 class EngineStats:

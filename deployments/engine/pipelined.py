@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from deployments.engine.engine import Engine
+from deployments.engine.intake import Intake
 from deployments.engine.ledger import Outcome
 from deployments.executors.base import Executor
 from deployments.executors.enqueuing import Enqueuing
@@ -68,8 +69,9 @@ class PipelinedEngine(Engine):
         *,
         clock: Callable[[], float] = time.monotonic,
         max_rows: int = 1024,
+        intake: Intake | None = None,
     ) -> None:
-        super().__init__(scheduler, executor, deliver, clock=clock, max_rows=max_rows)
+        super().__init__(scheduler, executor, deliver, clock=clock, max_rows=max_rows, intake=intake)
         if not isinstance(executor, Enqueuing):
             raise TypeError(f"executor {executor.name!r} has no launch and wait; use Engine")
         self._queue: Enqueuing[object] = executor
@@ -115,11 +117,10 @@ class PipelinedEngine(Engine):
             sleep_s = self.turn()
             if sleep_s == 0.0:
                 continue
-            with self._wake:
-                if sleep_s is None and self._scheduler.waiting:
-                    sleep_s = self.ASK_AGAIN_S  # an own policy that waits for something
-                if sleep_s is not None and not (self._inbox or self._cancelled or self._ended_because):
-                    self._wake.wait(sleep_s)
+            if sleep_s is None and self._scheduler.waiting:
+                sleep_s = self.ASK_AGAIN_S  # an own policy that waits for something
+            if sleep_s is not None:
+                self._intake.wait(sleep_s)
         # A step that runs ends, and its rows are answered; one behind it does, too.
         while self._launched:
             self._end(self._launched.popleft())

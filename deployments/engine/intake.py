@@ -1,0 +1,44 @@
+"""How rows come to an engine's thread, and how that sleeps until some do."""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+
+class Intake(Protocol):
+    """One engine's. `Engine.submit` and `Engine.cancel` work from any thread beside it."""
+
+    def ring(self) -> None:
+        """Wake the engine's thread, now or when it is about to sleep. Any thread."""
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Sleep until it rings, something comes in, or the time is up; waking for nothing is harmless."""
+
+    def collect(self) -> None:
+        """Hand over what came in by `Engine.submit` and `Engine.cancel`, on the engine's thread; never sleeps."""
+
+
+class ThreadIntake(Intake):
+    """For rows that threads of this process submit."""
+
+    def __init__(self) -> None:
+        self._bell = threading.Condition()
+        self._rung = False
+
+    def ring(self) -> None:
+        """By a condition."""
+        with self._bell:
+            self._rung = True
+            self._bell.notify()
+
+    def wait(self, timeout_s: float | None) -> None:
+        """On the condition."""
+        with self._bell:
+            if not self._rung:
+                self._bell.wait(timeout_s)
+            self._rung = False
+
+    def collect(self) -> None:
+        """All came by `Engine.submit` already; what rang for it until now need not wake the thread once more."""
+        self._rung = False
