@@ -21,15 +21,23 @@ from ray.serve import Application
 
 from deployments.config import HttpAddress, ServerConfig, load_config, parse_config
 from deployments.placing import http_endpoint, placement
+from deployments.placing.fronts import decide_fronts
 from deployments.replica import preflight
+from deployments.replica.core_replica import CoreReplica
+from deployments.replica.front import Front
 from deployments.replica.tail_server import TailServer
 from slicer.common.addresses import application_name
 from slicer.common.error_text import last_line
 from slicer.common.ray_serve_env import environment
 from slicer.errors import ConfigError, PlacementError, ServerError
 
-#: Name of the deployment inside every application of ours.
+#: Name of the deployment of an application whose one process speaks to clients and owns the accelerator; and names of
+#: the two where these are processes of their own.
 DEPLOYMENT = "TailServer"
+FRONT, CORE = "Front", "Core"
+
+#: How often Serve looks whether a core lives, seconds: it is away that long when it was killed. Fronts know at once.
+CORE_HEALTH_S = 1.0
 
 #: Of a replica. A line per request was 6 % of its time, and metrics count; with the lines off, Serve still makes each
 #: (3 %) and drops it, except for warnings only it does not. A replica has nothing else to say below a warning.
@@ -63,23 +71,46 @@ def build(args: dict[str, Any] | ServerConfig | None = None) -> Application:
 def _application(settled: http_endpoint.Settled, nodes: Sequence[placement.Node]) -> Application:
     config, http = settled.config, settled.http
     decision = placement.decide(config, nodes)
-    deployment = serve.deployment(
-        serve.ingress()(TailServer) if http else TailServer,
-        name=DEPLOYMENT,
-        num_replicas=config.num_replicas,
-        max_surge_percent=config.max_surge_percent,
-        max_ongoing_requests=config.ongoing,
-        ray_actor_options={
-            **decision.actor_options,
-            "runtime_env": {"env_vars": environment("replica", http=http is not None)},
-        },
-        logging_config=LOGGING,
-        graceful_shutdown_timeout_s=10.0,
-        graceful_shutdown_wait_loop_s=0.2,  # how often it looks whether requests still run; 2 s by default
-    )
+    fronts = decide_fronts(config, decision, nodes)
+    env_vars = environment("replica", http=http is not None)
+    both: dict[str, Any] = {
+        "logging_config": LOGGING,
+        "graceful_shutdown_timeout_s": 10.0,
+        "graceful_shutdown_wait_loop_s": 0.2,  # how often it looks whether requests still run; 2 s by default
+    }
     # What was set, so that a replica can still tell it from a default; the token's default is this process's.
     values = {**config.model_dump(exclude_unset=True), "token": config.token}
-    return deployment.bind(values, decision.device, decision.note, http)
+    accelerators: dict[str, Any] = {
+        "num_replicas": config.num_replicas,
+        "max_surge_percent": config.max_surge_percent,
+        **both,
+    }
+    if not fronts.per_node:
+        deployment = serve.deployment(
+            serve.ingress()(TailServer) if http else TailServer,
+            name=DEPLOYMENT,
+            max_ongoing_requests=config.ongoing,
+            ray_actor_options={**fronts.core_options, "runtime_env": {"env_vars": env_vars}},
+            **accelerators,
+        )
+        return deployment.bind(values, decision.device, decision.note, http)
+    core = serve.deployment(
+        CoreReplica,
+        name=CORE,
+        ray_actor_options=fronts.core_options,
+        health_check_period_s=CORE_HEALTH_S,
+        **accelerators,
+    )
+    front = serve.deployment(
+        serve.ingress()(Front) if http else Front,
+        name=FRONT,
+        num_replicas=fronts.count,
+        max_replicas_per_node=fronts.per_node,
+        max_ongoing_requests=config.ongoing,
+        ray_actor_options={**fronts.front_options, "runtime_env": {"env_vars": env_vars}},
+        **both,
+    )
+    return front.bind(values, decision.note, http, None, core.bind(values, decision.device))
 
 
 def __getattr__(name: str) -> Any:
@@ -239,6 +270,8 @@ def wait_running(name: str, settled: http_endpoint.Settled, say: Callable[[str],
 
 def _wait_running(name: str, config: ServerConfig, deadline_s: float, say: Callable[[str], None]) -> None:
     said, said_s = "", -SAY_S
+    nodes = placement.living(ray.nodes())
+    replicas = config.num_replicas + decide_fronts(config, placement.decide(config, nodes), nodes).count
     while True:
         status = serve.status().applications.get(name)
         if status is not None and status.status == "RUNNING":
@@ -250,7 +283,7 @@ def _wait_running(name: str, config: ServerConfig, deadline_s: float, say: Calla
         ready = 0
         for deployment in status.deployments.values() if status is not None else ():
             ready += deployment.replica_states.get("RUNNING", 0)
-        progress = f"{ready} of {config.num_replicas} replicas of {name!r} ready"
+        progress = f"{ready} of {replicas} replicas of {name!r} ready"
         now_s = time.monotonic()
         if progress != said or now_s - said_s >= SAY_S:
             say(progress)

@@ -145,6 +145,30 @@ class HttpConfig(Strict):
         return host
 
 
+class IngressConfig(Strict):
+    """The processes that speak to clients: fronts, beside the core that owns the accelerator.
+
+    Attributes:
+        replicas: of fronts on each node with a core. ``auto``: one per four processors of the node, at most eight, and
+            none on a node of one or two. 0: the core's process speaks to clients itself, which is the cheapest where
+            few processors are.
+        cpus: what one of them asks of Ray; small, since they share what the core and devices leave.
+        shared_memory_bytes: for rows of one front, until they are answered. A container's limit of memory must allow
+            for it; pages that were never used take none.
+    """
+
+    replicas: int | Literal["auto"] = Field(default="auto")
+    cpus: float = Field(default=0.01, ge=0)
+    shared_memory_bytes: int = Field(default=256 << 20, ge=1 << 20)
+
+    @field_validator("replicas")
+    @classmethod
+    def _not_negative(cls, replicas: int | str) -> int | str:
+        if isinstance(replicas, int) and replicas < 0:
+            raise ValueError(f"replicas {replicas}: give 0 or more, or auto")
+        return replicas
+
+
 @dataclass(frozen=True)
 class HttpAddress:
     """Where an application's HTTP port is, once that is settled (`deployments.placing.http_endpoint`).
@@ -196,6 +220,7 @@ class ServerConfig(Strict):
         profile_dir: where a replica writes the cost tables of its models (``MODEL.yaml``): as measured, once it is up,
             and as kept up to date, when it stops. Only strategies that decide by costs have them.
         http: the HTTP way in; the Serve handle is always there.
+        ingress: the processes that speak to clients.
         token: what HTTP requests must bring; default: HEADTAIL_TOKEN of the process that starts the application; where
             HTTP is on by itself, one that is made at the start.
     """
@@ -220,6 +245,7 @@ class ServerConfig(Strict):
     shard_dir: str = "~/.cache/headtail/served"
     profile_dir: str | None = None
     http: HttpConfig = HttpConfig()
+    ingress: IngressConfig = IngressConfig()
     token: str = Field(default_factory=_token_of_environment, repr=False)
 
     @model_validator(mode="before")
@@ -262,6 +288,11 @@ class ServerConfig(Strict):
             raise ValueError(
                 f"model {alone[0].name!r} has strategy {alone[0].strategy}, which drives the accelerator past the "
                 "engine; the models beside it need an application of their own"
+            )
+        if alone and self.ingress.replicas not in ("auto", 0):
+            raise ValueError(
+                f"ingress.replicas={self.ingress.replicas}: strategy {alone[0].strategy} answers in the process that "
+                "speaks to clients; leave ingress.replicas out, or set 0"
             )
         least = self.admission_batch * self.admission_concurrency
         if self.max_ongoing_requests is not None and self.max_ongoing_requests < least:

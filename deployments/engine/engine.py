@@ -38,6 +38,9 @@ logger = logging.getLogger("headtail.engine")
 
 T = TypeVar("T")
 
+#: Where an engine hands over the outcomes of rows that ended together, on its thread.
+Deliver = Callable[[list[Outcome]], None]
+
 
 class Engine:
     """Drives one accelerator.
@@ -213,6 +216,7 @@ class Engine:
             with self._lock:
                 self._ended_because = f"the server's engine failed ({type(error).__name__}: {error}); try again"
         self._refuse_all()
+        self._intake.ended()
 
     def _work(self) -> None:
         while self._wait_for_work():

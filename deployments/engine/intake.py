@@ -18,6 +18,9 @@ class Intake(Protocol):
     def collect(self) -> None:
         """Hand over what came in by `Engine.submit` and `Engine.cancel`, on the engine's thread; never sleeps."""
 
+    def ended(self) -> None:
+        """The engine takes no more rows and has answered for all; the last call on its thread."""
+
 
 class ThreadIntake(Intake):
     """For rows that threads of this process submit."""
@@ -38,6 +41,9 @@ class ThreadIntake(Intake):
             if not self._rung:
                 self._bell.wait(timeout_s)
             self._rung = False
+
+    def ended(self) -> None:
+        """Nothing is held here."""
 
     def collect(self) -> None:
         """All came by `Engine.submit` already; what rang for it until now need not wake the thread once more."""

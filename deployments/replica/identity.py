@@ -1,18 +1,13 @@
-"""Which replica this process is, on which device it computes, and where it can be reached."""
+"""Which replica this process is, and where it can be reached."""
 
 from __future__ import annotations
 
-import logging
-import time
 from dataclasses import dataclass
 
 import ray
-import torch
 from ray import serve
 
 from deployments.config import HttpAddress
-
-logger = logging.getLogger("headtail.server")
 
 
 @dataclass(frozen=True)
@@ -21,38 +16,36 @@ class Identity:
 
     Attributes:
         name: its own id within Serve, for the record.
-        device: ``cuda`` or ``cpu``, on which it computes.
         url: where devices reach its application by HTTP; empty where they do not.
         notes: what a person should know.
-        started_s: when it was made, ``time.monotonic``.
     """
 
     name: str
-    device: str
     url: str
     notes: tuple[str, ...]
-    started_s: float
 
 
-def identify(device: str, http: HttpAddress | None, token: str, note: str = "") -> Identity:
+def identify(http: HttpAddress | None, token: str, note: str = "") -> Identity:
     """Of this process.
 
     Args:
-        device: as placement decided; a GPU that torch does not see is a note, and the CPU.
         http: of the application.
         token: that its HTTP requests must bring.
         note: what placement wants a person to know.
     """
-    started_s = time.monotonic()
     notes = [note] if note else []
-    if device == "cuda" and not torch.cuda.is_available():
-        notes.append("this node declares a GPU but torch finds no CUDA there, so the server uses the CPU")
-        logger.warning(notes[-1])
-        device = "cpu"
     url = http_url(http)
     if http is not None and url:
         notes += http_notes(http, token)
-    return Identity(replica_name(), device, url, tuple(notes), started_s)
+    return Identity(replica_name(), url, tuple(notes))
+
+
+def app_name() -> str:
+    """The Serve application of this replica; empty outside Serve."""
+    try:
+        return str(serve.get_replica_context().app_name)
+    except Exception:  # outside a replica, in a unit test
+        return ""
 
 
 def http_url(http: HttpAddress | None) -> str:
@@ -61,11 +54,8 @@ def http_url(http: HttpAddress | None) -> str:
         return ""
     if http.url:
         return http.url.rstrip("/")
-    try:
-        name = serve.get_replica_context().app_name
-    except Exception:  # outside a replica, in a unit test
-        return ""
-    return http.of(name, ray.util.get_node_ip_address())
+    name = app_name()
+    return http.of(name, ray.util.get_node_ip_address()) if name else ""
 
 
 def http_notes(http: HttpAddress, token: str) -> list[str]:

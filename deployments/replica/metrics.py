@@ -21,14 +21,13 @@ _MS_BUCKETS = [0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000]
 _ROW_BUCKETS = [1, 2, 4, 8, 16, 32, 64, 128]
 
 
-class Telemetry:
-    """The server's metrics. Not thread-safe: use it from one event loop.
+class RequestMetrics:
+    """Of who answers requests. Not thread-safe: use it from one event loop.
 
     Metrics: `headtail_requests` by model, entry and outcome (`answered` or a refusal code), `headtail_queue_ms`,
-    `headtail_execution_ms` and `headtail_rows_per_step` by model; gauges `headtail_accelerator_utilisation_percent`,
-    `headtail_accelerator_memory_bytes`, `headtail_accelerator_power_watts`, `headtail_waiting_rows` and
-    `headtail_busy_ratio`. The counter counts every request; the histograms hold at most `SAMPLES` requests per period
-    of the watch, evenly spread where there were more, so their shares are right and their counts are of samples.
+    `headtail_execution_ms` and `headtail_rows_per_step` by model. The counter counts every request; the histograms hold
+    at most `SAMPLES` requests per period of the watch, evenly spread where there were more, so their shares are right
+    and their counts are of samples.
     """
 
     SAMPLES = 200
@@ -36,7 +35,6 @@ class Telemetry:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, int, str]] = Counter()
         self._timings: list[tuple[str, Timings]] = []
-        self._watch: asyncio.Task[None] | None = None
         self._requests = metrics.Counter(
             "headtail_requests", description="Requests by outcome", tag_keys=("model", "entry", "outcome")
         )
@@ -49,13 +47,6 @@ class Telemetry:
         self._rows = metrics.Histogram(
             "headtail_rows_per_step", description="Rows per step", boundaries=_ROW_BUCKETS, tag_keys=("model",)
         )
-        self._waiting = metrics.Gauge("headtail_waiting_rows", description="Rows in the engine", tag_keys=("model",))
-        self._busy = metrics.Gauge("headtail_busy_ratio", description="Share of wall time in steps")
-        self._gpu = {
-            "utilisation_percent": metrics.Gauge("headtail_accelerator_utilisation_percent", description="By NVML"),
-            "memory_bytes": metrics.Gauge("headtail_accelerator_memory_bytes", description="Used, by NVML"),
-            "power_watts": metrics.Gauge("headtail_accelerator_power_watts", description="By NVML"),
-        }
 
     def count(self, model: str, entry: int, answer: Answer) -> None:
         """Record one answered or refused request."""
@@ -65,7 +56,7 @@ class Telemetry:
         else:
             self._counts[model, entry, answer.code] += 1
 
-    def flush(self) -> None:
+    async def update(self) -> None:
         """Hand over to Ray what was counted since the last time."""
         counts, self._counts = self._counts, Counter()
         timings, self._timings = self._timings, []
@@ -78,34 +69,62 @@ class Telemetry:
             for rows in timing.rows_per_step:
                 self._rows.observe(float(rows), tags=tags)
 
-    def ensure_watch(self, read: Callable[[], Mapping[str, Any]]) -> None:
-        """Let `watch` run on this event loop until `stop`; nothing, if it does already."""
-        if self._watch is None:
-            self._watch = asyncio.get_running_loop().create_task(self.watch(read))
+
+class AcceleratorMetrics:
+    """Of who owns an accelerator.
+
+    Gauges: `headtail_accelerator_utilisation_percent`, `headtail_accelerator_memory_bytes`,
+    `headtail_accelerator_power_watts`, `headtail_waiting_rows` and `headtail_busy_ratio`.
+
+    Args:
+        read: gives `waiting`, `busy_s`, `uptime_s` and `nvml`; called on a thread.
+    """
+
+    def __init__(self, read: Callable[[], Mapping[str, Any]]) -> None:
+        self._read = read
+        self._before: Mapping[str, Any] = {"busy_s": 0.0, "uptime_s": 0.0}
+        self._waiting = metrics.Gauge("headtail_waiting_rows", description="Rows in the engine", tag_keys=("model",))
+        self._busy = metrics.Gauge("headtail_busy_ratio", description="Share of wall time in steps")
+        self._gpu = {
+            "utilisation_percent": metrics.Gauge("headtail_accelerator_utilisation_percent", description="By NVML"),
+            "memory_bytes": metrics.Gauge("headtail_accelerator_memory_bytes", description="Used, by NVML"),
+            "power_watts": metrics.Gauge("headtail_accelerator_power_watts", description="By NVML"),
+        }
+
+    async def update(self) -> None:
+        """Feed the gauges."""
+        now = await asyncio.get_running_loop().run_in_executor(None, self._read)
+        for model, rows in now["waiting"].items():
+            self._waiting.set(rows, tags={"model": model})
+        wall_s = now["uptime_s"] - self._before["uptime_s"]
+        if wall_s > 0:
+            self._busy.set((now["busy_s"] - self._before["busy_s"]) / wall_s)
+        for name, value in now["nvml"].items():
+            if name in self._gpu and value is not None:
+                self._gpu[name].set(value)
+        self._before = now
+
+
+class Watch:
+    """Updates metrics every `period_s`, from `start` to `stop`, on one event loop."""
+
+    def __init__(self, *parts: RequestMetrics | AcceleratorMetrics, period_s: float = 2.0) -> None:
+        self._parts, self._period_s = parts, period_s
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """On the running event loop; nothing, if it runs already."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
 
     def stop(self) -> None:
-        """End the watch, if there is one."""
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        """End it, if it runs."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
 
-    async def watch(self, read: Callable[[], Mapping[str, Any]], period_s: float = 2.0) -> None:
-        """Flush and feed the gauges every `period_s` until cancelled.
-
-        Args:
-            read: gives `waiting`, `busy_s`, `uptime_s` and `nvml`; called on a thread.
-        """
-        before: Mapping[str, Any] = {"busy_s": 0.0, "uptime_s": 0.0}
+    async def _run(self) -> None:
         while True:
-            await asyncio.sleep(period_s)
-            self.flush()
-            now = await asyncio.get_running_loop().run_in_executor(None, read)
-            for model, rows in now["waiting"].items():
-                self._waiting.set(rows, tags={"model": model})
-            wall_s = now["uptime_s"] - before["uptime_s"]
-            if wall_s > 0:
-                self._busy.set((now["busy_s"] - before["busy_s"]) / wall_s)
-            for name, value in now["nvml"].items():
-                if name in self._gpu and value is not None:
-                    self._gpu[name].set(value)
-            before = now
+            await asyncio.sleep(self._period_s)
+            for part in self._parts:
+                await part.update()

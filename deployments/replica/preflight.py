@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from deployments.config import ModelConfig, ServerConfig
+from deployments.core.hosting import spec_of
 from deployments.costs.profile_files import load_cost_profile_of
-from deployments.replica.hosted_model import spec_of
 from deployments.scheduling.registry import find_strategy
 from slicer import shards
 from slicer.common.plugins import load_object

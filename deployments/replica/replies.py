@@ -9,7 +9,6 @@ import numpy as np
 
 from deployments.engine.ledger import Outcome
 from deployments.replica.admission.calls import CheckedRequest
-from deployments.replica.hosted_model import HostedModel
 from deployments.replica.load_report import LoadReport
 from slicer.common.top_k import top_k
 from slicer.protocol.messages import Answer, Refusal, Reply, Timings
@@ -22,8 +21,8 @@ class Replies:
         replica: its name, which every answer bears.
     """
 
-    def __init__(self, models: Iterable[HostedModel], replica: str) -> None:
-        self._loads = {model.name: LoadReport(model.entries, model.num_slices) for model in models}
+    def __init__(self, replica: str) -> None:
+        self._loads: dict[tuple[str, str], LoadReport] = {}  # by model and digest
         self._replica = replica
 
     def answer(self, checked: CheckedRequest, outcome: Outcome, admitted_s: float) -> Answer:
@@ -44,7 +43,10 @@ class Replies:
             total_ms=(time.monotonic() - checked.arrived_s) * 1e3,
             rows_per_step=outcome.rows_per_step,
         )
-        load = self._loads[request.model]
+        model = checked.model
+        load = self._loads.get((model.name, request.manifest))
+        if load is None:
+            load = self._loads[model.name, request.manifest] = LoadReport(model.entries, model.num_slices)
         load.observe(request.cut, timings.admission_ms + timings.queue_ms, timings.execution_ms)
         said = load.report() if request.wants_load else ()
         if request.top_k is None:
@@ -52,9 +54,9 @@ class Replies:
             return Reply(request.id, timings, (), logits.tobytes(), logits.shape, self._replica, said)
         return Reply(request.id, timings, top_k(outcome.logits, request.top_k), b"", (), self._replica, said)
 
-    def unknown(self, request_id: str, model: str) -> Refusal:
-        """Of a model that is not served here."""
-        known = ", ".join(self._loads)
+    def unknown(self, request_id: str, model: str, models: Iterable[str]) -> Refusal:
+        """Of a model that is none of those that are served here."""
+        known = ", ".join(models)
         return Refusal(
             request_id, "unknown_model", f"model {model[:200]!r} is not served here; there is {known}", self._replica
         )

@@ -1,10 +1,10 @@
-"""The way into the engine: what comes in one turn of the event loop is decoded and handed over together.
+"""The way to the accelerator: what comes in one turn of the event loop is decoded and handed over together.
 
-Requests of one turn are one array per model, cut and codec, one `submit`, and one waking of the engine's thread. They
-wait for nothing else: neither for a timer nor for each other's answers, so whoever is alone is admitted at the end of
-its turn. What takes long to decode (images, very large payloads) goes through an ``@serve.batch`` handler to a thread
-(`deployments.replica.admission.decode_queue`), so that the loop is never held; it delays nobody else. Not everything
-does, since a call of such a handler costs as much as all the rest of an admission (docs/log/, 2026-11-26).
+Requests of one turn are one array per model, cut and codec, one `submit`, and one waking of who owns the accelerator.
+They wait for nothing else: neither for a timer nor for each other's answers, so whoever is alone is admitted at the end
+of its turn. What takes long to decode (images, very large payloads) goes through an ``@serve.batch`` handler to a
+thread (`deployments.replica.admission.decode_queue`), so that the loop is never held; it delays nobody else. Not
+everything does, since a call of such a handler costs as much as all the rest of an admission (docs/log/, 2026-11-26).
 
 A call's rows fail and are refused alone; it returns when its last row has ended. The engine binds late, so a batch of
 admission is no batch of execution.
@@ -16,14 +16,16 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
 
-from deployments.engine.engine import Engine, Outcome
+from deployments.engine.ledger import Outcome
 from deployments.executors.base import ReceivedBatch
+from deployments.joint.hosted_model import HostedModel
+from deployments.joint.idempotency import key_of
+from deployments.joint.seam import Deliver, RowSink
 from deployments.replica.admission.calls import Call, CheckedRequest, Place, Result, request_at
 from deployments.replica.admission.decode import decode_rows
 from deployments.replica.admission.decode_queue import DecodeQueue
-from deployments.replica.hosted_model import HostedModel, Receiving
-from slicer.codecs.activations import ordinary
 from slicer.codecs.registry import IMAGE_CODECS
 from slicer.protocol.messages import Refusal, Request
 
@@ -31,42 +33,37 @@ from slicer.protocol.messages import Refusal, Request
 #: that the loop is never held for longer than it took to receive what it decodes.
 INLINE_BYTES = 4 << 20
 
-
-#: Where an engine hands over the outcomes of rows that ended together.
-Deliver = Callable[[list[Outcome]], None]
+Sink = TypeVar("Sink", bound=RowSink)
 
 
-class Admission:
-    """Admits requests to one engine. Use it from one event loop only; the engine has its own thread.
+class Admission(Generic[Sink]):
+    """Admits requests to one sink of rows. Use it from one event loop only.
 
     Args:
-        make_engine: makes the engine, given where its outcomes go; called once.
+        make_sink: makes the sink, given where its outcomes go; called once.
         most: rows that are decoded and handed over at once, and calls that one handler decodes on threads.
         threads: decodings on threads at a time.
         max_rows, max_bytes: how many may wait, as for `DecodeQueue`.
-        receiving: makes the memory into which activations are decoded; called on any thread.
 
     Attributes:
-        engine: what runs the rows.
+        sink: where rows go.
     """
 
     def __init__(
         self,
-        make_engine: Callable[[Deliver], Engine],
+        make_sink: Callable[[Deliver], Sink],
         *,
         most: int,
         threads: int,
         max_rows: int = 2048,
         max_bytes: int = 1 << 28,
-        receiving: Receiving = ordinary,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._most = most
-        self._receiving = receiving
-        self._pending: dict[int, tuple[Call, int, float]] = {}  # by key: the request, and when it was admitted
+        self._pending: dict[int, tuple[Call, int, float]] = {}  # by ticket: the request, and when it was admitted
         self._gathered: list[Call] = []  # in this turn of the loop
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._clock = clock
+        self.sink = make_sink(self.deliver)
         self._decode_queue = DecodeQueue(
             self._submit,
             self._pending.__len__,
@@ -74,20 +71,19 @@ class Admission:
             threads=threads,
             max_rows=max_rows,
             max_bytes=max_bytes,
-            receiving=receiving,
+            receiving=self.sink.receiving,
             clock=clock,
         )
-        self.engine = make_engine(self.deliver)
 
     async def infer(self, requests: Sequence[CheckedRequest]) -> list[Result]:
-        """Requests of one call through the engine, in order: outcome and moment of admission (engine clock) of each.
+        """Requests of one call, in order: outcome and moment of admission (monotonic clock) of each.
 
         It returns when the last one has ended. A caller that is cancelled takes its rows with it: they leave at the
         next boundary.
         """
         if not requests:
             return []
-        self._loop = loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         call = Call(requests, loop.create_future())
         try:
             if not _soon_decoded(requests):
@@ -100,8 +96,8 @@ class Admission:
         except BaseException:  # cancelled, most often
             call.left = True
             call.ended.cancel()  # it may not have been admitted yet
-            for key in call.keys:
-                self.engine.cancel(key)  # harmless for one that has ended
+            for ticket in call.tickets:
+                self.sink.cancel(ticket)  # harmless for one that has ended
             raise
         return [result for result in call.results if result is not None]
 
@@ -110,11 +106,10 @@ class Admission:
         calls, self._gathered = self._gathered, []
         for places in _batches(calls, self._most):
             with _failing(places):
-                self._submit(places, *decode_rows(*_hosted(places), self._receiving))
+                self._submit(places, *decode_rows(*_hosted(places), self.sink.receiving))
 
     def _submit(self, places: Sequence[Place], rows: ReceivedBatch, refusals: Sequence[Refusal | None]) -> None:
-        """Hand decoded rows to the engine. Nothing is awaited between that and their registration, so no outcome can be
-        missed."""
+        """Hand decoded rows on. Nothing is awaited between that and their registration, so no outcome can be missed."""
         good = []
         for place, refusal in zip(places, refusals, strict=True):
             if refusal is None:
@@ -125,27 +120,25 @@ class Admission:
             return
         requests = [request_at(place) for place in good]
         admitted_s = self._clock()  # before submit, from where the engine counts the row's waiting
-        keys = self.engine.submit(
+        tickets = self.sink.submit(
             requests[0].model.name,
             requests[0].request.cut,
             rows,
             [checked.arrived_s for checked in requests],
             [checked.deadline_s for checked in requests],
+            [key_of(checked.request) for checked in requests],
+            [checked.request.again for checked in requests],
         )
-        for key, (call, index) in zip(keys, good, strict=True):
-            self._pending[key] = call, index, admitted_s
-            call.keys.append(key)
+        for ticket, (call, index) in zip(tickets, good, strict=True):
+            self._pending[ticket] = call, index, admitted_s
+            call.tickets.append(ticket)
         for call in {id(call): call for call, _ in good}.values():
             if call.left:  # while it was decoded
-                for key in call.keys:
-                    self.engine.cancel(key)
+                for ticket in call.tickets:
+                    self.sink.cancel(ticket)
 
     def deliver(self, outcomes: list[Outcome]) -> None:
-        """The engine's callback, on its thread: one hop to the event loop for all rows that ended together."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._resolve, outcomes)
-
-    def _resolve(self, outcomes: list[Outcome]) -> None:
+        """What became of rows: the sink's callback."""
         for outcome in outcomes:
             if (found := self._pending.pop(outcome.key, None)) is not None:
                 call, index, admitted_s = found
@@ -154,8 +147,8 @@ class Admission:
                 call.end(index, (outcome, admitted_s))
 
     async def healthy(self) -> bool:
-        """Whether the engine and the loop that gathers what is decoded on threads are alive."""
-        return self.engine.alive and await self._decode_queue.healthy()
+        """Whether the sink and the loop that gathers what is decoded on threads are alive."""
+        return self.sink.alive and await self._decode_queue.healthy()
 
 
 def _soon_decoded(requests: Sequence[CheckedRequest]) -> bool:

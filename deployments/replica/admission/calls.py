@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from deployments.engine.ledger import Outcome
-from deployments.replica.hosted_model import HostedModel
+from deployments.joint.hosted_model import HostedModel
 from slicer.protocol.messages import Refusal, Request
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedRequest:
-    """A checked request, with the moment it reached the replica (engine clock)."""
+    """A checked request, with the moment it reached the replica (monotonic clock)."""
 
     model: HostedModel
     request: Request
@@ -21,7 +21,7 @@ class CheckedRequest:
 
     @property
     def deadline_s(self) -> float | None:
-        """The deadline on the engine's clock."""
+        """The deadline on the same clock."""
         left_ms = self.request.deadline_ms
         return None if left_ms is None else self.arrived_s + left_ms / 1e3
 
@@ -39,7 +39,7 @@ class Call:
         ended: done when every request has its result, when the call has failed, or when the caller is gone.
         results: of the requests, in order, as they end.
         open: how many have none yet.
-        keys: of the rows in the engine, once they are admitted.
+        tickets: of its rows, once they are admitted.
         left: nobody waits for its rows any more.
     """
 
@@ -47,7 +47,7 @@ class Call:
     ended: asyncio.Future[None]
     results: list[Result | None] = field(init=False)
     open: int = field(init=False)
-    keys: list[int] = field(default_factory=list)
+    tickets: list[int] = field(default_factory=list)
     left: bool = False
 
     def __post_init__(self) -> None:

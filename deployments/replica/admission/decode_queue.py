@@ -18,9 +18,9 @@ from functools import partial
 from ray import serve
 
 from deployments.executors.base import ReceivedBatch
+from deployments.joint.hosted_model import Receiving
 from deployments.replica.admission.calls import Call, CheckedRequest, Place, request_at
 from deployments.replica.admission.decode import decode_rows
-from deployments.replica.hosted_model import Receiving
 from slicer.codecs.activations import ordinary
 from slicer.codecs.registry import IMAGE_CODECS
 from slicer.protocol.messages import Refusal

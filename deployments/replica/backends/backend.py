@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Protocol
 
+from deployments.core.status import Counters
 from deployments.engine.trace import TracedStep
 from deployments.replica.admission.calls import CheckedRequest, Result
-
-
-@dataclass(frozen=True)
-class Counters:
-    """What a backend has done since it began to serve.
-
-    Attributes:
-        steps: executions that succeeded; `rows_per_step`: how many of them had so many rows.
-        rows: of all steps together; a row counts once per step.
-        busy_s: seconds of execution in these steps.
-        waiting: rows that wait or run now, by model.
-    """
-
-    steps: int
-    rows: int
-    busy_s: float
-    waiting: Mapping[str, int] = field(default_factory=dict)
-    rows_per_step: Mapping[int, int] = field(default_factory=dict)
 
 
 class Backend(Protocol):

@@ -19,13 +19,15 @@ import numpy as np
 from ray import serve
 
 from deployments.config import ServerConfig
+from deployments.core.hosting import Hosted
+from deployments.core.status import Counters
 from deployments.engine.engine import Outcome
 from deployments.engine.trace import StepTrace, TracedStep
 from deployments.executors.base import Executor, Floats
+from deployments.joint.hosted_model import HostedModel
 from deployments.replica.admission.calls import CheckedRequest, Result
 from deployments.replica.admission.decode import decode_rows
-from deployments.replica.backends.backend import Backend, Counters
-from deployments.replica.hosted_model import Hosted, HostedModel
+from deployments.replica.backends.backend import Backend
 from deployments.scheduling.scheduler import SHARED, Resident, Row, Step
 from slicer.protocol.messages import Refusal
 

@@ -215,7 +215,7 @@ def test_a_measured_profile_is_saved_and_can_be_started_from(
     assert kept.table[0][0].seen > saved.table[0][0].seen, "what was seen while serving is in it"
 
     monkeypatch.setattr(
-        "deployments.replica.backends.engine_backend.calibrate",
+        "deployments.core.loaded_engine.calibrate",
         lambda *_, **__: pytest.fail("measured although it is known"),
     )
     again = server(model={"profile": str(tmp_path / f"{MODEL}.yaml")})
@@ -429,7 +429,7 @@ def test_a_request_that_comes_again_runs_once(sliced: SlicedModel, shard_dir: Pa
         return [*together, later], server._backend.engine.stats().steps
 
     answers, steps = run(work, server)
-    assert all(answer == answers[0] for answer in answers)
+    assert len({(answer.top_k, answer.timings.execution_ms) for answer in answers}) == 1  # one run, four times
     assert steps == 3  # three slices, once
 
 

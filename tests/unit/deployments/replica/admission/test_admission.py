@@ -1,4 +1,4 @@
-"""The way into the engine: what is handed over together, who waits for whom, and what becomes of who leaves."""
+"""The way to the accelerator: what is handed over together, who waits for whom, and what becomes of who leaves."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import pytest
 
-from deployments.engine.engine import Engine, Outcome
+from deployments.engine.engine import Outcome
+from deployments.joint.hosted_model import HostedModel
+from deployments.joint.seam import RowSink
 from deployments.replica.admission.admission import INLINE_BYTES, Admission
 from deployments.replica.admission.calls import CheckedRequest
-from deployments.replica.hosted_model import HostedModel
+from slicer.codecs.activations import ordinary
 from slicer.errors import CodecError
 from slicer.protocol.messages import Refusal, Request
 
@@ -38,9 +40,10 @@ class Hosted:
 
 
 class Inbox:
-    """An engine that keeps what it is handed, and answers nothing; `fails`: it does not take number 1."""
+    """A sink that keeps what it is handed, and answers nothing; `fails`: it does not take number 1."""
 
     alive = True
+    receiving = staticmethod(ordinary)
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
@@ -58,8 +61,8 @@ class Inbox:
         self.cancelled.append(key)
 
 
-def admission_to(engine: Inbox) -> Admission:
-    return Admission(lambda deliver: cast(Engine, engine), most=8, threads=1)
+def admission_to(engine: Inbox) -> Admission[RowSink]:
+    return Admission(lambda deliver: cast(RowSink, engine), most=8, threads=1)
 
 
 def outcome(key: int) -> Outcome:

@@ -10,10 +10,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from deployments.engine.engine import Engine, Outcome
+from deployments.engine.engine import Outcome
+from deployments.joint.hosted_model import HostedModel
+from deployments.joint.seam import RowSink
 from deployments.replica.admission.admission import Admission
 from deployments.replica.admission.calls import CheckedRequest
-from deployments.replica.hosted_model import HostedModel
 from slicer.protocol.messages import Refusal, Request
 from tests.unit.deployments.replica.admission.test_admission import Inbox, until
 
@@ -63,7 +64,7 @@ class World:
         self.engine = Inbox()
         limits = {"max_rows": 100, "max_bytes": 1000, **limits}
         self.admission = Admission(
-            lambda deliver: cast(Engine, self.engine), most=8, threads=1, clock=self.clock, **limits
+            lambda deliver: cast(RowSink, self.engine), most=8, threads=1, clock=self.clock, **limits
         )
 
     def call(self, *numbers: int, deadline_ms: float | None = None, size: int = 1) -> asyncio.Future[Any]:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from deployments.config import parse_config
+from deployments.core.hosting import host
 from deployments.executors.torch_executor import TorchExecutor
 from deployments.replica.admission.calls import CheckedRequest
 from deployments.replica.backends.backend import Backend, Counters
 from deployments.replica.backends.engine_backend import EngineBackend
 from deployments.replica.backends.serve_batch import ServeBatch
-from deployments.replica.hosted_model import host
 from slicer.codecs import activations
 from slicer.protocol.messages import Request
 

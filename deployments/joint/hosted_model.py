@@ -1,11 +1,15 @@
-"""A model as the server holds it: sliced, exported to shards, with the checks that every request for it must pass."""
+"""A model as front and core both know it: its shards, its cuts, and the checks that every request for it must pass.
+
+No torch is imported before an image is to be decoded.
+"""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +19,13 @@ from slicer import shards
 from slicer.codecs import activations
 from slicer.codecs.images import decode_images
 from slicer.errors import CodecError, ConfigError
-from slicer.models import zoo
-from slicer.models.images import Preprocess
-from slicer.models.spec import ModelSpec
 from slicer.protocol.messages import Refusal, Request, ServedModel
-from slicer.slicing.slice_model import SlicedModel, slice_spec
+
+if TYPE_CHECKING:
+    from slicer.models.images import Preprocess
+
+#: Bytes for what comes out of a row begin at a multiple of this, and there are at least so many.
+_ANSWER_ALIGN = 64
 
 #: Makes the memory into which activations are decoded: a float32 array of a shape.
 Receiving = Callable[[tuple[int, ...]], npt.NDArray[np.float32]]
@@ -51,7 +57,6 @@ class HostedModel:
         self.channel_axes = self.manifest.channel_axes
         self.entries = self._entries()
         self._takes_images = 0 in self.entries and self.shapes[0][0] in (1, 3) and len(self.shapes[0]) == 3
-        self._preprocess = Preprocess(self.manifest.spec) if self._takes_images else None
         self._files = {shard.sha256: self.directory / shard.file for shard in self.manifest.shards}
 
     def _entries(self) -> tuple[int, ...]:
@@ -66,6 +71,42 @@ class HostedModel:
                 f"0 to {self.num_slices - 1}"
             )
         return tuple(sorted(set(wanted)))
+
+    @cached_property
+    def preprocess(self) -> Preprocess:
+        """Of its images, at cut 0."""
+        from slicer.models.images import Preprocess
+
+        return Preprocess(self.manifest.spec)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether whole images may enter, at cut 0."""
+        return self._takes_images
+
+    @property
+    def answer_bytes(self) -> int:
+        """Room for the float32 that come out of one row."""
+        return max(-(-math.prod(self.shapes[-1]) * 4 // _ANSWER_ALIGN), 1) * _ANSWER_ALIGN
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values, from which another process of this host makes the same by `from_facts`."""
+        return {
+            "config": self.config.model_dump(mode="json", exclude_unset=True),
+            "directory": str(self.directory),
+            "shapes": [list(shape) for shape in self.shapes],
+        }
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> HostedModel:
+        """As `facts` gave them.
+
+        Raises:
+            HeadTailError: its shards are not there.
+        """
+        directory = Path(facts["directory"])
+        shapes = tuple(tuple(shape) for shape in facts["shapes"])
+        return cls(ModelConfig(**facts["config"]), shards.load_manifest(directory), directory, shapes)
 
     def describe(self, emulated: tuple[str, ...]) -> ServedModel:
         """What a device learns when it joins."""
@@ -135,8 +176,7 @@ class HostedModel:
             CodecError: one of them is bad.
         """
         if name in activations.IMAGE_CODECS:
-            assert self._preprocess is not None, "checked before"
-            return decode_images(name, payloads, self._preprocess)
+            return decode_images(name, payloads, self.preprocess)
         axis = self.channel_axes[cut]
         return activations.decode_batch(name, payloads, self.shapes[cut], receiving, axis, checked=True)
 
@@ -156,59 +196,3 @@ class HostedModel:
             file.seek(offset)
             piece: bytes = file.read(length)
             return piece
-
-
-#: A model and its weights on the host, which whoever runs it takes over.
-Hosted = tuple[HostedModel, SlicedModel]
-
-
-def host(config: ModelConfig, shard_dir: Path) -> Hosted:
-    """Build a model (or load it from `config.shards`), cut it, and put its shards where devices can fetch them.
-
-    This takes seconds and disk space.
-
-    Args:
-        shard_dir: holds a folder for each model, named by the manifest's digest.
-
-    Raises:
-        HeadTailError: the model cannot be built, cut or loaded, or an entry is no cut of it.
-    """
-    if config.shards:
-        directory = Path(config.shards).expanduser()
-        sliced: SlicedModel = shards.load_sliced(directory)
-        manifest = shards.load_manifest(directory)
-    else:
-        sliced = slice_spec(spec_of(config), config.num_slices, at=list(config.at) if config.at else None)
-        manifest, directory = _publish(sliced, shard_dir)
-    shapes = tuple(sliced.shape_at(cut) for cut in range(sliced.num_slices + 1))
-    return HostedModel(config, manifest, directory, shapes), sliced
-
-
-def spec_of(config: ModelConfig) -> ModelSpec:
-    """What a model of the configuration is built from. Raises ModelError."""
-    return zoo.resolve(
-        config.source,
-        kwargs=config.kwargs,
-        checkpoint=config.checkpoint,
-        pretrained=config.pretrained,
-        dtype=config.dtype,
-        seed=config.seed,
-    )
-
-
-def _publish(sliced: SlicedModel, shard_dir: Path) -> tuple[shards.Manifest, Path]:
-    """Export into `shard_dir/<digest>`; replicas that do it at once end up with the same folder."""
-    shard_dir.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="export-", dir=shard_dir))
-    try:
-        manifest = shards.export(sliced, scratch / "shards")
-        final = shard_dir / manifest.digest
-        if not final.exists():
-            try:
-                (scratch / "shards").rename(final)
-            except OSError:  # another replica was first; its folder has the same content, by its name
-                if not final.exists():
-                    raise
-        return manifest, final
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

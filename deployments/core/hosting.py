@@ -1,0 +1,69 @@
+"""Building what is served: a model with its weights, cut, and its shards where devices can fetch them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from deployments.config import ModelConfig
+from deployments.joint.hosted_model import HostedModel
+from slicer import shards
+from slicer.models import zoo
+from slicer.models.spec import ModelSpec
+from slicer.slicing.slice_model import SlicedModel, slice_spec
+
+#: A model and its weights on the host, which whoever runs it takes over.
+Hosted = tuple[HostedModel, SlicedModel]
+
+
+def host(config: ModelConfig, shard_dir: Path) -> Hosted:
+    """Build a model (or load it from `config.shards`), cut it, and put its shards where devices can fetch them.
+
+    This takes seconds and disk space.
+
+    Args:
+        shard_dir: holds a folder for each model, named by the manifest's digest.
+
+    Raises:
+        HeadTailError: the model cannot be built, cut or loaded, or an entry is no cut of it.
+    """
+    if config.shards:
+        directory = Path(config.shards).expanduser()
+        sliced: SlicedModel = shards.load_sliced(directory)
+        manifest = shards.load_manifest(directory)
+    else:
+        sliced = slice_spec(spec_of(config), config.num_slices, at=list(config.at) if config.at else None)
+        manifest, directory = _publish(sliced, shard_dir)
+    shapes = tuple(sliced.shape_at(cut) for cut in range(sliced.num_slices + 1))
+    return HostedModel(config, manifest, directory, shapes), sliced
+
+
+def spec_of(config: ModelConfig) -> ModelSpec:
+    """What a model of the configuration is built from. Raises ModelError."""
+    return zoo.resolve(
+        config.source,
+        kwargs=config.kwargs,
+        checkpoint=config.checkpoint,
+        pretrained=config.pretrained,
+        dtype=config.dtype,
+        seed=config.seed,
+    )
+
+
+def _publish(sliced: SlicedModel, shard_dir: Path) -> tuple[shards.Manifest, Path]:
+    """Export into `shard_dir/<digest>`; replicas that do it at once end up with the same folder."""
+    shard_dir.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="export-", dir=shard_dir))
+    try:
+        manifest = shards.export(sliced, scratch / "shards")
+        final = shard_dir / manifest.digest
+        if not final.exists():
+            try:
+                (scratch / "shards").rename(final)
+            except OSError:  # another replica was first; its folder has the same content, by its name
+                if not final.exists():
+                    raise
+        return manifest, final
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

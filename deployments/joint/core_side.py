@@ -1,0 +1,260 @@
+"""The core's end of the joint: rows of all fronts into the engine, and their outcomes back, on the engine's thread.
+
+There is no other thread and no task: the engine calls `collect` before each step, sleeps in `wait`, and hands over what
+ended by `deliver`. A front's death is the end of its socket, which the system reports at once: its rows are cancelled,
+and its memory goes when the last step that reads it has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deployments.engine.engine import Engine
+from deployments.engine.intake import Intake
+from deployments.engine.ledger import Outcome
+from deployments.joint import words
+from deployments.joint.arena import MappedArena
+from deployments.joint.desk import Desk
+from deployments.joint.hosted_model import HostedModel
+
+logger = logging.getLogger("headtail.joint")
+
+_LISTENING = 64
+
+
+class _Front:
+    """One connection; `Caller` of the desk."""
+
+    def __init__(self, connection: socket.socket, intake: SocketIntake) -> None:
+        self.socket = connection
+        self.arena: MappedArena | None = None
+        self.gone = False
+        self.keys: dict[int, int] = {}
+        self.answers: dict[int, npt.NDArray[np.uint8]] = {}  # by ticket, where what comes out of a row goes
+        self.ended: list[tuple[Any, ...]] = []
+        self.backlog: deque[bytes] = deque()
+        self._intake = intake
+
+    def told(self, ticket: int, outcome: Outcome) -> None:
+        """Write what came out of a row where its front looks for it."""
+        place = self.answers.pop(ticket)
+        code, message, shape = outcome.code, outcome.message[: words.MOST_TEXT], ()
+        if outcome.logits is not None:
+            shape, size = outcome.logits.shape, outcome.logits.nbytes
+            if size <= len(place):
+                place[:size].view(np.float32).reshape(shape)[...] = outcome.logits
+            else:
+                code, message = (
+                    "failed",
+                    f"the model's output of {size} bytes is more than the {len(place)} of its shape",
+                )
+        self.ended.append((ticket, code, message, outcome.queue_s, outcome.execution_s, outcome.rows_per_step, shape))
+
+    def tell(self) -> None:
+        """In one message, or as few as possible."""
+        self._intake.tell(self)
+
+
+class SocketIntake(Intake):
+    """Fronts of this host, by a socket in a folder of its user's own.
+
+    Args:
+        path: of the socket, which must not be there yet.
+        models: that are served.
+
+    Raises:
+        OSError: nothing can be bound there.
+    """
+
+    def __init__(self, path: Path, models: Sequence[HostedModel]) -> None:
+        self._path = path
+        self._shapes: Mapping[str, tuple[Mapping[int, tuple[int, ...]], int]] = {
+            model.name: ({entry: model.shapes[entry] for entry in model.entries}, model.answer_bytes)
+            for model in models
+        }
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(str(path))
+        self._listener.listen(_LISTENING)
+        self._listener.setblocking(False)
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll = select.epoll()
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._epoll.register(self._listener, select.EPOLLIN)
+        self._fronts: dict[int, _Front] = {}
+        self._desk = Desk()
+        self._thread = 0
+
+    def serve(self, engine: Engine) -> None:
+        """Where rows go; once, before the engine starts."""
+        self._desk.engine = engine
+
+    @property
+    def fronts(self) -> int:
+        """How many are connected. Any thread."""
+        return len(self._fronts)
+
+    # ------------------------------------------------------------------------------------------------- of the engine
+
+    def ring(self) -> None:
+        """Wake the engine's thread; it needs no waking by itself."""
+        if threading.get_ident() != self._thread:
+            os.eventfd_write(self._bell, 1)
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Until a socket has something. By `select`, since epoll sleeps whole milliseconds."""
+        self._thread = threading.get_ident()
+        select.select([self._epoll], [], [], timeout_s)
+
+    def collect(self) -> None:
+        """Read what came."""
+        self._thread = threading.get_ident()
+        for descriptor, events in self._epoll.poll(0):
+            front = self._fronts.get(descriptor)
+            if front is not None:
+                if events & select.EPOLLOUT:
+                    self._send_backlog(front)
+                if events & ~select.EPOLLOUT:
+                    self._read(front)
+            elif descriptor == self._bell:
+                os.eventfd_read(self._bell)
+            elif descriptor == self._listener.fileno():
+                self._accept()
+
+    def deliver(self, outcomes: list[Outcome]) -> None:
+        """Tell the fronts of these, each in one message."""
+        self._desk.deliver(outcomes)
+
+    def ended(self) -> None:
+        """End the connections, so that fronts know."""
+        for front in list(self._fronts.values()):
+            self._send_backlog(front)
+            self._leave(front)
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+        self._epoll.close()
+
+    # ---------------------------------------------------------------------------------------------------- from fronts
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # it has left already
+            return
+        connection.setblocking(False)
+        self._fronts[connection.fileno()] = _Front(connection, self)
+        self._epoll.register(connection, select.EPOLLIN)
+
+    def _read(self, front: _Front) -> None:
+        """All its messages that are here."""
+        while not front.gone:
+            descriptors: list[int] = []
+            try:
+                if front.arena is None:
+                    message, descriptors, _, _ = socket.recv_fds(front.socket, words.MOST_BYTES, 1)
+                else:
+                    message = front.socket.recv(words.MOST_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            if not message:
+                self._leave(front)
+                return
+            try:
+                self._take(front, words.unpack(message), descriptors)
+            except Exception:
+                logger.exception("a front is disconnected: what it said is none of this release")
+                self._leave(front)
+
+    def _take(self, front: _Front, message: Sequence[Any], descriptors: Sequence[int]) -> None:
+        kind, *parts = message
+        if front.arena is None:
+            [descriptor] = descriptors
+            if kind != words.HELLO or parts != [words.VERSION]:
+                os.close(descriptor)
+                raise ValueError(f"message {kind} {parts}; this core wants HELLO and speaks version {words.VERSION}")
+            front.arena = MappedArena(descriptor)
+        elif kind == words.SUBMIT:
+            self._submit(front, front.arena, *parts)
+        elif kind == words.CANCEL:
+            for ticket in parts[0]:
+                self._desk.cancel(front, ticket)
+        else:
+            raise ValueError(f"message {kind}")
+
+    def _submit(
+        self,
+        front: _Front,
+        arena: MappedArena,
+        model: str,
+        entry: int,
+        dtype: str,
+        first: int,
+        rows_at: int,
+        answers_at: int,
+        arrivals_s: list[float],
+        deadlines_s: list[float | None],
+        keys: list[bytes],
+        again: list[bool],
+    ) -> None:
+        shapes, answer_bytes = self._shapes[model]
+        count = len(arrivals_s)
+        rows = arena.array(rows_at, (count, *shapes[entry]), dtype)
+        answers = arena.array(answers_at, (count, answer_bytes), np.uint8)
+        front.answers.update(zip(range(first, first + count), answers, strict=True))
+        self._desk.submit(front, first, model, entry, rows, arrivals_s, deadlines_s, keys, again)
+
+    def _leave(self, front: _Front) -> None:
+        """It has gone: nobody waits for its rows."""
+        if not front.gone:
+            del self._fronts[front.socket.fileno()]
+            self._epoll.unregister(front.socket)
+            front.socket.close()
+            self._desk.leave(front)
+            front.answers.clear()
+
+    # ------------------------------------------------------------------------------------------------------ to fronts
+
+    def tell(self, front: _Front) -> None:
+        """What has ended since the last time."""
+        ended, front.ended = front.ended, []
+        for start in range(0, len(ended), words.MOST_ROWS):
+            part = ended[start : start + words.MOST_ROWS]
+            self._send(front, words.pack((words.ENDED, len(self._desk), part)))
+
+    def _send(self, front: _Front, message: bytes) -> None:
+        """At once, or when its socket has room: the accelerator waits for no front."""
+        if front.gone:
+            return
+        if not front.backlog:
+            try:
+                front.socket.send(message)
+            except BlockingIOError:
+                self._epoll.modify(front.socket, select.EPOLLIN | select.EPOLLOUT)
+            except OSError:  # it has gone, which reading tells
+                return
+            else:
+                return
+        front.backlog.append(message)
+
+    def _send_backlog(self, front: _Front) -> None:
+        try:
+            while front.backlog:
+                front.socket.send(front.backlog[0])
+                front.backlog.popleft()
+            self._epoll.modify(front.socket, select.EPOLLIN)
+        except BlockingIOError:
+            return
+        except OSError:
+            front.backlog.clear()

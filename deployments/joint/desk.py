@@ -1,0 +1,148 @@
+"""Who waits for which row of an engine: several callers hand rows in, and each is told of its own.
+
+One for both forms of the joint, so that they cannot differ. It belongs to one thread: the event loop of a process that
+is front and core at once, or the engine's in a core of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy.typing as npt
+
+from deployments.engine.engine import Engine
+from deployments.engine.ledger import Outcome
+from deployments.joint.idempotency import Answered
+
+
+class Caller(Protocol):
+    """Who hands in rows."""
+
+    #: It has left, and is told nothing more.
+    gone: bool
+
+    #: Of the engine, by ticket: its rows that have not ended.
+    keys: dict[int, int]
+
+    def told(self, ticket: int, outcome: Outcome) -> None:
+        """One of its rows has ended; `Outcome.key` is not the ticket."""
+
+    def tell(self) -> None:
+        """That was all for now."""
+
+
+class _Waiting(NamedTuple):
+    caller: Caller
+    ticket: int
+    key: bytes
+    #: What runs it: model, entry, a batch of this row, when it arrived, and when it must have ended.
+    row: tuple[str, int, npt.NDArray[Any], float, float | None]
+
+
+class Desk:
+    """Before rows come, `engine` is set. Its `deliver` is this one's, called on the desk's thread.
+
+    Attributes:
+        engine: what runs the rows.
+    """
+
+    engine: Engine
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, _Waiting] = {}  # by the engine's key
+        self._early: dict[int, Outcome] = {}  # ended within `Engine.submit`, before its keys were known
+        self._answered: Answered[_Waiting] = Answered()
+
+    def __len__(self) -> int:
+        """Rows in the engine."""
+        return len(self._waiting)
+
+    def submit(
+        self,
+        caller: Caller,
+        first: int,
+        model: str,
+        entry: int,
+        rows: npt.NDArray[Any],
+        arrivals_s: Sequence[float],
+        deadlines_s: Sequence[float | None],
+        keys: Sequence[bytes],
+        again: Sequence[bool],
+    ) -> None:
+        """Rows that came together, with tickets from `first` on; see `RowSink.submit`."""
+        waiting = [
+            _Waiting(caller, first + i, key, (model, entry, rows[i : i + 1], arrivals_s[i], deadlines_s[i]))
+            for i, key in enumerate(keys)
+        ]
+        new = []
+        for one, came_before in zip(waiting, again, strict=True):
+            begun = self._answered.begin(one.key, one, again=came_before) if one.key else True
+            if begun is True:
+                new.append(one)
+            elif begun is not False:
+                caller.told(one.ticket, begun)
+        if len(new) == len(waiting):
+            self._run(new, model, entry, rows, arrivals_s, deadlines_s)
+        else:
+            for one in new:
+                self._run_one(one)
+            caller.tell()
+
+    def cancel(self, caller: Caller, ticket: int) -> None:
+        """Let a row go, if it has not ended."""
+        if (key := caller.keys.get(ticket)) is not None:
+            self.engine.cancel(key)
+
+    def leave(self, caller: Caller) -> None:
+        """Nobody waits for its rows any more."""
+        caller.gone = True
+        for key in caller.keys.values():
+            self.engine.cancel(key)
+
+    def deliver(self, outcomes: Sequence[Outcome]) -> None:
+        """Tell whose rows they are, and those who sent the same again; without an answer, theirs runs instead."""
+        callers: dict[int, Caller] = {}
+        for outcome in outcomes:
+            one = self._waiting.pop(outcome.key, None)
+            if one is None:
+                self._early[outcome.key] = outcome
+                continue
+            del one.caller.keys[one.ticket]
+            others = self._answered.end(one.key, outcome) if one.key else []
+            if outcome.logits is None and others:
+                self._run_instead(others)
+                others = []
+            for told in (one, *others):
+                if not told.caller.gone:
+                    told.caller.told(told.ticket, outcome)
+                    callers[id(told.caller)] = told.caller
+        for caller in callers.values():
+            caller.tell()
+
+    def _run_instead(self, others: list[_Waiting]) -> None:
+        """The row that they waited for has no answer: the first of them runs, and the others wait for that."""
+        there = [one for one in others if not one.caller.gone]
+        for number, one in enumerate(there):
+            if self._answered.begin(one.key, one, again=number > 0) is True:
+                self._run_one(one)
+
+    def _run_one(self, one: _Waiting) -> None:
+        model, entry, row, arrival_s, deadline_s = one.row
+        self._run([one], model, entry, row, [arrival_s], [deadline_s])
+
+    def _run(
+        self,
+        waiting: Sequence[_Waiting],
+        model: str,
+        entry: int,
+        rows: npt.NDArray[Any],
+        arrivals_s: Sequence[float],
+        deadlines_s: Sequence[float | None],
+    ) -> None:
+        keys = self.engine.submit(model, entry, rows, arrivals_s, deadlines_s)
+        for key, one in zip(keys, waiting, strict=True):
+            self._waiting[key] = one
+            one.caller.keys[one.ticket] = key
+        if self._early:
+            self.deliver([self._early.pop(key) for key in keys if key in self._early])

@@ -1,0 +1,325 @@
+"""The front's end of the joint: rows to the cores of this node, and what became of them.
+
+All of it belongs to the front's event loop. A core's death is the end of its socket: what was there is answered with a
+refusal that a client may try again, at once, and a new core is looked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deployments.engine.ledger import Outcome
+from deployments.joint import questions, rendezvous, words
+from deployments.joint.arena import Arena, ArenaFull
+from deployments.joint.hosted_model import HostedModel
+from deployments.joint.seam import Deliver, RowSink
+from slicer.errors import HeadTailError
+
+logger = logging.getLogger("headtail.joint")
+
+#: How often cores are looked for: while there is none, and while there is one.
+LOOK_SOON_S, LOOK_S = 0.1, 1.0
+
+#: Weight of the newest measurement in a smoothed time.
+_NEWEST = 0.1
+
+#: What a client is told while there is no core here. It may try again.
+NO_CORE = "no accelerator serves here now; it may be starting again: try again soon"
+CORE_ENDED = "the accelerator's process ended; try again"
+
+#: Rows that were sent together: they live in the arena as long as this does.
+_Batch = tuple[npt.NDArray[Any], npt.NDArray[np.uint8], int, int]
+
+
+class _Core:
+    """A connection to one core.
+
+    Attributes:
+        folder: of the core.
+        facts: that it has published.
+        models: that it serves, by name.
+        rows: of this front in it, by ticket: their batch (rows, answers, first ticket, rows that were before it).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.facts = rendezvous.facts_of(folder)
+        self.models = {model.name: model for model in map(HostedModel.from_facts, self.facts["models"])}
+        self.rows: dict[int, _Batch] = {}
+        self.in_core = 0  # of all fronts, as it said last, and what was sent since
+        self.row_s = 0.0  # smoothed: a row's time by rows that were there when it came
+        self.backlog: deque[bytes] = deque()
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.setblocking(False)
+
+    @property
+    def expected_wait_s(self) -> float:
+        """Until a row ends that came now."""
+        return (self.in_core + 1) * self.row_s
+
+
+class NodeCores(RowSink):
+    """The cores of this node, as one place for rows.
+
+    Args:
+        place: where they are found (`rendezvous.meeting_place`).
+        arena: for rows; this front's own.
+        deliver: as `Deliver` says.
+    """
+
+    def __init__(
+        self, place: Path, arena: Arena, deliver: Deliver, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._place, self._arena, self._deliver, self._clock = place, arena, deliver, clock
+        self._cores: list[_Core] = []
+        self._where: dict[int, _Core] = {}
+        self._models: dict[str, HostedModel] = {}
+        self._next = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._look_at: asyncio.TimerHandle | None = None
+
+    # -------------------------------------------------------------------------------------------------- who is there
+
+    def look(self) -> None:
+        """Look for cores now, and from now on again and again. On the event loop."""
+        self._loop = asyncio.get_running_loop()
+        if self._look_at is not None:
+            self._look_at.cancel()
+        there = {core.folder for core in self._cores}
+        for folder in rendezvous.published(self._place):
+            if folder not in there:
+                self._attach(folder)
+        self._look_at = self._loop.call_later(LOOK_S if self._cores else LOOK_SOON_S, self.look)
+
+    @property
+    def models(self) -> Mapping[str, HostedModel]:
+        """By name, of the cores that are here; of those that were here last, where none is."""
+        if not self._cores:
+            self.look()
+        return self._models
+
+    @property
+    def facts(self) -> Mapping[str, Any] | None:
+        """Of one core; None: none is here."""
+        return self._cores[0].facts if self._cores else None
+
+    @property
+    def cores(self) -> int:
+        """How many are here."""
+        return len(self._cores)
+
+    @property
+    def alive(self) -> bool:
+        """A core may come at any time."""
+        return True
+
+    async def ask(self, name: str, *arguments: Any) -> list[Any]:
+        """The answers of all cores here to a question; of one that ends meanwhile there is none."""
+        answers = []
+        for core in list(self._cores):
+            with contextlib.suppress(OSError):
+                answers.append(await questions.ask(core.folder / rendezvous.QUESTIONS, name, *arguments))
+        return answers
+
+    def close(self) -> None:
+        """Leave; rows that are at work are dropped there and refused here."""
+        if self._look_at is not None:
+            self._look_at.cancel()
+            self._look_at = None
+        for core in list(self._cores):
+            self._deliver(self._lost(core))
+        self._arena.close()
+
+    # ----------------------------------------------------------------------------------------------------------- rows
+
+    def receiving(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """Of the arena; ordinary memory where that is full, and what is there is refused later."""
+        try:
+            return self._arena.empty(shape)
+        except ArenaFull:
+            return np.empty(shape, np.float32)
+
+    def submit(
+        self,
+        model: str,
+        entry: int,
+        rows: npt.NDArray[Any],
+        arrivals_s: Sequence[float],
+        deadlines_s: Sequence[float | None],
+        keys: Sequence[bytes],
+        again: Sequence[bool],
+    ) -> list[int]:
+        """To the core where the expected wait is least."""
+        first = self._next
+        self._next += len(rows)
+        tickets = range(first, self._next)
+        core = self._best(model)
+        if core is None:
+            self._refuse(tickets, "stopped", NO_CORE)
+            return list(tickets)
+        try:
+            if self._arena.offset_of(rows) is None:
+                copy = self._arena.empty(rows.shape, rows.dtype)
+                copy[...] = rows
+                rows = copy
+            answers = self._arena.empty((len(rows), core.models[model].answer_bytes), np.uint8)
+        except ArenaFull as error:
+            self._refuse(tickets, "overloaded", f"{error} (http.shared_memory_bytes); try again later")
+            return list(tickets)
+        for start in range(0, len(rows), words.MOST_ROWS):
+            part = slice(start, start + words.MOST_ROWS)
+            message = (
+                words.SUBMIT,
+                model,
+                entry,
+                rows.dtype.str,
+                first + start,
+                self._arena.offset_of(rows[part]),
+                self._arena.offset_of(answers[part]),
+                arrivals_s[part],
+                deadlines_s[part],
+                keys[part],
+                again[part],
+            )
+            self._send(core, words.pack(message))
+        batch = rows, answers, first, core.in_core
+        core.rows.update((ticket, batch) for ticket in tickets)
+        core.in_core += len(rows)
+        self._where.update((ticket, core) for ticket in tickets)
+        return list(tickets)
+
+    def cancel(self, ticket: int) -> None:
+        """Its memory is kept until the core has said so."""
+        if (core := self._where.get(ticket)) is not None:
+            self._send(core, words.pack((words.CANCEL, (ticket,))))
+
+    def _best(self, model: str) -> _Core | None:
+        cores = [core for core in self._cores if model in core.models]
+        if len(cores) < 2:
+            return cores[0] if cores else None
+        return min(cores, key=lambda core: core.expected_wait_s)
+
+    def _refuse(self, tickets: Sequence[int], code: Any, message: str) -> None:
+        """A turn later, when their tickets are known."""
+        outcomes = [Outcome(ticket, None, code, message) for ticket in tickets]
+        asyncio.get_running_loop().call_soon(self._deliver, outcomes)
+
+    # ------------------------------------------------------------------------------------------------------- the socket
+
+    def _attach(self, folder: Path) -> None:
+        """Connect to a core; one that has gone is forgotten for all."""
+        assert self._loop is not None, "look runs on it"
+        try:
+            core = _Core(folder)
+        except (OSError, HeadTailError, ValueError, KeyError):
+            logger.warning("the core in %s cannot be used", folder, exc_info=True)
+            return
+        try:
+            core.socket.connect(str(folder / rendezvous.ROWS))
+            socket.send_fds(core.socket, [words.pack((words.HELLO, words.VERSION))], [self._arena.descriptor])
+        except BlockingIOError:  # its backlog of connections is full; next time
+            core.socket.close()
+            return
+        except OSError:
+            core.socket.close()
+            rendezvous.forget(folder)
+            return
+        self._cores.append(core)
+        self._models = {**self._models, **core.models} if len(self._cores) > 1 else dict(core.models)
+        self._loop.add_reader(core.socket, self._read, core)
+        logger.info("attached to the core in %s", folder)
+
+    def _read(self, core: _Core) -> None:
+        ended: list[Outcome] = []
+        try:
+            while True:
+                message = core.socket.recv(words.MOST_BYTES)
+                if not message:
+                    raise ConnectionResetError
+                kind, core.in_core, rows = words.unpack(message)
+                if kind != words.ENDED:
+                    raise ValueError(f"message {kind} from the core in {core.folder}")
+                ended.extend(self._outcome(core, *row) for row in rows)
+        except BlockingIOError:
+            pass
+        except Exception as error:
+            if not isinstance(error, OSError):
+                logger.exception("the core in %s says what is none of this release", core.folder)
+            ended += self._lost(core)
+        if ended:
+            self._deliver(ended)
+
+    def _outcome(
+        self,
+        core: _Core,
+        ticket: int,
+        code: Any,
+        message: str,
+        queue_s: float,
+        execution_s: float,
+        rows_per_step: Sequence[int],
+        shape: Sequence[int],
+    ) -> Outcome:
+        _, answers, first, before = core.rows.pop(ticket)
+        del self._where[ticket]
+        logits = None
+        if code is None:
+            size = math.prod(shape) * 4
+            logits = answers[ticket - first, :size].view(np.float32).reshape(shape)
+            each_s = (queue_s + execution_s) / (before + 1)
+            core.row_s = core.row_s + _NEWEST * (each_s - core.row_s) if core.row_s else each_s
+        return Outcome(ticket, logits, code, message, queue_s, execution_s, tuple(rows_per_step))
+
+    def _lost(self, core: _Core) -> list[Outcome]:
+        """It has gone; what becomes of the rows in it. Another one is looked for soon."""
+        assert self._loop is not None, "look runs on it"
+        self._loop.remove_reader(core.socket)
+        self._loop.remove_writer(core.socket)
+        core.socket.close()
+        self._cores.remove(core)
+        rendezvous.forget(core.folder)
+        for ticket in core.rows:
+            del self._where[ticket]
+        if self._look_at is not None:
+            self._look_at.cancel()
+            self._look_at = self._loop.call_later(LOOK_SOON_S, self.look)
+        return [Outcome(ticket, None, "stopped", CORE_ENDED) for ticket in core.rows]
+
+    def _send(self, core: _Core, message: bytes) -> None:
+        """At once, or when its socket has room."""
+        assert self._loop is not None, "look runs on it"
+        if not core.backlog:
+            try:
+                core.socket.send(message)
+            except BlockingIOError:
+                self._loop.add_writer(core.socket, self._send_backlog, core)
+            except OSError:  # it has gone, which reading tells
+                return
+            else:
+                return
+        core.backlog.append(message)
+
+    def _send_backlog(self, core: _Core) -> None:
+        assert self._loop is not None, "look runs on it"
+        try:
+            while core.backlog:
+                core.socket.send(core.backlog[0])
+                core.backlog.popleft()
+            self._loop.remove_writer(core.socket)
+        except BlockingIOError:
+            return
+        except OSError:
+            core.backlog.clear()
+            self._loop.remove_writer(core.socket)

@@ -1,0 +1,77 @@
+"""Requests that come again: a row runs once, however often its device had to send it.
+
+A device that lost an answer on the way sends the request again, marked `Request.again`, and may reach another front by
+that. So the core keeps the books: a row that is still at work answers for both, and one that has ended is answered from
+here. Bounded, and for a while only: what is not here any more simply runs again, which is harmless, since an answer
+depends on the request alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from deployments.engine.ledger import Outcome
+from slicer.protocol.messages import Request
+
+#: So many answers are kept at most, for so long; only those of up to so many bytes.
+MOST = 4096
+KEPT_S = 60.0
+MOST_BYTES = 8192
+
+#: What two sendings of one request have in common: `key_of`.
+Key = bytes
+
+Waiter = TypeVar("Waiter")
+
+
+class Answered(Generic[Waiter]):
+    """Not thread-safe: it belongs to whoever hands rows to the engine."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._kept: OrderedDict[Key, tuple[float, Outcome]] = OrderedDict()
+        self._running: dict[Key, list[Waiter]] = {}
+
+    def begin(self, key: Key, waiter: Waiter, *, again: bool) -> Outcome | bool:
+        """A row of this key has come: True: it is to run, and `end` must follow; else it must not run.
+
+        False: an earlier sending is at work, and the waiter is told by `end`. An outcome: its earlier sending's answer.
+        Looking and beginning are one step, so that of two sendings that come at once only one runs.
+        """
+        waiting = self._running.get(key)
+        if again:
+            if waiting is not None:
+                waiting.append(waiter)
+                return False
+            kept = self._kept.get(key)
+            if kept is not None and self._clock() - kept[0] < KEPT_S:
+                return kept[1]
+        if waiting is None:
+            self._running[key] = []
+        return True
+
+    def end(self, key: Key, outcome: Outcome) -> list[Waiter]:
+        """A row has ended. Returns who waited for it: theirs is this answer or, where there is none, the row to run."""
+        waiting = self._running.pop(key, [])
+        logits = outcome.logits
+        if logits is not None and logits.nbytes <= MOST_BYTES:
+            self._kept[key] = self._clock(), outcome
+            self._kept.move_to_end(key)
+            while len(self._kept) > MOST:
+                self._kept.popitem(last=False)
+        return waiting
+
+
+def key_of(request: Request) -> Key:
+    """What two sendings of one request have in common: its id, what is asked, and a checksum of the payload.
+
+    Ids are the device's own, so the checksum keeps two devices apart that count from 1; it is one against accidents.
+    """
+    said = f"{request.id}\0{request.model}\0{request.manifest}\0{request.cut}\0{request.codec}\0"
+    checked = zlib.crc32(request.payload)
+    return hashlib.blake2b(b"%b%d %d" % (said.encode(), len(request.payload), checked), digest_size=16).digest()

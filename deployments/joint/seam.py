@@ -1,0 +1,53 @@
+"""The seam between what speaks to clients and what owns an accelerator: rows go one way, outcomes come the other.
+
+Two implementations: `deployments.joint.local` within one process, `deployments.joint.front_side` to a process (or
+several) of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from deployments.engine.ledger import Outcome
+
+#: Gets the outcomes of rows that ended together, on the caller's event loop; `Outcome.key` is the row's ticket.
+Deliver = Callable[[list[Outcome]], None]
+
+
+class RowSink(Protocol):
+    """Takes rows and gives an outcome for each, exactly one. Use it from one event loop, but for `receiving`."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether rows have a chance; where a core may come back, that is always so."""
+
+    def receiving(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        """Memory for rows that are to be submitted; its content is arbitrary. Any thread."""
+
+    def submit(
+        self,
+        model: str,
+        entry: int,
+        rows: npt.NDArray[Any],
+        arrivals_s: Sequence[float],
+        deadlines_s: Sequence[float | None],
+        keys: Sequence[bytes],
+        again: Sequence[bool],
+    ) -> list[int]:
+        """Hand over rows that arrived together; never waits.
+
+        Args:
+            rows: ``[rows, *shape at the entry]``, float32 or float16; not to be written any more.
+            arrivals_s, deadlines_s: one per row, on the monotonic clock.
+            keys: what sendings of one request have in common; empty: the row runs whatever came before.
+            again: whether it was sent before, and may be answered by that sending.
+
+        Returns their tickets, in order. No outcome is delivered before this has returned.
+        """
+
+    def cancel(self, ticket: int) -> None:
+        """Let a row go, if it has not ended; nobody waits for it."""
