@@ -25,6 +25,7 @@ from deployments.replica.identity import identify
 from deployments.replica.logs import log_with_serve
 from deployments.replica.metrics import Watch
 from deployments.replica.request_server import RequestServer
+from deployments.replica.several_cores import together
 from slicer.common.thread_timing import hand_over_soon
 from slicer.errors import ServerError
 from slicer.protocol.messages import Answer, Refusal, Request
@@ -101,15 +102,16 @@ class Front(RequestServer):
 
     @override
     async def status(self) -> dict[str, Any]:
-        """Of a core, and beside it this front's part.
+        """Of the cores of this node, and beside it this front's part.
 
         Raises:
             ServerError: no core is here now.
         """
         _ = self._cores.models  # looks for cores where none is known
-        core = next(iter(await self._cores.ask("status")), None)
-        if core is None:
+        reports = await self._cores.ask("status")
+        if not reports:
             raise ServerError(NO_CORE)
+        core = together(reports)
         front = {
             "replica": self._identity.name,
             "cores": self._cores.cores,

@@ -36,7 +36,7 @@ def config(tmp_path: Path, no_application: None) -> Iterator[dict[str, Any]]:
 
 
 def handle(name: str = "headtail") -> Any:
-    return serve.get_deployment_handle(app.DEPLOYMENT, name)
+    return serve.get_app_handle(name)
 
 
 def test_the_server_runs_on_the_node_that_is_marked_for_it(
@@ -52,15 +52,19 @@ def test_the_server_runs_on_the_node_that_is_marked_for_it(
     app.stop()  # nothing there: nothing happens
 
 
+@pytest.mark.parametrize("fronts", [0, 1])
 def test_two_replicas_share_the_server_node_and_serve_the_same_manifest(
-    cluster: Cluster, node_ids: dict[str, str], config: dict[str, Any]
+    cluster: Cluster, node_ids: dict[str, str], config: dict[str, Any], fronts: int
 ) -> None:
-    app.run({**config, "num_replicas": 2})
+    app.run({**config, "num_replicas": 2, "ingress": {"replicas": fronts}})
     seen: dict[str, Any] = {}
     deadline_s = time.monotonic() + 60
     while len(seen) < 2 and time.monotonic() < deadline_s:  # the router chooses; ask until both have answered
         status = handle().status.remote().result(timeout_s=30)
-        seen[status["replica"]] = status
+        if fronts:  # it tells of both once it has found both
+            seen = dict.fromkeys(status["replica"].split("+"), status)
+        else:
+            seen[status["replica"]] = status
     assert {status["node"] for status in seen.values()} == {node_ids["server"]}
     assert len({status["models"]["digits_vit"]["manifest"] for status in seen.values()}) == 1
     assert len(seen) == 2

@@ -84,7 +84,7 @@ def test_devices_at_every_cut_get_the_unsliced_models_answers(
         # The first strategy loads the heads, the others find them in the cache of their node.
         devices = fleet.connect(NAME) if fleet.devices else fleet.start()
         records = fleet.run({f"cut{cut}-0": assignment_of(cut, images) for cut in CUTS})
-        status = serve.get_deployment_handle(app.DEPLOYMENT, NAME).status.remote().result(timeout_s=30)
+        status = serve.get_app_handle(NAME).status.remote().result(timeout_s=30)
     finally:
         app.stop(NAME)
 
