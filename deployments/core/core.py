@@ -56,7 +56,7 @@ class Core:
         executor = executor_of(config, device)
         self._loaded = LoadedEngine(hosted, executor, config)
         self._folder = rendezvous.new_core(place)
-        self._intake = SocketIntake(self._folder / rendezvous.ROWS, self._models)
+        self._intake = SocketIntake(self._folder / rendezvous.ROWS, self._models, executor)
         self._engine = self._loaded.make(self._intake.deliver, self._intake)
         self._intake.serve(self._engine)
         self.status = CoreStatus(name, node, device, [*notes, *more], self._models, executor, self._counters)

@@ -10,6 +10,7 @@ engine starts.
 
 from __future__ import annotations
 
+import mmap
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -112,6 +113,17 @@ class Executor(Protocol):
         By default ordinary memory. It is not to fail for want of a better kind.
         """
         return np.empty(shape, dtype)
+
+    def pin(self, memory: mmap.mmap) -> None:
+        """Rows will be put that lie in this memory, which another process writes; by default nothing is done.
+
+        On the engine's thread, while it serves. It is not to fail for want of a better kind.
+        """
+        return
+
+    def unpin(self, memory: mmap.mmap) -> None:
+        """No row lies there any more."""
+        return
 
     @abstractmethod
     def put(self, model: str, rows: Sequence[Row], batch: ReceivedBatch) -> None:

@@ -21,7 +21,7 @@ EXECUTORS: Mapping[str, str] = {
 CUDA_EXECUTOR = "deployments.executors.cuda.executor:CudaExecutor"
 
 #: Members of `Executor` that have a default.
-_OFFERS = ("emulated", "padded", "notes", "receiving")
+_OFFERS = ("emulated", "padded", "notes", "receiving", "pin", "unpin")
 
 
 def make_executor(

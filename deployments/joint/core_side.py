@@ -23,6 +23,7 @@ import numpy.typing as npt
 from deployments.engine.engine import Engine
 from deployments.engine.intake import Intake
 from deployments.engine.ledger import Outcome
+from deployments.executors.base import Executor
 from deployments.joint import words
 from deployments.joint.arena import MappedArena
 from deployments.joint.desk import Desk
@@ -72,13 +73,14 @@ class SocketIntake(Intake):
     Args:
         path: of the socket, which must not be there yet.
         models: that are served.
+        executor: the engine's, which is told of the fronts' memory.
 
     Raises:
         OSError: nothing can be bound there.
     """
 
-    def __init__(self, path: Path, models: Sequence[HostedModel]) -> None:
-        self._path = path
+    def __init__(self, path: Path, models: Sequence[HostedModel], executor: Executor) -> None:
+        self._path, self._executor = path, executor
         self._shapes: Mapping[str, tuple[Mapping[int, tuple[int, ...]], int]] = {
             model.name: ({entry: model.shapes[entry] for entry in model.entries}, model.answer_bytes)
             for model in models
@@ -92,6 +94,7 @@ class SocketIntake(Intake):
         self._epoll.register(self._bell, select.EPOLLIN)
         self._epoll.register(self._listener, select.EPOLLIN)
         self._fronts: dict[int, _Front] = {}
+        self._left: list[_Front] = []  # whose rows may still be in a step
         self._desk = Desk()
         self._thread = 0
 
@@ -134,6 +137,8 @@ class SocketIntake(Intake):
     def deliver(self, outcomes: list[Outcome]) -> None:
         """Tell the fronts of these, each in one message."""
         self._desk.deliver(outcomes)
+        if self._left:
+            self._release()
 
     def ended(self) -> None:
         """End the connections, so that fronts know."""
@@ -185,6 +190,7 @@ class SocketIntake(Intake):
                 os.close(descriptor)
                 raise ValueError(f"message {kind} {parts}; this core wants HELLO and speaks version {words.VERSION}")
             front.arena = MappedArena(descriptor)
+            self._executor.pin(front.arena.memory)
         elif kind == words.SUBMIT:
             self._submit(front, front.arena, *parts)
         elif kind == words.CANCEL:
@@ -223,6 +229,15 @@ class SocketIntake(Intake):
             front.socket.close()
             self._desk.leave(front)
             front.answers.clear()
+            self._left.append(front)
+            self._release()
+
+    def _release(self) -> None:
+        """The memory of fronts that have left, and of whose rows none is in the engine any more."""
+        for front in [front for front in self._left if not front.keys]:
+            self._left.remove(front)
+            if front.arena is not None:
+                self._executor.unpin(front.arena.memory)
 
     # ------------------------------------------------------------------------------------------------------ to fronts
 

@@ -16,8 +16,8 @@ def together(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = dict(reports[0])
     if len(reports) == 1:
         return first
-    nvml = _summed(report["nvml"] for report in reports)
-    nvml["utilisation_percent"] /= len(reports)
+    nvml: dict[str, Any] = dict(_summed(report["nvml"] for report in reports))
+    nvml["utilisation_percent"] = nvml.get("utilisation_percent", 0) / len(reports)
     return {
         **first,
         "replica": "+".join(sorted(report["replica"] for report in reports)),

@@ -6,9 +6,11 @@ that is used without waiting, or a source that is written too early, is found ou
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +39,7 @@ class HostGpu:
         self.copied_rows = 0
         self.awaited: list[object] = []
         self.pinned: set[int] = set()
+        self.locked: list[mmap.mmap] = []
         self.uploads: list[Sequence[tuple[Tensor, Tensor]]] = []
         self.replay_s, self.dead = 1.0, False
 
@@ -64,8 +67,19 @@ class HostGpu:
         assert isinstance(event, Event)
         return event.pending is None
 
+    def pin(self, memory: mmap.mmap) -> None:
+        if self.dead:
+            raise RuntimeError("CUDA error: out of memory")
+        self.locked.append(memory)
+
+    def unpin(self, memory: mmap.mmap) -> None:
+        self.locked.remove(memory)
+
     def is_pinned(self, tensor: Tensor) -> bool:
-        return tensor.data_ptr() in self.pinned
+        within = [tensor.data_ptr() - np.frombuffer(memory, np.uint8).ctypes.data for memory in self.locked]
+        return tensor.data_ptr() in self.pinned or any(
+            0 <= offset < len(memory) for offset, memory in zip(within, self.locked, strict=True)
+        )
 
     def seconds(self, began: object, ended: object) -> float:
         assert isinstance(began, Event) and isinstance(ended, Event)

@@ -13,6 +13,7 @@ hands as soon as its step is enqueued; only the copy streams wait for events.
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -112,6 +113,7 @@ class CudaExecutor(Executor):
         self._targets: dict[tuple[str, int], Memory] = {}  # the stages that graphs write to
         self._found: dict[tuple[str, str, int, int], _Way | None] = {}  # what `_graph` said last
         self._activations = Activations(gpu, slab_rows, max_batch, self.notes)
+        self._pinned: list[mmap.mmap] = []
         self._lock = threading.Lock()  # `memory` reads from other threads
 
     # ---------------------------------------------------------------------------------------------------- the weights
@@ -176,6 +178,22 @@ class CudaExecutor(Executor):
         except RuntimeError:
             found = np.empty(shape, dtype)
         return found
+
+    def pin(self, memory: mmap.mmap) -> None:
+        """Page-locks it, all of it; what the driver does not lock is copied once more, and a note says so."""
+        try:
+            self._gpu.pin(memory)
+        except RuntimeError as error:
+            self.notes.append(f"{len(memory)} bytes of a front's memory are not page-locked: {error}")
+        else:
+            self._pinned.append(memory)
+
+    def unpin(self, memory: mmap.mmap) -> None:
+        """When copies from there have ended."""
+        if memory in self._pinned:
+            self._pinned.remove(memory)
+            with self._guarded():
+                self._gpu.unpin(memory)
 
     def put(self, model: str, rows: Sequence[Row], batch: ReceivedBatch) -> None:
         """Take new rows of one entry over; `flush` begins to copy them to the device, and so does their first step."""

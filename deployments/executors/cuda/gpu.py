@@ -10,6 +10,8 @@ A thread that has called stays on the compute stream: to go back to its former o
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,6 +58,16 @@ class Gpu(Protocol):
 
     def is_pinned(self, tensor: Tensor) -> bool:
         """Whether this memory on the host is page-locked, so that copies from it are made beside everything else."""
+
+    def pin(self, memory: mmap.mmap) -> None:
+        """Lock pages of this host that are mapped here, so that copies from them need no copy before.
+
+        Raises:
+            RuntimeError: the driver does not.
+        """
+
+    def unpin(self, memory: mmap.mmap) -> None:
+        """Let them go, when copies from them have ended."""
 
     def upload(self, pieces: Sequence[tuple[Tensor, Tensor]], after: Iterable[object]) -> object:
         """Copy (host, device) pieces when the events have happened, beside the computation; returns when it is done."""
@@ -150,6 +162,17 @@ class CudaGpu(Gpu):
         return tensor.is_pinned()
 
     @override
+    def pin(self, memory: mmap.mmap) -> None:
+        with torch.cuda.device(self.device):
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(_address(memory), len(memory), 0))  # type: ignore[no-untyped-call]
+
+    @override
+    def unpin(self, memory: mmap.mmap) -> None:
+        self._in.synchronize()
+        with torch.cuda.device(self.device):
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(_address(memory)))  # type: ignore[no-untyped-call]
+
+    @override
     def upload(self, pieces: Sequence[tuple[Tensor, Tensor]], after: Iterable[object]) -> object:
         with self._on_in:
             for event in after:
@@ -235,6 +258,11 @@ def _process_bytes(device: torch.device) -> int | None:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _address(memory: mmap.mmap) -> int:
+    """Where a writable mapping begins."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
 def _event(event: object) -> torch.cuda.Event:

@@ -5,6 +5,7 @@ The device is a `HostGpu`, which copies as late as it may; the streams themselve
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -222,6 +223,29 @@ def test_memory_beside_the_slab_is_written_again_only_when_what_was_there_has_le
     executor.run(step_of(second, 0, 4))
     check(executor, sliced, first, 0, batch_of(2))
     check(executor, sliced, second, 0, batch_of(2, seed=1))
+
+
+def test_rows_in_a_fronts_memory_are_copied_from_there_once_that_is_page_locked() -> None:
+    executor, sliced, gpu = loaded()
+    memory = mmap.mmap(-1, mmap.PAGESIZE)
+    batch = np.ndarray((2, WIDTH), np.float32, buffer=memory)
+    batch[:] = batch_of(2)
+    executor.pin(memory)
+    assert gpu.is_pinned(torch.from_numpy(batch))
+    rows = rows_of(2)
+    executor.put("m", rows, batch)
+    executor.run(step_of(rows, 0, 4))
+    check(executor, sliced, rows, 0, batch_of(2))
+    executor.unpin(memory)
+    assert gpu.locked == []
+    executor.unpin(memory)  # again: nothing happens
+
+
+def test_memory_that_cannot_be_page_locked_is_used_as_it_is_and_a_note_says_so() -> None:
+    executor, _, gpu = loaded()
+    gpu.dead = True
+    executor.pin(mmap.mmap(-1, mmap.PAGESIZE))
+    assert "not page-locked" in executor.notes[-1]
 
 
 def test_where_no_page_locked_memory_is_left_rows_are_received_in_ordinary_memory(
