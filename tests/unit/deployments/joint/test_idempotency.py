@@ -72,3 +72,12 @@ def test_a_key_is_of_all_that_decides_the_answer_and_not_of_the_sending() -> Non
         replace(REQUEST, payload=b"\0\0\0\1"),
     ]
     assert len({KEY, *map(key_of, others)}) == 7
+
+
+@pytest.mark.parametrize("size", [1, 8191, 8192, 16384, 16385, 38_000, 151_000])
+def test_payloads_that_differ_all_over_have_other_keys(size: int) -> None:
+    random = np.random.default_rng(0)
+    payloads = [random.integers(0, 256, size, np.uint8).tobytes() for _ in range(2)]
+    first, other = (key_of(replace(REQUEST, payload=payload)) for payload in payloads)
+    assert first != other
+    assert key_of(replace(REQUEST, payload=memoryview(payloads[0]))) == first
