@@ -27,7 +27,8 @@ CLAIMS: dict[str, Callable[[Operator], Iterator[Finding]]] = {
     "network": claims_network.network,
     "power": claims_faults.power,
     "link": claims_faults.link,
-    "replica": claims_faults.replica,
+    "front": claims_faults.front,
+    "core": claims_faults.core,
     "doctor": claims_doctor.doctor,
     "down": claims_down.down,
 }

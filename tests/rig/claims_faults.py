@@ -1,4 +1,4 @@
-"""Faults in mid-run: an edge host loses power, an edge host loses its link, the server's replica is killed."""
+"""Faults in mid-run: an edge host loses power, an edge host loses its link, a process of the server is killed."""
 
 from __future__ import annotations
 
@@ -95,24 +95,42 @@ def _lost(operator: Operator, fault: Fault) -> Iterator[Finding]:
     )
 
 
-def replica(operator: Operator) -> Iterator[Finding]:
-    """The head host's Serve replica is killed: requests are sent again, none is lost."""
+def front(operator: Operator) -> Iterator[Finding]:
+    """A process of the head host that speaks to clients is killed: the other one and the accelerator's go on."""
+    yield from _killed(operator, "front", "Front", 1)
+
+
+def core(operator: Operator) -> Iterator[Finding]:
+    """The process that owns the accelerator is killed: requests are sent again, none is lost."""
+    yield from _killed(operator, "core", "Core", 1)
+
+
+def _killed(operator: Operator, name: str, deployment: str, count: int) -> Iterator[Finding]:
     output = jobs.start_load(
-        operator, "replica", "--fleet tests/rig/fleets/cameras.yaml --device-rate 5 --duration 30 --drain 90"
+        operator, name, "--fleet tests/rig/fleets/cameras.yaml --device-rate 5 --duration 30 --drain 90"
     )
     if output.wait_for("] seed 0:", 150.0) is None:
         raise RigError(f"the load did not begin:\n{output.text[-2000:]}")
     time.sleep(8.0)  # the undisturbed part of the experiment
-    pids = [replica["pid"] for replica in operator.replicas()]
-    operator.hosts.run(HEAD, f"kill -9 {' '.join(map(str, pids))}")
-    results = jobs.finish_load(operator, output, "replica", 300.0)
+    before = {replica["replica_id"]: replica["pid"] for replica in operator.replicas(deployment)}
+    others = [replica["pid"] for replica in operator.replicas() if replica["replica_id"] not in before]
+    killed = dict(list(before.items())[:count])
+    operator.hosts.run(HEAD, f"kill -9 {' '.join(map(str, killed.values()))}")
+    results = jobs.finish_load(operator, output, name, 300.0)
     whole, words = jobs.ledger(results)
     again = sum(record["attempts"] > 1 for record in results.records)
     times_ms = [record["inference_ms"] or 0.0 for record in results.records]
     held = sum(time_ms > 1000 for time_ms in times_ms)
     yield judged(
-        "replica killed: requests retried or held, none lost",
-        whole and len(pids) == 1 and results.outcomes["answered"] == len(results.records) and again + held > 0,
-        f"{words}; {again} sent again by the device, {held} held by Serve for the new replica for more than 1 s, "
-        f"at most {max(times_ms) / 1e3:.1f} s",
+        f"{name} killed: requests retried or held, none lost",
+        whole and len(killed) == count and results.outcomes["answered"] == len(results.records),
+        f"{words}; {again} sent again by the device, {held} took more than 1 s, at most {max(times_ms) / 1e3:.1f} s",
+    )
+    now = [replica["pid"] for replica in operator.replicas()]
+    yield judged(
+        f"{name} killed: Serve starts another one, and the other processes stay",
+        len(operator.replicas(deployment)) == len(before)
+        and not set(killed.values()) & set(now)
+        and set(others) <= set(now),
+        f"{len(operator.replicas(deployment))} of {deployment}; of {len(others)} others {len(set(others) & set(now))} stayed",
     )

@@ -51,8 +51,8 @@ def placed(operator: Operator) -> Iterator[Finding]:
     shown = ", ".join(f"{name} {address}" for name, address in results.devices.items())
     yield judged(
         "devices on edge hosts, one each, server on the head host",
-        sorted(results.devices.values()) == sorted(edges) and replicas == [addresses[HEAD]],
-        f"{shown}; replica {', '.join(replicas)}",
+        sorted(results.devices.values()) == sorted(edges) and set(replicas) == {addresses[HEAD]},
+        f"{shown}; {len(replicas)} replicas on {', '.join(sorted(set(replicas)))}",
     )
     whole, words = jobs.ledger(results)
     yield judged("a job's ledger", whole and results.outcomes["answered"] == len(results.records), words)

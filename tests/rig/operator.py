@@ -115,10 +115,11 @@ class Operator:
         said = self.hosts.run(OPERATOR, f"python3 - 'http://{self.head}:8265{path}'", stdin=_GET)
         return json.loads(said)
 
-    def replicas(self) -> list[dict[str, Any]]:
-        """The server's, as Serve tells of them: node_ip, pid, state and more."""
+    def replicas(self, deployment: str = "") -> list[dict[str, Any]]:
+        """The server's, of one deployment or of all, as Serve tells of them: replica_id, node_ip, pid, state."""
         applications = self.api("/api/serve/applications/")["applications"].values()
-        return [r for app in applications for part in app["deployments"].values() for r in part["replicas"]]
+        parts = [item for app in applications for item in app["deployments"].items()]
+        return [r for name, part in parts for r in part["replicas"] if deployment in ("", name)]
 
     def living(self) -> list[str]:
         """Addresses of the hosts that are in the cluster now."""
