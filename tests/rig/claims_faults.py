@@ -132,5 +132,5 @@ def _killed(operator: Operator, name: str, deployment: str, count: int) -> Itera
         len(operator.replicas(deployment)) == len(before)
         and not set(killed.values()) & set(now)
         and set(others) <= set(now),
-        f"{len(operator.replicas(deployment))} of {deployment}; of {len(others)} others {len(set(others) & set(now))} stayed",
+        f"{len(operator.replicas(deployment))} there; of {len(others)} others {len(set(others) & set(now))} stayed",
     )
