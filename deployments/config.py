@@ -159,7 +159,7 @@ class IngressConfig(Strict):
 
     replicas: int | Literal["auto"] = Field(default="auto")
     cpus: float = Field(default=0.01, ge=0)
-    shared_memory_bytes: int = Field(default=256 << 20, ge=1 << 20)
+    shared_memory_bytes: int = Field(default=256 << 20, ge=1)
 
     @field_validator("replicas")
     @classmethod
