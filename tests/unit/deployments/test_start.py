@@ -10,6 +10,7 @@ from ray.exceptions import ActorDiedError
 
 from deployments import app, cli
 from deployments.config import parse_config
+from deployments.doctor import connection
 from deployments.placing.http_endpoint import as_asked
 from deployments.replica.preflight import check_here
 from slicer.errors import HeadTailError, ServerError
@@ -49,6 +50,28 @@ def test_an_executor_that_cannot_be_imported_is_refused_and_a_good_configuration
     with pytest.raises(HeadTailError, match="cannot import no_such_module"):
         check_here(parse_config({"executor": "no_such_module:Mine"}))
     check_here(parse_config({}))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--model", "vit_tinny_patch16_224"], "did you mean vit_tiny_patch16_224"),
+        (["--detach"], "--detach needs a Ray cluster that goes on"),
+    ],
+)
+def test_what_a_ray_of_its_own_would_refuse_is_refused_before_it_is_started(
+    flags: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr("ray.init", lambda **options: started.append(options))
+    assert cli.main([*flags, "--address", "local"]) == 2
+    assert says in capsys.readouterr().err and not started
+
+
+def test_a_cluster_that_runs_is_joined_before_its_nodes_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.doctor.connection._settle", lambda address, own: ("h:1", "h:1"))
+    monkeypatch.setattr("ray.init", lambda **options: options["address"])
+    assert connection.connect(None, before_own=lambda: pytest.fail("no Ray of its own")) == "h:1"
 
 
 def test_a_proxy_that_is_ended_before_it_is_up_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
