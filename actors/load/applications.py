@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from actors.load.config import LoadConfig
+from actors.network.serve_transport import running_applications
 from actors.records.step import StepSeen
 from deployments.scheduling import registry
 from slicer.common.command_line import progress
@@ -202,12 +203,7 @@ def _foreign(name: str, why: str) -> str:
 
 
 def _running() -> str:
-    from ray import serve
-
-    try:
-        return ", ".join(sorted(serve.status().applications)) or "none"
-    except Exception:  # no Serve at all
-        return "none"
+    return running_applications() or "none"
 
 
 def check_running(name: str, models: Sequence[str], strategies: Sequence[str]) -> str:
