@@ -238,10 +238,8 @@ def _serve(flags: ServeFlags, config: ServerConfig) -> int:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if embedded:
-            from ray import serve
-
             with contextlib.suppress(Exception):
-                serve.shutdown()
+                app.end_serve()
         ray.shutdown()
 
 

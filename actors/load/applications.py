@@ -282,8 +282,6 @@ def ray_session(address: str | None, quiet: bool = True, *, running: bool = Fals
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Workers of an own cluster get this process's priority; at Ray's default, nice 15, one measures what else runs.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # It warns that a token protects the cluster, which is as it should be.
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     connect(
         address,
         own=not running,

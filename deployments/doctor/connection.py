@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -14,6 +15,17 @@ from typing import Any
 from deployments.doctor import facts
 from slicer.common.error_text import first_line
 from slicer.errors import ServerError
+
+#: Ray says by it what becomes of its tokens (Ray 2.60).
+_TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
+
+
+def _not_an_opt_out(record: logging.LogRecord) -> bool:
+    """Drops Ray's warning that a token protects a new Ray, and how to go without it: as it should be, and bad advice.
+
+    That a token was made, or that there is no protection, is still said.
+    """
+    return not record.getMessage().startswith("Token authentication is enabled")
 
 
 def connect(
@@ -43,6 +55,7 @@ def connect(
             "or start one: ray start --head"
         )
     target, address = _settle(address, own)
+    logging.getLogger(_TOKEN_LOGGER).addFilter(_not_an_opt_out)  # once, however often: the same function
     if target is None and before_own is not None:
         before_own()
     with _kept_quiet() as noise:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from typing import Any
 
 import pytest
+from ray._private.authentication import authentication_token_setup
 from ray.exceptions import ActorDiedError
 
 from deployments import app, cli
@@ -81,6 +83,47 @@ def test_a_proxy_that_is_ended_before_it_is_up_is_told_with_a_remedy(monkeypatch
     monkeypatch.setattr("ray.serve.start", start)
     with pytest.raises(ServerError, match=r"did not come up \(.*\); .* try again"):
         app.start_serve(None)
+
+
+def test_a_new_ray_says_that_it_has_a_token_but_not_how_to_go_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(**_: object) -> None:
+        authentication_token_setup._warn_token_auth_enabled()
+        authentication_token_setup._warn_token_auth_disabled()
+
+    monkeypatch.setattr("ray.init", start)
+    monkeypatch.setattr(logging.getLogger("ray"), "propagate", True)
+    connection.connect("local")
+    assert {record.getMessage()[:32] for record in caplog.records} == {"Token authentication is disabled"}
+
+
+class Controller:
+    """In place of Serve's; it is gone after two looks at it."""
+
+    def __init__(self) -> None:
+        self.asked, self.looks = list[dict[str, bool]](), 0
+        self.graceful_shutdown = self
+
+    def remote(self, **given: bool) -> None:
+        self.asked.append(given)
+
+    def get_actor(self, name: str, namespace: str) -> Controller:
+        assert (name, namespace) == ("SERVE_CONTROLLER_ACTOR", "serve")
+        self.looks += bool(self.asked)
+        if self.looks > 2:
+            raise ValueError("no such actor")
+        return self
+
+
+def test_the_end_of_serve_leaves_no_call_behind_that_only_a_death_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    controller = Controller()
+    monkeypatch.setattr("ray.get_actor", controller.get_actor)
+    monkeypatch.setattr("ray.get", lambda answer, timeout: answer)
+    app.end_serve()
+    assert controller.asked == [{"wait": False}] and controller.looks == 3, "it waited until the controller was gone"
+    app.end_serve()
+    assert len(controller.asked) == 1, "no Serve, nothing to end"
 
 
 TRACEBACK = """The deployment failed to start 3 times in a row. Error:
