@@ -16,9 +16,6 @@ from deployments.doctor import facts
 from slicer.common.error_text import first_line
 from slicer.errors import ServerError
 
-#: Ray says by it what becomes of its tokens (Ray 2.60).
-_TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
-
 
 def _not_an_opt_out(record: logging.LogRecord) -> bool:
     """Drops Ray's warning that a token protects a new Ray, and how to go without it: as it should be, and bad advice.
@@ -55,7 +52,8 @@ def connect(
             "or start one: ray start --head"
         )
     target, address = _settle(address, own)
-    logging.getLogger(_TOKEN_LOGGER).addFilter(_not_an_opt_out)  # once, however often: the same function
+    # By it Ray says what becomes of its tokens (Ray 2.60). The same function again is not added again.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").addFilter(_not_an_opt_out)
     if target is None and before_own is not None:
         before_own()
     with _kept_quiet() as noise:
