@@ -39,6 +39,9 @@ FRONT, CORE = "Front", "Core"
 #: How often Serve looks whether a core lives, seconds: it is away that long when it was killed. Fronts know at once.
 CORE_HEALTH_S = 1.0
 
+#: Serve's controller: its actor's name and namespace (Ray 2.60).
+_CONTROLLER = ("SERVE_CONTROLLER_ACTOR", "serve")
+
 #: Of a replica. A line per request was 6 % of its time, and metrics count; with the lines off, Serve still makes each
 #: (3 %) and drops it, except for warnings only it does not. A replica has nothing else to say below a warning.
 LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
@@ -193,7 +196,7 @@ def deploy(config: Mapping[str, Any] | ServerConfig, *, name: str = "headtail") 
 def running_serve() -> http_endpoint.Running | None:
     """The Serve of this cluster; None: none runs."""
     try:
-        controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+        controller = ray.get_actor(*_CONTROLLER)
     except ValueError:
         return None
     options, location, proxies = ray.get(
@@ -249,6 +252,26 @@ def _serve_start(**options: Any) -> None:
             f"Ray Serve's own processes did not come up ({last_line(error)}); this happens on a machine with much else "
             "to do: try again when it has less"
         ) from error
+
+
+def end_serve(timeout_s: float = 30.0) -> None:
+    """Take down all of Serve on a Ray of our own; returns when its controller has ended, or after `timeout_s`.
+
+    `serve.shutdown` waits in a call that only the controller's death ends, and Ray prints that as a task that failed
+    and is to be retried. This asks for the same and looks whether it has happened.
+    """
+    try:
+        controller = ray.get_actor(*_CONTROLLER)
+    except ValueError:  # no Serve
+        return
+    end_s = time.monotonic() + timeout_s
+    ray.get(controller.graceful_shutdown.remote(wait=False), timeout=timeout_s)
+    while time.monotonic() < end_s:
+        try:
+            ray.get_actor(*_CONTROLLER)
+        except ValueError:
+            return
+        time.sleep(0.05)
 
 
 def wait_running(name: str, settled: http_endpoint.Settled, say: Callable[[str], None] | None = None) -> None:

@@ -202,19 +202,24 @@ def _serve(flags: ServeFlags, config: ServerConfig) -> int:
 
     from deployments import app
     from deployments.doctor.connection import connect
+    from deployments.replica.preflight import check_here
+
+    def check() -> None:
+        """What is known to fail on a Ray of our own, before the seconds that it takes to start."""
+        if flags.detach:
+            raise ConfigError("--detach needs a Ray cluster that goes on; start one: ray start --head")
+        check_here(config)
 
     embedded, name = False, name_of(flags)
     try:
         say("connecting to Ray, or starting one")
         # Without an address: RAY_ADDRESS, or what `ray start` started here, else a Ray of our own. Never "auto",
         # which would also find the Ray of somebody's script on this machine.
-        connect(flags.address, include_dashboard=False, log_to_driver=False)
+        connect(flags.address, before_own=check, include_dashboard=False, log_to_driver=False)
         for number in _SIGNALS:
             signal.signal(number, _end)  # Ray has set its own
         node = ray._private.worker._global_node
         embedded = node is not None and node.is_head()
-        if embedded and flags.detach:
-            raise ConfigError("--detach needs a Ray cluster that goes on; start one: ray start --head")
         say("starting the application")
         settled = app.run(config, name=name, say=say)
         cluster = ray.get_runtime_context().gcs_address
@@ -233,10 +238,8 @@ def _serve(flags: ServeFlags, config: ServerConfig) -> int:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         if embedded:
-            from ray import serve
-
             with contextlib.suppress(Exception):
-                serve.shutdown()
+                app.end_serve()
         ray.shutdown()
 
 

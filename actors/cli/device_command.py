@@ -116,7 +116,7 @@ _LOAD = "Load: each image once, one after the other, unless these say otherwise"
         ("headtail device --server cameras --fleet fleet.yaml --device camera-0", "through Ray, as a fleet has it"),
     ),
     notes="Exit status: 0 every image answered; 2 wrong input, no server, or images without an answer; "
-    "130 interrupted.",
+    "130 interrupted, after a summary of what had ended until then.",
 )
 @option("--url", metavar="URL", help="Of the application; needs no Ray here.", group=_SERVER)
 @option(
@@ -178,11 +178,24 @@ def command(**given: Any) -> int:
         say(line)
 
     session = ray_session(flags.address, running=True) if flags.server else contextlib.nullcontext()
-    with session:
-        say(f"{config.name}: loading the head of {config.model} at cut {config.cut}")
-        sent = asyncio.run(
-            one_device.send(config, assignment, app=flags.server or "", token=flags.token, every_second=tell)
-        )
-    found = one_device.document(config, sent)
-    print(json.dumps(found) if flags.json else one_device.summary(found))
+    so_far = one_device.SoFar()
+
+    def show(sent: one_device.Sent, *, interrupted: bool = False) -> dict[str, Any]:
+        found = one_device.document(config, sent, interrupted=interrupted)
+        print(json.dumps(found) if flags.json else one_device.summary(found), flush=True)
+        return found
+
+    try:
+        with session:
+            say(f"{config.name}: loading the head of {config.model} at cut {config.cut}")
+            sent = asyncio.run(
+                one_device.send(
+                    config, assignment, app=flags.server or "", token=flags.token, every_second=tell, so_far=so_far
+                )
+            )
+    except KeyboardInterrupt:
+        if so_far.ended:
+            show(one_device.Sent(tuple(so_far.ended), so_far.emulated), interrupted=True)
+        raise
+    found = show(sent)
     return 0 if found["answered"] == found["requests"] else 2

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from actors.load.config import LoadConfig
+from actors.network.serve_transport import running_applications
 from actors.records.step import StepSeen
 from deployments.scheduling import registry
 from slicer.common.command_line import progress
@@ -202,12 +203,7 @@ def _foreign(name: str, why: str) -> str:
 
 
 def _running() -> str:
-    from ray import serve
-
-    try:
-        return ", ".join(sorted(serve.status().applications)) or "none"
-    except Exception:  # no Serve at all
-        return "none"
+    return running_applications() or "none"
 
 
 def check_running(name: str, models: Sequence[str], strategies: Sequence[str]) -> str:
@@ -286,8 +282,6 @@ def ray_session(address: str | None, quiet: bool = True, *, running: bool = Fals
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Workers of an own cluster get this process's priority; at Ray's default, nice 15, one measures what else runs.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # It warns that a token protects the cluster, which is as it should be.
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     connect(
         address,
         own=not running,

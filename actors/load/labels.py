@@ -17,7 +17,10 @@ from torch import nn
 from slicer.errors import ImageError
 from slicer.models.images import LabelledImages
 
-_REMEDY = "give --images DIR with classes of this model, or --labels CSV with its class numbers"
+_REMEDY = (
+    "To measure it, give images of its classes: --images DIR with a folder for each class, or --images DIR "
+    "--labels CSV with rows of file,class number"
+)
 _STATE = "kwargs: {pretrained_cfg_overlay: {label_names: [...]}} in a model file, or pretrained_cfg of an own module"
 
 
@@ -75,7 +78,8 @@ def match(
         index = {name: number for number, name in enumerate(names)}
         return Labels(tuple(index[name] for name in used), "names")
     if shipped:
-        return _none(images, model, f"the shipped digits are for models of the digits 0 to 9: {_said(classes, names)}")
+        why = f"the shipped digits are for models of the digits 0 to 9, and {_said(classes, names)}"
+        return _none(images, model, why, unnamed=classes is not None and not names)
     if ids := _wordnet(used, classes):
         return Labels(tuple(ids[name] for name in used), "WordNet ids")
     if numbers:
@@ -95,7 +99,7 @@ def match(
         strange = next(name for name in used if name not in names)
         return _none(images, model, f"its classes are {_few(names)}, and {strange!r} is none of them")
     if len(images.classes) != classes:
-        return _none(images, model, f"{len(images.classes)} {what}, but {_said(classes, names)}")
+        return _none(images, model, f"{len(images.classes)} {what}, but {_said(classes, names)}", unnamed=True)
     note = (
         f"top-1 of {model}: the {classes} {what} in sorted order ({_few(images.classes)}) are taken for its classes 0 "
         f"to {classes - 1}, since it does not name them ({_STATE})"
@@ -103,14 +107,16 @@ def match(
     return Labels(images.labels, "order", note)
 
 
-def _none(images: LabelledImages, model: str, why: str) -> Labels:
-    return Labels((None,) * len(images), "", f"no top-1 for {model}: {why}; {_REMEDY}")
+def _none(images: LabelledImages, model: str, why: str, *, unnamed: bool = False) -> Labels:
+    """No labels, and why; `unnamed`: they might have been found, had the model stated its class names."""
+    remedy = f"{_REMEDY}; or let the model state its class names ({_STATE})" if unnamed else _REMEDY
+    return Labels((None,) * len(images), "", f"no top-1 for {model}: {why}. {remedy}. All other figures hold")
 
 
 def _said(classes: int | None, names: tuple[str, ...]) -> str:
     if classes is None:
         return "it cannot be built here, so what it classifies is unknown"
-    return f"it has {classes} classes, {_few(names)}" if names else f"it has {classes} classes and does not name them"
+    return f"it has {classes} classes, " + (_few(names) if names else "without saying what they are")
 
 
 def _few(names: tuple[str, ...], most: int = 4) -> str:

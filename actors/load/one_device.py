@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from actors.device.config import DeviceConfig
@@ -15,7 +15,7 @@ from actors.fleet.device_actor import device_class
 from actors.load.schedule import WARMUP_IMAGES
 from actors.network.auto_transport import make_transport
 from actors.network.client import LinkedServer
-from actors.network.http_transport import HttpTransport
+from actors.network.http_transport import HttpTransport, check_application
 from actors.network.link import make_link
 from actors.records.assignment import Assignment, Capture, Closed
 from actors.records.record import Record
@@ -38,6 +38,19 @@ class Sent:
 
     records: tuple[Record, ...]
     emulated: tuple[str, ...]
+
+
+@dataclass
+class SoFar:
+    """What a run has come to while it goes on, for whoever interrupts it.
+
+    Attributes:
+        ended: the requests that have their outcome, without those of the warm-up; filled by the run's event loop.
+        emulated: as in `Sent`; known once the run begins.
+    """
+
+    ended: list[Record] = field(default_factory=list)
+    emulated: tuple[str, ...] = ()
 
 
 def choose_device(fleet: FleetConfig, name: str | None, changed: Mapping[str, Any]) -> DeviceConfig:
@@ -101,6 +114,7 @@ async def send(
     app: str = "",
     token: str | None = None,
     every_second: Callable[[Sequence[Record]], None] = lambda records: None,
+    so_far: SoFar | None = None,
 ) -> Sent:
     """Load the head, warm up, run the assignment.
 
@@ -108,10 +122,14 @@ async def send(
         app: name of the Serve application, where the device's transport is not HTTP; Ray must be connected.
         token: of HTTP; None: HEADTAIL_TOKEN.
         every_second: is told the records that have ended so far.
+        so_far: is filled while the run goes on, and stands when it is interrupted.
 
     Raises:
         HeadTailError: there is no such server, or the device does not go with it. A request's failure is its record's.
     """
+    so_far = SoFar() if so_far is None else so_far
+    if config.url:
+        await check_application(config.url)
     transport = HttpTransport(config.url, token) if config.url else make_transport(config.transport, app)
     ended: list[Record] = []
     device = device_class(config.device)(
@@ -122,6 +140,14 @@ async def send(
         run = DeviceRun(device, assignment)
         await run.warm_up()
         ended.clear()
+        assert device.cut.served is not None
+        link = make_link(config.link, config.link_options).emulated
+        so_far.ended = ended
+        so_far.emulated = (
+            *config.profile.emulated,
+            *([f"link {link}"] if link else []),
+            *device.cut.served.emulated,
+        )
         running = asyncio.create_task(run.run())
         try:
             while not (await asyncio.wait([running], timeout=1.0))[0]:
@@ -131,10 +157,7 @@ async def send(
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
-        assert device.cut.served is not None
-        link = make_link(config.link, config.link_options).emulated
-        parts = (*config.profile.emulated, *([f"link {link}"] if link else []), *device.cut.served.emulated)
-        return Sent(tuple(records), parts)
+        return Sent(tuple(records), so_far.emulated)
     finally:
         await device.close()
 
@@ -147,8 +170,12 @@ def second_line(ended: Sequence[Record], before: int) -> str:
     return f"{answered} answered, {len(ended) - answered} missed{times}"
 
 
-def document(config: DeviceConfig, sent: Sent) -> dict[str, Any]:
-    """The summary as plain values; what nobody knows is None."""
+def document(config: DeviceConfig, sent: Sent, *, interrupted: bool = False) -> dict[str, Any]:
+    """The summary as plain values; what nobody knows is None.
+
+    Args:
+        interrupted: the run was, and `sent` holds what had ended until then.
+    """
     times = [record.inference_ms for record in sent.records if record.inference_ms is not None]
     judged = [record for record in sent.records if record.label is not None and record.outcome == "answered"]
     outcomes = ("answered", "refused", "dropped", "lost")
@@ -159,6 +186,7 @@ def document(config: DeviceConfig, sent: Sent) -> dict[str, Any]:
         "cut": config.cut,
         "codec": config.codec,
         "emulated": list(sent.emulated),
+        "interrupted": interrupted,
         "requests": len(sent.records),
         **{name: sum(record.outcome == name for record in sent.records) for name in outcomes},
         "inference_ms": {
@@ -180,8 +208,9 @@ def summary(found: Mapping[str, Any]) -> str:
     times, phases = found["inference_ms"], found["phases_mean_ms"]
     emulated = "".join(f"\nEmulated: {part.removeprefix('emulated ')}." for part in found["emulated"])
     word = " (emulated)" if found["emulated"] else ""
+    until = ", until it was interrupted" if found["interrupted"] else ""
     lines = [
-        f"{found['device']}: {found['model']}, cut {found['cut']}, {found['codec']}",
+        f"{found['device']}: {found['model']}, cut {found['cut']}, {found['codec']}{until}",
         ", ".join(f"{found[name]} {name}" for name in ("answered", "refused", "dropped", "lost")),
     ]
     if times["mean"] is not None:

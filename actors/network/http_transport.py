@@ -12,6 +12,7 @@ import os
 import random
 from collections.abc import Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 from typing_extensions import override
@@ -36,7 +37,44 @@ _LARGE_BYTES = 1 << 20
 _INFER = {"Content-Type": packet.CONTENT_TYPE, **packet.UNWATCHED}
 
 
+#: How long a proxy may take to say which applications it has.
+_ROUTES_S = 5.0
+
 T = TypeVar("T")
+
+
+async def check_application(url: str) -> None:
+    """Refuse an address whose server has applications, but none of this name; at once, where ask() would be patient.
+
+    Serve's proxy is asked for what it routes. Where it does not answer that, or has no application yet, nothing is
+    known and nothing is refused. No token is sent.
+
+    Args:
+        url: of the application, as for `HttpTransport`.
+
+    Raises:
+        ConfigError: url cannot be used.
+        ServerError: there are only applications of other names; the message has their addresses.
+    """
+    url = application_url(url)
+    above, name = url, ""
+    if urlsplit(url).path:
+        above, _, name = url.rpartition("/")
+    try:
+        timeout = aiohttp.ClientTimeout(total=_ROUTES_S)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(f"{above}/-/routes", allow_redirects=False) as response,
+        ):
+            body = await response.content.read(_FOREIGN_BYTES) if response.status == 200 else b""
+        routes = json.loads(body)
+    except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError, RecursionError):
+        return
+    if not isinstance(routes, dict) or not routes or f"/{name}" in routes:
+        return
+    there = ", ".join(_one_line(f"{above}{route}") for route in sorted(routes))
+    what = f"no application {name!r} at {above}" if name else f"{above} is the address of no application"
+    raise ServerError(f"{what}; there are {there}: give one of these, or start it with headtail serve --name NAME")
 
 
 class ComeAgain(ServerError):

@@ -32,6 +32,16 @@ CONTROL_TIMEOUT_S = 30.0
 T = TypeVar("T")
 
 
+def running_applications() -> str:
+    """The names of the applications on this Ray, for a message; empty where none runs. Blocking."""
+    from ray import serve
+
+    try:
+        return ", ".join(sorted(serve.status().applications))
+    except Exception:  # no Serve at all
+        return ""
+
+
 class ServeTransport(Server):
     """`Server` through a Serve handle. Made and used on one event loop, inside a Ray process."""
 
@@ -86,9 +96,10 @@ class ServeTransport(Server):
             try:  # asks the controller and blocks, so not on this loop
                 handle = await asyncio.get_running_loop().run_in_executor(None, serve.get_app_handle, self._app)
             except RayServeException as error:
+                running = await asyncio.get_running_loop().run_in_executor(None, running_applications)
                 raise ServerError(
-                    f"no application {self._app!r} runs here ({first_line(error)}); `serve status` lists what runs, "
-                    "`headtail serve` starts one"
+                    f"no application {self._app!r} runs here (running: {running or first_line(error)}); "
+                    "give the name of one that runs, or start it with `headtail serve`"
                 ) from error
             self._handle = handle.options(_by_reference=False)
         return self._handle

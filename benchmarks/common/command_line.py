@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
@@ -20,10 +23,14 @@ class _Parser(argparse.ArgumentParser):
 def new_parser(doc: str | None) -> argparse.ArgumentParser:
     """A script's parser, whose help is the module's docstring as it stands.
 
-    From now on Ctrl-C shows no stack trace in this process.
+    The usage line and the docstring's examples name the script, or `headtail bench NAME` where that runs it (it says so
+    in HEADTAIL_CALLED_AS). From now on Ctrl-C shows no stack trace in this process.
     """
     sys.excepthook = _excepthook
-    return _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    called_as = os.environ.get("HEADTAIL_CALLED_AS") or None
+    if called_as is not None and doc is not None:
+        doc = re.sub(rf"python \S*/{re.escape(Path(sys.argv[0]).name)}(?!\S)", called_as, doc)
+    return _Parser(prog=called_as, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -11,12 +11,12 @@ independent). Results: tests/data/coverage.json, and docs/models.md made from it
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import math
 import multiprocessing
 import pkgutil
+import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,6 +26,9 @@ import timm
 import timm.models
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.common.command_line import new_parser
 from slicer import SlicedModel
 from slicer.errors import ModelError
 from slicer.models import zoo
@@ -201,7 +204,7 @@ def write_table(report: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = new_parser(__doc__)
     parser.add_argument("--files", nargs="*", help="only these model files")
     parser.add_argument("--again", action="store_true", help="do not keep results that are there already")
     parser.add_argument("--timeout-s", type=float, default=600.0, help="per model")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,24 @@ from slicer.common.error_text import first_line
 from slicer.errors import ServerError
 
 
-def connect(address: str | None, *, own: bool = True, **options: Any) -> Any:
+def _not_an_opt_out(record: logging.LogRecord) -> bool:
+    """Drops Ray's warning that a token protects a new Ray, and how to go without it: as it should be, and bad advice.
+
+    That a token was made, or that there is no protection, is still said.
+    """
+    return not record.getMessage().startswith("Token authentication is enabled")
+
+
+def connect(
+    address: str | None, *, own: bool = True, before_own: Callable[[], None] | None = None, **options: Any
+) -> Any:
     """`ray.init`, told what to do where it fails; what Ray and gRPC write meanwhile stays off the terminal then.
 
     Args:
         address: ``host:port``; ``auto``: whatever runs here; ``local``: a new Ray; None: RAY_ADDRESS, else what
             `ray start` started here, else a new Ray.
         own: whether a new Ray will do.
+        before_own: called before a new Ray is started, and only then; what it raises is passed on, and none is started.
         options: further ones of `ray.init`.
 
     Returns:
@@ -40,6 +52,10 @@ def connect(address: str | None, *, own: bool = True, **options: Any) -> Any:
             "or start one: ray start --head"
         )
     target, address = _settle(address, own)
+    # By it Ray says what becomes of its tokens (Ray 2.60). The same function again is not added again.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").addFilter(_not_an_opt_out)
+    if target is None and before_own is not None:
+        before_own()
     with _kept_quiet() as noise:
         try:
             return ray.init(address=address, **options)

@@ -128,7 +128,8 @@ def command(name: str, arguments: tuple[str, ...], json: bool | None) -> int:
     """
     wanted = bool(json) or "--json" in arguments or not sys.stdout.isatty()
     call = [sys.executable, "-m", module_of(name), *(one for one in arguments if one != "--json")]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}  # its tables as they come
+    # Its tables as they come, and its help by the name that it has here.
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "HEADTAIL_CALLED_AS": f"headtail bench {name}"}
     with subprocess.Popen(call, stdout=None if wanted else subprocess.PIPE, text=True, env=environment) as script:
         try:
             if script.stdout is not None:

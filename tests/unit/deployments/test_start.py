@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from typing import Any
 
 import pytest
+from ray._private.authentication import authentication_token_setup
 from ray.exceptions import ActorDiedError
 
 from deployments import app, cli
 from deployments.config import parse_config
+from deployments.doctor import connection
 from deployments.placing.http_endpoint import as_asked
 from deployments.replica.preflight import check_here
 from slicer.errors import HeadTailError, ServerError
@@ -51,6 +54,28 @@ def test_an_executor_that_cannot_be_imported_is_refused_and_a_good_configuration
     check_here(parse_config({}))
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--model", "vit_tinny_patch16_224"], "did you mean vit_tiny_patch16_224"),
+        (["--detach"], "--detach needs a Ray cluster that goes on"),
+    ],
+)
+def test_what_a_ray_of_its_own_would_refuse_is_refused_before_it_is_started(
+    flags: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr("ray.init", lambda **options: started.append(options))
+    assert cli.main([*flags, "--address", "local"]) == 2
+    assert says in capsys.readouterr().err and not started
+
+
+def test_a_cluster_that_runs_is_joined_before_its_nodes_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.doctor.connection._settle", lambda address, own: ("h:1", "h:1"))
+    monkeypatch.setattr("ray.init", lambda **options: options["address"])
+    assert connection.connect(None, before_own=lambda: pytest.fail("no Ray of its own")) == "h:1"
+
+
 def test_a_proxy_that_is_ended_before_it_is_up_is_told_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(**options: Any) -> None:
         raise ActorDiedError()
@@ -58,6 +83,47 @@ def test_a_proxy_that_is_ended_before_it_is_up_is_told_with_a_remedy(monkeypatch
     monkeypatch.setattr("ray.serve.start", start)
     with pytest.raises(ServerError, match=r"did not come up \(.*\); .* try again"):
         app.start_serve(None)
+
+
+def test_a_new_ray_says_that_it_has_a_token_but_not_how_to_go_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(**_: object) -> None:
+        authentication_token_setup._warn_token_auth_enabled()
+        authentication_token_setup._warn_token_auth_disabled()
+
+    monkeypatch.setattr("ray.init", start)
+    monkeypatch.setattr(logging.getLogger("ray"), "propagate", True)
+    connection.connect("local")
+    assert {record.getMessage()[:32] for record in caplog.records} == {"Token authentication is disabled"}
+
+
+class Controller:
+    """In place of Serve's; it is gone after two looks at it."""
+
+    def __init__(self) -> None:
+        self.asked, self.looks = list[dict[str, bool]](), 0
+        self.graceful_shutdown = self
+
+    def remote(self, **given: bool) -> None:
+        self.asked.append(given)
+
+    def get_actor(self, name: str, namespace: str) -> Controller:
+        assert (name, namespace) == ("SERVE_CONTROLLER_ACTOR", "serve")
+        self.looks += bool(self.asked)
+        if self.looks > 2:
+            raise ValueError("no such actor")
+        return self
+
+
+def test_the_end_of_serve_leaves_no_call_behind_that_only_a_death_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    controller = Controller()
+    monkeypatch.setattr("ray.get_actor", controller.get_actor)
+    monkeypatch.setattr("ray.get", lambda answer, timeout: answer)
+    app.end_serve()
+    assert controller.asked == [{"wait": False}] and controller.looks == 3, "it waited until the controller was gone"
+    app.end_serve()
+    assert len(controller.asked) == 1, "no Serve, nothing to end"
 
 
 TRACEBACK = """The deployment failed to start 3 times in a row. Error:

@@ -237,6 +237,19 @@ def test_a_benchmark_gets_what_follows_its_name_and_its_exit_status_is_the_comma
     assert script.called == [sys.executable, "-m", "benchmarks.accelerator.simulate", "--rate", "9", "--help"]
 
 
+@pytest.mark.parametrize("name", ["paper", "coverage"])
+def test_the_help_of_a_benchmark_calls_it_as_it_was_called(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "headtail", "bench", name, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(f"usage: headtail bench {name} [-h]")
+    assert f"headtail bench {name} --f" in done.stdout and f"{name}.py" not in done.stdout
+
+
 def test_ctrl_c_waits_until_a_benchmark_has_taken_down_what_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
     script = Script(ended=KeyboardInterrupt())
     monkeypatch.setattr(subprocess, "Popen", script)

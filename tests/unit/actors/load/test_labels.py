@@ -63,7 +63,10 @@ def test_the_shipped_digits_count_for_no_other_model_and_the_reason_is_given(
     found = match(images(*DIGITS), classes, *names, shipped=True)
     assert set(found.of) == {None} and found.matched == ""
     assert "no top-1 for m: the shipped digits are for models of the digits 0 to 9" in found.note
-    assert "--images DIR" in found.note
+    assert "To measure it, give images of its classes: --images DIR with a folder for each class, or" in found.note
+    unnamed = classes is not None and not names
+    assert ("or let the model state its class names (kwargs: {" in found.note) == unnamed
+    assert found.note.endswith(". All other figures hold")
     assert classes is None or f"{classes} classes" in found.note
 
 
@@ -102,7 +105,7 @@ def test_as_many_folders_as_classes_are_taken_in_sorted_order_and_that_is_said()
 @pytest.mark.parametrize(
     ("found", "classes", "names", "says"),
     [
-        (images("cat", "dog"), 3, (), "2 folders, but it has 3 classes and does not name them"),
+        (images("cat", "dog"), 3, (), "2 folders, but it has 3 classes, without saying what they are"),
         (images("cat", "dog", "owl"), 2, (), "3 folders, but it has 2 classes"),
         (images("cat", "dog"), 2, ("cat", "hen"), "its classes are cat, hen, and 'dog' is none of them"),
         (images("Cat"), 1, ("cat",), "'Cat' is none of them"),

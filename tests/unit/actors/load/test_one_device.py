@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from actors.cli import device_command as cli
+from actors.device.device_run import DeviceRun
 from actors.fleet.config import parse_fleet
 from actors.load import one_device
 from actors.records.record import Record
 from actors.testing.fake_server import FakeServer
 from slicer.codecs.registry import CODECS
 from slicer.common.command_line import main, values
-from slicer.errors import ConfigError
+from slicer.errors import ConfigError, ServerError
 from slicer.models.images import LabelledImages, write_digits
 from slicer.protocol.messages import ServedModel
 from slicer.shards.save import export
@@ -109,14 +112,38 @@ def test_with_a_rate_images_come_at_equal_distances_and_begin_again() -> None:
     assert len(plan(rate_rps=2.0, requests=7).arrivals) == 7
 
 
-def test_images_go_through_a_real_device_and_its_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeServer:
+    """What the device of a test sends to: it serves digits_vit, and answers with the cut."""
     manifest = export(slice_model("digits_vit", 4), tmp_path / "shards")
     shards = {shard.sha256: (tmp_path / "shards" / shard.file).read_bytes() for shard in manifest.shards}
     served = ServedModel(
         "digits_vit", manifest.digest, manifest.to_json(), 4, (0, 1, 2, 3), "per_tail_shared", tuple(CODECS)
     )
     server = FakeServer({"digits_vit": served}, shards=shards)
+
+    async def is_there(url: str) -> None:
+        pass
+
     monkeypatch.setattr(one_device, "HttpTransport", lambda url, token: server)
+    monkeypatch.setattr(one_device, "check_application", is_there)
+    return server
+
+
+def test_a_wrong_name_of_the_application_is_said_before_anything_waits_for_it(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def is_none(url: str) -> None:
+        raise ServerError(f"no application at {url}; there are others")
+
+    monkeypatch.setattr(one_device, "check_application", is_none)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(cli.command, ["--url", URL]) == 2
+    assert capsys.readouterr().err.endswith(f"no application at {URL}; there are others\n") and not server.requests
+
+
+@pytest.mark.usefixtures("server")
+def test_images_go_through_a_real_device_and_its_server(tmp_path: Path) -> None:
     fleet = parse_fleet({"cache": {"directory": str(tmp_path / "cache")}, "groups": [{"name": "device", "cut": 1}]})
     config = one_device.choose_device(fleet, None, changes("--url", URL))
     images = write_digits(tmp_path / "digits")
@@ -127,6 +154,45 @@ def test_images_go_through_a_real_device_and_its_server(tmp_path: Path, monkeypa
     assert found["top1_right"] == sum(label == 1 for label in images.labels[:5]), "it answers with the cut, 1"
     assert found["phases_mean_ms"]["head"] > 0
     assert "5 answered, 0 refused" in one_device.summary(found)
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ctrl_c_shows_what_has_ended_until_then(
+    as_json: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def say(line: str) -> None:
+        if "answered" in line:  # the first second has gone by
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli, "say", say)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text("groups: [{name: device, cut: 1, profile: slow-board}]\n")
+    flags = ["--url", URL, "--fleet", str(fleet), "--rate", "20", "--duration", "600", "--json"]
+    assert main(cli.command, flags if as_json else flags[:-1]) == 130
+    shown = capsys.readouterr()
+    assert shown.err.endswith("headtail device: interrupted\n")
+    if not as_json:
+        assert "cut 1, fp32, until it was interrupted\n" in shown.out and "Emulated: " in shown.out
+        return
+    found = json.loads(shown.out)
+    assert found["interrupted"] and 0 < found["requests"] == found["answered"] < 100
+
+
+@pytest.mark.usefixtures("server")
+def test_ctrl_c_before_the_run_shows_no_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def interrupted(self: DeviceRun) -> None:
+        await warm_up(self)
+        raise KeyboardInterrupt
+
+    warm_up = DeviceRun.warm_up
+    monkeypatch.setattr(DeviceRun, "warm_up", interrupted)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(cli.command, ["--url", URL]) == 130
+    assert capsys.readouterr().out == ""
 
 
 def test_what_is_emulated_is_said_beside_the_figures() -> None:

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from actors.fleet.config import GroupConfig
 from actors.network.auto_transport import AutoTransport, make_transport
-from actors.network.http_transport import HttpTransport
+from actors.network.http_transport import HttpTransport, check_application
 from actors.network.serve_transport import ServeTransport
 from slicer.errors import ConfigError, ModelError, ServerError, ShardError
 from slicer.protocol import packet
@@ -133,6 +133,47 @@ def test_a_wrong_token_and_a_server_that_is_not_there() -> None:
         await transport.close()
 
     asyncio.run(nowhere())
+
+
+def checked(routes: web.Response | None, path: str = "/nope") -> None:
+    """`check_application` of a path at a server whose proxy routes this; None: it does not say."""
+
+    async def run() -> None:
+        async def listed(http: web.Request) -> web.Response:
+            assert "Authorization" not in http.headers
+            return web.Response(status=404) if routes is None else routes
+
+        app = web.Application()
+        app.router.add_get("/-/routes", listed)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            await check_application(f"http://127.0.0.1:{runner.addresses[0][1]}{path}")
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/nope", r"no application 'nope' at http://127.0.0.1:\d+; there are http\S+/cams, http\S+/headtail: give one"),
+        ("", r"127.0.0.1:\d+ is the address of no application; there are http\S+/cams, http"),
+    ],
+)
+def test_an_application_that_the_server_lacks_is_refused_at_once_by_the_names_that_it_has(path: str, says: str) -> None:
+    with pytest.raises(ServerError, match=says):
+        checked(web.json_response({"/headtail": "headtail", "/cams": "cams"}), path)
+
+
+def test_what_may_be_there_or_come_is_not_refused() -> None:
+    checked(web.json_response({"/headtail": "headtail"}), "/headtail/")
+    checked(web.json_response({}))
+    checked(None)
+    checked(web.Response(text="no routes yet"))
+    asyncio.run(check_application("http://127.0.0.1:1/nope"))
 
 
 class Handle(ServeTransport):
