@@ -40,9 +40,7 @@ class Outcome:
 
     def of(self, key: int) -> Outcome:
         """The same under another key."""
-        return Outcome(
-            key, self.logits, self.code, self.message, self.queue_s, self.execution_s, self.rows_per_step
-        )
+        return Outcome(key, self.logits, self.code, self.message, self.queue_s, self.execution_s, self.rows_per_step)
 
 
 @dataclass(frozen=True)
