@@ -17,8 +17,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from deployments.engine.engine import Engine
 from deployments.engine.intake import Intake
@@ -55,7 +55,8 @@ class _Launched:
     step: Step
     ticket: object
     began_s: float  # when it began, or its launch as long as another one runs
-    done: list[Row] = field(default_factory=list)  # its rows at the model's end
+    expected_s: float | None = None  # how long it takes, once it has begun; None: nobody knows
+    done: Sequence[Row] = ()  # its rows at the model's end
 
 
 class PipelinedEngine(Engine):
@@ -130,7 +131,7 @@ class PipelinedEngine(Engine):
 
     def _choose_at_s(self, running: _Launched) -> float | None:
         """When to choose what follows; None, after the step's end, where nobody has seen how long such a step takes."""
-        expected_s = self._expected_s(running.step)
+        expected_s = running.expected_s
         if expected_s is None:
             return None
         return running.began_s + expected_s - self._lead_s - min(self._margin_s, _MOST * expected_s)
@@ -163,10 +164,12 @@ class PipelinedEngine(Engine):
                 _Launched(part, ticket, self._clock())
                 for part, ticket in self._attempt(step, self._queue.launch, ended)
             ]
+            if launched and not self._launched:
+                launched[0].expected_s = self._expected_s(launched[0].step)
             self._launched.extend(launched)
-            done = {row.key: row for row in self._scheduler.finish(step, self._clock())}
-            for one in launched:
-                one.done = [done[row.key] for row in one.step.rows if row.key in done]
+            if done := set(self._scheduler.finish(step, self._clock())):
+                for one in launched:
+                    one.done = [row for row in one.step.rows if row in done]
             # A machine that stood still for milliseconds says little about the next launch.
             taken_s = min(self._clock() - asked_s, _OUTLIER * self._lead_s)
             self._lead_s += _WEIGHT * (taken_s - self._lead_s)
@@ -176,22 +179,27 @@ class PipelinedEngine(Engine):
 
     def _end(self, launched: _Launched) -> None:
         """Wait for a step, book it, deliver its rows at the end."""
-        step, ended = launched.step, list[Outcome]()
+        step = launched.step
         worked_s = self._worked_s + self._clock() - self._working_from_s
         execution_s = self._queue.wait(launched.ticket)
         self._worked_s, self._working_from_s = 0.0, self._clock()
         now_s = self._working_from_s
-        if self._launched:  # what stands behind it begins now
-            self._launched[0].began_s = max(self._launched[0].began_s, now_s)
         seen = self._seen_s.setdefault((step.model, step.start, step.end), {})
-        before_s = seen.get(len(step.rows), execution_s)
-        seen[len(step.rows)] = before_s + _WEIGHT * (execution_s - before_s)
+        rows = len(step.rows)
+        before_s = seen.get(rows, execution_s)
+        seen[rows] = before_s + _WEIGHT * (execution_s - before_s)
+        if self._launched:  # what stands behind it begins now
+            following = self._launched[0]
+            following.began_s = max(following.began_s, now_s)
+            following.expected_s = self._expected_s(following.step)
         self._book(step, execution_s)
         self._scheduler.observe(step, execution_s, worked_s)
+        if not launched.done:
+            return
+        ended: list[Outcome] = []
         try:
             # A row that was let go while its step ran is closed, and forgotten by the executor.
-            done = [row for row in launched.done if self._ledger.find(row.key) is not None]
-            if done:
+            if done := self._ledger.still_open(launched.done):
                 self._collect(done, ended)
         finally:
             self._deliver(ended)

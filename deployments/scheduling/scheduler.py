@@ -200,6 +200,11 @@ class Scheduler:
         """Rows that wait, of all models."""
         return self._waiting
 
+    @property
+    def has_deadlines(self) -> bool:
+        """Whether `expired` may have anything to find, now or later."""
+        return bool(self._deadlines)
+
     def add(self, row: Row) -> None:
         """Let a new row wait.
 
