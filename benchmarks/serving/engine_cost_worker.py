@@ -81,47 +81,56 @@ class Driver:
     def __init__(self, engine: Engine, clock: FakeClock, arrivals: list[Arrival], together: bool) -> None:
         self._engine, self._clock, self._arrivals, self._together = engine, clock, arrivals, together
         self._due = 0
+        self._next_s = arrivals[0].arrival_s  # when the next one arrives; infinite: all have
 
     def run(self) -> None:
         if isinstance(self._engine, PipelinedEngine):
             self._run_pipelined(self._engine)
         else:
-            while self._submit_due():
-                if self._engine.step_once() is None:
-                    self._clock.now_s = self._arrivals[self._due].arrival_s
-            while self._engine.step_once() is not None:
-                pass
+            self._run_plain()
+
+    def _run_plain(self) -> None:
+        clock, step_once = self._clock, self._engine.step_once
+        while True:
+            if clock.now_s >= self._next_s:
+                self._submit_due()
+            if step_once() is None:
+                if self._next_s == math.inf:
+                    return
+                clock.now_s = self._next_s
 
     def _run_pipelined(self, engine: PipelinedEngine) -> None:
-        clock = self._clock
-        while self._submit_due():
-            sleep_s = engine.turn()
+        clock, turn, together = self._clock, engine.turn, self._together
+        while True:
+            if clock.now_s >= self._next_s:
+                self._submit_due()
+            sleep_s = turn()
             if sleep_s == 0.0:
                 continue
-            arrival_s = self._arrivals[self._due].arrival_s
+            next_s = self._next_s
             if sleep_s is None:
-                clock.now_s = max(clock.now_s, arrival_s)
-            elif self._together or clock.now_s + sleep_s < arrival_s:
+                if next_s == math.inf:
+                    return
+                clock.now_s = next_s
+            elif together or clock.now_s + sleep_s < next_s:
                 clock.now_s += sleep_s
             else:  # whoever comes wakes the engine's thread
-                clock.now_s = max(clock.now_s, arrival_s)
-        while (sleep_s := engine.turn()) is not None:
-            clock.now_s += sleep_s
+                clock.now_s = next_s
 
-    def _submit_due(self) -> bool:
-        """Whether any are left after those that have arrived by now."""
+    def _submit_due(self) -> None:
         arrivals, now_s, first = self._arrivals, self._clock.now_s, self._due
-        while self._due < len(arrivals) and arrivals[self._due].arrival_s <= now_s:
-            self._due += 1
-        if first < self._due:
-            came = arrivals[first : self._due]
-            if self._together:
-                for entry, rows in groupby(sorted(came, key=_entry), key=_entry):
-                    self._submit(entry, [row.arrival_s for row in rows])
-            else:
-                for arrival in came:
-                    self._submit(arrival.entry, [arrival.arrival_s])
-        return self._due < len(arrivals)
+        due = first
+        while due < len(arrivals) and arrivals[due].arrival_s <= now_s:
+            due += 1
+        self._due = due
+        self._next_s = arrivals[due].arrival_s if due < len(arrivals) else math.inf
+        came = arrivals[first:due]
+        if self._together and len(came) > 1:
+            for entry, rows in groupby(sorted(came, key=_entry), key=_entry):
+                self._submit(entry, [row.arrival_s for row in rows])
+        else:
+            for arrival in came:
+                self._submit(arrival.entry, [arrival.arrival_s])
 
     def _submit(self, entry: int, arrivals_s: list[float]) -> None:
         count = len(arrivals_s)
