@@ -193,7 +193,7 @@ class CostModel:
         exponentially weighted mean; a single measurement moves it by `_WEIGHT` of at most a factor of `_MOST`.
         """
         expected_s = self.span_s(start, end, rows)
-        if not (seconds > 0 and expected_s > 0 and math.isfinite(seconds)):
+        if not (0 < seconds < math.inf and expected_s > 0):
             return
         ratio = seconds / expected_s
         for bucket, share in self._nearest(rows):

@@ -250,9 +250,10 @@ class Engine:
             self._put(rows, batch, ended)
         for key in cancelled:
             self._refuse(key, "cancelled", "the caller cancelled", ended)
-        for row in self._scheduler.expired(self._clock()):
-            message = "the deadline passed, or cannot be met any more, before the row could run; allow more time"
-            self._refuse(row.key, "too_late", message, ended)
+        if self._scheduler.has_deadlines:
+            for row in self._scheduler.expired(self._clock()):
+                message = "the deadline passed, or cannot be met any more, before the row could run; allow more time"
+                self._refuse(row.key, "too_late", message, ended)
 
     def _put(self, rows: Sequence[Row], batch: ReceivedBatch, ended: list[Outcome]) -> None:
         """Move new rows to the accelerator; if it raises, in halves, so that only a row that fails alone is refused."""
@@ -276,15 +277,15 @@ class Engine:
         """Run a step, or its parts. Returns the seconds of execution; None if it ran in parts or not at all."""
         whole_s = None
         for part, execution_s in self._attempt(step, self._executor.run, ended):
-            self._book(part, execution_s)
+            self._book(part, execution_s, self._clock())
             if part is step:
                 whole_s = execution_s
         return whole_s
 
-    def _book(self, step: Step, execution_s: float) -> None:
-        """A step succeeded, and ended now."""
+    def _book(self, step: Step, execution_s: float, ended_s: float) -> None:
+        """A step succeeded, and has just ended."""
         self._ledger.book_step(step.rows, execution_s)
-        self.trace.add(step.model, step.start, step.end, step.rows, self._clock(), execution_s)
+        self.trace.add(step.model, step.start, step.end, step.rows, ended_s, execution_s)
 
     def _attempt(self, step: Step, do: Callable[[Step], T], ended: list[Outcome]) -> Iterable[tuple[Step, T]]:
         """Do something with a step; where it raises, or is known not to fit, with its parts.

@@ -55,7 +55,7 @@ class _Launched:
     step: Step
     ticket: object
     began_s: float  # when it began, or its launch as long as another one runs
-    expected_s: float | None = None  # how long it takes, once it has begun; None: nobody knows
+    choose_at_s: float | None = None  # when to choose what follows, once nothing runs before it; None: at its end
     done: Sequence[Row] = ()  # its rows at the model's end
 
 
@@ -91,26 +91,23 @@ class PipelinedEngine(Engine):
         """
         self._working_from_s = self._clock()
         try:
-            return self._turn()
+            self._admit_now()
+            self._queue.flush()
+            if not self._launched:
+                return 0.0 if self._launch_next() else None
+            choose_at_s = self._launched[0].choose_at_s
+            if len(self._launched) == 1 and choose_at_s is not None:
+                left_s = choose_at_s - self._clock()
+                if left_s > 0:
+                    self._slept = True
+                    return left_s
+                if self._slept:
+                    self._woke_late(-left_s)
+                self._launch_next()
+            self._end(self._launched.popleft())
+            return 0.0
         finally:
             self._worked_s += self._clock() - self._working_from_s
-
-    def _turn(self) -> float | None:
-        self._admit_now()
-        self._queue.flush()
-        if not self._launched:
-            return 0.0 if self._launch_next() else None
-        choose_at_s = self._choose_at_s(self._launched[0])
-        if len(self._launched) == 1 and choose_at_s is not None:
-            left_s = choose_at_s - self._clock()
-            if left_s > 0:
-                self._slept = True
-                return left_s
-            if self._slept:
-                self._woke_late(-left_s)
-            self._launch_next()
-        self._end(self._launched.popleft())
-        return 0.0
 
     def _work(self) -> None:
         sleep_exactly()
@@ -129,12 +126,12 @@ class PipelinedEngine(Engine):
     def _busy(self) -> bool:
         return bool(self._launched) or super()._busy()
 
-    def _choose_at_s(self, running: _Launched) -> float | None:
-        """When to choose what follows; None, after the step's end, where nobody has seen how long such a step takes."""
-        expected_s = running.expected_s
-        if expected_s is None:
-            return None
-        return running.began_s + expected_s - self._lead_s - min(self._margin_s, _MOST * expected_s)
+    def _runs_now(self, running: _Launched) -> None:
+        """Nothing runs before it any more. Neither lead nor margin change until what follows it is chosen."""
+        expected_s = self._expected_s(running.step)
+        if expected_s is not None:
+            margin_s = min(self._margin_s, _MOST * expected_s)
+            running.choose_at_s = running.began_s + expected_s - self._lead_s - margin_s
 
     def _woke_late(self, late_s: float) -> None:
         """Follow the quantile `_MET` of what the thread wakes late, in small steps."""
@@ -160,19 +157,20 @@ class PipelinedEngine(Engine):
             return False
         ended: list[Outcome] = []
         try:
-            launched = [
-                _Launched(part, ticket, self._clock())
-                for part, ticket in self._attempt(step, self._queue.launch, ended)
-            ]
-            if launched and not self._launched:
-                launched[0].expected_s = self._expected_s(launched[0].step)
+            launched: list[_Launched] = []
+            for part, ticket in self._attempt(step, self._queue.launch, ended):
+                launched.append(_Launched(part, ticket, self._clock()))
+            idle = not self._launched
             self._launched.extend(launched)
-            if done := set(self._scheduler.finish(step, self._clock())):
+            now_s = self._clock()
+            if done := set(self._scheduler.finish(step, now_s)):
                 for one in launched:
                     one.done = [row for row in one.step.rows if row in done]
             # A machine that stood still for milliseconds says little about the next launch.
             taken_s = min(self._clock() - asked_s, _OUTLIER * self._lead_s)
             self._lead_s += _WEIGHT * (taken_s - self._lead_s)
+            if idle and launched:
+                self._runs_now(launched[0])
         finally:
             self._deliver(ended)
         return True
@@ -191,8 +189,8 @@ class PipelinedEngine(Engine):
         if self._launched:  # what stands behind it begins now
             following = self._launched[0]
             following.began_s = max(following.began_s, now_s)
-            following.expected_s = self._expected_s(following.step)
-        self._book(step, execution_s)
+            self._runs_now(following)
+        self._book(step, execution_s, now_s)
         self._scheduler.observe(step, execution_s, worked_s)
         if not launched.done:
             return

@@ -292,7 +292,9 @@ class Continuous:
         together, alone = tails[n], tails[1]
         # One more row; and as many again, which may pay where the table has steps and one does not.
         again = min(n, self.max_batch - n)
-        tables = [(count, tails[count], tails[n + count]) for count in ((1, again) if again > 1 else (1,))]
+        tables = [(1, alone, tails[n + 1])]
+        if again > 1:
+            tables.append((again, tails[again], tails[n + again]))
         for end in range(start + 1, limit):
             if costs.overlapped and together[start] - together[end] < _LEAST_STEP * costs.decision_s:
                 continue  # the accelerator would have done it long before the host has the next step ready

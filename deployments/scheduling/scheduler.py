@@ -192,18 +192,14 @@ class Scheduler:
             for model, policy in self.policies.items()
         }
         self._rows: dict[int, Row] = {}  # all that wait or run
-        self._waiting = 0
+        #: Whether any row ever had a deadline, so that `expired` may find one.
+        self.has_deadlines = False
         self._deadlines: list[tuple[float, int]] = []  # (when the row must run at the latest, or earlier; key)
 
     @property
     def waiting(self) -> int:
         """Rows that wait, of all models."""
-        return self._waiting
-
-    @property
-    def has_deadlines(self) -> bool:
-        """Whether `expired` may have anything to find, now or later."""
-        return bool(self._deadlines)
+        return sum(served.waiting for served in self._served.values())
 
     def add(self, row: Row) -> None:
         """Let a new row wait.
@@ -220,9 +216,10 @@ class Scheduler:
             raise ValueError(f"row {row.key} enters {row.model} at {row.entry} of {policy.num_slices} slices")
         policy.add(row)
         self._rows[row.key] = row
-        self._wait(served, 1)
         row.place = served.waits
+        served.waiting += 1
         if row.deadline_s is not None:
+            self.has_deadlines = True
             heapq.heappush(self._deadlines, (self._latest_s(row, row.deadline_s), row.key))
 
     def remove(self, key: int) -> Row | None:
@@ -232,7 +229,7 @@ class Scheduler:
             return None
         served = self._served[row.model]
         if row.place is served.waits:
-            self._wait(served, -1)
+            served.waiting -= 1
             served.policy.remove(row)
         row.place = None
         return row
@@ -275,7 +272,10 @@ class Scheduler:
         Raises:
             PolicyError: the policy chose a step that its contract forbids.
         """
-        for served in self._by_urgency():
+        filled = [served for served in self._served.values() if served.waiting]
+        if len(filled) > 1:  # urgency is a scan of all rows
+            filled.sort(key=lambda served: (served.policy.urgency_s() or 0.0, served.model))
+        for served in filled:
             step = served.policy.next(now_s)
             if step is not None:
                 self._begin(served, step)
@@ -306,7 +306,7 @@ class Scheduler:
         if at_end:
             self._forget(ended)
         else:
-            self._wait(served, len(step.rows))
+            served.waiting += len(step.rows)
         if len(ended) != (len(step.rows) if at_end else 0):
             raise _wrong_end(policy, step.model)
         self._check_waiting(served)
@@ -323,12 +323,6 @@ class Scheduler:
         policy = self._served[row.model].cost_aware
         return deadline_s if policy is None else deadline_s - policy.remaining_s(row)
 
-    def _by_urgency(self) -> list[_Served]:
-        filled = [served for served in self._served.values() if served.waiting]
-        if len(filled) < 2:  # urgency is a scan of all rows, and there is nothing to choose
-            return filled
-        return sorted(filled, key=lambda served: (served.policy.urgency_s() or 0.0, served.model))
-
     def _begin(self, served: _Served, step: Step) -> None:
         policy, rows, start = served.policy, step.rows, step.start
         span_fits = 0 <= start < step.end <= policy.num_slices
@@ -344,12 +338,8 @@ class Scheduler:
             if row.boundary != start:
                 raise PolicyError(f"{_name(policy)} chose row {row.key} at {row.boundary} for a step from {start}")
             row.place = runs
-        self._wait(served, -len(rows))
+        served.waiting -= len(rows)
         self._check_waiting(served)
-
-    def _wait(self, served: _Served, more: int) -> None:
-        served.waiting += more
-        self._waiting += more
 
     def _check_waiting(self, served: _Served) -> None:
         policy, rows = served.policy, served.waiting
