@@ -207,7 +207,7 @@ class CostModel:
             self._publish()
             return
         weight = share * max(_WEIGHT, 1 / (seen + 1))
-        if seen >= 3:
+        if seen >= 3 and not 1 / _MOST <= ratio <= _MOST:
             ratio = min(max(ratio, 1 / _MOST), _MOST)
         mean_s = before_s * (1 + weight * (ratio - 1))
         variance = (1 - weight) * (std_s**2 + weight * (before_s * (ratio - 1)) ** 2)

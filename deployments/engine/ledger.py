@@ -100,18 +100,17 @@ class Ledger:
         Returns all rows, and how many of them, from the first on, are open.
         """
         with self._lock:
-            keys = range(self._next_key, self._next_key + len(arrivals_s))
-            self._next_key = keys.stop
-            rows = [
-                Row(key, model, entry, arrival_s, deadline_s)
-                for key, arrival_s, deadline_s in zip(keys, arrivals_s, deadlines_s, strict=True)
-            ]
-            count = 0 if none else min(len(rows), self._max_rows - len(self._open))
             now_s = self._clock()
-            for row in rows[:count]:
-                row.opened_s = now_s
-                self._open[row.key] = row
-            return rows, count
+            free = 0 if none else self._max_rows - len(self._open)
+            rows: list[Row] = []
+            for arrival_s, deadline_s in zip(arrivals_s, deadlines_s, strict=True):
+                row = Row(self._next_key, model, entry, arrival_s, deadline_s)
+                self._next_key += 1
+                rows.append(row)
+                if len(rows) <= free:
+                    row.opened_s = now_s
+                    self._open[row.key] = row
+            return rows, min(len(rows), free)
 
     def find(self, key: int) -> Row | None:
         """The open row of this key."""

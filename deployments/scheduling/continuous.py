@@ -83,6 +83,7 @@ class Continuous:
                 "measure them again"
             )
         self._entering: list[list[Row]] = [[] for _ in range(self.num_slices)]  # by entry; each in order of urgency
+        self._entries: list[int] = []  # those at which a row ever came, ascending
         self._groups: list[list[Row]] = []  # rows that ran together and wait at an inner boundary, the same way
         self._arrivals: deque[float] = deque(maxlen=_RECENT)
         self._deadlines = False  # whether any row ever had one
@@ -96,7 +97,11 @@ class Continuous:
         """Let a new row wait at its entry."""
         row.rank = self._due_s(row), row.arrival_s, row.key
         rows = self._entering[row.boundary]
-        if not rows or rows[-1].rank <= row.rank:  # nearly always: it came last
+        if not rows:
+            rows.append(row)
+            if row.boundary not in self._entries:
+                bisect.insort(self._entries, row.boundary)
+        elif rows[-1].rank <= row.rank:  # nearly always: it came last
             rows.append(row)
         else:
             bisect.insort(rows, row, key=_URGENCY)
@@ -161,7 +166,8 @@ class Continuous:
     def _front(self) -> list[Row] | None:
         """The most urgent row and those it has been running with; a row that has not run yet is alone."""
         front: list[Row] | None = None
-        for rows in self._entering:
+        for entry in self._entries:
+            rows = self._entering[entry]
             if rows and (front is None or rows[0].rank < front[0].rank):
                 front = rows
         if front is not None:
@@ -227,7 +233,10 @@ class Continuous:
 
     def _leading(self, p: int) -> list[tuple[int, list[Row]]]:
         """For each boundary before p where rows wait: the most urgent row there and those it has been running with."""
-        leading = {q: rows[:1] for q, rows in enumerate(self._entering[:p]) if rows}
+        leading: dict[int, list[Row]] = {}
+        for entry in self._entries:
+            if entry < p and (rows := self._entering[entry]):
+                leading[entry] = rows[:1]
         for group in self._groups:
             first = group[0]
             q = first.boundary
