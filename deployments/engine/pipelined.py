@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -55,6 +55,7 @@ class _Launched:
     step: Step
     ticket: object
     began_s: float  # when it began, or its launch as long as another one runs
+    seen_s: dict[int, float]  # what steps of its span took, by rows
     choose_at_s: float | None = None  # when to choose what follows, once nothing runs before it; None: at its end
     done: Sequence[Row] = ()  # its rows at the model's end
 
@@ -77,7 +78,7 @@ class PipelinedEngine(Engine):
             raise TypeError(f"executor {executor.name!r} has no launch and wait; use Engine")
         self._queue: Enqueuing[object] = executor
         self._launched: deque[_Launched] = deque()
-        self._seen_s: dict[tuple[str, int, int], dict[int, float]] = {}  # seconds by span and rows
+        self._seen_s: defaultdict[tuple[str, int, int], dict[int, float]] = defaultdict(dict)  # by span and rows
         self._lead_s = _MARGIN_S
         self._margin_s = _MARGIN_S
         self._worked_s = 0.0  # of this thread since the last step ended, up to:
@@ -128,7 +129,7 @@ class PipelinedEngine(Engine):
 
     def _runs_now(self, running: _Launched) -> None:
         """Nothing runs before it any more. Neither lead nor margin change until what follows it is chosen."""
-        expected_s = self._expected_s(running.step)
+        expected_s = _expected_s(running.seen_s, len(running.step.rows))
         if expected_s is not None:
             margin_s = min(self._margin_s, _MOST * expected_s)
             running.choose_at_s = running.began_s + expected_s - self._lead_s - margin_s
@@ -139,17 +140,6 @@ class PipelinedEngine(Engine):
         step_s = _MARGIN_STEP_S * (_MET if late_s > self._margin_s else _MET - 1)
         self._margin_s = min(max(self._margin_s + step_s, _LEAST_MARGIN_S), _MOST_MARGIN_S)
 
-    def _expected_s(self, step: Step) -> float | None:
-        """How long such a step takes, or rather less, so that the accelerator does not idle; None: nobody knows."""
-        seen, rows = self._seen_s.get((step.model, step.start, step.end)), len(step.rows)
-        if not seen or rows in seen:
-            return seen[rows] if seen else None
-        fewer = max((count for count in seen if count < rows), default=None)
-        if fewer is not None:
-            return seen[fewer]
-        more = min(seen)
-        return seen[more] * rows / more
-
     def _launch_next(self) -> bool:
         asked_s = self._clock()
         step = self._scheduler.next(asked_s)
@@ -159,7 +149,8 @@ class PipelinedEngine(Engine):
         try:
             launched: list[_Launched] = []
             for part, ticket in self._attempt(step, self._queue.launch, ended):
-                launched.append(_Launched(part, ticket, self._clock()))
+                seen_s = self._seen_s[part.model, part.start, part.end]
+                launched.append(_Launched(part, ticket, self._clock(), seen_s))
             idle = not self._launched
             self._launched.extend(launched)
             now_s = self._clock()
@@ -182,10 +173,9 @@ class PipelinedEngine(Engine):
         execution_s = self._queue.wait(launched.ticket)
         self._worked_s, self._working_from_s = 0.0, self._clock()
         now_s = self._working_from_s
-        seen = self._seen_s.setdefault((step.model, step.start, step.end), {})
-        rows = len(step.rows)
-        before_s = seen.get(rows, execution_s)
-        seen[rows] = before_s + _WEIGHT * (execution_s - before_s)
+        seen_s, rows = launched.seen_s, len(step.rows)
+        before_s = seen_s.get(rows, execution_s)
+        seen_s[rows] = before_s + _WEIGHT * (execution_s - before_s)
         if self._launched:  # what stands behind it begins now
             following = self._launched[0]
             following.began_s = max(following.began_s, now_s)
@@ -201,6 +191,17 @@ class PipelinedEngine(Engine):
                 self._collect(done, ended)
         finally:
             self._deliver(ended)
+
+
+def _expected_s(seen_s: dict[int, float], rows: int) -> float | None:
+    """How long such a step takes, or rather less, so that the accelerator does not idle; None: nobody knows."""
+    if not seen_s or rows in seen_s:
+        return seen_s.get(rows)
+    fewer = max((count for count in seen_s if count < rows), default=None)
+    if fewer is not None:
+        return seen_s[fewer]
+    more = min(seen_s)
+    return seen_s[more] * rows / more
 
 
 def engine_class(executor: Executor) -> type[Engine]:

@@ -188,7 +188,7 @@ class Continuous:
         tails = self._costs.by_rows
         alone_s, c = tails[1][p], self._costs.merge_s
         front_s = before_s = tails[n][p]
-        latest_s = self._latest_s(rows, now_s + front_s)
+        latest_s = self._latest_s(rows, now_s + front_s) if self._deadlines else math.inf
         chained, count = True, 0  # whether each row so far saved time by itself; how many join
         for joining in range(1, len(candidates) + 1):
             n += 1
@@ -202,7 +202,12 @@ class Continuous:
             ):
                 count = joining
             before_s = after_s
-        return sorted((*rows, *candidates[:count]), key=_URGENCY) if count else rows
+        if not count:
+            return rows
+        grown = rows + candidates[:count]
+        if candidates[0].rank < rows[-1].rank:
+            grown.sort(key=_URGENCY)
+        return grown
 
     def _behind(self, front: list[Row], p: int, now_s: float) -> list[Row] | None:
         """The rows for whom it pays most that the front group waits until they have caught up; None: for nobody."""
@@ -214,7 +219,7 @@ class Continuous:
             return None
         tails, c = self._costs.by_rows, self._costs.merge_s
         front_s = tails[n1][p]
-        latest_s = self._latest_s(front, now_s + front_s)
+        latest_s = self._latest_s(front, now_s + front_s) if self._deadlines else math.inf
         best, best_gain = None, 0.0
         for q, first in leading:
             if n1 + len(first) > self.max_batch:
@@ -261,8 +266,6 @@ class Continuous:
 
     def _latest_s(self, rows: Sequence[Row], end_s: float) -> float:
         """When these rows must have ended so that no deadline breaks that would be met at `end_s`."""
-        if not self._deadlines:
-            return math.inf
         met = (row.deadline_s for row in rows if row.deadline_s is not None and row.deadline_s >= end_s)
         return min(met, default=math.inf)
 
