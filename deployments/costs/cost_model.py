@@ -192,26 +192,31 @@ class CostModel:
         A step of several slices says nothing about each of them, so all move by the same factor. Each cell keeps an
         exponentially weighted mean; a single measurement moves it by `_WEIGHT` of at most a factor of `_MOST`.
         """
-        expected_s = self.span_s(start, end, rows)
+        tails = self.by_rows[rows]
+        expected_s = tails[start] - tails[end]
         if not (0 < seconds < math.inf and expected_s > 0):
             return
         ratio = seconds / expected_s
-        for bucket, share in self._nearest(rows):
+        for bucket, share in self._near.get(rows) or self._nearest(rows):
             for index in range(start, end):
                 self._move(index, bucket, ratio, share)
 
     def _move(self, index: int, bucket: int, ratio: float, share: float) -> None:
-        before_s, std_s, seen = self.table[index][bucket]
+        cells = self.table[index]
+        before_s, std_s, seen = cells[bucket]
         if not before_s:  # unknown
-            self.table[index][bucket] = Cell(self.slice_s(index, self.buckets[bucket]) * ratio, 0.0, 1)
+            cells[bucket] = Cell(self.slice_s(index, self.buckets[bucket]) * ratio, 0.0, 1)
             self._publish()
             return
         weight = share * max(_WEIGHT, 1 / (seen + 1))
-        if seen >= 3 and not 1 / _MOST <= ratio <= _MOST:
-            ratio = min(max(ratio, 1 / _MOST), _MOST)
+        if seen >= 3:
+            if ratio > _MOST:
+                ratio = _MOST
+            elif ratio < 1 / _MOST:
+                ratio = 1 / _MOST
         mean_s = before_s * (1 + weight * (ratio - 1))
         variance = (1 - weight) * (std_s**2 + weight * (before_s * (ratio - 1)) ** 2)
-        self.table[index][bucket] = Cell(mean_s, math.sqrt(variance), seen + 1)
+        cells[bucket] = Cell(mean_s, math.sqrt(variance), seen + 1)
         published_s = self._published[index][bucket]
         if abs(mean_s - published_s) > _DRIFT * published_s:
             self._publish()

@@ -94,10 +94,11 @@ class PipelinedEngine(Engine):
         try:
             self._admit_now()
             self._queue.flush()
-            if not self._launched:
+            launched = self._launched
+            if not launched:
                 return 0.0 if self._launch_next() else None
-            choose_at_s = self._launched[0].choose_at_s
-            if len(self._launched) == 1 and choose_at_s is not None:
+            choose_at_s = launched[0].choose_at_s
+            if len(launched) == 1 and choose_at_s is not None:
                 left_s = choose_at_s - self._clock()
                 if left_s > 0:
                     self._slept = True
@@ -105,7 +106,7 @@ class PipelinedEngine(Engine):
                 if self._slept:
                     self._woke_late(-left_s)
                 self._launch_next()
-            self._end(self._launched.popleft())
+            self._end(launched.popleft())
             return 0.0
         finally:
             self._worked_s += self._clock() - self._working_from_s
