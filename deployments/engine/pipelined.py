@@ -155,9 +155,10 @@ class PipelinedEngine(Engine):
             idle = not self._launched
             self._launched.extend(launched)
             now_s = self._clock()
-            if done := set(self._scheduler.finish(step, now_s)):
+            if done := self._scheduler.finish(step, now_s):
+                at_end = set(done)
                 for one in launched:
-                    one.done = [row for row in one.step.rows if row in done]
+                    one.done = [row for row in one.step.rows if row in at_end]
             # A machine that stood still for milliseconds says little about the next launch.
             taken_s = min(self._clock() - asked_s, _OUTLIER * self._lead_s)
             self._lead_s += _WEIGHT * (taken_s - self._lead_s)

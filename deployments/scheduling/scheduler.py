@@ -191,6 +191,7 @@ class Scheduler:
             model: _Served(model, policy, policy if isinstance(policy, CostAware) else None)
             for model, policy in self.policies.items()
         }
+        self._in_order = list(self._served.values())
         self._rows: dict[int, Row] = {}  # all that wait or run
         #: Whether any row ever had a deadline, so that `expired` may find one.
         self.has_deadlines = False
@@ -199,7 +200,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Rows that wait, of all models."""
-        return sum(served.waiting for served in self._served.values())
+        return sum(served.waiting for served in self._in_order)
 
     def add(self, row: Row) -> None:
         """Let a new row wait.
@@ -272,10 +273,9 @@ class Scheduler:
         Raises:
             PolicyError: the policy chose a step that its contract forbids.
         """
-        filled = [served for served in self._served.values() if served.waiting]
-        if len(filled) > 1:  # urgency is a scan of all rows
-            filled.sort(key=lambda served: (served.policy.urgency_s() or 0.0, served.model))
-        for served in filled:
+        for served in self._in_order if len(self._in_order) == 1 else self._by_urgency():
+            if not served.waiting:
+                continue
             step = served.policy.next(now_s)
             if step is not None:
                 self._begin(served, step)
@@ -318,6 +318,12 @@ class Scheduler:
                 raise _wrong_end(self.policies[row.model], row.model)
             row.place = None
             del self._rows[row.key]
+
+    def _by_urgency(self) -> list[_Served]:
+        filled = [served for served in self._in_order if served.waiting]
+        if len(filled) > 1:  # urgency is a scan of all rows
+            filled.sort(key=lambda served: (served.policy.urgency_s() or 0.0, served.model))
+        return filled
 
     def _latest_s(self, row: Row, deadline_s: float) -> float:
         policy = self._served[row.model].cost_aware
