@@ -1,9 +1,9 @@
 """What the engine itself costs per row: two commits in turns, in virtual time, without Ray.
 
 The server's own engine, scheduler, policy and ledger serve launch-bound's table at its 12 boundaries, and at 4 made of
-them; Poisson arrivals at four entries, no deadlines. The executor computes nothing, so the CPU time of the thread is the
-engine's. Loads are searched at which a step has `--rows` rows in the mean. Rows are submitted one by one as they arrive,
-or, ``together``, those of an entry that arrived while a step ran as one batch, as admission does.
+them; Poisson arrivals at four entries, no deadlines. The executor computes nothing, so the CPU time of the thread is
+the engine's. Loads are searched at which a step has `--rows` rows in the mean. Rows are submitted one by one as they
+arrive, or, ``together``, those of an entry that arrived while a step ran as one batch, as admission does.
 
 Each commit has a process of its own with its own sources; they take turns, so that the machine's moods hit both alike.
 Both must run the same steps and give the same outcomes: compared by a digest. The last line is one JSON document.

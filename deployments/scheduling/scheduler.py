@@ -43,12 +43,12 @@ class Row:
     entry: int
     arrival_s: float
     deadline_s: float | None
-    boundary: int
-    rank: Any = field(repr=False)
-    place: object = field(repr=False)  # whether it waits or runs, and in which scheduler
-    opened_s: float = field(repr=False)  # when it came into the engine
-    execution_s: float = field(repr=False)  # of all its steps so far
-    rows_per_step: list[int] = field(repr=False)  # of each of these steps
+    boundary: int = field(init=False)
+    rank: Any = field(init=False, repr=False)
+    place: object = field(init=False, repr=False)  # whether it waits or runs, and in which scheduler
+    opened_s: float = field(init=False, repr=False)  # when it came into the engine
+    execution_s: float = field(init=False, repr=False)  # of all its steps so far
+    rows_per_step: list[int] = field(init=False, repr=False)  # of each of these steps
 
     # By hand: one call instead of two, for every request.
     def __init__(self, key: int, model: str, entry: int, arrival_s: float, deadline_s: float | None = None) -> None:
@@ -273,9 +273,7 @@ class Scheduler:
         Raises:
             PolicyError: the policy chose a step that its contract forbids.
         """
-        for served in self._in_order if len(self._in_order) == 1 else self._by_urgency():
-            if not served.waiting:
-                continue
+        for served in self._by_urgency():
             step = served.policy.next(now_s)
             if step is not None:
                 self._begin(served, step)
@@ -321,7 +319,7 @@ class Scheduler:
 
     def _by_urgency(self) -> list[_Served]:
         filled = [served for served in self._in_order if served.waiting]
-        if len(filled) > 1:  # urgency is a scan of all rows
+        if len(filled) > 1:  # urgency is a scan of all rows, and of one there is nothing to choose
             filled.sort(key=lambda served: (served.policy.urgency_s() or 0.0, served.model))
         return filled
 
