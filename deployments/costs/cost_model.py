@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -58,6 +58,18 @@ class Source:
     when: str = ""
 
 
+class _Tails(dict[int, list[float]]):
+    """The sums of a table by number of rows, each made when it is first asked for."""
+
+    def __init__(self, make: Callable[[int], list[float]]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, rows: int) -> list[float]:
+        made = self[rows] = self._make(rows)
+        return made
+
+
 @dataclass
 class CostModel:
     """T(p, q, n): the expected seconds of slices ``p:q`` on a batch of n rows, as one step.
@@ -95,6 +107,8 @@ class CostModel:
         times = [time_s for cells in self.table for cell in cells for time_s in (cell.mean_s, cell.std_s)]
         if not all(math.isfinite(time_s) and time_s >= 0 for time_s in (*times, self.merge_s, self.decision_s)):
             raise ConfigError(f"profile {self.name!r}: a time is negative or not a number")
+        #: ``by_rows[n]`` is ``tails(n)``: a decision reads it twenty times. The caller must not write to it.
+        self.by_rows = _Tails(self._sum_up)
         self._near: dict[int, list[tuple[int, float]]] = {}
         self._publish()
 
@@ -129,17 +143,17 @@ class CostModel:
 
         This is what a decision reads, so it is made once per batch size and kept until the table has moved.
         """
-        tails = self._tails.get(rows)
-        if tails is None:
-            tails = [0.0] * (self.num_slices + 1)
-            for index in range(self.num_slices - 1, -1, -1):
-                tails[index] = tails[index + 1] + self.slice_s(index, rows)
-            self._tails[rows] = tails
+        return self.by_rows[rows]
+
+    def _sum_up(self, rows: int) -> list[float]:
+        tails = [0.0] * (self.num_slices + 1)
+        for index in range(self.num_slices - 1, -1, -1):
+            tails[index] = tails[index + 1] + self.slice_s(index, rows)
         return tails
 
     def span_s(self, start: int, end: int, rows: int) -> float:
         """T(start, end, rows)."""
-        tails = self.tails(rows)
+        tails = self.by_rows[rows]
         return tails[start] - tails[end]
 
     def slice_s(self, index: int, rows: int) -> float:
@@ -178,33 +192,38 @@ class CostModel:
         A step of several slices says nothing about each of them, so all move by the same factor. Each cell keeps an
         exponentially weighted mean; a single measurement moves it by `_WEIGHT` of at most a factor of `_MOST`.
         """
-        expected_s = self.span_s(start, end, rows)
-        if not (seconds > 0 and expected_s > 0 and math.isfinite(seconds)):
+        tails = self.by_rows[rows]
+        expected_s = tails[start] - tails[end]
+        if not (0 < seconds < math.inf and expected_s > 0):
             return
         ratio = seconds / expected_s
-        for bucket, share in self._nearest(rows):
+        for bucket, share in self._near.get(rows) or self._nearest(rows):
             for index in range(start, end):
                 self._move(index, bucket, ratio, share)
 
     def _move(self, index: int, bucket: int, ratio: float, share: float) -> None:
-        cell = self.table[index][bucket]
-        if not cell.known:
-            self.table[index][bucket] = Cell(self.slice_s(index, self.buckets[bucket]) * ratio, 0.0, 1)
+        cells = self.table[index]
+        before_s, std_s, seen = cells[bucket]
+        if not before_s:  # unknown
+            cells[bucket] = Cell(self.slice_s(index, self.buckets[bucket]) * ratio, 0.0, 1)
             self._publish()
-        else:
-            weight = share * max(_WEIGHT, 1 / (cell.seen + 1))
-            if cell.seen >= 3:
-                ratio = min(max(ratio, 1 / _MOST), _MOST)
-            mean_s = cell.mean_s * (1 + weight * (ratio - 1))
-            variance = (1 - weight) * (cell.std_s**2 + weight * (cell.mean_s * (ratio - 1)) ** 2)
-            self.table[index][bucket] = Cell(mean_s, math.sqrt(variance), cell.seen + 1)
+            return
+        weight = share * max(_WEIGHT, 1 / (seen + 1))
+        if seen >= 3:
+            if ratio > _MOST:
+                ratio = _MOST
+            elif ratio < 1 / _MOST:
+                ratio = 1 / _MOST
+        mean_s = before_s * (1 + weight * (ratio - 1))
+        variance = (1 - weight) * (std_s**2 + weight * (before_s * (ratio - 1)) ** 2)
+        cells[bucket] = Cell(mean_s, math.sqrt(variance), seen + 1)
         published_s = self._published[index][bucket]
-        if abs(self.table[index][bucket].mean_s - published_s) > _DRIFT * published_s:
+        if abs(mean_s - published_s) > _DRIFT * published_s:
             self._publish()
 
     def _publish(self) -> None:
         """The table has moved: sums are made from it again when they are asked for."""
-        self._tails: dict[int, list[float]] = {}
+        self.by_rows.clear()
         self._known: list[list[tuple[int, float]] | None] = [None] * len(self.table)
         self._published = [[cell.mean_s for cell in cells] for cells in self.table]
         unknown = [index for index, cells in enumerate(self.table) if not any(cell.known for cell in cells)]

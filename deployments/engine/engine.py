@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -136,18 +136,17 @@ class Engine:
             raise ValueError(f"model {model!r}, entry {entry}: the engine has no such entry")
         if not len(batch) == len(arrivals_s) == len(deadlines_s):
             raise ValueError(f"{len(batch)} rows, {len(arrivals_s)} arrivals, {len(deadlines_s)} deadlines: one each")
-        code: RefusalCode = "overloaded"
-        message = f"{self._max_rows} rows are in the engine (max_rows); try again later"
         with self._lock:
-            rows, count = self._ledger.open(model, entry, arrivals_s, deadlines_s, none=self._ended_because is not None)
-            if self._ended_because is not None:
-                code, message = "stopped", self._ended_because
-            elif count:
-                self._inbox.append((rows[:count], batch[:count]))
+            ended_because = self._ended_because
+            rows, count = self._ledger.open(model, entry, arrivals_s, deadlines_s, none=ended_because is not None)
+            if count:
+                self._inbox.append((rows, batch) if count == len(rows) else (rows[:count], batch[:count]))
         if count:
             self._intake.ring()
         if count < len(rows):
-            self._deliver(self._ledger.turn_away(rows[count:], code, message))
+            code: RefusalCode = "overloaded" if ended_because is None else "stopped"
+            full = f"{self._max_rows} rows are in the engine (max_rows); try again later"
+            self._deliver(self._ledger.turn_away(rows[count:], code, ended_because or full))
         return [row.key for row in rows]
 
     def cancel(self, key: int) -> None:
@@ -236,6 +235,11 @@ class Engine:
         return bool(self._inbox or self._cancelled or self._scheduler.waiting)
 
     def _admit_now(self) -> None:
+        """Take new rows in; then let go what was cancelled or is too late, be it new or between two slices."""
+        self._intake.collect()
+        # What comes from here on rings, and is seen in the next turn.
+        if not (self._inbox or self._cancelled or self._scheduler.has_deadlines):
+            return
         ended: list[Outcome] = []
         try:
             self._admit(ended)
@@ -243,8 +247,6 @@ class Engine:
             self._deliver(ended)
 
     def _admit(self, ended: list[Outcome]) -> None:
-        """Take new rows in; then let go what was cancelled or is too late, be it new or between two slices."""
-        self._intake.collect()
         with self._lock:
             inbox, self._inbox = self._inbox, []
             cancelled, self._cancelled = self._cancelled, []
@@ -252,9 +254,10 @@ class Engine:
             self._put(rows, batch, ended)
         for key in cancelled:
             self._refuse(key, "cancelled", "the caller cancelled", ended)
-        for row in self._scheduler.expired(self._clock()):
-            message = "the deadline passed, or cannot be met any more, before the row could run; allow more time"
-            self._refuse(row.key, "too_late", message, ended)
+        if self._scheduler.has_deadlines:
+            for row in self._scheduler.expired(self._clock()):
+                message = "the deadline passed, or cannot be met any more, before the row could run; allow more time"
+                self._refuse(row.key, "too_late", message, ended)
 
     def _put(self, rows: Sequence[Row], batch: ReceivedBatch, ended: list[Outcome]) -> None:
         """Move new rows to the accelerator; if it raises, in halves, so that only a row that fails alone is refused."""
@@ -278,20 +281,21 @@ class Engine:
         """Run a step, or its parts. Returns the seconds of execution; None if it ran in parts or not at all."""
         whole_s = None
         for part, execution_s in self._attempt(step, self._executor.run, ended):
-            self._book(part, execution_s)
+            self._book(part, execution_s, self._clock())
             if part is step:
                 whole_s = execution_s
         return whole_s
 
-    def _book(self, step: Step, execution_s: float) -> None:
-        """A step succeeded, and ended now."""
+    def _book(self, step: Step, execution_s: float, ended_s: float) -> None:
+        """A step succeeded, and has just ended."""
         self._ledger.book_step(step.rows, execution_s)
-        self.trace.add(step.model, step.start, step.end, step.rows, self._clock(), execution_s)
+        self.trace.add(step.model, step.start, step.end, step.rows, ended_s, execution_s)
 
-    def _attempt(self, step: Step, do: Callable[[Step], T], ended: list[Outcome]) -> Iterator[tuple[Step, T]]:
+    def _attempt(self, step: Step, do: Callable[[Step], T], ended: list[Outcome]) -> Iterable[tuple[Step, T]]:
         """Do something with a step; where it raises, or is known not to fit, with its parts.
 
-        So only a row that fails alone is refused. Yields what succeeded, and with what result.
+        So only a row that fails alone is refused. What succeeded, and with what result; parts are done one by one, as
+        they are asked for.
         """
         if self._fitting and (size := self._fitting.part(step, self._clock())) < len(step.rows):
             parts = parts_of(step, size)
@@ -303,10 +307,8 @@ class Engine:
             except Exception as error:
                 parts = self._parts_after(error, step, ended)
             else:
-                yield step, done
-                return
-        for part in parts:
-            yield from self._attempt(part, do, ended)
+                return ((step, done),)
+        return (tried for part in parts for tried in self._attempt(part, do, ended))
 
     def _parts_after(self, error: Exception, step: Step, ended: list[Outcome]) -> list[Step]:
         """What to try after a step raised; a row that was alone is refused instead."""
@@ -335,13 +337,16 @@ class Engine:
             for row in done:
                 self._collect([row], ended)
             return
+        if np.isfinite(logits_BC).all():
+            ended += self._ledger.answer(done, logits_BC)
+            return
         finite_B = np.logical_and.reduce(np.isfinite(logits_BC), axis=tuple(range(1, logits_BC.ndim)))
-        for row, logits, finite in zip(done, logits_BC, finite_B, strict=True):
-            if not finite:
+        for index, (row, finite) in enumerate(zip(done, finite_B, strict=True)):
+            if finite:
+                ended += self._ledger.answer([row], logits_BC[index : index + 1])
+            else:
                 message = "the model's output for this activation holds NaN or infinity; check it, or serve fp32"
                 self._refuse(row.key, "failed", message, ended)
-            elif (outcome := self._ledger.answer(row.key, logits)) is not None:
-                ended.append(outcome)
 
     # --------------------------------------------------------------------------------------- rows without an answer
 

@@ -28,19 +28,22 @@ class ThreadIntake(Intake):
     def __init__(self) -> None:
         self._bell = threading.Condition()
         self._rung = False
+        self._sleeps = False  # set before `_rung` is read, as `_rung` is set before this is: one sees the other
 
     def ring(self) -> None:
-        """By a condition."""
-        with self._bell:
-            self._rung = True
-            self._bell.notify()
+        """By a condition, if the thread sleeps or is about to."""
+        self._rung = True
+        if self._sleeps:
+            with self._bell:
+                self._bell.notify()
 
     def wait(self, timeout_s: float | None) -> None:
         """On the condition."""
         with self._bell:
+            self._sleeps = True
             if not self._rung:
                 self._bell.wait(timeout_s)
-            self._rung = False
+            self._sleeps = self._rung = False
 
     def ended(self) -> None:
         """Nothing is held here."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,7 @@ from deployments.scheduling.scheduler import Row
 from slicer.protocol.messages import RefusalCode
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How one row ended. Exactly one of `logits` and `code` is set.
 
     Attributes:
@@ -40,7 +40,7 @@ class Outcome:
 
     def of(self, key: int) -> Outcome:
         """The same under another key."""
-        return Outcome(key, self.logits, self.code, self.message, self.queue_s, self.execution_s, self.rows_per_step)
+        return self._replace(key=key)
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,6 @@ class EngineStats:
         return sum(rows * steps for rows, steps in self.rows_per_step.items())
 
 
-@dataclass(slots=True)
-class _Entry:
-    """What is known of a row until it ends."""
-
-    row: Row
-    opened_s: float
-    execution_s: float = 0.0
-    rows_per_step: list[int] = field(default_factory=list)
-
-
 class Ledger:
     """The rows of one engine and its counters. All methods may be called from any thread.
 
@@ -93,7 +83,7 @@ class Ledger:
         self._max_rows = max_rows
         self._lock = threading.Lock()
         self._next_key = 0
-        self._open: dict[int, _Entry] = {}
+        self._open: dict[int, Row] = {}
         self.reset_stats()
 
     def open(
@@ -110,22 +100,27 @@ class Ledger:
         Returns all rows, and how many of them, from the first on, are open.
         """
         with self._lock:
-            keys = range(self._next_key, self._next_key + len(arrivals_s))
-            self._next_key = keys.stop
             now_s = self._clock()
-            rows = [
-                Row(key, model, entry, arrival_s, deadline_s)
-                for key, arrival_s, deadline_s in zip(keys, arrivals_s, deadlines_s, strict=True)
-            ]
-            count = 0 if none else min(len(rows), self._max_rows - len(self._open))
-            self._open.update((row.key, _Entry(row, now_s)) for row in rows[:count])
-            return rows, count
+            free = 0 if none else self._max_rows - len(self._open)
+            rows: list[Row] = []
+            for arrival_s, deadline_s in zip(arrivals_s, deadlines_s, strict=True):
+                row = Row(self._next_key, model, entry, arrival_s, deadline_s)
+                self._next_key += 1
+                rows.append(row)
+                if len(rows) <= free:
+                    row.opened_s = now_s
+                    self._open[row.key] = row
+            return rows, min(len(rows), free)
 
     def find(self, key: int) -> Row | None:
         """The open row of this key."""
         with self._lock:
-            entry = self._open.get(key)
-            return None if entry is None else entry.row
+            return self._open.get(key)
+
+    def still_open(self, rows: Iterable[Row]) -> list[Row]:
+        """Those of the rows that are not closed, in order."""
+        with self._lock:
+            return [row for row in rows if row.key in self._open]
 
     def open_keys(self) -> list[int]:
         """Keys of all open rows, in order of submission."""
@@ -137,25 +132,43 @@ class Ledger:
         with self._lock:
             self._steps += 1
             self._busy_s += execution_s
-            self._rows_per_step[len(rows)] += 1
-            for row in rows:
-                entry = self._open.get(row.key)
-                if entry is not None:  # `stop` may have closed it meanwhile
-                    entry.execution_s += execution_s
-                    entry.rows_per_step.append(len(rows))
+            count = len(rows)
+            self._rows_per_step[count] += 1
+            for row in rows:  # one that `stop` has closed meanwhile has its outcome, so it does no harm
+                row.execution_s += execution_s
+                row.rows_per_step.append(count)
 
     def book_retry(self) -> None:
         """A call of the executor raised and is tried again in parts."""
         with self._lock:
             self._retried += 1
 
-    def answer(self, key: int, logits: npt.NDArray[np.float32]) -> Outcome | None:
-        """Close a row with its logits; None: it is closed already."""
-        return self._close(key, logits, None, "")
+    def answer(self, rows: Sequence[Row], logits_BC: npt.NDArray[np.float32]) -> list[Outcome]:
+        """Close rows with their logits, in order; those that are closed already are passed over.
+
+        Raises:
+            ValueError: there are not as many logits as rows; then none is closed.
+        """
+        if len(logits_BC) != len(rows):
+            raise ValueError(f"the executor gave {len(logits_BC)} rows of logits for {len(rows)} rows")
+        with self._lock:
+            now_s = self._clock()
+            outcomes = [
+                _outcome(row, now_s, logits)
+                for row, logits in zip(rows, logits_BC, strict=True)
+                if self._open.pop(row.key, None) is not None
+            ]
+            self._outcomes["answered"] += len(outcomes)
+        return outcomes
 
     def refuse(self, key: int, code: RefusalCode, message: str) -> Outcome | None:
         """Close a row without logits; None: it is closed already."""
-        return self._close(key, None, code, message)
+        with self._lock:
+            row = self._open.pop(key, None)
+            if row is None:
+                return None
+            self._outcomes[code] += 1
+            return _outcome(row, self._clock(), None, code, message)
 
     def turn_away(self, rows: Sequence[Row], code: RefusalCode, message: str) -> list[Outcome]:
         """Outcomes of rows that were never open."""
@@ -173,7 +186,7 @@ class Ledger:
                 retried=self._retried,
                 rows_per_step=dict(self._rows_per_step),
                 outcomes={code: rows for code, rows in self._outcomes.items() if rows},
-                waiting=dict(Counter(entry.row.model for entry in self._open.values())),
+                waiting=dict(Counter(row.model for row in self._open.values())),
             )
 
     def reset_stats(self) -> None:
@@ -184,13 +197,13 @@ class Ledger:
             self._rows_per_step: Counter[int] = Counter()
             self._outcomes: Counter[str] = Counter()
 
-    def _close(
-        self, key: int, logits: npt.NDArray[np.float32] | None, code: RefusalCode | None, message: str
-    ) -> Outcome | None:
-        with self._lock:
-            entry = self._open.pop(key, None)
-            if entry is None:
-                return None
-            self._outcomes[code or "answered"] += 1
-            queue_s = max(0.0, self._clock() - entry.opened_s - entry.execution_s)
-        return Outcome(key, logits, code, message, queue_s, entry.execution_s, tuple(entry.rows_per_step))
+
+def _outcome(
+    row: Row,
+    now_s: float,
+    logits: npt.NDArray[np.float32] | None,
+    code: RefusalCode | None = None,
+    message: str = "",
+) -> Outcome:
+    queue_s = max(0.0, now_s - row.opened_s - row.execution_s)
+    return Outcome(row.key, logits, code, message, queue_s, row.execution_s, tuple(row.rows_per_step))

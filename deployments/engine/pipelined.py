@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from deployments.engine.engine import Engine
 from deployments.engine.intake import Intake
@@ -55,7 +55,9 @@ class _Launched:
     step: Step
     ticket: object
     began_s: float  # when it began, or its launch as long as another one runs
-    done: list[Row] = field(default_factory=list)  # its rows at the model's end
+    seen_s: dict[int, float]  # what steps of its span took, by rows
+    choose_at_s: float | None = None  # when to choose what follows, once nothing runs before it; None: at its end
+    done: Sequence[Row] = ()  # its rows at the model's end
 
 
 class PipelinedEngine(Engine):
@@ -76,7 +78,7 @@ class PipelinedEngine(Engine):
             raise TypeError(f"executor {executor.name!r} has no launch and wait; use Engine")
         self._queue: Enqueuing[object] = executor
         self._launched: deque[_Launched] = deque()
-        self._seen_s: dict[tuple[str, int, int], dict[int, float]] = {}  # seconds by span and rows
+        self._seen_s: defaultdict[tuple[str, int, int], dict[int, float]] = defaultdict(dict)  # by span and rows
         self._lead_s = _MARGIN_S
         self._margin_s = _MARGIN_S
         self._worked_s = 0.0  # of this thread since the last step ended, up to:
@@ -90,26 +92,24 @@ class PipelinedEngine(Engine):
         """
         self._working_from_s = self._clock()
         try:
-            return self._turn()
+            self._admit_now()
+            self._queue.flush()
+            launched = self._launched
+            if not launched:
+                return 0.0 if self._launch_next() else None
+            choose_at_s = launched[0].choose_at_s
+            if len(launched) == 1 and choose_at_s is not None:
+                left_s = choose_at_s - self._clock()
+                if left_s > 0:
+                    self._slept = True
+                    return left_s
+                if self._slept:
+                    self._woke_late(-left_s)
+                self._launch_next()
+            self._end(launched.popleft())
+            return 0.0
         finally:
             self._worked_s += self._clock() - self._working_from_s
-
-    def _turn(self) -> float | None:
-        self._admit_now()
-        self._queue.flush()
-        if not self._launched:
-            return 0.0 if self._launch_next() else None
-        choose_at_s = self._choose_at_s(self._launched[0])
-        if len(self._launched) == 1 and choose_at_s is not None:
-            left_s = choose_at_s - self._clock()
-            if left_s > 0:
-                self._slept = True
-                return left_s
-            if self._slept:
-                self._woke_late(-left_s)
-            self._launch_next()
-        self._end(self._launched.popleft())
-        return 0.0
 
     def _work(self) -> None:
         sleep_exactly()
@@ -128,29 +128,18 @@ class PipelinedEngine(Engine):
     def _busy(self) -> bool:
         return bool(self._launched) or super()._busy()
 
-    def _choose_at_s(self, running: _Launched) -> float | None:
-        """When to choose what follows; None, after the step's end, where nobody has seen how long such a step takes."""
-        expected_s = self._expected_s(running.step)
-        if expected_s is None:
-            return None
-        return running.began_s + expected_s - self._lead_s - min(self._margin_s, _MOST * expected_s)
+    def _runs_now(self, running: _Launched) -> None:
+        """Nothing runs before it any more. Neither lead nor margin change until what follows it is chosen."""
+        expected_s = _expected_s(running.seen_s, len(running.step.rows))
+        if expected_s is not None:
+            margin_s = min(self._margin_s, _MOST * expected_s)
+            running.choose_at_s = running.began_s + expected_s - self._lead_s - margin_s
 
     def _woke_late(self, late_s: float) -> None:
         """Follow the quantile `_MET` of what the thread wakes late, in small steps."""
         self._slept = False
         step_s = _MARGIN_STEP_S * (_MET if late_s > self._margin_s else _MET - 1)
         self._margin_s = min(max(self._margin_s + step_s, _LEAST_MARGIN_S), _MOST_MARGIN_S)
-
-    def _expected_s(self, step: Step) -> float | None:
-        """How long such a step takes, or rather less, so that the accelerator does not idle; None: nobody knows."""
-        seen, rows = self._seen_s.get((step.model, step.start, step.end)), len(step.rows)
-        if not seen or rows in seen:
-            return seen[rows] if seen else None
-        fewer = max((count for count in seen if count < rows), default=None)
-        if fewer is not None:
-            return seen[fewer]
-        more = min(seen)
-        return seen[more] * rows / more
 
     def _launch_next(self) -> bool:
         asked_s = self._clock()
@@ -159,42 +148,62 @@ class PipelinedEngine(Engine):
             return False
         ended: list[Outcome] = []
         try:
-            launched = [
-                _Launched(part, ticket, self._clock())
-                for part, ticket in self._attempt(step, self._queue.launch, ended)
-            ]
+            launched: list[_Launched] = []
+            for part, ticket in self._attempt(step, self._queue.launch, ended):
+                seen_s = self._seen_s[part.model, part.start, part.end]
+                launched.append(_Launched(part, ticket, self._clock(), seen_s))
+            idle = not self._launched
             self._launched.extend(launched)
-            done = {row.key: row for row in self._scheduler.finish(step, self._clock())}
-            for one in launched:
-                one.done = [done[row.key] for row in one.step.rows if row.key in done]
+            now_s = self._clock()
+            if done := self._scheduler.finish(step, now_s):
+                at_end = set(done)
+                for one in launched:
+                    one.done = [row for row in one.step.rows if row in at_end]
             # A machine that stood still for milliseconds says little about the next launch.
             taken_s = min(self._clock() - asked_s, _OUTLIER * self._lead_s)
             self._lead_s += _WEIGHT * (taken_s - self._lead_s)
+            if idle and launched:
+                self._runs_now(launched[0])
         finally:
             self._deliver(ended)
         return True
 
     def _end(self, launched: _Launched) -> None:
         """Wait for a step, book it, deliver its rows at the end."""
-        step, ended = launched.step, list[Outcome]()
+        step = launched.step
         worked_s = self._worked_s + self._clock() - self._working_from_s
         execution_s = self._queue.wait(launched.ticket)
         self._worked_s, self._working_from_s = 0.0, self._clock()
         now_s = self._working_from_s
+        seen_s, rows = launched.seen_s, len(step.rows)
+        before_s = seen_s.get(rows, execution_s)
+        seen_s[rows] = before_s + _WEIGHT * (execution_s - before_s)
         if self._launched:  # what stands behind it begins now
-            self._launched[0].began_s = max(self._launched[0].began_s, now_s)
-        seen = self._seen_s.setdefault((step.model, step.start, step.end), {})
-        before_s = seen.get(len(step.rows), execution_s)
-        seen[len(step.rows)] = before_s + _WEIGHT * (execution_s - before_s)
-        self._book(step, execution_s)
+            following = self._launched[0]
+            following.began_s = max(following.began_s, now_s)
+            self._runs_now(following)
+        self._book(step, execution_s, now_s)
         self._scheduler.observe(step, execution_s, worked_s)
+        if not launched.done:
+            return
+        ended: list[Outcome] = []
         try:
             # A row that was let go while its step ran is closed, and forgotten by the executor.
-            done = [row for row in launched.done if self._ledger.find(row.key) is not None]
-            if done:
+            if done := self._ledger.still_open(launched.done):
                 self._collect(done, ended)
         finally:
             self._deliver(ended)
+
+
+def _expected_s(seen_s: dict[int, float], rows: int) -> float | None:
+    """How long such a step takes, or rather less, so that the accelerator does not idle; None: nobody knows."""
+    if not seen_s or rows in seen_s:
+        return seen_s.get(rows)
+    fewer = max((count for count in seen_s if count < rows), default=None)
+    if fewer is not None:
+        return seen_s[fewer]
+    more = min(seen_s)
+    return seen_s[more] * rows / more
 
 
 def engine_class(executor: Executor) -> type[Engine]:

@@ -6,11 +6,14 @@ import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from deployments.scheduling.scheduler import Row
 
 #: How many steps are kept.
 KEPT = 4096
+
+_ENTRY = attrgetter("entry")
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class StepTrace:
 
     def add(self, model: str, start: int, end: int, rows: Sequence[Row], ended_s: float, execution_s: float) -> None:
         """A step of these rows ended now, after so many seconds of execution. The rows are not kept."""
-        entries = [row.entry for row in rows]
+        entries = list(map(_ENTRY, rows))
         with self._lock:
             self._steps.append((model, start, end, ended_s, execution_s, entries))
 

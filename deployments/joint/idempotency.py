@@ -75,7 +75,7 @@ class Answered(Generic[Waiter]):
 def key_of(request: Request) -> Key:
     """What two sendings of one request have in common: its id, what is asked, and a checksum of the payload.
 
-    Ids are the device's own, so the checksum keeps two devices apart that count from 1; it is one against accidents, and
+    Ids are the device's own, so the checksum keeps two devices apart that count from 1. It is against accidents, and
     of a large payload one of pieces all over it: of the whole it would cost as much as the rest of the admission.
     """
     said = f"{request.id}\0{request.model}\0{request.manifest}\0{request.cut}\0{request.codec}\0"

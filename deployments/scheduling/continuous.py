@@ -24,12 +24,11 @@ In the line of LazyBatching (HPCA 2021, arXiv 2010.13103) for one entry and of G
 from __future__ import annotations
 
 import bisect
-import heapq
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from operator import attrgetter
 
 from deployments.costs.cost_model import CostModel
 from deployments.scheduling.scheduler import SHARED, Resident, Row, Step
@@ -41,6 +40,9 @@ _LEAST_STEP = 0.5
 
 #: The rate of arrivals is that of so many last ones.
 _RECENT = 64
+
+#: Sort key of rows: the earliest due first, then the oldest, then the one submitted first.
+_URGENCY = attrgetter("rank")
 
 
 @dataclass
@@ -81,6 +83,7 @@ class Continuous:
                 "measure them again"
             )
         self._entering: list[list[Row]] = [[] for _ in range(self.num_slices)]  # by entry; each in order of urgency
+        self._entries: list[int] = []  # those at which a row ever came, ascending
         self._groups: list[list[Row]] = []  # rows that ran together and wait at an inner boundary, the same way
         self._arrivals: deque[float] = deque(maxlen=_RECENT)
         self._deadlines = False  # whether any row ever had one
@@ -92,11 +95,16 @@ class Continuous:
 
     def add(self, row: Row) -> None:
         """Let a new row wait at its entry."""
+        row.rank = self._due_s(row), row.arrival_s, row.key
         rows = self._entering[row.boundary]
-        if not rows or self._urgency(rows[-1]) <= self._urgency(row):  # nearly always: it came last
+        if not rows:
+            rows.append(row)
+            if row.boundary not in self._entries:
+                bisect.insort(self._entries, row.boundary)
+        elif rows[-1].rank <= row.rank:  # nearly always: it came last
             rows.append(row)
         else:
-            bisect.insort(rows, row, key=self._urgency)
+            bisect.insort(rows, row, key=_URGENCY)
         self._arrivals.append(row.arrival_s)
         self._deadlines = self._deadlines or row.deadline_s is not None
         self.waiting += 1
@@ -155,42 +163,51 @@ class Continuous:
     def _due_s(self, row: Row) -> float:
         return row.arrival_s + self.max_wait_s if row.deadline_s is None else row.deadline_s
 
-    def _urgency(self, row: Row) -> tuple[float, float, int]:
-        """Sort key: the earliest due first, then the oldest, then the one submitted first."""
-        return self._due_s(row), row.arrival_s, row.key
-
     def _front(self) -> list[Row] | None:
         """The most urgent row and those it has been running with; a row that has not run yet is alone."""
-        entering = [rows[:1] for rows in self._entering if rows]
-        return min((*entering, *self._groups), key=lambda rows: self._urgency(rows[0]), default=None)
+        front: list[Row] | None = None
+        for entry in self._entries:
+            rows = self._entering[entry]
+            if rows and (front is None or rows[0].rank < front[0].rank):
+                front = rows
+        if front is not None:
+            front = front[:1]
+        for group in self._groups:
+            if front is None or group[0].rank < front[0].rank:
+                front = group
+        return front
 
     # ----------------------------------------------------------------------------------------------- grow and catch up
 
     def _grown(self, rows: list[Row], p: int, limit: int, now_s: float) -> list[Row]:
         """These rows at p and the ones waiting there that join them, `limit` in all; in order of urgency."""
-        if limit <= len(rows):
-            return rows
-        others = self._others(rows, p)
-        tails = self._costs.tails
-        alone_s, c = tails(1)[p], self._costs.merge_s
         n = len(rows)
-        front_s = before_s = tails(n)[p]
-        latest_s = self._latest_s(rows, now_s + front_s)
+        candidates = self._others(rows, p, limit - n) if n < limit else None
+        if not candidates:
+            return rows
+        tails = self._costs.by_rows
+        alone_s, c = tails[1][p], self._costs.merge_s
+        front_s = before_s = tails[n][p]
+        latest_s = self._latest_s(rows, now_s + front_s) if self._deadlines else math.inf
         chained, count = True, 0  # whether each row so far saved time by itself; how many join
-        candidates = list(islice(others, limit - n))
         for joining in range(1, len(candidates) + 1):
             n += 1
-            after_s = tails(n)[p]
+            after_s = tails[n][p]
             if now_s + after_s + c > latest_s:
                 break
             chained = chained and before_s + alone_s - after_s - c > self.gate * alone_s
             if chained or (
-                front_s + tails(joining)[p] - after_s - c > 0
+                front_s + tails[joining][p] - after_s - c > 0
                 and front_s + joining * (alone_s - c) - after_s > self.gate * joining * alone_s
             ):
                 count = joining
             before_s = after_s
-        return sorted((*rows, *candidates[:count]), key=self._urgency) if count else rows
+        if not count:
+            return rows
+        grown = rows + candidates[:count]
+        if candidates[0].rank < rows[-1].rank:
+            grown.sort(key=_URGENCY)
+        return grown
 
     def _behind(self, front: list[Row], p: int, now_s: float) -> list[Row] | None:
         """The rows for whom it pays most that the front group waits until they have caught up; None: for nobody."""
@@ -200,46 +217,55 @@ class Continuous:
         leading = self._leading(p)
         if not leading:
             return None
-        tails, c = self._costs.tails, self._costs.merge_s
-        front_s = tails(n1)[p]
-        latest_s = self._latest_s(front, now_s + front_s)
+        tails, c = self._costs.by_rows, self._costs.merge_s
+        front_s = tails[n1][p]
+        latest_s = self._latest_s(front, now_s + front_s) if self._deadlines else math.inf
         best, best_gain = None, 0.0
         for q, first in leading:
             if n1 + len(first) > self.max_batch:
                 continue
             rows = self._grown(first, q, self.max_batch - n1, now_s)
             n2 = len(rows)
-            way_s = tails(n2)[q] - tails(n2)[p]
-            together_s = tails(n1 + n2)[p] + c
+            apart = tails[n2]
+            way_s = apart[q] - apart[p]
+            together_s = tails[n1 + n2][p] + c
             if now_s + way_s + together_s > latest_s:
                 continue
-            gain = n2 * (front_s + tails(n2)[p] - together_s) - n1 * (way_s + together_s - front_s)
+            gain = n2 * (front_s + apart[p] - together_s) - n1 * (way_s + together_s - front_s)
             if gain > best_gain:
                 best, best_gain = rows, gain
         return best
 
     def _leading(self, p: int) -> list[tuple[int, list[Row]]]:
         """For each boundary before p where rows wait: the most urgent row there and those it has been running with."""
-        leading = {q: rows[:1] for q, rows in enumerate(self._entering[:p]) if rows}
+        leading: dict[int, list[Row]] = {}
+        for entry in self._entries:
+            if entry < p and (rows := self._entering[entry]):
+                leading[entry] = rows[:1]
         for group in self._groups:
-            q = group[0].boundary
-            if q < p and (q not in leading or self._urgency(group[0]) < self._urgency(leading[q][0])):
+            first = group[0]
+            q = first.boundary
+            if q < p and (q not in leading or first.rank < leading[q][0].rank):
                 leading[q] = group
         return sorted(leading.items())
 
-    def _others(self, rows: list[Row], p: int) -> Iterable[Row]:
-        """The rows that wait at p beside these, in order of urgency."""
+    def _others(self, rows: list[Row], p: int, most: int) -> list[Row]:
+        """The rows that wait at p beside these, in order of urgency; not more than `most`, 1 or more."""
         entering = self._entering[p]
         skip = 1 if entering and entering[0] is rows[0] else 0
-        groups = [group for group in self._groups if group is not rows and group[0].boundary == p]
-        if not groups:
-            return islice(entering, skip, None)
-        return heapq.merge(islice(entering, skip, None), *groups, key=self._urgency)
+        others = entering[skip : skip + most]
+        merged = False
+        for group in self._groups:
+            if group is not rows and group[0].boundary == p:
+                others += group[:most]
+                merged = True
+        if merged:
+            others.sort(key=_URGENCY)
+            del others[most:]
+        return others
 
     def _latest_s(self, rows: Sequence[Row], end_s: float) -> float:
         """When these rows must have ended so that no deadline breaks that would be met at `end_s`."""
-        if not self._deadlines:
-            return math.inf
         met = (row.deadline_s for row in rows if row.deadline_s is not None and row.deadline_s >= end_s)
         return min(met, default=math.inf)
 
@@ -252,26 +278,35 @@ class Continuous:
 
     def _take(self, rows: list[Row], start: int) -> None:
         """These rows no longer wait. Of those that have not run yet they are the most urgent ones."""
-        keys = {row.key for row in rows}
+        self.waiting -= len(rows)
+        if rows in self._groups:  # nobody joins it; rows are compared by identity
+            self._groups.remove(rows)
+            return
+        taken = set(rows)
         entering = self._entering[start]
         count = 0
-        while count < len(entering) and entering[count].key in keys:
+        while count < len(entering) and entering[count] in taken:
             count += 1
         del entering[:count]
         if count < len(rows):
-            left = ([row for row in group if row.key not in keys] for group in self._groups)
+            left = (
+                group if group[0].boundary != start else [row for row in group if row not in taken]
+                for group in self._groups
+            )
             self._groups = [group for group in left if group]
-        self.waiting -= len(rows)
 
     def _end(self, start: int, n: int, limit: int, now_s: float) -> int:
         """The next boundary at which it could pay that another row joins; `limit` if there is none before."""
         if n >= self.max_batch:
             return limit
         costs, gate = self._costs, self.gate
-        together, alone = costs.tails(n), costs.tails(1)
+        tails = costs.by_rows
+        together, alone = tails[n], tails[1]
         # One more row; and as many again, which may pay where the table has steps and one does not.
-        more = sorted({1, min(n, self.max_batch - n)})
-        tables = [(count, costs.tails(count), costs.tails(n + count)) for count in more]
+        again = min(n, self.max_batch - n)
+        tables = [(1, alone, tails[n + 1])]
+        if again > 1:
+            tables.append((again, tails[again], tails[n + again]))
         for end in range(start + 1, limit):
             if costs.overlapped and together[start] - together[end] < _LEAST_STEP * costs.decision_s:
                 continue  # the accelerator would have done it long before the host has the next step ready

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 #: Name of the one copy of the weights that all entries use together.
 SHARED = "shared"
@@ -22,9 +22,9 @@ class PolicyError(RuntimeError):
     """A policy broke its contract (a mistake in an own strategy): the engine stops instead of losing rows."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, init=False)
 class Row:
-    """One request in the engine. Filled by the engine, except for `boundary`.
+    """One request in the engine. Filled by the engine, except for `boundary`. Rows are compared by identity.
 
     Attributes:
         key: unique in the engine, ascending in the order of submission.
@@ -33,17 +33,33 @@ class Row:
         arrival_s: when it arrived at the server, on the engine's clock.
         deadline_s: from then on the answer is worthless, same clock; None: no deadline.
         boundary: how many slices have run. Starts at `entry`; moved on by `Policy.finish` only.
+        rank: its policy's alone, which may keep here what it sorts rows by.
+
+    The others are marks of the scheduler (`place`) and of the engine's ledger, who need not look a row up in each step.
     """
 
     key: int
     model: str
     entry: int
     arrival_s: float
-    deadline_s: float | None = None
+    deadline_s: float | None
     boundary: int = field(init=False)
+    rank: Any = field(init=False, repr=False)
+    place: object = field(init=False, repr=False)  # whether it waits or runs, and in which scheduler
+    opened_s: float = field(init=False, repr=False)  # when it came into the engine
+    execution_s: float = field(init=False, repr=False)  # of all its steps so far
+    rows_per_step: list[int] = field(init=False, repr=False)  # of each of these steps
 
-    def __post_init__(self) -> None:
-        self.boundary = self.entry
+    # By hand: one call instead of two, for every request.
+    def __init__(self, key: int, model: str, entry: int, arrival_s: float, deadline_s: float | None = None) -> None:
+        self.key = key
+        self.model = model
+        self.entry = self.boundary = entry
+        self.arrival_s = arrival_s
+        self.deadline_s = deadline_s
+        self.rank = self.place = None
+        self.opened_s = self.execution_s = 0.0
+        self.rows_per_step = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +162,22 @@ class CostAware(Protocol):
         """A step succeeded in so many seconds on the accelerator, and cost so many more for deciding and the books."""
 
 
+@dataclass(slots=True, eq=False)
+class _Served:
+    """A model and its rows. `Row.place` is `waits` while a row waits, and `runs` while it runs."""
+
+    model: str
+    policy: Policy
+    cost_aware: CostAware | None
+    waiting: int = 0
+    waits: object = field(default_factory=object)
+    runs: object = field(default_factory=object)
+
+
+#: `Row.place` of a row that has reached the end, until its policy has handed it over.
+_ENDED = object()
+
+
 class Scheduler:
     """Several models on one accelerator: the model with the most urgent row goes first.
 
@@ -155,16 +187,20 @@ class Scheduler:
 
     def __init__(self, policies: Mapping[str, Policy]) -> None:
         self.policies: Mapping[str, Policy] = dict(policies)
-        self._waiting: dict[str, dict[int, Row]] = {model: {} for model in self.policies}
-        self._running: dict[int, Row] = {}
-        self._rows: dict[int, Row] = {}
-        self._cost_aware = {model: policy for model, policy in self.policies.items() if isinstance(policy, CostAware)}
+        self._served = {
+            model: _Served(model, policy, policy if isinstance(policy, CostAware) else None)
+            for model, policy in self.policies.items()
+        }
+        self._in_order = list(self._served.values())
+        self._rows: dict[int, Row] = {}  # all that wait or run
+        #: Whether any row ever had a deadline, so that `expired` may find one.
+        self.has_deadlines = False
         self._deadlines: list[tuple[float, int]] = []  # (when the row must run at the latest, or earlier; key)
 
     @property
     def waiting(self) -> int:
         """Rows that wait, of all models."""
-        return len(self._rows) - len(self._running)
+        return sum(served.waiting for served in self._in_order)
 
     def add(self, row: Row) -> None:
         """Let a new row wait.
@@ -173,14 +209,18 @@ class Scheduler:
             KeyError: no policy for its model.
             ValueError: its key is already here, or its entry is no slice of the model.
         """
-        policy = self.policies[row.model]
+        served = self._served[row.model]
+        policy = served.policy
         if row.key in self._rows:
             raise ValueError(f"row {row.key} is already in the scheduler; keys are unique")
         if not 0 <= row.entry < policy.num_slices:
             raise ValueError(f"row {row.key} enters {row.model} at {row.entry} of {policy.num_slices} slices")
         policy.add(row)
-        self._rows[row.key] = self._waiting[row.model][row.key] = row
+        self._rows[row.key] = row
+        row.place = served.waits
+        served.waiting += 1
         if row.deadline_s is not None:
+            self.has_deadlines = True
             heapq.heappush(self._deadlines, (self._latest_s(row, row.deadline_s), row.key))
 
     def remove(self, key: int) -> Row | None:
@@ -188,9 +228,11 @@ class Scheduler:
         row = self._rows.pop(key, None)
         if row is None:
             return None
-        if self._running.pop(key, None) is None:
-            del self._waiting[row.model][key]
-            self.policies[row.model].remove(row)
+        served = self._served[row.model]
+        if row.place is served.waits:
+            served.waiting -= 1
+            served.policy.remove(row)
+        row.place = None
         return row
 
     def expired(self, now_s: float) -> list[Row]:
@@ -199,6 +241,8 @@ class Scheduler:
         That is so when the deadline has passed (``deadline_s <= now_s``), or is nearer than the time that the row still
         needs, where its policy knows that. Rows of a running step are left alone; they are found when they wait again.
         """
+        if not self._deadlines or self._deadlines[0][0] > now_s:
+            return []
         late: list[Row] = []
         keep: list[tuple[float, int]] = []
         while self._deadlines and self._deadlines[0][0] <= now_s:
@@ -208,7 +252,7 @@ class Scheduler:
                 continue
             # A row that has moved on since it was filed needs less time than was thought then.
             latest_s = self._latest_s(row, row.deadline_s)
-            if key in self._running or latest_s > now_s:
+            if row.place is self._served[row.model].runs or latest_s > now_s:
                 keep.append((latest_s, key))
             else:
                 self.remove(key)
@@ -219,7 +263,7 @@ class Scheduler:
 
     def observe(self, step: Step, execution_s: float, overhead_s: float = 0.0) -> None:
         """Tell the step's policy what it cost, if it wants to know (`CostAware`)."""
-        policy = self._cost_aware.get(step.model)
+        policy = self._served[step.model].cost_aware
         if policy is not None:
             policy.observe(step, execution_s, overhead_s)
 
@@ -229,10 +273,10 @@ class Scheduler:
         Raises:
             PolicyError: the policy chose a step that its contract forbids.
         """
-        for model in self._by_urgency():
-            step = self.policies[model].next(now_s)
+        for served in self._by_urgency():
+            step = served.policy.next(now_s)
             if step is not None:
-                self._begin(model, step)
+                self._begin(served, step)
                 return step
         return None
 
@@ -244,57 +288,71 @@ class Scheduler:
         Raises:
             PolicyError: the policy lost a row, or let one go too early.
         """
-        policy, running = self.policies[step.model], self._running
-        if any(row.key not in running for row in step.rows):
-            step = replace(step, rows=tuple(row for row in step.rows if row.key in running))
+        served = self._served[step.model]
+        policy, runs, end = served.policy, served.runs, step.end
         for row in step.rows:
-            del running[row.key]
+            if row.place is not runs:
+                step = replace(step, rows=tuple(row for row in step.rows if row.place is runs))
+                break
         ended = policy.finish(step)
-        if any(row.boundary != step.end for row in step.rows):
-            raise PolicyError(f"{_name(policy)}.finish left rows of {step.model} behind boundary {step.end}")
-        at_end = step.end == policy.num_slices  # all of them or none
-        if {row.key for row in ended} != ({row.key for row in step.rows} if at_end else set()):
-            raise PolicyError(
-                f"{_name(policy)}.finish must return exactly the rows of {step.model} that are at the end"
-            )
+        at_end = end == policy.num_slices  # all of them or none
+        place = _ENDED if at_end else served.waits
+        for row in step.rows:
+            if row.boundary != end:
+                raise PolicyError(f"{_name(policy)}.finish left rows of {step.model} behind boundary {end}")
+            row.place = place
         if at_end:
-            for row in ended:
-                del self._rows[row.key]
+            self._forget(ended)
         else:
-            self._waiting[step.model].update((row.key, row) for row in step.rows)
-        self._check_waiting(step.model)
+            served.waiting += len(step.rows)
+        if len(ended) != (len(step.rows) if at_end else 0):
+            raise _wrong_end(policy, step.model)
+        self._check_waiting(served)
         return ended
 
+    def _forget(self, ended: list[Row]) -> None:
+        for row in ended:
+            if row.place is not _ENDED:  # of another step, or here twice
+                raise _wrong_end(self.policies[row.model], row.model)
+            row.place = None
+            del self._rows[row.key]
+
+    def _by_urgency(self) -> list[_Served]:
+        filled = [served for served in self._in_order if served.waiting]
+        if len(filled) > 1:  # urgency is a scan of all rows, and of one there is nothing to choose
+            filled.sort(key=lambda served: (served.policy.urgency_s() or 0.0, served.model))
+        return filled
+
     def _latest_s(self, row: Row, deadline_s: float) -> float:
-        policy = self._cost_aware.get(row.model)
+        policy = self._served[row.model].cost_aware
         return deadline_s if policy is None else deadline_s - policy.remaining_s(row)
 
-    def _by_urgency(self) -> list[str]:
-        models = [model for model, rows in self._waiting.items() if rows]
-        if len(models) < 2:  # urgency is a scan of all rows, and there is nothing to choose
-            return models
-        return sorted(models, key=lambda model: (self.policies[model].urgency_s() or 0.0, model))
-
-    def _begin(self, model: str, step: Step) -> None:
-        policy, waiting = self.policies[model], self._waiting[model]
-        span_fits = 0 <= step.start < step.end <= policy.num_slices
-        if step.model != model or not span_fits or not 1 <= len(step.rows) <= policy.max_batch:
+    def _begin(self, served: _Served, step: Step) -> None:
+        policy, rows, start = served.policy, step.rows, step.start
+        span_fits = 0 <= start < step.end <= policy.num_slices
+        if step.model != served.model or not span_fits or not 1 <= len(rows) <= policy.max_batch:
             raise PolicyError(
-                f"{_name(policy)} chose {len(step.rows)} rows for slices {step.start}:{step.end} of {step.model}; "
-                f"{model} has {policy.num_slices} slices and steps of 1 to {policy.max_batch} rows"
+                f"{_name(policy)} chose {len(rows)} rows for slices {start}:{step.end} of {step.model}; "
+                f"{served.model} has {policy.num_slices} slices and steps of 1 to {policy.max_batch} rows"
             )
-        for row in step.rows:
-            if waiting.pop(row.key, None) is None:
-                raise PolicyError(f"{_name(policy)} chose row {row.key} of {model}, which does not wait")
-            if row.boundary != step.start:
-                raise PolicyError(f"{_name(policy)} chose row {row.key} at {row.boundary} for a step from {step.start}")
-            self._running[row.key] = row
-        self._check_waiting(model)
+        waits, runs = served.waits, served.runs
+        for row in rows:
+            if row.place is not waits:
+                raise PolicyError(f"{_name(policy)} chose row {row.key} of {served.model}, which does not wait")
+            if row.boundary != start:
+                raise PolicyError(f"{_name(policy)} chose row {row.key} at {row.boundary} for a step from {start}")
+            row.place = runs
+        served.waiting -= len(rows)
+        self._check_waiting(served)
 
-    def _check_waiting(self, model: str) -> None:
-        policy, rows = self.policies[model], len(self._waiting[model])
+    def _check_waiting(self, served: _Served) -> None:
+        policy, rows = served.policy, served.waiting
         if policy.waiting != rows:
-            raise PolicyError(f"{_name(policy)} says that {policy.waiting} rows of {model} wait, but {rows} do")
+            raise PolicyError(f"{_name(policy)} says that {policy.waiting} rows of {served.model} wait, but {rows} do")
+
+
+def _wrong_end(policy: Policy, model: str) -> PolicyError:
+    return PolicyError(f"{_name(policy)}.finish must return exactly the rows of {model} that are at the end")
 
 
 def _name(policy: Policy) -> str:

@@ -64,6 +64,12 @@ BENCHMARKS: dict[str, Benchmark] = {
         "What does serving cost beside the work itself, by HTTP and by the handle?",
         "minutes: --seconds of each rate, --repeats rounds",
     ),
+    "engine-cost": Benchmark(
+        "benchmarks.serving.engine_cost",
+        "What does the engine itself cost per row, and what did it cost at another commit? Virtual time.",
+        "five minutes: --rounds of every case",
+        checkout=True,
+    ),
     "fleet-scale": Benchmark(
         "benchmarks.serving.fleet_scale",
         "Does one server take 10, 100 and 1,000 devices? Emulated.",

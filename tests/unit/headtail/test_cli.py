@@ -185,7 +185,12 @@ def test_every_benchmark_is_there_and_its_script_runs_as_a_module(name: str) -> 
 
 
 def test_scripts_of_benchmarks_are_all_named() -> None:
-    parts = {"benchmarks.paper.worker", "benchmarks.models.train_digits", "benchmarks.accelerator.gpu"}
+    parts = {
+        "benchmarks.paper.worker",
+        "benchmarks.serving.engine_cost_worker",
+        "benchmarks.models.train_digits",
+        "benchmarks.accelerator.gpu",
+    }
     scripts = {
         path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
         for path in (ROOT / "benchmarks").rglob("*.py")

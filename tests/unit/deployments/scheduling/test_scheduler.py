@@ -175,3 +175,54 @@ def test_the_same_policy_without_a_mistake_passes() -> None:
     scheduler = Scheduler({"vit": Wrong("vit", 1, max_batch=2)})
     scheduler.add(Row(0, "vit", 0, 0.0))
     assert next_keys(scheduler) == ("vit", [0])
+
+
+@dataclass
+class Returns(QueuePolicy):
+    """Runs whole tails, and returns other rows at the end than those of the step."""
+
+    how: str = ""
+
+    def next(self, now_s: float) -> Step | None:
+        if not self.waiting:
+            return None
+        rows = self.take(0)
+        copied = tuple(replace(row) for row in rows)
+        return Step(self.model, SHARED, 0, 1, copied if self.how == "copy runs" else rows)
+
+    def finish(self, step: Step) -> list[Row]:
+        rows = QueuePolicy.finish(self, step)
+        if self.how == "twice":
+            return [rows[0], rows[0]]
+        if self.how == "copy":
+            return [replace(row) for row in rows]
+        return rows[:-1] if self.how == "one less" else [*reversed(rows)]
+
+
+@pytest.mark.parametrize("how", ["twice", "copy", "copy runs", "one less"])
+def test_rows_that_are_not_those_of_the_step_are_found_out(how: str) -> None:
+    scheduler = Scheduler({"vit": Returns("vit", 1, max_batch=2, how=how)})
+    for key in range(2):
+        scheduler.add(Row(key, "vit", 0, 0.0))
+    with pytest.raises(PolicyError, match="Returns"):
+        next_keys(scheduler)
+
+
+def test_the_order_in_which_a_policy_returns_rows_is_its_own() -> None:
+    scheduler = Scheduler({"vit": Returns("vit", 1, max_batch=2)})
+    for key in range(2):
+        scheduler.add(Row(key, "vit", 0, 0.0))
+    step = scheduler.next(0.0)
+    assert step is not None
+    assert [row.key for row in scheduler.finish(step, 0.0)] == [1, 0]
+    assert scheduler.waiting == 0 and scheduler.remove(0) is None
+
+
+def test_a_step_that_is_finished_twice_moves_nothing() -> None:
+    scheduler = two_models()
+    scheduler.add(Row(0, "vit", 0, 0.0))
+    step = scheduler.next(0.0)
+    assert step is not None
+    scheduler.finish(step, 0.0)
+    assert scheduler.finish(step, 0.0) == []
+    assert scheduler.waiting == 1
