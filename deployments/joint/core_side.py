@@ -49,7 +49,7 @@ class _Front:
     def told(self, ticket: int, outcome: Outcome) -> None:
         """Write what came out of a row where its front looks for it."""
         place = self.answers.pop(ticket)
-        code, message, shape = outcome.code, outcome.message[: words.MOST_TEXT], ()
+        code, message, shape = outcome.code, words.shortened(outcome.message), ()
         if outcome.logits is not None:
             shape, size = outcome.logits.shape, outcome.logits.nbytes
             if size <= len(place):
