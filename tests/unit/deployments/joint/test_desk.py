@@ -218,8 +218,10 @@ def test_a_batch_that_does_not_fit_together_leaves_nothing_behind() -> None:
     two: list[Any] = [[0.0, 0.0], [None, None], [b"1", b"2"], [False, False]]
     for wrong in range(4):
         for wrongly in (two[wrong][:1], two[wrong] * 2):
+            columns = [*two]
+            columns[wrong] = wrongly
             with pytest.raises(ValueError, match="2 rows"):
-                office.desk.submit(a, 0, "m", 0, rows_at(1, 2), *two[:wrong], wrongly, *two[wrong + 1 :])
+                office.desk.submit(a, 0, "m", 0, rows_at(1, 2), *columns)
     office.submit(b, 0, 1, 2, again=True)
     office.run()
     assert b.answers == {0: ONE, 1: answer_of(2, 0, 4)}
