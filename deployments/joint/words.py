@@ -29,6 +29,9 @@ MOST_BYTES = 1 << 18
 #: Rows, or their ends, in one message: with a refusal's longest text each they stay below MOST_BYTES.
 MOST_ROWS = 64
 
+#: Of rows: float32 and float16, as numpy names them.
+TYPES = frozenset({"<f4", "<f2"})
+
 #: The longest text of a refusal, in bytes.
 MOST_TEXT = 2000
 
