@@ -227,6 +227,8 @@ class NodeCores(RowSink):
         assert self._loop is not None, "look runs on it"
         try:
             core = _Core(folder)
+        except FileNotFoundError:  # it went meanwhile
+            return
         except (OSError, HeadTailError, ValueError, KeyError):
             logger.warning("the core in %s cannot be used", folder, exc_info=True)
             return

@@ -15,7 +15,7 @@ from deployments.joint import rendezvous, words
 from deployments.joint.front_side import CORE_ENDED, NO_CORE
 from deployments.scheduling.scheduler import Row
 from deployments.testing.fakes import FakeExecutor, rows_at
-from tests.unit.deployments.joint.bench import Bench, Gate, Stranger, answers, bench, descriptors, until
+from tests.unit.deployments.joint.bench import Bench, Gate, Stranger, answers, arena_descriptors, bench, until
 
 
 @pytest.fixture
@@ -405,11 +405,11 @@ def test_who_introduces_itself_wrongly_is_disconnected_and_leaves_no_descriptor(
         assert await front.ended(front.submit(1)) == answers(1)
         stranger = host.stranger(core, hello=False)
         await until(lambda: core.intake.fronts == 2)
-        before = descriptors()
+        before = arena_descriptors()
         stranger.say_bytes(message, descriptor=descriptor)
         assert _at_its_end(stranger)
         await until(lambda: core.intake.fronts == 1)
-        assert descriptors() == before - 1  # the core's end of the connection
+        assert arena_descriptors() == before
         assert await front.ended(front.submit(1)) == answers(1)
 
     host.run(work)
@@ -560,17 +560,17 @@ def test_the_end_of_one_core_is_told_to_its_rows_alone_and_the_other_takes_what_
 def test_a_new_core_is_found_and_what_the_dead_one_left_is_removed(host: Bench) -> None:
     async def work() -> None:
         front = host.front()
-        assert front.sink.facts is None
+        assert not front.sink.facts
         assert await front.ended(front.submit(1)) == ["stopped"]
         for number in range(3):
             core = host.core()
             await until(lambda: front.sink.cores == 1)
-            assert front.sink.facts is not None
+            assert front.sink.facts
             assert await front.ended(front.submit(number)) == answers(number)
             core.die()
             await until(lambda: front.sink.cores == 0)
             assert set(front.sink.models) == {"m"}  # a request may still be checked
-            await until(lambda core=core: not core.folder.exists())  # type: ignore[misc]
+            await until(lambda folder=core.folder: not folder.exists())  # type: ignore[misc]
 
     host.run(work)
 
