@@ -158,6 +158,17 @@ def test_when_the_first_sending_is_cancelled_the_one_that_waits_runs_and_others_
     assert office.empty()
 
 
+def test_nothing_runs_instead_of_a_cancelled_row_for_those_who_have_left() -> None:
+    office, a, gone = Office(), Caller(), Caller()
+    office.submit(a, 0, 1)
+    office.submit(gone, 5, 1, again=True)
+    office.desk.leave(gone)
+    office.desk.cancel(a, 0)
+    office.run()
+    assert (a.answers, gone.answers, office.ran) == ({0: "cancelled"}, {}, 0)
+    assert office.empty() and not office.desk._answered._running
+
+
 def test_a_ticket_that_is_cancelled_late_or_by_another_is_left_alone() -> None:
     office, a, b = Office(), Caller(), Caller()
     office.submit(a, 0, 1)
