@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ REFUSED_S = 1.0
 
 #: Clients, and their mean pause between two requests: some hundred a second in all.
 CLIENTS, PAUSE_S = 40, 0.1
+
+#: Requests that a client sends together, one of these numbers.
+PARCELS = (1, 1, 1, 2, 4, 12)
 
 #: A client that is refused or loses its connection sends again after 10 ms, then twice as much, up to this.
 MOST_PAUSE_S = 0.2
@@ -127,7 +130,7 @@ async def processes() -> AsyncIterator[Processes]:
 
 @dataclass(eq=False)
 class Attempt:
-    """One sending of a request to one front."""
+    """One sending of a parcel to one front."""
 
     ended_s: float | None = None
 
@@ -143,7 +146,7 @@ class Clients:
         self.sent = 0
         self.answered = 0
         self.refused: Counter[str] = Counter()
-        self.wrong: list[tuple[int, Any]] = []
+        self.wrong: list[tuple[Any, Any]] = []
         self.sent_again: Counter[str] = Counter()
         self._progress = asyncio.Condition()
 
@@ -157,21 +160,22 @@ class Clients:
     async def work(self, enough: asyncio.Event) -> None:
         """As one client, until it is enough."""
         while not enough.is_set():
-            self._next += 1
-            number, cut = self._next, self._dice.randrange(SLICES)
-            request = self._request(number, cut)
-            self.sent += 1
-            first = await asyncio.wait_for(self._ask(request), LIMIT_S)
-            if first is not None and self._dice.random() < TWICE:
-                second = await asyncio.wait_for(self._ask(replace(request, again=True)), LIMIT_S)
+            cuts = [self._dice.randrange(SLICES) for _ in range(self._dice.choice(PARCELS))]
+            requests = [self._request(self._next + place, cut) for place, cut in enumerate(cuts)]
+            wants = [
+                np.array(answer_of(self._next + place, cut, SLICES), "<f4").tobytes() for place, cut in enumerate(cuts)
+            ]
+            self._next += len(cuts)
+            self.sent += len(cuts)
+            first = await asyncio.wait_for(self._ask(requests), LIMIT_S)
+            if self._dice.random() < TWICE:
+                second = await asyncio.wait_for(self._ask([replace(one, again=True) for one in requests]), LIMIT_S)
                 if second != first:
-                    self.wrong.append((number, (first, second)))
-            want = np.array(answer_of(number, cut, SLICES), "<f4").tobytes()
+                    self.wrong.append((first, second))
+            if first != wants:
+                self.wrong.append((first, wants))
             async with self._progress:
-                if first is not None:
-                    self.answered += 1
-                    if first != want:
-                        self.wrong.append((number, first))
+                self.answered += len([answer for answer in first if answer is not None])
                 self._progress.notify_all()
             with contextlib.suppress(asyncio.TimeoutError):  # a pause, unless it is enough
                 await asyncio.wait_for(enough.wait(), self._dice.expovariate(1 / PAUSE_S))
@@ -186,48 +190,50 @@ class Clients:
         row.reshape(-1)[0] = number
         return Request(f"r{number}", MODEL, self._manifest, cut, "fp32", SHAPE, activations.encode("fp32", row))
 
-    async def _ask(self, request: Request) -> bytes | None:
-        """Send until it is answered; None: it is refused for good."""
+    async def _ask(self, requests: Sequence[Request]) -> list[bytes | None]:
+        """Send a parcel, and again what of it has no answer, until all have; None: refused for good."""
+        ended: dict[str, bytes | None] = {}
+        waiting = {request.id: request for request in requests}
         pause_s = 0.01
         while True:
             attempt = Attempt()
             self.flying.add(attempt)
             try:
-                answer = await self._attempt(request)
-            except (
-                aiohttp.ClientError,
-                asyncio.TimeoutError,
-                OSError,
-            ) as error:  # a time-out, too: the client has left
+                answers = await self._attempt(list(waiting.values()))
+            except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
                 self.sent_again[type(error).__name__] += 1
-            else:
-                if not isinstance(answer, Refusal):
-                    return answer.logits
-                if answer.code not in RETRYABLE:
-                    self.refused[answer.code] += 1
-                    return None
-                self.sent_again[answer.code] += 1
+                answers = []
             finally:
                 attempt.ended_s = time.monotonic()
                 self.flying.discard(attempt)
-            request = replace(request, again=True)
+            for answer in answers:
+                if not isinstance(answer, Refusal):
+                    ended[answer.id] = answer.logits
+                elif answer.code in RETRYABLE:
+                    self.sent_again[answer.code] += 1
+                else:
+                    self.refused[answer.code] += 1
+                    ended[answer.id] = None
+            waiting = {name: replace(one, again=True) for name, one in waiting.items() if name not in ended}
+            if not waiting:
+                return [ended[request.id] for request in requests]
             await asyncio.sleep(self._dice.uniform(0.5, 1.0) * pause_s)  # of a client that was refused
             pause_s = min(2 * pause_s, MOST_PAUSE_S)
 
-    async def _attempt(self, request: Request) -> Answer:
+    async def _attempt(self, requests: Sequence[Request]) -> list[Answer]:
         port = self._dice.choice(sorted(self._there.ports.values()) or [1])
         leaves_s = self._dice.uniform(0.0, 0.01) if self._dice.random() < LEAVES else LIMIT_S
         post = self._session.post(
             f"http://127.0.0.1:{port}/infer",
-            data=packet.encode_requests([request]),
+            data=packet.encode_requests(requests),
             timeout=aiohttp.ClientTimeout(total=leaves_s),
         )
         async with post as response:
             body = await response.read()
             assert response.status == 200, body
-        (answer,) = packet.decode_answers(body)
-        assert answer.id == request.id
-        return answer
+        answers = packet.decode_answers(body)
+        assert [answer.id for answer in answers] == [request.id for request in requests]
+        return answers
 
 
 #: How processes die, again and again: one of them, the core and a front at once, the core and the new one that starts.
@@ -247,7 +253,7 @@ async def play(kills: int, seed: int) -> None:
 
         async def killing() -> None:
             for death in deaths:
-                await clients.until_answered(clients.answered + dice.randrange(50, 250))
+                await clients.until_answered(clients.answered + dice.randrange(100, 800))
                 if "front" in death:
                     there.kill(f"front {dice.randrange(FRONTS)}")
                 if "core" in death:
@@ -277,18 +283,19 @@ async def play(kills: int, seed: int) -> None:
         assert len(of_dead) == sum("core" in death for death in deaths)
         assert max(late_s) < REFUSED_S
         assert clients.sent_again["stopped"] > 0, "no core died with a row in it"
-        for name in sorted(there.ports):
-            await nothing_left(session, there.ports[name])
+        await nothing_left(session, list(there.ports.values()))
 
 
-async def nothing_left(session: aiohttp.ClientSession, port: int) -> None:
-    """No row in the core, and nothing in the front's shared memory. An engine lets go what was cancelled in time."""
+async def nothing_left(session: aiohttp.ClientSession, ports: Sequence[int]) -> None:
+    """No row in the core, nothing in the fronts' shared memory. An engine lets go what was cancelled in due time."""
     deadline_s = time.monotonic() + LIMIT_S
     while True:
-        async with session.get(f"http://127.0.0.1:{port}/status") as response:
-            status = await response.json(content_type=None)
-        left = status["front"]["shared_memory_bytes"], sum(status["waiting"].values()), status["fronts"]
-        if left == (0, 0, FRONTS):
+        left = []
+        for port in ports:  # a front that nobody has asked yet has not looked for a core, either
+            async with session.get(f"http://127.0.0.1:{port}/status") as response:
+                status = await response.json(content_type=None)
+            left.append((status["front"]["shared_memory_bytes"], sum(status["waiting"].values()), status["fronts"]))
+        if left[-1] == (0, 0, FRONTS) and all(one[:2] == (0, 0) for one in left):
             return
         assert time.monotonic() < deadline_s, left
         await asyncio.sleep(0.01)
