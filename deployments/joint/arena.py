@@ -157,7 +157,11 @@ class MappedArena:
             ValueError: it would not lie inside.
             TypeError: no such shape or type.
         """
-        array: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer=self.memory, offset=offset)
+        kind = np.dtype(dtype)
+        # By hand: numpy takes negative offsets and sizes, and with them what lies before the mapping.
+        if min(offset, *shape) < 0 or offset + math.prod(shape) * kind.itemsize > self.size_bytes:
+            raise ValueError(f"{kind} of shape {shape} at {offset} lies outside of the arena's {self.size_bytes} bytes")
+        array: npt.NDArray[Any] = np.ndarray(shape, kind, buffer=self.memory, offset=offset)
         return array
 
 

@@ -50,7 +50,7 @@ class _Front:
     def told(self, ticket: int, outcome: Outcome) -> None:
         """Write what came out of a row where its front looks for it."""
         place = self.answers.pop(ticket)
-        code, message, shape = outcome.code, outcome.message[: words.MOST_TEXT], ()
+        code, message, shape = outcome.code, words.shortened(outcome.message), ()
         if outcome.logits is not None:
             shape, size = outcome.logits.shape, outcome.logits.nbytes
             if size <= len(place):
@@ -177,22 +177,33 @@ class SocketIntake(Intake):
                 self._leave(front)
                 return
             try:
-                self._take(front, words.unpack(message), descriptors)
+                if front.arena is None:
+                    self._greet(front, message, descriptors)
+                else:
+                    self._take(front, front.arena, message)
             except Exception:
                 logger.exception("a front is disconnected: what it said is none of this release")
                 self._leave(front)
 
-    def _take(self, front: _Front, message: Sequence[Any], descriptors: Sequence[int]) -> None:
-        kind, *parts = message
-        if front.arena is None:
-            [descriptor] = descriptors
-            if kind != words.HELLO or parts != [words.VERSION]:
+    def _greet(self, front: _Front, message: bytes, descriptors: Sequence[int]) -> None:
+        """Its first message; the descriptor is ours to close, whatever is wrong with it."""
+        try:
+            if (said := words.unpack(message)) != [words.HELLO, words.VERSION] or not descriptors:
+                raise ValueError(
+                    f"message {said} with {len(descriptors)} descriptors; this core wants HELLO, an arena, and speaks "
+                    f"version {words.VERSION}"
+                )
+        except ValueError:
+            for descriptor in descriptors:
                 os.close(descriptor)
-                raise ValueError(f"message {kind} {parts}; this core wants HELLO and speaks version {words.VERSION}")
-            front.arena = MappedArena(descriptor)
-            self._executor.pin(front.arena.memory)
-        elif kind == words.SUBMIT:
-            self._submit(front, front.arena, *parts)
+            raise
+        front.arena = MappedArena(descriptors[0])
+        self._executor.pin(front.arena.memory)
+
+    def _take(self, front: _Front, arena: MappedArena, message: bytes) -> None:
+        kind, *parts = words.unpack(message)
+        if kind == words.SUBMIT:
+            self._submit(front, arena, *parts)
         elif kind == words.CANCEL:
             for ticket in parts[0]:
                 self._desk.cancel(front, ticket)
@@ -214,6 +225,8 @@ class SocketIntake(Intake):
         keys: list[bytes],
         again: list[bool],
     ) -> None:
+        if dtype not in words.TYPES:  # numpy would take bytes for objects, too
+            raise ValueError(f"rows of type {dtype}")
         shapes, answer_bytes = self._shapes[model]
         count = len(arrivals_s)
         rows = arena.array(rows_at, (count, *shapes[entry]), dtype)
@@ -244,8 +257,7 @@ class SocketIntake(Intake):
     def tell(self, front: _Front) -> None:
         """What has ended since the last time."""
         ended, front.ended = front.ended, []
-        for start in range(0, len(ended), words.MOST_ROWS):
-            part = ended[start : start + words.MOST_ROWS]
+        for part in words.in_parts(ended):
             self._send(front, words.pack((words.ENDED, len(self._desk), part)))
 
     def _send(self, front: _Front, message: bytes) -> None:

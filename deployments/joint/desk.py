@@ -70,7 +70,16 @@ class Desk:
         keys: Sequence[bytes],
         again: Sequence[bool],
     ) -> None:
-        """Rows that came together, with tickets from `first` on; see `RowSink.submit`."""
+        """Rows that came together, with tickets from `first` on; see `RowSink.submit`.
+
+        Raises:
+            ValueError: not one of each per row. Nothing has begun then.
+        """
+        if {len(arrivals_s), len(deadlines_s), len(keys), len(again)} != {len(rows)}:
+            raise ValueError(
+                f"{len(rows)} rows, {len(arrivals_s)} arrivals, {len(deadlines_s)} deadlines, {len(keys)} keys, "
+                f"{len(again)} marks of what came before: one each"
+            )
         waiting = [
             _Waiting(caller, first + i, key, (model, entry, rows[i : i + 1], arrivals_s[i], deadlines_s[i]))
             for i, key in enumerate(keys)

@@ -89,11 +89,14 @@ class NodeCores(RowSink):
         self._next = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._look_at: asyncio.TimerHandle | None = None
+        self._closed = False
 
     # -------------------------------------------------------------------------------------------------- who is there
 
     def look(self) -> None:
-        """Look for cores now, and from now on again and again. On the event loop."""
+        """Look for cores now, and from now on again and again until `close`. On the event loop."""
+        if self._closed:
+            return
         self._loop = asyncio.get_running_loop()
         if self._look_at is not None:
             self._look_at.cancel()
@@ -134,7 +137,8 @@ class NodeCores(RowSink):
         return answers
 
     def close(self) -> None:
-        """Leave; rows that are at work are dropped there and refused here."""
+        """Leave; rows that are at work are dropped there and refused here. Calling it again is harmless."""
+        self._closed = True
         if self._look_at is not None:
             self._look_at.cancel()
             self._look_at = None
@@ -176,7 +180,7 @@ class NodeCores(RowSink):
                 rows = copy
             answers = self._arena.empty((len(rows), core.models[model].answer_bytes), np.uint8)
         except ArenaFull as error:
-            self._refuse(tickets, "overloaded", f"{error} (http.shared_memory_bytes); try again later")
+            self._refuse(tickets, "overloaded", f"{error} (ingress.shared_memory_bytes); try again later")
             return list(tickets)
         for start in range(0, len(rows), words.MOST_ROWS):
             part = slice(start, start + words.MOST_ROWS)
@@ -219,22 +223,24 @@ class NodeCores(RowSink):
     # ------------------------------------------------------------------------------------------------------- the socket
 
     def _attach(self, folder: Path) -> None:
-        """Connect to a core; one that has gone is forgotten for all."""
+        """Connect to a core. Where nobody listens any more, what it left is removed; nothing else proves its end."""
         assert self._loop is not None, "look runs on it"
         try:
             core = _Core(folder)
+        except FileNotFoundError:  # it went meanwhile
+            return
         except (OSError, HeadTailError, ValueError, KeyError):
             logger.warning("the core in %s cannot be used", folder, exc_info=True)
             return
         try:
             core.socket.connect(str(folder / rendezvous.ROWS))
             socket.send_fds(core.socket, [words.pack((words.HELLO, words.VERSION))], [self._arena.descriptor])
-        except BlockingIOError:  # its backlog of connections is full; next time
+        except OSError as error:
             core.socket.close()
-            return
-        except OSError:
-            core.socket.close()
-            rendezvous.forget(folder)
+            if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
+                rendezvous.forget(folder)
+            else:  # its backlog of connections is full, or this process has no descriptor left: next time
+                logger.info("no connection to the core in %s now: %s", folder, error)
             return
         self._cores.append(core)
         self._models = {**self._models, **core.models} if len(self._cores) > 1 else dict(core.models)
@@ -283,13 +289,12 @@ class NodeCores(RowSink):
         return Outcome(ticket, logits, code, message, queue_s, execution_s, tuple(rows_per_step))
 
     def _lost(self, core: _Core) -> list[Outcome]:
-        """It has gone; what becomes of the rows in it. Another one is looked for soon."""
+        """It has gone, or one of the two has left; what becomes of the rows in it. Cores are looked for soon."""
         assert self._loop is not None, "look runs on it"
         self._loop.remove_reader(core.socket)
         self._loop.remove_writer(core.socket)
         core.socket.close()
         self._cores.remove(core)
-        rendezvous.forget(core.folder)
         for ticket in core.rows:
             del self._where[ticket]
         if self._look_at is not None:

@@ -43,8 +43,9 @@ async def ask(path: Path, name: str, *arguments: Any) -> Any:
         writer.write(msgpack.packb((name, arguments)))
         writer.write_eof()
         answer = await reader.read()
-        if not answer:
-            raise OSError(f"no answer to {name!r} from {path}")
-        return msgpack.unpackb(answer, strict_map_key=False)
+        try:
+            return msgpack.unpackb(answer, strict_map_key=False)
+        except ValueError:  # nothing, or what ends in the middle, since the core died
+            raise OSError(f"no answer to {name!r} from {path}") from None
     finally:
         writer.close()

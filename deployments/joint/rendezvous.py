@@ -12,6 +12,7 @@ processes of a node in one container, so they see one file system.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -38,7 +39,8 @@ def meeting_place(*names: str) -> Path:
         ServerError: somebody else's folder is in the way, or the temporary folder's name is too long for sockets.
     """
     outer = Path(tempfile.gettempdir()) / f"headtail-{os.getuid()}"
-    outer.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        outer.mkdir(mode=0o700)
     status = outer.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise ServerError(

@@ -29,7 +29,10 @@ MOST_BYTES = 1 << 18
 #: Rows, or their ends, in one message: with a refusal's longest text each they stay below MOST_BYTES.
 MOST_ROWS = 64
 
-#: The longest text of a refusal.
+#: Of rows: float32 and float16, as numpy names them.
+TYPES = frozenset({"<f4", "<f2"})
+
+#: The longest text of a refusal, in bytes.
 MOST_TEXT = 2000
 
 
@@ -46,6 +49,11 @@ def unpack(message: bytes) -> list[Any]:
     if not isinstance(parts, list) or not parts:
         raise ValueError(f"a message of {len(message)} bytes that is no list")
     return parts
+
+
+def shortened(text: str) -> str:
+    """As much of it as a message takes; what UTF-8 does not know is replaced."""
+    return text.encode(errors="replace")[:MOST_TEXT].decode(errors="ignore")
 
 
 def in_parts(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -64,8 +64,8 @@ def _per_node(config: ServerConfig, possible: Sequence[Node]) -> int:
 
 
 def _could_hold(node: Node, options: dict[str, Any]) -> bool:
-    selected = options.get("label_selector", {}).get("ray.io/node-id", "")
-    if selected and node.node_id not in selected:
+    selected = options.get("label_selector", {}).get("ray.io/node-id", "")  # in(ID,ID,...)
+    if selected and node.node_id not in selected.removeprefix("in(").removesuffix(")").split(","):
         return False
     demand = {"CPU": options.get("num_cpus", 0.0), "GPU": options.get("num_gpus", 0.0), **options.get("resources", {})}
     return all(node.has(name, amount) for name, amount in demand.items() if amount)

@@ -94,12 +94,13 @@ class Admission(Generic[Sink]):
                 self._gathered.append(call)
             await call.ended
         except BaseException:  # cancelled, most often
-            call.left = True
+            call.left, call.results = True, []
             call.ended.cancel()  # it may not have been admitted yet
             for ticket in call.tickets:
                 self.sink.cancel(ticket)  # harmless for one that has ended
             raise
-        return [result for result in call.results if result is not None]
+        results, call.results = call.results, []
+        return [result for result in results if result is not None]
 
     def _admit_gathered(self) -> None:
         """At the end of a turn of the loop."""

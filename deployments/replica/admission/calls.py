@@ -37,7 +37,8 @@ class Call:
     Attributes:
         requests: one or several.
         ended: done when every request has its result, when the call has failed, or when the caller is gone.
-        results: of the requests, in order, as they end.
+        results: of the requests, in order, as they end; emptied when they are handed over, since answers hold memory
+            that rows need, and who gathers calls may hold a call until the next one comes.
         open: how many have none yet.
         tickets: of its rows, once they are admitted.
         left: nobody waits for its rows any more.
@@ -56,7 +57,8 @@ class Call:
 
     def end(self, index: int, result: Result) -> None:
         """One request has ended."""
-        self.results[index] = result
+        if not self.left:
+            self.results[index] = result
         self.open -= 1
         if not self.open and not self.ended.done():
             self.ended.set_result(None)
