@@ -436,11 +436,13 @@ def test_a_front_that_was_disconnected_comes_back(host: Bench) -> None:
         front = host.front()
         tickets = front.submit(1)
         await until(gate.reached.is_set)
-        front.sink._cores[0].socket.send(b"\xc1")
+        (first,) = front.sink._cores
+        first.socket.send(b"\xc1")
         gate.open.set()
         assert (await front.ended(tickets))[0] in ("stopped", *answers(1))
-        await until(lambda: front.sink.cores == 1 and core.intake.fronts == 1)
+        await until(lambda: front.sink.cores == 1 and front.sink._cores[0] is not first)
         assert await front.ended(front.submit(2)) == answers(2)
+        assert core.intake.fronts == 1
 
     host.run(work)
 
