@@ -25,7 +25,6 @@ from deployments.joint import questions, rendezvous, words
 from deployments.joint.arena import Arena, ArenaFull
 from deployments.joint.hosted_model import HostedModel
 from deployments.joint.seam import Deliver, RowSink
-from slicer.errors import HeadTailError
 
 logger = logging.getLogger("headtail.joint")
 
@@ -53,16 +52,14 @@ class _Core:
         rows: of this front in it, by ticket: their batch (rows, answers, first ticket, rows that were before it).
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, connection: socket.socket) -> None:
+        self.folder, self.socket = folder, connection
         self.facts = rendezvous.facts_of(folder)
         self.models = {model.name: model for model in map(HostedModel.from_facts, self.facts["models"])}
         self.rows: dict[int, _Batch] = {}
         self.in_core = 0  # of all fronts, as it said last, and what was sent since
         self.row_s = 0.0  # smoothed: a row's time by rows that were there when it came
         self.backlog: deque[bytes] = deque()
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.setblocking(False)
 
     @property
     def expected_wait_s(self) -> float:
@@ -84,6 +81,7 @@ class NodeCores(RowSink):
     ) -> None:
         self._place, self._arena, self._deliver, self._clock = place, arena, deliver, clock
         self._cores: list[_Core] = []
+        self._unusable: set[Path] = set()
         self._where: dict[int, _Core] = {}
         self._models: dict[str, HostedModel] = {}
         self._next = 0
@@ -225,22 +223,23 @@ class NodeCores(RowSink):
     def _attach(self, folder: Path) -> None:
         """Connect to a core. Where nobody listens any more, what it left is removed; nothing else proves its end."""
         assert self._loop is not None, "look runs on it"
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.setblocking(False)
         try:
-            core = _Core(folder)
-        except FileNotFoundError:  # it went meanwhile
-            return
-        except (OSError, HeadTailError, ValueError, KeyError):
-            logger.warning("the core in %s cannot be used", folder, exc_info=True)
-            return
-        try:
-            core.socket.connect(str(folder / rendezvous.ROWS))
-            socket.send_fds(core.socket, [words.pack((words.HELLO, words.VERSION))], [self._arena.descriptor])
+            connection.connect(str(folder / rendezvous.ROWS))
         except OSError as error:
-            core.socket.close()
+            connection.close()
             if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
                 rendezvous.forget(folder)
-            else:  # its backlog of connections is full, or this process has no descriptor left: next time
-                logger.info("no connection to the core in %s now: %s", folder, error)
+            return  # else its backlog of connections is full, or this process has no descriptor left: next time
+        try:
+            core = _Core(folder, connection)
+            socket.send_fds(connection, [words.pack((words.HELLO, words.VERSION))], [self._arena.descriptor])
+        except Exception:
+            connection.close()
+            if folder not in self._unusable:
+                self._unusable.add(folder)
+                logger.warning("the core in %s cannot be used", folder, exc_info=True)
             return
         self._cores.append(core)
         self._models = {**self._models, **core.models} if len(self._cores) > 1 else dict(core.models)

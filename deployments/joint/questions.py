@@ -12,6 +12,9 @@ import msgpack
 
 logger = logging.getLogger("headtail.joint")
 
+#: How long an answer may take.
+PATIENCE_S = 10.0
+
 #: Longer than any question.
 _MOST_BYTES = 1 << 16
 
@@ -36,8 +39,12 @@ async def ask(path: Path, name: str, *arguments: Any) -> Any:
     """The answer of a core.
 
     Raises:
-        OSError: it does not answer.
+        OSError: it does not answer, or not within `PATIENCE_S`.
     """
+    return await asyncio.wait_for(_ask(path, name, arguments), PATIENCE_S)
+
+
+async def _ask(path: Path, name: str, arguments: Any) -> Any:
     reader, writer = await asyncio.open_unix_connection(str(path))
     try:
         writer.write(msgpack.packb((name, arguments)))

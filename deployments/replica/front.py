@@ -6,6 +6,7 @@ that the core reads, and answers when that says so. Nothing here imports torch b
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ class Front(RequestServer):
         )
         self._cores = self._admission.sink
         self._watch = Watch(self._counted)
+        with contextlib.suppress(RuntimeError):  # made outside of an event loop: at the first request
+            self._cores.look()
 
     @property
     @override

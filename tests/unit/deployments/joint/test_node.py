@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -135,10 +137,15 @@ def test_what_cannot_be_used_of_a_core_is_passed_over(left: str, host: Bench) ->
         facts: Callable[[], dict[str, Any]] = lambda: {} if left == "wrong facts" else {"models": [model]}  # noqa: E731
         if left != "no facts":
             rendezvous.publish(stale, facts())
-        host.core()
-        front = host.front()
-        assert front.sink.cores == 1
-        assert set(front.sink.models) == {"m"}
-        assert stale.exists() == (left != "no socket")
+        with contextlib.ExitStack() as stack:
+            if left != "no socket":  # it lives, though it cannot be used
+                listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                listener.bind(str(stale / rendezvous.ROWS))
+                listener.listen()
+            host.core()
+            front = host.front()
+            assert front.sink.cores == 1
+            assert set(front.sink.models) == {"m"}
+            assert stale.exists() == (left != "no socket")
 
     host.run(work)
