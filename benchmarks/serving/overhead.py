@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from actors.network.http_transport import HttpTransport
+from actors.report import provenance
 from benchmarks.common.command_line import new_parser, say
 from benchmarks.common.process_cpu import CpuWatch, of_this_process
 from benchmarks.common.results import ROOT, ci95, manifest, put, ratio_figures
@@ -292,7 +293,7 @@ def engine_us(args: argparse.Namespace) -> dict[str, Any]:
     """What engine_cost.py says of the engine by itself, in a process of its own."""
     module = "benchmarks.serving.engine_cost"
     if args.without_engine or find_spec(module) is None:
-        return {"engine": "not measured: " + ("--without-engine" if args.without_engine else f"there is no {module}")}
+        return {"engine_not_measured": "--without-engine" if args.without_engine else f"there is no {module}"}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "engine.json"
         short = ["--rounds", "2", "--requests", "1000"] if args.quick else []
@@ -342,7 +343,7 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     engine = engine_us(args)
     with checkout_of(args.old) as checkout:
-        commits = {"old": commit_of(checkout), "new": commit_of(ROOT)}
+        commits = {"old": commit_of(checkout), "new": provenance.commit()}
         with serving(checkout) as forms:
             found = asyncio.run(measured(forms, args))
     cases = {name: figures(turns, args.rate) for name, turns in found.items()}

@@ -186,6 +186,7 @@ def test_every_benchmark_is_there_and_its_script_runs_as_a_module(name: str) -> 
 
 def test_scripts_of_benchmarks_are_all_named() -> None:
     parts = {"benchmarks.paper.worker", "benchmarks.models.train_digits", "benchmarks.accelerator.gpu"}
+    parts |= {"benchmarks.serving.host"}
     scripts = {
         path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
         for path in (ROOT / "benchmarks").rglob("*.py")
