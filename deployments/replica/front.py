@@ -6,6 +6,7 @@ that the core reads, and answers when that says so. Nothing here imports torch b
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,9 @@ class Front(RequestServer):
         )
         self._cores = self._admission.sink
         self._watch = Watch(self._counted)
+        if ray.is_initialized():  # in a replica, not in a test's process
+            gc.collect()
+            gc.freeze()  # what is here stays; a full collection would walk all of it in the middle of a request
 
     @property
     @override
