@@ -29,7 +29,7 @@ class NoCompute(Executor):
     emulated = "no compute"
 
     def __init__(self, device: str = "cpu", threads: int | None = None) -> None:
-        self._logits = np.zeros(CLASSES, np.float32)
+        self._logits = np.zeros((1024, CLASSES), np.float32)
 
     def load(self, model: str, sliced: object, residents: Mapping[str, object]) -> None:
         """Nothing is loaded."""
@@ -53,7 +53,7 @@ class NoCompute(Executor):
 
     def take(self, rows: Sequence[Row]) -> Any:
         """Zeros."""
-        return np.broadcast_to(self._logits, (len(rows), CLASSES))
+        return self._logits[: len(rows)]
 
     def drop(self, row: Row) -> None:
         """It is not kept."""
