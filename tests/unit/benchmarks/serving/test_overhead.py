@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks.serving.no_compute import CLASSES, SHAPE, NoCompute
-from benchmarks.serving.overhead import Turn, arrivals_s, figures, loaded
+from benchmarks.serving.overhead import arrivals_s, cases_of, loaded
+from benchmarks.serving.overhead_figures import Turn, figures, table
 from benchmarks.serving.servers import processes_of
 from deployments.engine.pipelined import PipelinedEngine, engine_class
 from deployments.scheduling.registry import make_policy
@@ -45,6 +46,15 @@ def test_figures_are_of_the_servers_processes_paired_by_round() -> None:
     assert less["by_round"] == [0.2, 0.3, 0.4] and less["ms"] == 0.3
     assert less["ci95"] == pytest.approx([0.0516, 0.5484])  # t of two degrees, 4.303, times 0.1 / sqrt 3
     assert found["p99_ms_alone"]["joint"] == 1.0
+
+
+def test_one_client_alone_is_measured_with_the_first_rate_only() -> None:
+    cases = cases_of((300.0, 900.0))
+    assert [case.alone for case in cases] == [True] * 4 + [False] * 4
+    assert cases[0].name == "151 kB fp32, singly, 300/s" and cases[-1].name == "38 kB int8, parcels of 8, 900/s"
+    without = figures({form: [turn(one.cpu_us) for one in of_form] for form, of_form in turns().items()}, 900.0)
+    assert "p50_ms_alone" not in without
+    assert "p50" not in table({"a": without}) and "alone p50" in table({"a": figures(turns(), 300.0)})
 
 
 def test_a_round_lost_to_noise_gives_no_ratio() -> None:
