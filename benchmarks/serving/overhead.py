@@ -205,7 +205,8 @@ def engine_us(args: argparse.Namespace) -> dict[str, Any]:
         call += ["--engines", "pipelined", "--strategies", "continuous"]
         subprocess.run(call, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         document = json.loads(out.read_text())
-    return {key: value for key, value in document.items() if key.startswith(("engine_us_per_row", "rows_per_step"))}
+    found = {key: value for key, value in document.items() if key.startswith("engine_us_per_row")}
+    return {**found, "engine_rows_per_step": [document["rows_per_step"], document["rows_per_step_single"]]}
 
 
 def main() -> None:
