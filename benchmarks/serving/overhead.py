@@ -1,289 +1,251 @@
-"""What serving costs beside the work itself: our server against an echo, by both ways in, in the same run.
+"""What a request costs the server: CPU of each process, and latency alone, beside an older commit's in the same run.
 
-Three deployments side by side on a Ray of their own, with an accelerator that takes no time: `bare_echo` answers on the
-spot; `echo` from behind the same ``@serve.batch`` and a hop to another thread and back, a parcel as one item; `tail` is
-the TailServer with all it does (check, admission, engine, reply). Requests are 151 kB, alone and in parcels of 8. Then
-vit_tiny's tail on the CPU behind the whole stack, against a bare torch loop over batches of the same sizes, and the
-engine by itself. Ports, settings and transports are those of the project. The last line is one JSON document.
+Three forms are up at the same time. `old`: the older commit's, from a git worktree that is made for this run, on a Ray
+of its own; one process and HAProxy. `new`: this checkout's with a front and a core. `joint`: this checkout's with both
+in one process. They take turns, and each second round goes the other way round. In a turn one client sends the same
+Poisson arrivals, open loop, at a rate that all of them keep, and at the first rate also requests one after the other.
+Cases: 151 kB of fp32 and 38 kB of int8 (one shape, 3 x 112 x 112), singly and in parcels of 8, at each rate. A machine
+that idles between two requests has cold caches, and a request costs several times what it costs when it is busy.
 
-    python benchmarks/serving/overhead.py [--seconds 4] [--clients 32] [--repeats 5] [--out FILE]
+CPU is that of all threads of a process, by /proc, less what it takes in a quiet stretch of the same round. The model
+and the executor compute nothing; the engine launches, waits and takes as ever. Client and servers share the machine, so
+let nothing else run. The engine's cost per row comes from engine_cost.py. The last line is one JSON document.
+
+    python benchmarks/serving/overhead.py [--old 2f31894] [--rounds 5] [--rates 300,900] [--quick] [--out FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
-import statistics
+import subprocess
 import sys
+import tempfile
 import time
-from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
-os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default, nice 15, would measure what else runs
-
-from slicer.common.ray_serve_env import environment
-
-os.environ.update(environment("device"))  # this process is the client: Serve reads them when it is imported
 
 import numpy as np
-import ray
-import torch
-from ray import serve
 
 from actors.network.http_transport import HttpTransport
-from actors.network.serve_transport import ServeTransport
-from benchmarks.common.command_line import new_parser
-from benchmarks.common.results import manifest, put, ratio_figures
-from benchmarks.serving.servers import NAMES, SHAPE, NoCompute, start
-from deployments import app
-from deployments.costs.profile_files import load_cost_profile
-from deployments.engine.engine import Engine
-from deployments.scheduling.registry import make_policy
-from deployments.scheduling.scheduler import Scheduler
-from deployments.simulation.workloads import Workload, bound_rps
-from deployments.testing.fakes import FakeClock
-from slicer import slice_model
-from slicer.common.comparison import paired_ratio
-from slicer.protocol.messages import Reply, Request
+from actors.report import provenance
+from benchmarks.common.command_line import decimals, new_parser, say
+from benchmarks.common.process_cpu import CpuWatch, of_this_process
+from benchmarks.common.results import ROOT, manifest, put
+from benchmarks.serving.no_compute import SHAPE
+from benchmarks.serving.overhead_figures import Turn, Turns, figures, table
+from benchmarks.serving.servers import FORMS, Form, checkout_of, commit_of, serving
+from slicer.codecs import activations
+from slicer.common.comparison import percentile
+from slicer.errors import ServerError
+from slicer.protocol.messages import Reply, Request, ServedModel
+from slicer.shards.manifest import Manifest
 
-PORT = int(os.environ.get("HEADTAIL_BENCH_PORT", "8145"))
+#: The last commit whose server is one process.
+OLD = "2f31894"
 PARCEL = 8
-VIT = "vit_tiny_patch16_224"
-WHAT = ("rps", "rps_parcels_of_8", "p50_ms_alone")
-HTTP = {"enabled": True, "host": "127.0.0.1", "port": PORT}
+CODECS = {"fp32": "151 kB fp32", "int8": "38 kB int8"}
+
+Send = Callable[[], Any]
 
 
-async def rate(call: Any, seconds: float, clients: int) -> float:
-    """Calls per second of so many clients, each with one call open."""
-    done = 0
-    began = time.perf_counter()
+@dataclass(frozen=True)
+class Case:
+    """What is sent.
 
-    async def client() -> None:
-        nonlocal done
-        while time.perf_counter() - began < seconds:
-            await call()
-            done += 1
-
-    await asyncio.gather(*(client() for _ in range(clients)))
-    return done / (time.perf_counter() - began)
-
-
-def engine_us(strategy: str, requests: int = 4000) -> dict[str, float]:
-    """Microseconds of engine, scheduler and ledger per request at half of the bound, and the mean rows per step there.
-
-    The server's own engine in virtual time: launch-bound's table at its 12 boundaries, Poisson arrivals at entries
-    0, 3, 6 and 9. Its executor computes nothing and moves the clock, so what passes on the wall is the engine.
+    Attributes:
+        codec: of the payload.
+        size: requests in one body.
+        rate: of requests per second under load.
+        alone: whether one client alone is measured, too.
     """
-    costs = load_cost_profile("launch-bound")
-    entries, clock = (0, 3, 6, 9), FakeClock()
-    policy = make_policy(strategy, model="toy", num_slices=costs.num_slices, max_batch=32, costs=costs)
-    executor = NoCompute()
-    executor.run = lambda step: _advance(clock, costs.span_s(step.start, step.end, len(step.rows)))  # type: ignore[method-assign]
-    ended: list[Any] = []
-    engine = Engine(Scheduler({"toy": policy}), executor, ended.extend, clock=clock, max_rows=1 << 20)  # type: ignore[arg-type]
-    arrivals = Workload(entries, requests, seed=0).arrivals(bound_rps(costs, entries, 32) / 2)
-    row = np.zeros((1, 1), np.float32)
-    began = time.perf_counter()
-    for arrival in arrivals:
-        while clock.now_s < arrival.arrival_s and engine.step_once() is not None:
-            pass
-        clock.now_s = max(clock.now_s, arrival.arrival_s)
-        engine.submit("toy", arrival.entry, row, [arrival.arrival_s], [None])
-    while engine.step_once() is not None:
-        pass
-    wall_s = time.perf_counter() - began
-    assert len(ended) == requests
-    stats = engine.stats()
-    return {"us_per_request": wall_s / requests * 1e6, "rows_per_step": stats.rows / stats.steps}
+
+    codec: str
+    size: int
+    rate: float
+    alone: bool
+
+    @property
+    def name(self) -> str:
+        """Such as ``151 kB fp32, singly, 300/s``."""
+        return f"{CODECS[self.codec]}, {'singly' if self.size == 1 else f'parcels of {self.size}'}, {self.rate:g}/s"
 
 
-def _advance(clock: FakeClock, seconds: float) -> float:
-    clock.now_s += seconds
-    return seconds
+def cases_of(rates: Sequence[float]) -> list[Case]:
+    """All cases. One client alone is measured with the first rate; the first case stands at the top of the document."""
+    return [Case(codec, size, rate, rate == rates[0]) for rate, codec, size in product(rates, CODECS, (1, PARCEL))]
 
 
-async def served_vs_bare(way: str, seconds: float, clients: int) -> dict[str, Any]:
-    """vit_tiny's tail behind the whole stack, saturated, over a bare torch loop on batches of the same sizes."""
+def arrivals_s(rate: float, seconds: float, seed: Sequence[int]) -> list[float]:
+    """Moments of a Poisson process of so many per second, as many as there are in the mean."""
+    gaps = np.random.default_rng(list(seed)).exponential(1 / rate, max(round(rate * seconds), 1))
+    return [float(moment) for moment in np.cumsum(gaps)]
+
+
+async def loaded(send: Send, arrivals: Sequence[float]) -> tuple[list[Reply], list[float], list[float], float]:
+    """Open loop: replies, latencies from the arrival on and lags in ms, and how long it took in s."""
     loop = asyncio.get_running_loop()
-    model = {"name": VIT, "num_slices": 4, "entries": [1], "strategy": "per_tail_shared", "max_batch": 32}
-    config = {"models": [model], "accelerator": "cpu", "torch_threads": 1, "http": HTTP}
-    await loop.run_in_executor(None, lambda: app.run(config, name="vit"))
-    handle = ServeTransport("vit")
-    transport: Any = HttpTransport(f"http://127.0.0.1:{PORT}/vit") if way == "http" else handle
-    manifest = (await handle.describe(VIT)).manifest
-    sliced = slice_model(VIT, 4)
-    shape = tuple(sliced.head(1)(torch.zeros(1, 3, 224, 224)).shape[1:])
-    payload = np.random.default_rng(0).standard_normal(shape, np.float32).tobytes()
-    request = Request("r", VIT, manifest, 1, "fp32", shape, payload, top_k=1)
+    replies: list[Reply] = []
+    latencies_ms: list[float] = []
+    lags_ms: list[float] = []
+    began_s = loop.time()
 
-    async def alone() -> None:
-        [answer] = await transport.infer([request])
-        assert isinstance(answer, Reply)
+    async def one(arrival_s: float) -> None:
+        lags_ms.append((loop.time() - began_s - arrival_s) * 1e3)
+        replies.extend(await send())
+        latencies_ms.append((loop.time() - began_s - arrival_s) * 1e3)
 
-    await _reachable(alone)
-    await rate(alone, 2.0, clients)
-    status = serve.get_app_handle("vit").status
-    before = await status.remote()
-    served_rps = await rate(alone, seconds, clients)
-    after = await status.remote()
-    sizes = [
-        size
-        for size, steps in after["rows_per_step"].items()
-        for _ in range(steps - before["rows_per_step"].get(size, 0))
-    ]
-    np.random.default_rng(0).shuffle(sizes)
-    tail = sliced.tail(1)
-    batches = {size: torch.randn(size, *shape) for size in set(sizes)}
-
-    def bare() -> float:
-        began = time.perf_counter()
-        with torch.inference_mode():
-            for size in sizes:
-                tail(batches[size])
-        return sum(sizes) / (time.perf_counter() - began)
-
-    bare_rps = await loop.run_in_executor(None, bare)
-    await transport.close()
-    await loop.run_in_executor(None, serve.delete, "vit")
-    return {
-        "served_rps": served_rps,
-        "bare_rps": bare_rps,
-        "ratio": served_rps / bare_rps,
-        "rows_per_step": sum(sizes) / max(len(sizes), 1),
-    }
+    tasks = []
+    for arrival_s in arrivals:
+        await asyncio.sleep(max(began_s + arrival_s - loop.time(), 0.0))
+        tasks.append(asyncio.create_task(one(arrival_s)))
+    await asyncio.gather(*tasks)
+    return replies, latencies_ms, lags_ms, loop.time() - began_s - arrivals[0]
 
 
-async def _reachable(call: Any) -> None:
-    """HAProxy learns of a new application a moment after Serve says that it runs."""
-    until_s = time.monotonic() + 30
-    while True:
-        try:
-            return await call()
-        except Exception:
-            if time.monotonic() > until_s:
-                raise
-            await asyncio.sleep(0.1)
-
-
-async def run(args: argparse.Namespace) -> dict[str, Any]:
-    """All measurements, on one event loop: the handle's router lives on the loop that it was made on.
-
-    The three servers stand side by side and take turns in every round, so that the machine's moods hit all alike.
-    """
-    loop = asyncio.get_running_loop()
-    payload = np.random.default_rng(0).random(SHAPE, np.float32).tobytes()
-    calls: dict[tuple[str, str], tuple[Any, Any]] = {}
-    transports: list[Any] = []
-    for name in NAMES:
-        await loop.run_in_executor(None, start, name, HTTP)
-        handle = ServeTransport(name)
-        manifest = (await handle.describe("toy")).manifest
-        request = Request("r", "toy", manifest, 0, "fp32", SHAPE, payload, top_k=1)
-        http = HttpTransport(f"http://127.0.0.1:{PORT}/{name}")
-        for way, transport in (("handle", handle), ("http", http)):
-            calls[way, name] = _calls(transport, request)
-            await _reachable(calls[way, name][0])
-            await rate(calls[way, name][0], 1.0, args.clients)
-            transports.append(transport)
-    rounds: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for _ in range(args.repeats):
-        for (way, name), (alone, parcel) in calls.items():
-            rps = await rate(alone, args.seconds, args.clients)
-            parcels = PARCEL * await rate(parcel, args.seconds, max(args.clients // PARCEL, 2))
-            p50_ms = await median_ms(alone)
-            for what, value in (("rps", rps), ("rps_parcels_of_8", parcels), ("p50_ms_alone", p50_ms)):
-                rounds[way, name, what].append(value)
-            print(f"{name:9} {way:7} {rps:8.0f}/s  parcels {parcels:8.0f}/s  {p50_ms:.2f} ms alone", flush=True)
-    for transport in transports:
-        await transport.close()
-    for name in NAMES:
-        await loop.run_in_executor(None, serve.delete, name)
-    ways = {
-        way: {f"{name}_{what}": statistics.median(rounds[way, name, what]) for name in NAMES for what in WHAT}
-        for way in ("handle", "http")
-    }
-    faster = max(ways, key=lambda way: ways[way]["bare_echo_rps"])
-    bare_handle = rounds["handle", "bare_echo", "rps"]
-    return {
-        **ways[faster],
-        "way": faster,
-        "p50_ms_alone": ways[faster]["tail_p50_ms_alone"],
-        "ways": ways,
-        "ratios": {
-            **{
-                f"{way}: tail over echo{suffix}": ratio_figures(
-                    paired_ratio(rounds[way, "tail", f"rps{suffix}"], rounds[way, "echo", f"rps{suffix}"])
-                )
-                for way in ways
-                for suffix in ("", "_parcels_of_8")
-            },
-            f"{faster} tail over bare handle echo": ratio_figures(
-                paired_ratio(rounds[faster, "tail", "rps"], bare_handle)
-            ),
-        },
-        "served_vs_bare_detail": (detail := await served_vs_bare(faster, 3 * args.seconds, args.clients)),
-        "served_vs_bare": detail["ratio"],
-    }
-
-
-def _calls(transport: Any, request: Request) -> tuple[Any, Any]:
-    async def alone() -> None:
-        [answer] = await transport.infer([request])
-        assert isinstance(answer, Reply)
-
-    async def parcel() -> None:
-        answers = await transport.infer([request] * PARCEL)
-        assert all(isinstance(answer, Reply) for answer in answers)
-
-    return alone, parcel
-
-
-async def median_ms(call: Any, count: int = 200) -> float:
-    """The median latency of one client alone."""
-    latencies = []
+async def alone(send: Send, count: int) -> list[float]:
+    """Latencies in ms of one client alone."""
+    found = []
     for _ in range(count):
-        began = time.perf_counter()
-        await call()
-        latencies.append((time.perf_counter() - began) * 1e3)
-    return statistics.median(latencies)
+        began_s = time.perf_counter()
+        await send()
+        found.append((time.perf_counter() - began_s) * 1e3)
+    return found
+
+
+async def quiet(forms: Mapping[str, Form], seconds: float) -> dict[str, dict[str, float]]:
+    """CPU seconds per second by form and process while nobody asks for anything."""
+    watches = {name: CpuWatch(form.processes()) for name, form in forms.items()}
+    began_s = time.monotonic()
+    await asyncio.sleep(seconds)
+    found = {name: watch.seconds() for name, watch in watches.items()}
+    passed_s = time.monotonic() - began_s
+    return {name: {what: cpu_s / passed_s for what, cpu_s in one.items()} for name, one in found.items()}
+
+
+async def turn(form: Form, send: Send, idle: Mapping[str, float], arrivals: Sequence[float], alone_count: int) -> Turn:
+    """Of one form and case."""
+    watch, client = CpuWatch(form.processes()), of_this_process()
+    began_s = time.monotonic()
+    replies, latencies_ms, lags_ms, span_s = await loaded(send, arrivals)
+    client_s = client.seconds()["self"]
+    cpu_s = watch.seconds()
+    passed_s = time.monotonic() - began_s
+    busy_s = {name: seconds - idle[name] * passed_s for name, seconds in cpu_s.items()} | {"client": client_s}
+    steps = sum(1 / rows for reply in replies for rows in reply.timings.rows_per_step)
+    return Turn(
+        cpu_us={name: seconds / len(replies) * 1e6 for name, seconds in busy_s.items()},
+        rate=len(replies) / span_s,
+        lag_ms=percentile(lags_ms, 99) or 0.0,
+        rows_per_step=sum(len(reply.timings.rows_per_step) for reply in replies) / steps,
+        loaded_ms=latencies_ms,
+        alone_ms=await alone(send, alone_count),
+    )
+
+
+async def measured(forms: Mapping[str, Form], cases: Sequence[Case], args: argparse.Namespace) -> dict[str, Turns]:
+    """Turns by case and form, one of each per round."""
+    transports = {name: HttpTransport(form.url) for name, form in forms.items()}
+    try:
+        sends: dict[tuple[str, str], Send] = {}
+        for name, transport in transports.items():
+            served = await transport.describe("toy")
+            sends |= {(case.name, name): _sender(transport, served, case) for case in cases}
+        for send in sends.values():
+            await alone(send, 20)
+            await loaded(send, arrivals_s(args.rates[0] / 2 / PARCEL, 1.0, (0,)))
+        found: dict[str, Turns] = {case.name: {name: [] for name in forms} for case in cases}
+        for number in range(args.rounds):
+            idle = await quiet(forms, args.seconds)
+            for index, case in enumerate(cases):
+                moments = arrivals_s(case.rate / case.size, args.seconds, (number, index))
+                for name in list(forms)[:: -1 if number % 2 else 1]:
+                    send, count = sends[case.name, name], args.alone if case.alone else 0
+                    one = await turn(forms[name], send, idle[name], moments, count)
+                    found[case.name][name].append(one)
+            say(f"round {number + 1} of {args.rounds}")
+        return found
+    finally:
+        for transport in transports.values():
+            await transport.close()
+
+
+def _sender(transport: HttpTransport, served: ServedModel, case: Case) -> Send:
+    activation = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+    axes = Manifest.from_json(served.manifest_json).channel_axes
+    payload = activations.encode(case.codec, activation, axes[0] if axes else None)
+    requests = [Request("r", "toy", served.manifest, 0, case.codec, SHAPE, payload, top_k=1)] * case.size
+
+    async def send() -> list[Reply]:
+        answers = await transport.infer(requests)
+        if refused := [answer for answer in answers if not isinstance(answer, Reply)]:
+            raise ServerError(f"a request was not answered, so nothing is comparable: {refused[0]}")
+        return [answer for answer in answers if isinstance(answer, Reply)]
+
+    return send
+
+
+def engine_us(args: argparse.Namespace) -> dict[str, Any]:
+    """What engine_cost.py says of the engine by itself, in a process of its own."""
+    module = "benchmarks.serving.engine_cost"
+    if args.without_engine or find_spec(module) is None:
+        return {"engine_not_measured": "--without-engine" if args.without_engine else f"there is no {module}"}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "engine.json"
+        short = ["--rounds", "2", "--requests", "1000"] if args.quick else []
+        call = [sys.executable, "-m", module, "--base", args.old, "--out", str(out), *short]
+        call += ["--engines", "pipelined", "--strategies", "continuous"]
+        subprocess.run(call, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        document = json.loads(out.read_text())
+    found = {key: value for key, value in document.items() if key.startswith("engine_us_per_row")}
+    return {**found, "engine_rows_per_step": [document["rows_per_step"], document["rows_per_step_single"]]}
 
 
 def main() -> None:
     """Run it."""
     parser = new_parser(__doc__)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of one rate")
-    parser.add_argument("--clients", type=int, default=32, help="requests in flight")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds")
+    parser.add_argument("--old", default=OLD, help="the commit to compare with (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each form and case (default %(default)s)")
+    parser.add_argument(
+        "--rates", type=decimals, default=(300.0, 900.0), help="of requests per second (default 300,900)"
+    )
+    parser.add_argument("--seconds", type=float, default=3.0, help="of load in a turn (default %(default)s)")
+    parser.add_argument("--alone", type=int, default=200, help="bodies of one client alone in a turn")
+    parser.add_argument("--without-engine", action="store_true", help="leave engine_cost.py out")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: 2 rounds of 1.5 s, one rate, 50 alone")
     parser.add_argument("--out", type=Path, help="a results file")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    engine = {strategy: engine_us(strategy) for strategy in ("per_slice", "continuous")}
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
-    try:
-        serve.start(
-            proxy_location="EveryNode",
-            http_options={"host": HTTP["host"], "port": PORT},
-            controller_options={"runtime_env": {"env_vars": environment("controller", http=True)}},
-        )
-        measured = asyncio.run(run(args))
-    finally:
-        # Not serve.shutdown(): it calls the handles' routers, whose event loop has ended. This Ray is our own anyway.
-        ray.shutdown()
+    if args.quick:
+        args.rounds, args.rates, args.seconds, args.alone = 2, args.rates[:1], 1.5, 50
+    load_before = os.getloadavg()[0]
+    engine, asked = engine_us(args), cases_of(args.rates)
+    with checkout_of(args.old) as checkout:
+        commits = {"old": commit_of(checkout), "new": provenance.commit()}
+        with serving(checkout) as forms:
+            found = asyncio.run(measured(forms, asked, args))
+    cases = {case.name: figures(found[case.name], case.rate) for case in asked}
+    first = asked[0].name
     document = {
         "benchmark": "serving_overhead",
-        **measured,
-        "engine_us_per_request": max(one["us_per_request"] for one in engine.values()),
-        "engine": engine,
-        "emulated": ["executor without compute (bare_echo, echo, tail, engine); none for served_vs_bare"],
-        "manifest": manifest(args, seeds=[0]),
+        "case": first,
+        **{key: cases[first][key] for key in ("cpu_us_per_request", "p50_ms_alone", "p99_ms_alone")},
+        **engine,
+        "load": "open loop: Poisson arrivals, the same for all forms; then one client alone",
+        "forms": {form: [*processes.values(), "haproxy"] for form, processes in FORMS.items()},
+        "cases": cases,
+        "commits": commits,
+        "emulated": ["executor without compute: a step takes no time, its launch, wait and take are called"],
+        "manifest": manifest(args, load_before, seeds=range(args.rounds)),
     }
-    for what, found in measured["ratios"].items():
-        print(f"{what:45} {found['ratio']:.2f} {found['ci95']}")
-    print(f"served over bare torch {measured['served_vs_bare']:.2f}, engine {document['engine_us_per_request']:.0f} us")
+    print(table(cases))
     put(document, args.out)
 
 

@@ -1,123 +1,182 @@
-"""What overhead.py compares: two echoes, and the TailServer on an accelerator that takes no time."""
+"""The servers that overhead.py compares: of two commits, each commit's on a Ray of its own, and their processes."""
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from ray import serve
+from benchmarks.common.process_cpu import descendants, title
+from benchmarks.common.results import ROOT
+from benchmarks.serving import no_compute
+from deployments.placing.http_endpoint import free_port
 
-from deployments import app
-from deployments.replica.http_ingress import Ingress
-from deployments.scheduling.scheduler import Resident, Row, Step
-from slicer.common.ray_serve_env import environment
-from slicer.protocol.messages import Answer, Reply, Request, ServedModel, Timings
+#: By form: its application's deployments and what they are called here. `old` and `joint` are one process beside
+#: HAProxy, `new` is two.
+FORMS: dict[str, dict[str, str]] = {
+    "old": {"TailServer": "server"},
+    "new": {"Front": "front", "Core": "core"},
+    "joint": {"TailServer": "server"},
+}
 
-SHAPE = (3, 112, 112)  # 150,528 bytes of float32
-CLASSES = 10
-NAMES = ("bare_echo", "echo", "tail")
-
-
-class NoCompute:
-    """An executor whose steps take no time; it keeps nothing of a row but its key."""
-
-    emulated = "no compute"
-
-    def __init__(self, device: str = "cpu", threads: int | None = None) -> None:
-        self._logits = np.zeros(CLASSES, np.float32)
-
-    def load(self, model: str, sliced: object, residents: dict[object, Resident]) -> None:
-        del model, sliced, residents
-
-    def put(self, model: str, rows: object, batch: object) -> None:
-        del model, rows, batch
-
-    def run(self, step: Step) -> float:
-        del step
-        return 0.0
-
-    def take(self, rows: list[Row]) -> Any:
-        return np.broadcast_to(self._logits, (len(rows), CLASSES))
-
-    def drop(self, row: Row) -> None:
-        del row
-
-    def memory(self) -> dict[str, int]:
-        return {"weights": 0}
+#: How long a Ray with its applications may take to come up, and to go.
+_UP_S, _DOWN_S = 180.0, 30.0
 
 
-class Toy(torch.nn.Sequential):
-    """A model whose input is 151 kB, with four slices' worth of layers that nobody runs."""
+@dataclass(frozen=True)
+class Form:
+    """One application that serves.
 
-    def __init__(self, pretrained_cfg_overlay: object = None) -> None:
-        super().__init__(torch.nn.Flatten(), torch.nn.Linear(3 * 112 * 112, 4))
-        for _ in range(4):
-            self.append(torch.nn.Linear(4, 4))
+    Attributes:
+        name: of FORMS.
+        url: of the application.
+        root: the process under which it is served.
+    """
 
+    name: str
+    url: str
+    root: int
 
-class Bare:
-    """An echo: the answer of a request is made on the spot."""
-
-    async def infer_parcel(self, requests: list[Request]) -> list[Answer]:
-        return [_reply(request) for request in requests]
-
-    async def describe(self, model: str) -> ServedModel:
-        return ServedModel(model, "echo", "{}", 1, (0,), "echo", ("fp32",))
-
-    async def shard(self, sha256: str, offset: int, length: int) -> bytes:
-        raise KeyError(sha256)
-
-    async def check_health(self) -> None: ...
-
-    def __serve_build_asgi_app__(self) -> Ingress:
-        return Ingress(self)
+    def processes(self) -> dict[str, list[int]]:
+        """Pids that live now; see `processes_of`."""
+        return processes_of(self.name, {pid: (title(pid), _command(pid)) for pid in descendants(self.root)})
 
 
-class Echo(Bare):
-    """The echo behind the same ``@serve.batch`` and a hop to a thread and back."""
+def processes_of(form: str, there: Mapping[int, tuple[str, str]]) -> dict[str, list[int]]:
+    """Pids by what they are: of FORMS, ``haproxy``, and ``others``, Ray's own and those of applications beside it.
 
-    def __init__(self) -> None:
-        thread = ThreadPoolExecutor(1)
+    Args:
+        there: title and command (``/proc/PID/comm``) by pid.
 
-        async def batched(parcels: list[list[Request]]) -> list[list[Answer]]:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(thread, lambda: [[_reply(one) for one in parcel] for parcel in parcels])
-
-        self._batched = serve.batch(max_batch_size=32, batch_wait_timeout_s=0.0, max_concurrent_batches=2)(batched)
-
-    async def infer_parcel(self, requests: list[Request]) -> list[Answer]:
-        answers: list[Answer] = await self._batched(requests)
-        return answers
-
-
-def _reply(request: Request) -> Answer:
-    return Reply(request.id, Timings(0.0, 0.0, 0.0, 0.0, (1,)), ((len(request.payload), 0.0),))
+    Raises:
+        RuntimeError: one is missing.
+    """
+    found: dict[str, list[int]] = {name: [] for name in (*FORMS[form].values(), "haproxy", "others")}
+    titles = {f"ray::ServeReplica:{form}:{deployment}": name for deployment, name in FORMS[form].items()}
+    for pid, (said, command) in there.items():
+        name = "haproxy" if command == "haproxy" else titles.get(said.split(" ")[0], "others")
+        found[name].append(pid)
+    if missing := [name for name, pids in found.items() if not pids]:
+        raise RuntimeError(f"{form} has no process {', '.join(missing)} among {sorted(there.values())}")
+    return found
 
 
-def start(name: str, http: dict[str, Any]) -> None:
-    """Start one of the three, with the same settings for all."""
-    if name == "tail":
-        model = {"name": "toy", "model": "benchmarks.serving.servers:Toy", "num_slices": 4, "entries": [0]}
-        config = {
-            "models": [
-                {
-                    **model,
-                    "kwargs": {"pretrained_cfg_overlay": {"input_size": list(SHAPE)}},
-                    "strategy": "per_tail_shared",
-                }
-            ],
-            "executor": "benchmarks.serving.servers:NoCompute",
-            "torch_threads": 1,
-            "http": http,
+@contextmanager
+def checkout_of(commit: str) -> Iterator[Path]:
+    """A git worktree of a commit, outside the repository; removed at the end.
+
+    Raises:
+        SystemExit: git does not know the commit.
+    """
+    with tempfile.TemporaryDirectory(prefix="headtail-old-") as folder:
+        checkout = Path(folder).resolve() / "checkout"
+        made = _git("worktree", "add", "--detach", str(checkout), commit)
+        if made.returncode:
+            raise SystemExit(f"--old {commit}: {made.stderr.strip()}; it needs a clone that holds this commit")
+        try:
+            yield checkout
+        finally:
+            shutil.rmtree(checkout, ignore_errors=True)  # what its processes left there, too
+            _git("worktree", "prune")
+
+
+def commit_of(checkout: Path) -> str:
+    """The commit that lies there."""
+    return _git("rev-parse", "HEAD", folder=checkout).stdout.strip()
+
+
+@contextmanager
+def serving(old: Path) -> Iterator[dict[str, Form]]:
+    """All forms, in the order of FORMS, up at the same time: the old checkout's, and those of this one.
+
+    Raises:
+        RuntimeError: one does not come up; it says what its process said.
+    """
+    with ExitStack() as stack:
+        shared = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headtail-shared-")))
+        shutil.copy(no_compute.__file__, shared)
+        port, another = free_port(8145), free_port(8146)
+        new = no_compute.config(another)
+        applications = {"new": {**new, "ingress": {"replicas": 1}}, "joint": {**new, "ingress": {"replicas": 0}}}
+        first = stack.enter_context(_host(old, {"old": no_compute.config(port)}, shared, 0))
+        second = stack.enter_context(_host(ROOT, applications, shared, 1))
+        yield {
+            name: Form(name, f"http://127.0.0.1:{another if name in applications else port}/{name}", pid)
+            for name, pid in (("old", first), ("new", second), ("joint", second))
         }
-        app.run(config, name=name)
-    else:
-        kind = {"bare_echo": Bare, "echo": Echo}[name]
-        options = {"num_cpus": 1, "runtime_env": {"env_vars": environment("replica", http=True)}}
-        deployment = serve.deployment(
-            serve.ingress()(kind), name=name, max_ongoing_requests=4096, logging_config=app.LOGGING
+
+
+@contextmanager
+def _host(checkout: Path, applications: dict[str, Any], shared: Path, number: int) -> Iterator[int]:
+    """The pid of a process under which applications of a checkout are served."""
+    variables = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(checkout), str(shared))),
+        "RAY_worker_niceness": "0",  # Ray's default, nice 15, would measure what else runs
+        # Two Serves on one host do not know of each other's replicas.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(30000 + 500 * number),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(30499 + 500 * number),
+    }
+    asked = json.dumps({"checkout": str(checkout), "applications": applications})
+    said = shared / f"host-{number}.log"
+    with said.open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("host.py")), asked],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=variables,
+            cwd=checkout,
+            start_new_session=True,  # Ctrl-C is for the benchmark, which ends it
         )
-        serve.run(deployment.options(ray_actor_options=options).bind(), name=name, route_prefix=f"/{name}")
+    try:
+        until_s = time.monotonic() + _UP_S
+        while "serving" not in said.read_text(errors="replace").splitlines():
+            if process.poll() is not None or time.monotonic() > until_s:
+                raise RuntimeError(f"{', '.join(applications)} did not come up: {said.read_text()[-3000:]}")
+            time.sleep(0.1)
+        yield process.pid
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let it take its Ray down, and end what is left of that."""
+    started = {pid: title(pid) for pid in descendants(process.pid)}
+    assert process.stdin is not None
+    with suppress(OSError):
+        process.stdin.close()
+    try:
+        process.wait(_DOWN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    until_s = time.monotonic() + _DOWN_S
+    while (
+        left := [pid for pid, said in started.items() if said and title(pid) == said]
+    ) and time.monotonic() < until_s:
+        time.sleep(0.1)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _git(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)

@@ -7,6 +7,7 @@ that the core reads, and answers when that says so. Nothing here imports torch b
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,9 @@ class Front(RequestServer):
         self._watch = Watch(self._counted)
         with contextlib.suppress(RuntimeError):  # made outside of an event loop: at the first request
             self._cores.look()
+        if ray.is_initialized():  # in a replica, not in a test's process
+            gc.collect()
+            gc.freeze()  # what is here stays; a full collection would walk all of it in the middle of a request
 
     @property
     @override

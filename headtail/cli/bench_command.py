@@ -61,8 +61,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "overhead": Benchmark(
         "benchmarks.serving.overhead",
-        "What does serving cost beside the work itself, by HTTP and by the handle?",
-        "minutes: --seconds of each rate, --repeats rounds",
+        "What does a request cost the server in CPU and latency, beside an older commit's? In a clone.",
+        "9 minutes and the engine's share; --quick: a smoke test",
     ),
     "engine-cost": Benchmark(
         "benchmarks.serving.engine_cost",

@@ -188,6 +188,7 @@ def test_scripts_of_benchmarks_are_all_named() -> None:
     parts = {
         "benchmarks.paper.worker",
         "benchmarks.serving.engine_cost_worker",
+        "benchmarks.serving.host",
         "benchmarks.models.train_digits",
         "benchmarks.accelerator.gpu",
     }
