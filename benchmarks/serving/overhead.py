@@ -1,7 +1,7 @@
 """What a request costs the server: CPU of each process, and latency alone, beside an older commit's in the same run.
 
 Three forms are up at the same time. `old`: the older commit's, from a git worktree that is made for this run, on a Ray
-of its own; one process and HAProxy. `new`: this checkout's with a front and a core. `joint`: this checkout's with both
+of its own; one process and HAProxy. `new`: this checkout's with a front and a core. `single`: this checkout's with both
 in one process. They take turns, and each second round goes the other way round. In a turn one client sends the same
 Poisson arrivals, open loop, at a rate that all of them keep, and at the first rate also requests one after the other.
 Cases: 151 kB of fp32 and 38 kB of int8 (one shape, 3 x 112 x 112), singly and in parcels of 8, at each rate. A machine

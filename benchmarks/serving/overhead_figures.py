@@ -49,16 +49,16 @@ def figures(turns: Turns, rate: float) -> dict[str, Any]:
     """A case as it stands in the document.
 
     Args:
-        turns: of `old`, `new` and `joint`, as many of each.
+        turns: of `old`, `new` and `single`, as many of each.
         rate: of requests that was offered.
     """
-    old, new, joint = (turns[form] for form in ("old", "new", "joint"))
+    old, new, single = (turns[form] for form in ("old", "new", "single"))
     return {
         "cpu_us_per_request": {form: _cpu(of_form) for form, of_form in turns.items()},
         "core_over_old_server": _ratio([t.cpu_us["core"] for t in new], [t.cpu_us["server"] for t in old]),
         "sum_over_old": {
             "new": _ratio([t.server_us for t in new], [t.server_us for t in old]),
-            "joint": _ratio([t.server_us for t in joint], [t.server_us for t in old]),
+            "single": _ratio([t.server_us for t in single], [t.server_us for t in old]),
         },
         **(_alone(turns) if old[0].alone_ms else {}),
         "p50_ms_loaded": _percentiles(turns, 50, lambda t: t.loaded_ms),
@@ -73,7 +73,7 @@ def figures(turns: Turns, rate: float) -> dict[str, Any]:
 def _alone(turns: Turns) -> dict[str, Any]:
     return {
         "p50_ms_alone": {form: _rounded(_medians(of_form)) for form, of_form in turns.items()},
-        "p50_ms_alone_less_old": {form: _difference(turns[form], turns["old"]) for form in ("new", "joint")},
+        "p50_ms_alone_less_old": {form: _difference(turns[form], turns["old"]) for form in ("new", "single")},
         "p99_ms_alone": _percentiles(turns, 99, lambda t: t.alone_ms),
     }
 

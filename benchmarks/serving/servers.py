@@ -21,12 +21,12 @@ from benchmarks.common.results import ROOT
 from benchmarks.serving import no_compute
 from deployments.placing.http_endpoint import free_port
 
-#: By form: its application's deployments and what they are called here. `old` and `joint` are one process beside
+#: By form: its application's deployments and what they are called here. `old` and `single` are one process beside
 #: HAProxy, `new` is two.
 FORMS: dict[str, dict[str, str]] = {
     "old": {"TailServer": "server"},
     "new": {"Front": "front", "Core": "core"},
-    "joint": {"TailServer": "server"},
+    "single": {"TailServer": "server"},
 }
 
 #: How long a Ray with its applications may take to come up, and to go.
@@ -107,12 +107,12 @@ def serving(old: Path) -> Iterator[dict[str, Form]]:
         shutil.copy(no_compute.__file__, shared)
         port, another = free_port(8145), free_port(8146)
         new = no_compute.config(another)
-        applications = {"new": {**new, "ingress": {"replicas": 1}}, "joint": {**new, "ingress": {"replicas": 0}}}
+        applications = {"new": {**new, "ingress": {"replicas": 1}}, "single": {**new, "ingress": {"replicas": 0}}}
         first = stack.enter_context(_host(old, {"old": no_compute.config(port)}, shared, 0))
         second = stack.enter_context(_host(ROOT, applications, shared, 1))
         yield {
             name: Form(name, f"http://127.0.0.1:{another if name in applications else port}/{name}", pid)
-            for name, pid in (("old", first), ("new", second), ("joint", second))
+            for name, pid in (("old", first), ("new", second), ("single", second))
         }
 
 

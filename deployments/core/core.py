@@ -18,8 +18,8 @@ from deployments.core.accelerator import executor_of, usable
 from deployments.core.hosting import host
 from deployments.core.loaded_engine import LoadedEngine
 from deployments.core.status import CoreStatus, Counters
-from deployments.joint import questions, rendezvous
-from deployments.joint.core_side import SocketIntake
+from deployments.ipc import queries, rendezvous
+from deployments.ipc.socket_intake import SocketIntake
 from slicer.common.thread_timing import hand_over_soon
 
 
@@ -67,7 +67,7 @@ class Core:
     async def serve(self) -> None:
         """Start the engine, and let fronts find this core. Questions are answered on this event loop."""
         self._loaded.start(self._engine)
-        self._questions = await questions.answer_questions(
+        self._questions = await queries.answer_questions(
             self._folder / rendezvous.QUESTIONS, {"status": self._status, "steps": self._steps}
         )
         rendezvous.publish(

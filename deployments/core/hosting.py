@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from deployments.config import ModelConfig
-from deployments.joint.hosted_model import HostedModel
+from deployments.ipc.hosted_model import HostedModel
 from slicer import shards
 from slicer.models import zoo
 from slicer.models.spec import ModelSpec

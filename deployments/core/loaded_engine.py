@@ -16,7 +16,7 @@ from deployments.engine.pipelined import engine_class
 from deployments.engine.warm_up import warm_up
 from deployments.executors.base import Executor
 from deployments.executors.enqueuing import Enqueuing
-from deployments.joint.hosted_model import HostedModel
+from deployments.ipc.hosted_model import HostedModel
 from deployments.scheduling.registry import find_strategy
 from deployments.scheduling.scheduler import Policy, Scheduler
 from slicer.errors import ConfigError

@@ -12,7 +12,7 @@ from deployments.engine.ledger import EngineStats
 from deployments.engine.trace import TracedStep
 from deployments.executors.base import Executor
 from deployments.executors.torch_common import resident_set_bytes
-from deployments.joint.hosted_model import HostedModel
+from deployments.ipc.hosted_model import HostedModel
 from slicer.common.nvml import NvmlGpu
 from slicer.common.version import headtail_version
 

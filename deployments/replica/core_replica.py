@@ -6,7 +6,7 @@ from typing import Any
 
 from deployments.config import parse_config
 from deployments.core.core import Core
-from deployments.joint.rendezvous import meeting_place
+from deployments.ipc.rendezvous import meeting_place
 from deployments.replica.front import here
 from deployments.replica.identity import node_id, replica_name
 from deployments.replica.logs import log_with_serve

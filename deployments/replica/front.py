@@ -16,11 +16,11 @@ import ray
 from typing_extensions import override
 
 from deployments.config import HttpAddress, ServerConfig, parse_config
-from deployments.joint.arena import Arena
-from deployments.joint.front_side import NO_CORE, NodeCores
-from deployments.joint.hosted_model import HostedModel
-from deployments.joint.rendezvous import meeting_place
-from deployments.joint.seam import Deliver
+from deployments.ipc.arena import Arena
+from deployments.ipc.hosted_model import HostedModel
+from deployments.ipc.node_cores import NO_CORE, NodeCores
+from deployments.ipc.rendezvous import meeting_place
+from deployments.ipc.row_sink import Deliver
 from deployments.replica.admission.admission import Admission
 from deployments.replica.admission.calls import CheckedRequest, Result
 from deployments.replica.identity import identify

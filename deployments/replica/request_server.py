@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from deployments.joint.hosted_model import HostedModel
+from deployments.ipc.hosted_model import HostedModel
 from deployments.replica.admission.calls import CheckedRequest, Result
 from deployments.replica.http_ingress import Ingress
 from deployments.replica.identity import Identity

@@ -19,7 +19,7 @@ from deployments.config import HttpAddress, ServerConfig, parse_config
 from deployments.core.accelerator import executor_of, usable
 from deployments.core.hosting import host
 from deployments.core.status import CoreStatus
-from deployments.joint.hosted_model import HostedModel
+from deployments.ipc.hosted_model import HostedModel
 from deployments.replica.admission.calls import CheckedRequest, Result
 from deployments.replica.backends.backend import Backend
 from deployments.replica.backends.engine_backend import EngineBackend

@@ -20,9 +20,9 @@ from typing import Generic, TypeVar
 
 from deployments.engine.ledger import Outcome
 from deployments.executors.base import ReceivedBatch
-from deployments.joint.hosted_model import HostedModel
-from deployments.joint.idempotency import key_of
-from deployments.joint.seam import Deliver, RowSink
+from deployments.ipc.hosted_model import HostedModel
+from deployments.ipc.idempotency import key_of
+from deployments.ipc.row_sink import Deliver, RowSink
 from deployments.replica.admission.calls import Call, CheckedRequest, Place, Result, request_at
 from deployments.replica.admission.decode import decode_rows
 from deployments.replica.admission.decode_queue import DecodeQueue

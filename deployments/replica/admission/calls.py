@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from deployments.engine.ledger import Outcome
-from deployments.joint.hosted_model import HostedModel
+from deployments.ipc.hosted_model import HostedModel
 from slicer.protocol.messages import Refusal, Request
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from deployments.joint.hosted_model import HostedModel, Receiving
+from deployments.ipc.hosted_model import HostedModel, Receiving
 from slicer.codecs.activations import ordinary
 from slicer.errors import CodecError, NotFiniteError
 from slicer.protocol.messages import Refusal, Request

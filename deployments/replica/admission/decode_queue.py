@@ -18,7 +18,7 @@ from functools import partial
 from ray import serve
 
 from deployments.executors.base import ReceivedBatch
-from deployments.joint.hosted_model import Receiving
+from deployments.ipc.hosted_model import Receiving
 from deployments.replica.admission.calls import Call, CheckedRequest, Place, request_at
 from deployments.replica.admission.decode import decode_rows
 from slicer.codecs.activations import ordinary

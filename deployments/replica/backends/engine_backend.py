@@ -12,8 +12,8 @@ from deployments.core.loaded_engine import LoadedEngine
 from deployments.core.status import Counters
 from deployments.engine.trace import TracedStep
 from deployments.executors.base import Executor
-from deployments.joint.local import LocalSink
-from deployments.joint.seam import Deliver
+from deployments.ipc.local_sink import LocalSink
+from deployments.ipc.row_sink import Deliver
 from deployments.replica.admission.admission import Admission
 from deployments.replica.admission.calls import CheckedRequest, Result
 from deployments.replica.backends.backend import Backend

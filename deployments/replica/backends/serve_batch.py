@@ -24,7 +24,7 @@ from deployments.core.status import Counters
 from deployments.engine.engine import Outcome
 from deployments.engine.trace import StepTrace, TracedStep
 from deployments.executors.base import Executor, Floats
-from deployments.joint.hosted_model import HostedModel
+from deployments.ipc.hosted_model import HostedModel
 from deployments.replica.admission.calls import CheckedRequest, Result
 from deployments.replica.admission.decode import decode_rows
 from deployments.replica.backends.backend import Backend

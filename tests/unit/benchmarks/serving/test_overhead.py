@@ -29,7 +29,7 @@ def turns() -> dict[str, list[Turn]]:
     return {
         "old": [turn({"server": 400.0, "haproxy": 100.0}, 1.0, 1.0, 9.0) for _ in range(3)],
         "new": [turn({"front": 300.0, "core": 40.0, "haproxy": 110.0}, 1.2 + i / 10, 8.0, 0.5) for i in range(3)],
-        "joint": [turn({"server": 500.0, "haproxy": 125.0}, 1.0) for _ in range(3)],
+        "single": [turn({"server": 500.0, "haproxy": 125.0}, 1.0) for _ in range(3)],
     }
 
 
@@ -40,12 +40,12 @@ def test_figures_are_of_the_servers_processes_paired_by_round() -> None:
         "sum": 450.0,  # neither the client nor what is beside it
     }
     assert found["core_over_old_server"]["ratio"] == 0.1
-    assert {form: one["ratio"] for form, one in found["sum_over_old"].items()} == {"new": 0.9, "joint": 1.25}
-    assert found["p50_ms_alone"] == {"old": 1.0, "new": 1.3, "joint": 1.0}
+    assert {form: one["ratio"] for form, one in found["sum_over_old"].items()} == {"new": 0.9, "single": 1.25}
+    assert found["p50_ms_alone"] == {"old": 1.0, "new": 1.3, "single": 1.0}
     less = found["p50_ms_alone_less_old"]["new"]
     assert less["by_round"] == [0.2, 0.3, 0.4] and less["ms"] == 0.3
     assert less["ci95"] == pytest.approx([0.0516, 0.5484])  # t of two degrees, 4.303, times 0.1 / sqrt 3
-    assert found["p99_ms_alone"]["joint"] == 1.0
+    assert found["p99_ms_alone"]["single"] == 1.0
 
 
 def test_one_client_alone_is_measured_with_the_first_rate_only() -> None:
@@ -94,11 +94,11 @@ def test_processes_are_told_apart() -> None:
         1: ("gcs_server --log", "gcs_server"),
         2: ("ray::ServeReplica:new:Front", "ray::ServeRepli"),
         3: ("ray::ServeReplica:new:Core", "ray::ServeRepli"),
-        4: ("ray::ServeReplica:joint:TailServer", "ray::ServeRepli"),
+        4: ("ray::ServeReplica:single:TailServer", "ray::ServeRepli"),
         5: ("haproxy -db -f x", "haproxy"),
     }
     assert processes_of("new", there) == {"front": [2], "core": [3], "haproxy": [5], "others": [1, 4]}
-    assert processes_of("joint", there) == {"server": [4], "haproxy": [5], "others": [1, 2, 3]}
+    assert processes_of("single", there) == {"server": [4], "haproxy": [5], "others": [1, 2, 3]}
     with pytest.raises(RuntimeError, match="old has no process server"):
         processes_of("old", there)
 

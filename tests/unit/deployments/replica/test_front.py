@@ -21,7 +21,7 @@ from PIL import Image
 
 from deployments.config import parse_config
 from deployments.core.core import Core
-from deployments.joint.front_side import NO_CORE
+from deployments.ipc.node_cores import NO_CORE
 from deployments.replica.front import Front
 from slicer.codecs import activations
 from slicer.codecs.images import encode_image
@@ -248,7 +248,7 @@ import asyncio, json, sys
 from pathlib import Path
 from deployments.replica.front import Front
 from slicer.protocol import packet
-from tests.joint_processes import outside_of_ray
+from tests.ipc_processes import outside_of_ray
 
 async def main():
     outside_of_ray()

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from deployments.engine.engine import Outcome
-from deployments.joint.hosted_model import HostedModel
-from deployments.joint.seam import RowSink
+from deployments.ipc.hosted_model import HostedModel
+from deployments.ipc.row_sink import RowSink
 from deployments.replica.admission.admission import Admission
 from deployments.replica.admission.calls import CheckedRequest
 from slicer.protocol.messages import Refusal, Request

@@ -1,4 +1,4 @@
-"""The core's end of the joint: rows of all fronts into the engine, and their outcomes back, on the engine's thread.
+"""The core's end: rows of all fronts into the engine, and their outcomes back, on the engine's thread.
 
 There is no other thread and no task: the engine calls `collect` before each step, sleeps in `wait`, and hands over what
 ended by `deliver`. A front's death is the end of its socket, which the system reports at once: its rows are cancelled,
@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,18 +25,21 @@ from deployments.engine.engine import Engine
 from deployments.engine.intake import Intake
 from deployments.engine.ledger import Outcome
 from deployments.executors.base import Executor
-from deployments.joint import words
-from deployments.joint.arena import MappedArena
-from deployments.joint.desk import Desk
-from deployments.joint.hosted_model import HostedModel
+from deployments.ipc import messages
+from deployments.ipc.arena import MappedArena
+from deployments.ipc.hosted_model import HostedModel
+from deployments.ipc.row_registry import RowRegistry
 
-logger = logging.getLogger("headtail.joint")
+logger = logging.getLogger("headtail.ipc")
 
 _LISTENING = 64
 
+#: What comes within so long after a look is found at the next one: a look costs as much as a tenth of a step.
+LOOK_AGAIN_S = 5e-5
+
 
 class _Front:
-    """One connection; `Caller` of the desk."""
+    """One connection; `Caller` of the registry."""
 
     def __init__(self, connection: socket.socket, intake: SocketIntake) -> None:
         self.socket = connection
@@ -50,7 +54,7 @@ class _Front:
     def told(self, ticket: int, outcome: Outcome) -> None:
         """Write what came out of a row where its front looks for it."""
         place = self.answers.pop(ticket)
-        code, message, shape = outcome.code, words.shortened(outcome.message), ()
+        code, message, shape = outcome.code, messages.shortened(outcome.message), ()
         if outcome.logits is not None:
             shape, size = outcome.logits.shape, outcome.logits.nbytes
             if size <= len(place):
@@ -95,12 +99,14 @@ class SocketIntake(Intake):
         self._epoll.register(self._listener, select.EPOLLIN)
         self._fronts: dict[int, _Front] = {}
         self._left: list[_Front] = []  # whose rows may still be in a step
-        self._desk = Desk()
+        self._registry = RowRegistry()
         self._thread = 0
+        self._events: list[tuple[int, int]] = []  # that `wait` has seen
+        self._look_at_s = 0.0
 
     def serve(self, engine: Engine) -> None:
         """Where rows go; once, before the engine starts."""
-        self._desk.engine = engine
+        self._registry.engine = engine
 
     @property
     def fronts(self) -> int:
@@ -115,14 +121,25 @@ class SocketIntake(Intake):
             os.eventfd_write(self._bell, 1)
 
     def wait(self, timeout_s: float | None) -> None:
-        """Until a socket has something. By `select`, since epoll sleeps whole milliseconds."""
+        """Until a socket has something. With a time-out by `select`, since epoll sleeps whole milliseconds."""
         self._thread = threading.get_ident()
-        select.select([self._epoll], [], [], timeout_s)
+        if timeout_s is None:
+            self._events = self._epoll.poll()
+        else:
+            select.select([self._epoll], [], [], timeout_s)
+        self._look_at_s = 0.0
 
     def collect(self) -> None:
-        """Read what came."""
-        self._thread = threading.get_ident()
-        for descriptor, events in self._epoll.poll(0):
+        """Read what came, if it has not been looked for just now: several turns of the engine may make one step."""
+        now_s = time.monotonic()
+        found, self._events = self._events, []
+        if not found:
+            if now_s < self._look_at_s:
+                return
+            self._thread = threading.get_ident()
+            found = self._epoll.poll(0)
+        self._look_at_s = now_s + LOOK_AGAIN_S
+        for descriptor, events in found:
             front = self._fronts.get(descriptor)
             if front is not None:
                 if events & select.EPOLLOUT:
@@ -136,7 +153,7 @@ class SocketIntake(Intake):
 
     def deliver(self, outcomes: list[Outcome]) -> None:
         """Tell the fronts of these, each in one message."""
-        self._desk.deliver(outcomes)
+        self._registry.deliver(outcomes)
         if self._left:
             self._release()
 
@@ -166,9 +183,9 @@ class SocketIntake(Intake):
             descriptors: list[int] = []
             try:
                 if front.arena is None:
-                    message, descriptors, _, _ = socket.recv_fds(front.socket, words.MOST_BYTES, 1)
+                    message, descriptors, _, _ = socket.recv_fds(front.socket, messages.MOST_BYTES, 1)
                 else:
-                    message = front.socket.recv(words.MOST_BYTES)
+                    message = front.socket.recv(messages.MOST_BYTES)
             except BlockingIOError:
                 return
             except OSError:
@@ -188,10 +205,10 @@ class SocketIntake(Intake):
     def _greet(self, front: _Front, message: bytes, descriptors: Sequence[int]) -> None:
         """Its first message; the descriptor is ours to close, whatever is wrong with it."""
         try:
-            if (said := words.unpack(message)) != [words.HELLO, words.VERSION] or not descriptors:
+            if (said := messages.unpack(message)) != [messages.HELLO, messages.VERSION] or not descriptors:
                 raise ValueError(
                     f"message {said} with {len(descriptors)} descriptors; this core wants HELLO, an arena, and speaks "
-                    f"version {words.VERSION}"
+                    f"version {messages.VERSION}"
                 )
         except ValueError:
             for descriptor in descriptors:
@@ -201,12 +218,12 @@ class SocketIntake(Intake):
         self._executor.pin(front.arena.memory)
 
     def _take(self, front: _Front, arena: MappedArena, message: bytes) -> None:
-        kind, *parts = words.unpack(message)
-        if kind == words.SUBMIT:
+        kind, *parts = messages.unpack(message)
+        if kind == messages.SUBMIT:
             self._submit(front, arena, *parts)
-        elif kind == words.CANCEL:
+        elif kind == messages.CANCEL:
             for ticket in parts[0]:
-                self._desk.cancel(front, ticket)
+                self._registry.cancel(front, ticket)
         else:
             raise ValueError(f"message {kind}")
 
@@ -225,14 +242,14 @@ class SocketIntake(Intake):
         keys: list[bytes],
         again: list[bool],
     ) -> None:
-        if dtype not in words.TYPES:  # numpy would take bytes for objects, too
+        if dtype not in messages.TYPES:  # numpy would take bytes for objects, too
             raise ValueError(f"rows of type {dtype}")
         shapes, answer_bytes = self._shapes[model]
         count = len(arrivals_s)
         rows = arena.array(rows_at, (count, *shapes[entry]), dtype)
         answers = arena.array(answers_at, (count, answer_bytes), np.uint8)
         front.answers.update(zip(range(first, first + count), answers, strict=True))
-        self._desk.submit(front, first, model, entry, rows, arrivals_s, deadlines_s, keys, again)
+        self._registry.submit(front, first, model, entry, rows, arrivals_s, deadlines_s, keys, again)
 
     def _leave(self, front: _Front) -> None:
         """It has gone: nobody waits for its rows."""
@@ -240,7 +257,7 @@ class SocketIntake(Intake):
             del self._fronts[front.socket.fileno()]
             self._epoll.unregister(front.socket)
             front.socket.close()
-            self._desk.leave(front)
+            self._registry.leave(front)
             front.answers.clear()
             self._left.append(front)
             self._release()
@@ -257,8 +274,8 @@ class SocketIntake(Intake):
     def tell(self, front: _Front) -> None:
         """What has ended since the last time."""
         ended, front.ended = front.ended, []
-        for part in words.in_parts(ended):
-            self._send(front, words.pack((words.ENDED, len(self._desk), part)))
+        for part in messages.in_parts(ended):
+            self._send(front, messages.pack((messages.ENDED, len(self._registry), part)))
 
     def _send(self, front: _Front, message: bytes) -> None:
         """At once, or when its socket has room: the accelerator waits for no front."""

@@ -2,7 +2,7 @@
 
 ::
 
-    python -m tests.joint_processes PLACE SHARDS FRONTS
+    python -m tests.ipc_processes PLACE SHARDS FRONTS
 
 starts a supervisor that forks a core and FRONTS fronts, and forks one again as soon as it has died, as Serve would. It
 says on stdout, a JSON object a line, what it has forked (``{"started": "core", "pid": 1}``, ``"front 0"``, ...); a
@@ -71,7 +71,7 @@ def config_of(shards: str) -> ServerConfig:
     return parse_config(
         {
             "models": [model],
-            "executor": "tests.joint_processes:Tracing",
+            "executor": "tests.ipc_processes:Tracing",
             "torch_threads": 1,
             "shard_dir": shards,
             "ingress": {"shared_memory_bytes": 1 << 20},

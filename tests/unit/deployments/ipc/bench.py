@@ -18,11 +18,11 @@ import numpy.typing as npt
 from deployments.config import ModelConfig
 from deployments.engine.engine import Engine
 from deployments.engine.ledger import Outcome
-from deployments.joint import rendezvous, words
-from deployments.joint.arena import Arena
-from deployments.joint.core_side import SocketIntake
-from deployments.joint.front_side import NodeCores
-from deployments.joint.hosted_model import HostedModel
+from deployments.ipc import messages, rendezvous
+from deployments.ipc.arena import Arena
+from deployments.ipc.hosted_model import HostedModel
+from deployments.ipc.node_cores import NodeCores
+from deployments.ipc.socket_intake import SocketIntake
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Scheduler, Step
 from deployments.testing.fakes import FakeExecutor, answer_of, rows_at
@@ -97,7 +97,7 @@ class Core:
     @property
     def empty(self) -> bool:
         """Nothing is left of any row."""
-        return not self.rows and not self.executor.activations and not len(self.intake._desk)
+        return not self.rows and not self.executor.activations and not len(self.intake._registry)
 
     @property
     def ran(self) -> int:
@@ -166,11 +166,11 @@ class Stranger:
         self.socket.settimeout(LIMIT_S)
         self.socket.connect(str(core.folder / rendezvous.ROWS))
         if hello:
-            self.say(words.HELLO, words.VERSION, descriptor=True)
+            self.say(messages.HELLO, messages.VERSION, descriptor=True)
 
     def say(self, *parts: Any, descriptor: bool = False) -> None:
         """One message."""
-        self.say_bytes(words.pack(parts), descriptor=descriptor)
+        self.say_bytes(messages.pack(parts), descriptor=descriptor)
 
     def say_bytes(self, message: bytes, *, descriptor: bool = False) -> None:
         """What may be none."""
@@ -186,12 +186,12 @@ class Stranger:
         self._kept = [*getattr(self, "_kept", []), rows, answers]
         columns: list[Any] = [[value] * len(names) for value in (0.0, None, b"", False)]
         places = self.arena.offset_of(rows), self.arena.offset_of(answers)
-        self.say(words.SUBMIT, "m", 0, "<f4", first, *places, *columns)
+        self.say(messages.SUBMIT, "m", 0, "<f4", first, *places, *columns)
 
     def read(self) -> list[Any]:
         """The rows of the next message; none at the end of the connection."""
-        message = self.socket.recv(words.MOST_BYTES)
-        return words.unpack(message)[2] if message else []
+        message = self.socket.recv(messages.MOST_BYTES)
+        return messages.unpack(message)[2] if message else []
 
     def close(self) -> None:
         """Leave."""

@@ -1,4 +1,4 @@
-"""The joint within one process: an engine with a thread of its own beside the event loop that speaks to clients."""
+"""Both ends within one process: an engine with a thread of its own beside the event loop that speaks to clients."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from deployments.engine.engine import Engine
 from deployments.engine.ledger import Outcome
-from deployments.joint.desk import Desk
-from deployments.joint.seam import Deliver, RowSink
+from deployments.ipc.row_registry import RowRegistry
+from deployments.ipc.row_sink import Deliver, RowSink
 
 
 class LocalSink(RowSink):
-    """Rows to an engine of this process. The desk is the event loop's.
+    """Rows to an engine of this process. The registry is the event loop's.
 
     Args:
         make_engine: makes the engine, given where its outcomes go; called once.
@@ -40,8 +40,8 @@ class LocalSink(RowSink):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._next = 0
         self._ended: list[Outcome] = []
-        self._desk = Desk()
-        self.engine = self._desk.engine = make_engine(self._from_engine)
+        self._registry = RowRegistry()
+        self.engine = self._registry.engine = make_engine(self._from_engine)
 
     @property
     def alive(self) -> bool:
@@ -66,19 +66,19 @@ class LocalSink(RowSink):
         self._loop = asyncio.get_running_loop()
         first = self._next
         self._next += len(rows)
-        self._desk.submit(self, first, model, entry, rows, arrivals_s, deadlines_s, keys, again)
+        self._registry.submit(self, first, model, entry, rows, arrivals_s, deadlines_s, keys, again)
         return list(range(first, self._next))
 
     def cancel(self, ticket: int) -> None:
         """Before its next step."""
-        self._desk.cancel(self, ticket)
+        self._registry.cancel(self, ticket)
 
     def told(self, ticket: int, outcome: Outcome) -> None:
-        """By the desk."""
+        """By the registry."""
         self._ended.append(outcome.of(ticket))
 
     def tell(self) -> None:
-        """By the desk; a turn later, since it may be in the middle of a `submit`."""
+        """By the registry; a turn later, since it may be in the middle of a `submit`."""
         ended, self._ended = self._ended, []
         if ended:
             assert self._loop is not None, "nothing ends before something was submitted"
@@ -87,4 +87,4 @@ class LocalSink(RowSink):
     def _from_engine(self, outcomes: list[Outcome]) -> None:
         """On the engine's thread: one hop to the event loop for all rows that ended together."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._desk.deliver, outcomes)
+            self._loop.call_soon_threadsafe(self._registry.deliver, outcomes)

@@ -9,7 +9,7 @@ import pytest
 
 from deployments.engine.engine import Engine
 from deployments.engine.ledger import Outcome
-from deployments.joint.desk import Desk
+from deployments.ipc.row_registry import RowRegistry
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Scheduler
 from deployments.testing.fakes import FakeExecutor, answer_of, rows_at
@@ -44,20 +44,22 @@ class Caller:
 
 
 class Office:
-    """A desk before an engine that runs one turn when it is told to."""
+    """A registry before an engine that runs one turn when it is told to."""
 
     def __init__(self, max_rows: int = 1000) -> None:
-        self.desk = Desk()
+        self.registry = RowRegistry()
         self.executor = FakeExecutor()
         policy = make_policy("per_tail", model="m", num_slices=4, max_batch=8)
-        self.engine = Engine(Scheduler({"m": policy}), self.executor, self.desk.deliver, max_rows=max_rows)
-        self.desk.engine = self.engine
+        self.engine = Engine(Scheduler({"m": policy}), self.executor, self.registry.deliver, max_rows=max_rows)
+        self.registry.engine = self.engine
 
     def submit(self, caller: Caller, first: int, *names: float, again: bool = False, key: bytes | None = None) -> None:
         """Rows of these names, keyed by their name if `key` is None."""
         keys = [b"%d" % name if key is None else key for name in names]
         count = len(names)
-        self.desk.submit(caller, first, "m", 0, rows_at(*names), [0.0] * count, [None] * count, keys, [again] * count)
+        self.registry.submit(
+            caller, first, "m", 0, rows_at(*names), [0.0] * count, [None] * count, keys, [again] * count
+        )
 
     def run(self) -> None:
         """Until nothing is left to do."""
@@ -70,7 +72,7 @@ class Office:
         return sum(len(step.rows) for step in self.executor.steps)
 
     def empty(self) -> bool:
-        return not len(self.desk) and not self.engine.stats().waiting and not self.executor.activations
+        return not len(self.registry) and not self.engine.stats().waiting and not self.executor.activations
 
 
 ONE = answer_of(1, 0, 4)
@@ -80,7 +82,7 @@ def test_each_caller_is_told_of_its_own_rows_in_one_go() -> None:
     office, a, b = Office(), Caller(), Caller()
     office.submit(a, 10, 1, 2)
     office.submit(b, 10, 3)
-    assert len(office.desk) == 3
+    assert len(office.registry) == 3
     office.run()
     assert a.answers == {10: answer_of(1, 0, 4), 11: answer_of(2, 0, 4)}
     assert b.answers == {10: answer_of(3, 0, 4)}
@@ -132,7 +134,7 @@ def test_a_caller_that_leaves_is_told_nothing_and_its_rows_leave_the_engine() ->
     office, a, b = Office(), Caller(), Caller()
     office.submit(a, 0, 1, 2)
     office.submit(b, 0, 3)
-    office.desk.leave(a)
+    office.registry.leave(a)
     office.run()
     assert (a.outcomes, a.calls) == ({}, [])
     assert b.answers == {0: answer_of(3, 0, 4)}
@@ -146,11 +148,11 @@ def test_when_the_first_sending_is_cancelled_the_one_that_waits_runs_and_others_
     office.submit(a, 0, 1)
     for caller in (gone, b, c):
         office.submit(caller, 5, 1, again=True)
-    office.desk.leave(gone)
+    office.registry.leave(gone)
     if how == "leaves":
-        office.desk.leave(a)
+        office.registry.leave(a)
     else:
-        office.desk.cancel(a, 0)
+        office.registry.cancel(a, 0)
     office.run()
     assert a.answers == ({0: "cancelled"} if how == "cancels" else {})
     assert (b.answers, c.answers, gone.answers) == ({5: ONE}, {5: ONE}, {})
@@ -162,19 +164,19 @@ def test_nothing_runs_instead_of_a_cancelled_row_for_those_who_have_left() -> No
     office, a, gone = Office(), Caller(), Caller()
     office.submit(a, 0, 1)
     office.submit(gone, 5, 1, again=True)
-    office.desk.leave(gone)
-    office.desk.cancel(a, 0)
+    office.registry.leave(gone)
+    office.registry.cancel(a, 0)
     office.run()
     assert (a.answers, gone.answers, office.ran) == ({0: "cancelled"}, {}, 0)
-    assert office.empty() and not office.desk._answered._running
+    assert office.empty() and not office.registry._answered._running
 
 
 def test_a_ticket_that_is_cancelled_late_or_by_another_is_left_alone() -> None:
     office, a, b = Office(), Caller(), Caller()
     office.submit(a, 0, 1)
-    office.desk.cancel(b, 0)
+    office.registry.cancel(b, 0)
     office.run()
-    office.desk.cancel(a, 0)
+    office.registry.cancel(a, 0)
     office.run()
     assert a.answers == {0: ONE}
 
@@ -187,7 +189,7 @@ def test_rows_that_are_refused_within_submit_are_told_of_when_their_keys_are_kno
     assert sorted(a.keys) == [0, 1]
     office.run()
     assert a.answers == {0: ONE, 1: answer_of(2, 0, 4), 2: "overloaded", 3: "overloaded"}
-    assert office.empty() and not office.desk._early
+    assert office.empty() and not office.registry._early
 
 
 def test_what_was_refused_may_be_sent_again_and_runs_then() -> None:
@@ -209,7 +211,7 @@ def test_the_first_sending_is_refused_and_the_engine_is_full_for_those_that_wait
     office.engine.stop()
     assert a.answers == {0: "stopped"}
     assert [caller.answers for caller in others] == [{3: "stopped"}] * 4
-    assert office.empty() and not office.desk._early and not office.desk._answered._running
+    assert office.empty() and not office.registry._early and not office.registry._answered._running
 
 
 def test_two_that_begin_the_same_row_at_once_both_have_an_answer() -> None:
@@ -217,10 +219,10 @@ def test_two_that_begin_the_same_row_at_once_both_have_an_answer() -> None:
     office.submit(a, 0, 1)
     office.submit(b, 0, 1)  # not marked as one that comes again
     office.submit(c, 0, 1, again=True)
-    office.desk.cancel(a, 0)
+    office.registry.cancel(a, 0)
     office.run()
     assert (a.answers, b.answers, c.answers) == ({0: "cancelled"}, {0: ONE}, {0: ONE})
-    assert office.empty() and not office.desk._answered._running
+    assert office.empty() and not office.registry._answered._running
 
 
 def test_a_batch_that_does_not_fit_together_leaves_nothing_behind() -> None:
@@ -232,7 +234,7 @@ def test_a_batch_that_does_not_fit_together_leaves_nothing_behind() -> None:
             columns = [*two]
             columns[wrong] = wrongly
             with pytest.raises(ValueError, match="2 rows"):
-                office.desk.submit(a, 0, "m", 0, rows_at(1, 2), *columns)
+                office.registry.submit(a, 0, "m", 0, rows_at(1, 2), *columns)
     office.submit(b, 0, 1, 2, again=True)
     office.run()
     assert b.answers == {0: ONE, 1: answer_of(2, 0, 4)}

@@ -1,6 +1,6 @@
 """The seam between what speaks to clients and what owns an accelerator: rows go one way, outcomes come the other.
 
-Two implementations: `deployments.joint.local` within one process, `deployments.joint.front_side` to a process (or
+Two implementations: `deployments.ipc.local_sink` within one process, `deployments.ipc.node_cores` to a process (or
 several) of its own.
 """
 

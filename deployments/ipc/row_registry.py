@@ -1,6 +1,6 @@
 """Who waits for which row of an engine: several callers hand rows in, and each is told of its own.
 
-One for both forms of the joint, so that they cannot differ. It belongs to one thread: the event loop of a process that
+One for both forms, so that they cannot differ. It belongs to one thread: the event loop of a process that
 is front and core at once, or the engine's in a core of its own.
 """
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from deployments.engine.engine import Engine
 from deployments.engine.ledger import Outcome
-from deployments.joint.idempotency import Answered
+from deployments.ipc.idempotency import Answered
 
 
 class Caller(Protocol):
@@ -32,16 +32,20 @@ class Caller(Protocol):
         """That was all for now."""
 
 
+_Batch = tuple[str, int, npt.NDArray[Any], Sequence[float], Sequence[float | None]]
+
+
 class _Waiting(NamedTuple):
     caller: Caller
     ticket: int
     key: bytes
-    #: What runs it: model, entry, a batch of this row, when it arrived, and when it must have ended.
-    row: tuple[str, int, npt.NDArray[Any], float, float | None]
+    #: What it came with (model, entry, rows, when each arrived and must have ended), and which of the rows it is.
+    batch: _Batch
+    place: int
 
 
-class Desk:
-    """Before rows come, `engine` is set. Its `deliver` is this one's, called on the desk's thread.
+class RowRegistry:
+    """Before rows come, `engine` is set. Its `deliver` is this one's, called on the registry's thread.
 
     Attributes:
         engine: what runs the rows.
@@ -75,15 +79,13 @@ class Desk:
         Raises:
             ValueError: not one of each per row. Nothing has begun then.
         """
-        if {len(arrivals_s), len(deadlines_s), len(keys), len(again)} != {len(rows)}:
+        if not len(rows) == len(arrivals_s) == len(deadlines_s) == len(keys) == len(again):
             raise ValueError(
                 f"{len(rows)} rows, {len(arrivals_s)} arrivals, {len(deadlines_s)} deadlines, {len(keys)} keys, "
                 f"{len(again)} marks of what came before: one each"
             )
-        waiting = [
-            _Waiting(caller, first + i, key, (model, entry, rows[i : i + 1], arrivals_s[i], deadlines_s[i]))
-            for i, key in enumerate(keys)
-        ]
+        batch = model, entry, rows, arrivals_s, deadlines_s
+        waiting = [_Waiting(caller, first + i, key, batch, i) for i, key in enumerate(keys)]
         new = []
         for one, came_before in zip(waiting, again, strict=True):
             begun = self._answered.begin(one.key, one, again=came_before) if one.key else True
@@ -137,8 +139,9 @@ class Desk:
                 self._run_one(one)
 
     def _run_one(self, one: _Waiting) -> None:
-        model, entry, row, arrival_s, deadline_s = one.row
-        self._run([one], model, entry, row, [arrival_s], [deadline_s])
+        model, entry, rows, arrivals_s, deadlines_s = one.batch
+        part = slice(one.place, one.place + 1)
+        self._run([one], model, entry, rows[part], arrivals_s[part], deadlines_s[part])
 
     def _run(
         self,

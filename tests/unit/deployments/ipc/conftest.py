@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.deployments.joint.bench import Bench, bench
+from tests.unit.deployments.ipc.bench import Bench, bench
 
 
 @pytest.fixture

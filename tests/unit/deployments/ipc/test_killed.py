@@ -25,7 +25,7 @@ from deployments.testing.fakes import answer_of
 from slicer.codecs import activations
 from slicer.protocol import packet
 from slicer.protocol.messages import RETRYABLE, Answer, Refusal, Request, ServedModel
-from tests.joint_processes import MODEL, SHAPE, SLICES
+from tests.ipc_processes import MODEL, SHAPE, SLICES
 from tests.paths import ROOT
 
 FRONTS = 3
@@ -50,7 +50,7 @@ LEAVES, TWICE = 0.03, 0.1
 
 
 class Processes:
-    """The supervisor of `tests.joint_processes`, and what it and its processes say.
+    """The supervisor of `tests.ipc_processes`, and what it and its processes say.
 
     Attributes:
         pids: of those that live, by name, since they were forked.
@@ -105,7 +105,7 @@ async def processes() -> AsyncIterator[Processes]:
         place.mkdir(mode=0o700)
         supervisor = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "tests.joint_processes", str(place), str(Path(folder) / "shards"), str(FRONTS)),
+            *("-m", "tests.ipc_processes", str(place), str(Path(folder) / "shards"), str(FRONTS)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             cwd=ROOT,

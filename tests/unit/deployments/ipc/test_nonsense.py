@@ -7,23 +7,23 @@ from typing import Any
 
 import pytest
 
-from deployments.joint import words
-from tests.unit.deployments.joint.bench import Bench, Gate, Stranger, answers, arena_descriptors, until
+from deployments.ipc import messages
+from tests.unit.deployments.ipc.bench import Bench, Gate, Stranger, answers, arena_descriptors, until
 
-_GOOD: list[Any] = [words.SUBMIT, "m", 0, "<f4", 0, 0, 64, [0.0], [None], [b"key"], [False]]
+_GOOD: list[Any] = [messages.SUBMIT, "m", 0, "<f4", 0, 0, 64, [0.0], [None], [b"key"], [False]]
 
 
 def _but(place: int, value: Any) -> bytes:
-    return bytes(words.pack([*_GOOD[:place], value, *_GOOD[place + 1 :]]))
+    return bytes(messages.pack([*_GOOD[:place], value, *_GOOD[place + 1 :]]))
 
 
 NONSENSE: dict[str, bytes] = {
     "no message": b"\xc1",
     "no list": b"\x01",
     "an empty list": b"\x90",
-    "an unknown kind": words.pack((99,)),
-    "hello twice": words.pack((words.HELLO, words.VERSION)),
-    "too few parts": words.pack(_GOOD[:-1]),
+    "an unknown kind": messages.pack((99,)),
+    "hello twice": messages.pack((messages.HELLO, messages.VERSION)),
+    "too few parts": messages.pack(_GOOD[:-1]),
     "an unknown model": _but(1, "unknown"),
     "no entry": _but(2, 4),
     "no type": _but(3, "nothing"),
@@ -40,7 +40,7 @@ NONSENSE: dict[str, bytes] = {
 
 def _at_its_end(stranger: Stranger) -> bool:
     try:
-        return stranger.socket.recv(words.MOST_BYTES) == b""
+        return stranger.socket.recv(messages.MOST_BYTES) == b""
     except ConnectionResetError:
         return True
 
@@ -68,10 +68,10 @@ def test_a_front_that_speaks_nonsense_is_disconnected_alone(message: bytes, host
 @pytest.mark.parametrize(
     ("message", "descriptor"),
     [
-        (words.pack((words.HELLO, words.VERSION)), False),
-        (words.pack((words.HELLO, words.VERSION + 1)), True),
-        (words.pack((words.HELLO,)), True),
-        (words.pack(_GOOD), True),
+        (messages.pack((messages.HELLO, messages.VERSION)), False),
+        (messages.pack((messages.HELLO, messages.VERSION + 1)), True),
+        (messages.pack((messages.HELLO,)), True),
+        (messages.pack(_GOOD), True),
         (b"\xc1", True),
         (b"\x90", True),
     ],
@@ -102,7 +102,7 @@ def test_what_is_no_memory_is_refused(host: Bench) -> None:
         stranger = host.stranger(core, hello=False)
         there, here = socket.socketpair()
         with there, here:
-            hello = words.pack((words.HELLO, words.VERSION))
+            hello = messages.pack((messages.HELLO, messages.VERSION))
             socket.send_fds(stranger.socket, [hello], [here.fileno()])
             assert _at_its_end(stranger)
 
@@ -135,8 +135,8 @@ def test_a_core_that_speaks_nonsense_is_left(host: Bench) -> None:
         tickets = front.submit(1, 2)
         await until(gate.reached.is_set)
         (there,) = core.intake._fronts.values()
-        there.socket.send(words.pack((words.ENDED, 0, [(tickets[0], "failed", "", 0.0, 0.0, [], [])])))
-        there.socket.send(words.pack((words.HELLO, 0, [])))
+        there.socket.send(messages.pack((messages.ENDED, 0, [(tickets[0], "failed", "", 0.0, 0.0, [], [])])))
+        there.socket.send(messages.pack((messages.HELLO, 0, [])))
         assert await front.ended(tickets) == ["failed", "stopped"]
 
     host.run(work)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.joint import rendezvous
+from deployments.ipc import rendezvous
 from slicer.errors import ServerError
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from deployments.executors.base import Floats
-from deployments.joint import rendezvous, words
-from deployments.joint.front_side import CORE_ENDED, NO_CORE
+from deployments.ipc import messages, rendezvous
+from deployments.ipc.node_cores import CORE_ENDED, NO_CORE
 from deployments.scheduling.scheduler import Row
 from deployments.testing.fakes import FakeExecutor, rows_at
-from tests.unit.deployments.joint.bench import Bench, Gate, answers, until
+from tests.unit.deployments.ipc.bench import Bench, Gate, answers, until
 
 # ----------------------------------------------------------------------------------------------------------- answers
 
@@ -42,7 +42,7 @@ def test_each_front_gets_the_answers_of_its_own_rows_at_every_cut(host: Bench) -
     host.run(work)
 
 
-@pytest.mark.parametrize("count", [1, words.MOST_ROWS, words.MOST_ROWS + 1, 5 * words.MOST_ROWS + 3])
+@pytest.mark.parametrize("count", [1, messages.MOST_ROWS, messages.MOST_ROWS + 1, 5 * messages.MOST_ROWS + 3])
 def test_rows_that_come_together_end_each_for_itself_however_many_they_are(count: int, host: Bench) -> None:
     async def work() -> None:
         host.core(max_batch=100)
@@ -129,7 +129,7 @@ def test_long_refusals_of_many_rows_all_arrive(host: Bench) -> None:
         front = host.front()
         tickets = front.submit(*range(64))
         assert await front.ended(tickets) == ["failed"] * 64
-        assert all(len(front.outcomes[ticket].message.encode()) <= words.MOST_TEXT for ticket in tickets)
+        assert all(len(front.outcomes[ticket].message.encode()) <= messages.MOST_TEXT for ticket in tickets)
 
     host.run(work)
 

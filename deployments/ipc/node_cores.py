@@ -1,4 +1,4 @@
-"""The front's end of the joint: rows to the cores of this node, and what became of them.
+"""The front's end: rows to the cores of its node, and what became of them.
 
 All of it belongs to the front's event loop. A core's death is the end of its socket: what was there is answered with a
 refusal that a client may try again, at once, and a new core is looked for.
@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.engine.ledger import Outcome
-from deployments.joint import questions, rendezvous, words
-from deployments.joint.arena import Arena, ArenaFull
-from deployments.joint.hosted_model import HostedModel
-from deployments.joint.seam import Deliver, RowSink
+from deployments.ipc import messages, queries, rendezvous
+from deployments.ipc.arena import Arena, ArenaFull
+from deployments.ipc.hosted_model import HostedModel
+from deployments.ipc.row_sink import Deliver, RowSink
 
-logger = logging.getLogger("headtail.joint")
+logger = logging.getLogger("headtail.ipc")
 
 #: How often cores are looked for: while there is none, and while there is one.
 LOOK_SOON_S, LOOK_S = 0.1, 1.0
@@ -131,7 +131,7 @@ class NodeCores(RowSink):
         answers = []
         for core in list(self._cores):
             with contextlib.suppress(OSError):
-                answers.append(await questions.ask(core.folder / rendezvous.QUESTIONS, name, *arguments))
+                answers.append(await queries.ask(core.folder / rendezvous.QUESTIONS, name, *arguments))
         return answers
 
     def close(self) -> None:
@@ -180,10 +180,10 @@ class NodeCores(RowSink):
         except ArenaFull as error:
             self._refuse(tickets, "overloaded", f"{error} (ingress.shared_memory_bytes); try again later")
             return list(tickets)
-        for start in range(0, len(rows), words.MOST_ROWS):
-            part = slice(start, start + words.MOST_ROWS)
+        for start in range(0, len(rows), messages.MOST_ROWS):
+            part = slice(start, start + messages.MOST_ROWS)
             message = (
-                words.SUBMIT,
+                messages.SUBMIT,
                 model,
                 entry,
                 rows.dtype.str,
@@ -195,7 +195,7 @@ class NodeCores(RowSink):
                 keys[part],
                 again[part],
             )
-            self._send(core, words.pack(message))
+            self._send(core, messages.pack(message))
         batch = rows, answers, first, core.in_core
         core.rows.update((ticket, batch) for ticket in tickets)
         core.in_core += len(rows)
@@ -205,7 +205,7 @@ class NodeCores(RowSink):
     def cancel(self, ticket: int) -> None:
         """Its memory is kept until the core has said so."""
         if (core := self._where.get(ticket)) is not None:
-            self._send(core, words.pack((words.CANCEL, (ticket,))))
+            self._send(core, messages.pack((messages.CANCEL, (ticket,))))
 
     def _best(self, model: str) -> _Core | None:
         cores = [core for core in self._cores if model in core.models]
@@ -234,7 +234,7 @@ class NodeCores(RowSink):
             return  # else its backlog of connections is full, or this process has no descriptor left: next time
         try:
             core = _Core(folder, connection)
-            socket.send_fds(connection, [words.pack((words.HELLO, words.VERSION))], [self._arena.descriptor])
+            socket.send_fds(connection, [messages.pack((messages.HELLO, messages.VERSION))], [self._arena.descriptor])
         except Exception:
             connection.close()
             if folder not in self._unusable:
@@ -250,11 +250,11 @@ class NodeCores(RowSink):
         ended: list[Outcome] = []
         try:
             while True:
-                message = core.socket.recv(words.MOST_BYTES)
+                message = core.socket.recv(messages.MOST_BYTES)
                 if not message:
                     raise ConnectionResetError
-                kind, core.in_core, rows = words.unpack(message)
-                if kind != words.ENDED:
+                kind, core.in_core, rows = messages.unpack(message)
+                if kind != messages.ENDED:
                     raise ValueError(f"message {kind} from the core in {core.folder}")
                 ended.extend(self._outcome(core, *row) for row in rows)
         except BlockingIOError:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.joint.arena import ALIGN, Arena, ArenaFull, MappedArena, address_of
+from deployments.ipc.arena import ALIGN, Arena, ArenaFull, MappedArena, address_of
 
 SIZE = 8 * mmap.PAGESIZE
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgpack
 
-logger = logging.getLogger("headtail.joint")
+logger = logging.getLogger("headtail.ipc")
 
 #: How long an answer may take.
 PATIENCE_S = 10.0

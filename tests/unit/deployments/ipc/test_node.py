@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from deployments.joint import rendezvous
+from deployments.ipc import rendezvous
 from deployments.testing.fakes import FakeExecutor
-from tests.unit.deployments.joint.bench import Bench, Gate, answers, until
+from tests.unit.deployments.ipc.bench import Bench, Gate, answers, until
 
 
 def test_where_the_arena_is_full_rows_are_overloaded_until_there_is_room(host: Bench) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deployments.joint.questions import answer_questions, ask
+from deployments.ipc.queries import answer_questions, ask
 
 LIMIT_S = 30.0
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from deployments.engine.ledger import Outcome
-from deployments.joint import idempotency
-from deployments.joint.idempotency import Answered, key_of
+from deployments.ipc import idempotency
+from deployments.ipc.idempotency import Answered, key_of
 from slicer.protocol.messages import Request
 
 REQUEST = Request("r1", "m", "digest", 1, "fp32", (1,), b"\0\0\0\0")
