@@ -55,6 +55,7 @@ class LocalSink(RowSink):
     def submit(
         self,
         model: str,
+        manifest: str,
         entry: int,
         rows: npt.NDArray[Any],
         arrivals_s: Sequence[float],
@@ -62,7 +63,8 @@ class LocalSink(RowSink):
         keys: Sequence[bytes],
         again: Sequence[bool],
     ) -> list[int]:
-        """To the engine's inbox."""
+        """To the engine's inbox; it has one version of each model."""
+        del manifest
         self._loop = asyncio.get_running_loop()
         first = self._next
         self._next += len(rows)

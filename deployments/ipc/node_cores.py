@@ -48,7 +48,7 @@ class _Core:
     Attributes:
         folder: of the core.
         facts: that it has published.
-        models: that it serves, by name.
+        models: that it serves, by name. `manifests`: their digests.
         rows: of this front in it, by ticket: their batch (rows, answers, first ticket, rows that were before it).
     """
 
@@ -56,6 +56,7 @@ class _Core:
         self.folder, self.socket = folder, connection
         self.facts = rendezvous.facts_of(folder)
         self.models = {model.name: model for model in map(HostedModel.from_facts, self.facts["models"])}
+        self.manifests = {name: model.manifest.digest for name, model in self.models.items()}
         self.rows: dict[int, _Batch] = {}
         self.in_core = 0  # of all fronts, as it said last, and what was sent since
         self.row_s = 0.0  # smoothed: a row's time by rows that were there when it came
@@ -81,7 +82,8 @@ class NodeCores(RowSink):
     ) -> None:
         self._place, self._arena, self._deliver, self._clock = place, arena, deliver, clock
         self._cores: list[_Core] = []
-        self._unusable: set[Path] = set()
+        self._unusable: set[Path] = set()  # that were warned of
+        self._ignored: set[Path] = set()  # that were not understood
         self._where: dict[int, _Core] = {}
         self._models: dict[str, HostedModel] = {}
         self._next = 0
@@ -98,7 +100,7 @@ class NodeCores(RowSink):
         self._loop = asyncio.get_running_loop()
         if self._look_at is not None:
             self._look_at.cancel()
-        there = {core.folder for core in self._cores}
+        there = {core.folder for core in self._cores} | self._ignored
         for folder in rendezvous.published(self._place):
             if folder not in there:
                 self._attach(folder)
@@ -156,6 +158,7 @@ class NodeCores(RowSink):
     def submit(
         self,
         model: str,
+        manifest: str,
         entry: int,
         rows: npt.NDArray[Any],
         arrivals_s: Sequence[float],
@@ -167,7 +170,7 @@ class NodeCores(RowSink):
         first = self._next
         self._next += len(rows)
         tickets = range(first, self._next)
-        core = self._best(model)
+        core = self._best(model, manifest)
         if core is None:
             self._refuse(tickets, "stopped", NO_CORE)
             return list(tickets)
@@ -207,8 +210,9 @@ class NodeCores(RowSink):
         if (core := self._where.get(ticket)) is not None:
             self._send(core, messages.pack((messages.CANCEL, (ticket,))))
 
-    def _best(self, model: str) -> _Core | None:
-        cores = [core for core in self._cores if model in core.models]
+    def _best(self, model: str, manifest: str) -> _Core | None:
+        """Of those that serve these very weights: while an application is replaced, cores of two versions are here."""
+        cores = [core for core in self._cores if core.manifests.get(model) == manifest]
         if len(cores) < 2:
             return cores[0] if cores else None
         return min(cores, key=lambda core: core.expected_wait_s)
@@ -242,7 +246,7 @@ class NodeCores(RowSink):
                 logger.warning("the core in %s cannot be used", folder, exc_info=True)
             return
         self._cores.append(core)
-        self._models = {**self._models, **core.models} if len(self._cores) > 1 else dict(core.models)
+        self._models = self._served()
         self._loop.add_reader(core.socket, self._read, core)
         logger.info("attached to the core in %s", folder)
 
@@ -259,10 +263,11 @@ class NodeCores(RowSink):
                 ended.extend(self._outcome(core, *row) for row in rows)
         except BlockingIOError:
             pass
-        except Exception as error:
-            if not isinstance(error, OSError):
-                logger.exception("the core in %s says what is none of this release", core.folder)
+        except OSError:
             ended += self._lost(core)
+        except Exception:
+            logger.exception("the core in %s says what is none of this release", core.folder)
+            ended += self._shunned(core)
         if ended:
             self._deliver(ended)
 
@@ -288,18 +293,55 @@ class NodeCores(RowSink):
         return Outcome(ticket, logits, code, message, queue_s, execution_s, tuple(rows_per_step))
 
     def _lost(self, core: _Core) -> list[Outcome]:
-        """It has gone, or one of the two has left; what becomes of the rows in it. Cores are looked for soon."""
+        """It has closed its end, and writes nothing any more; what becomes of its rows, whose memory is free now."""
+        outcomes = self._without(core)
         assert self._loop is not None, "look runs on it"
         self._loop.remove_reader(core.socket)
-        self._loop.remove_writer(core.socket)
         core.socket.close()
+        core.rows.clear()
+        return outcomes
+
+    def _shunned(self, core: _Core) -> list[Outcome]:
+        """It lives and is not understood; what becomes of its rows. Their memory is theirs until it has closed its end:
+        until then it may write answers there."""
+        outcomes = self._without(core)
+        assert self._loop is not None, "look runs on it"
+        self._ignored.add(core.folder)
+        core.socket.shutdown(socket.SHUT_WR)
+        self._loop.add_reader(core.socket, self._drain, core)  # in place of the other one; it holds the core's rows
+        return outcomes
+
+    def _drain(self, core: _Core) -> None:
+        """Until its end is closed."""
+        try:
+            while core.socket.recv(messages.MOST_BYTES):
+                pass
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        assert self._loop is not None, "look runs on it"
+        self._loop.remove_reader(core.socket)
+        core.socket.close()
+        core.rows.clear()
+
+    def _without(self, core: _Core) -> list[Outcome]:
+        """Its rows are refused, and no others go there. Cores are looked for soon."""
+        assert self._loop is not None, "look runs on it"
+        self._loop.remove_writer(core.socket)
         self._cores.remove(core)
+        if self._cores:
+            self._models = self._served()
         for ticket in core.rows:
             del self._where[ticket]
         if self._look_at is not None:
             self._look_at.cancel()
             self._look_at = self._loop.call_later(LOOK_SOON_S, self.look)
         return [Outcome(ticket, None, "stopped", CORE_ENDED) for ticket in core.rows]
+
+    def _served(self) -> dict[str, HostedModel]:
+        """By name; of several versions, that of the core that came last."""
+        return {name: model for core in self._cores for name, model in core.models.items()}
 
     def _send(self, core: _Core, message: bytes) -> None:
         """At once, or when its socket has room."""

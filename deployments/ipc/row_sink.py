@@ -31,6 +31,7 @@ class RowSink(Protocol):
     def submit(
         self,
         model: str,
+        manifest: str,
         entry: int,
         rows: npt.NDArray[Any],
         arrivals_s: Sequence[float],
@@ -41,6 +42,7 @@ class RowSink(Protocol):
         """Hand over rows that arrived together; never waits.
 
         Args:
+            manifest: digest of the model's: rows run on these weights only.
             rows: ``[rows, *shape at the entry]``, float32 or float16; not to be written any more.
             arrivals_s, deadlines_s: one per row, on the monotonic clock.
             keys: what sendings of one request have in common; empty: the row runs whatever came before.

@@ -123,6 +123,7 @@ class Admission(Generic[Sink]):
         admitted_s = self._clock()  # before submit, from where the engine counts the row's waiting
         tickets = self.sink.submit(
             requests[0].model.name,
+            requests[0].request.manifest,
             requests[0].request.cut,
             rows,
             [checked.arrived_s for checked in requests],
@@ -164,13 +165,14 @@ def _soon_decoded(requests: Sequence[CheckedRequest]) -> bool:
 
 def _batches(calls: Sequence[Call], most: int) -> Iterator[list[Place]]:
     """The requests of calls whose caller is still there, in order, by what is decoded and submitted together."""
-    groups: dict[tuple[str, int, str], list[Place]] = {}
+    groups: dict[tuple[str, str, int, str], list[Place]] = {}
     for call in calls:
         if call.ended.done():
             continue
         for index, checked in enumerate(call.requests):
             request = checked.request
-            groups.setdefault((checked.model.name, request.cut, request.codec), []).append((call, index))
+            kind = checked.model.name, request.manifest, request.cut, request.codec
+            groups.setdefault(kind, []).append((call, index))
     for places in groups.values():
         for start in range(0, len(places), most):
             yield places[start : start + most]

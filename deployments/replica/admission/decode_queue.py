@@ -207,9 +207,12 @@ def _first_batch(places: Sequence[Place]) -> Sequence[Place]:
     first = request_at(places[0])
     if first.request.codec in IMAGE_CODECS:
         return places[:1]
-    kind = (first.model.name, first.request.cut, first.request.codec)
     for number, place in enumerate(places):
-        one = request_at(place)
-        if (one.model.name, one.request.cut, one.request.codec) != kind:
+        if _kind(request_at(place)) != _kind(first):
             return places[:number]
     return places
+
+
+def _kind(checked: CheckedRequest) -> tuple[str, str, int, str]:
+    """What is decoded and handed over together."""
+    return checked.model.name, checked.request.manifest, checked.request.cut, checked.request.codec

@@ -36,12 +36,12 @@ LIMIT_S = 30.0
 SLICES = 4
 
 
-def hosted(directory: Path, name: str = "m") -> HostedModel:
-    """A model of the fake executor's rows, whose manifest lies in `directory/name`; it has no weights."""
+def hosted(directory: Path, name: str = "m", version: int = 0) -> HostedModel:
+    """A model of the fake executor's rows, whose manifest lies below `directory`; it has no weights."""
     shapes = ((2,),) * (SLICES + 1)
     digest = "0" * 64
     manifest = Manifest(
-        spec=ModelSpec(name),
+        spec=ModelSpec(name, seed=version),
         torch="",
         timm="",
         boundaries=tuple(f"b{number}" for number in range(1, SLICES)),
@@ -51,7 +51,7 @@ def hosted(directory: Path, name: str = "m") -> HostedModel:
         programs=(digest,) * SLICES,
         channel_axes=(0,) * (SLICES + 1),
     )
-    folder = directory / name
+    folder = directory / f"{name}-{version}"
     folder.mkdir(exist_ok=True)
     (folder / FILE).write_text(manifest.to_json(), encoding="utf-8")
     return HostedModel(ModelConfig(name=name), manifest, folder, shapes)
@@ -105,8 +105,9 @@ class Core:
         return self.engine.stats().rows
 
     def die(self) -> None:
-        """As by SIGKILL: its sockets end, and what it has in the file system stays."""
+        """As by SIGKILL: its sockets end, it writes nothing any more, and what it has in the file system stays."""
         for front in list(self.intake._fronts.values()):
+            front.told = lambda ticket, outcome: None
             front.socket.shutdown(socket.SHUT_RDWR)
         self.intake._listener.shutdown(socket.SHUT_RDWR)
 
@@ -130,18 +131,25 @@ class Front:
         *names: float,
         entry: int = 0,
         model: str = "m",
+        manifest: str | None = None,
         again: bool = False,
         keys: Sequence[bytes] | None = None,
         rows: npt.NDArray[Any] | None = None,
     ) -> list[int]:
-        """Rows of these names, in the arena if `rows` is None; no key, so that each runs."""
+        """Rows of these names, in the arena if `rows` is None; no key, so that each runs.
+
+        Of the version of the model that is served now, if `manifest` does not name one.
+        """
         if rows is None:
             rows = self.sink.receiving((len(names), 2))
             rows[...] = rows_at(*names)
         count = len(rows)
         before = set(self.outcomes)
+        if manifest is None:
+            served = self.sink.models.get(model)
+            manifest = served.manifest.digest if served is not None else ""
         tickets = self.sink.submit(
-            model, entry, rows, [0.0] * count, [None] * count, list(keys or [b""] * count), [again] * count
+            model, manifest, entry, rows, [0.0] * count, [None] * count, list(keys or [b""] * count), [again] * count
         )
         assert before == set(self.outcomes), "nothing is delivered before the tickets are known"
         return tickets
@@ -208,22 +216,23 @@ class Bench:
         self._models.mkdir()
         self._ends = contextlib.ExitStack()
 
-    def model(self, name: str = "m") -> HostedModel:
+    def model(self, name: str = "m", version: int = 0) -> HostedModel:
         """One whose manifest can be read."""
-        return hosted(self._models, name)
+        return hosted(self._models, name, version)
 
     def core(
         self,
         executor: FakeExecutor | None = None,
         *,
         names: Sequence[str] = ("m",),
+        version: int = 0,
         max_rows: int = 100_000,
         max_batch: int = 64,
         gate: Gate | None = None,
     ) -> Core:
         """One that serves."""
         executor = executor or FakeExecutor(before=gate or (lambda step: None))
-        models = [self.model(name) for name in names]
+        models = [self.model(name, version) for name in names]
         core = Core(self.place, models, executor, max_rows=max_rows, max_batch=max_batch)
         self._ends.callback(core.engine.stop, LIMIT_S)
         if gate is not None:

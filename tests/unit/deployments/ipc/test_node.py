@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deployments.ipc import rendezvous
+from deployments.ipc import messages, rendezvous
 from deployments.testing.fakes import FakeExecutor
 from tests.unit.deployments.ipc.bench import Bench, Gate, answers, until
 
@@ -81,6 +81,27 @@ def test_rows_go_only_to_cores_that_serve_their_model(host: Bench) -> None:
     host.run(work)
 
 
+def test_rows_run_on_the_weights_that_they_are_for_while_two_versions_are_here(host: Bench) -> None:
+    async def work() -> None:
+        old, digests = host.core(), [host.model("m", version).manifest.digest for version in range(2)]
+        front = host.front()
+        assert front.sink.models["m"].manifest.digest == digests[0]
+        new = host.core(version=1)
+        front.sink.look()
+        assert front.sink.models["m"].manifest.digest == digests[1], "the one that came last is what is served"
+        for number in range(4):
+            assert await front.ended(front.submit(number, manifest=digests[0])) == answers(number)
+        assert (old.ran, new.ran) == (4, 0)
+        assert await front.ended(front.submit(7)) == answers(7)
+        assert (old.ran, new.ran) == (4, 1)
+        new.die()
+        await until(lambda: front.sink.cores == 1)
+        assert front.sink.models["m"].manifest.digest == digests[0], "as long as only that is here"
+        assert await front.ended(front.submit(8, manifest=digests[1])) == ["stopped"]
+
+    host.run(work)
+
+
 def test_the_end_of_one_core_is_told_to_its_rows_alone_and_the_other_takes_what_comes(host: Bench) -> None:
     async def work() -> None:
         gates = [Gate(opened=True), Gate(opened=True)]
@@ -105,6 +126,30 @@ def test_the_end_of_one_core_is_told_to_its_rows_alone_and_the_other_takes_what_
         assert await front.ended([late]) == answers(9)
         want = ["stopped" if lost[ticket] else answers(number)[0] for number, ticket in enumerate(sent)]
         assert await front.ended(sent) == want
+
+    host.run(work)
+
+
+def test_of_a_core_that_is_not_understood_rows_are_refused_and_their_memory_is_kept_until_it_has_closed(
+    host: Bench,
+) -> None:
+    async def work() -> None:
+        gate = Gate()
+        core = host.core(gate=gate)
+        front = host.front()
+        sent = front.submit(1, 2)
+        await until(gate.reached.is_set)
+        (connection,) = core.intake._fronts.values()
+        connection.socket.send(messages.pack((99, 0, [])))  # as of another release
+        assert await front.ended(sent) == ["stopped"] * 2
+        assert front.sink.cores == 0
+        held = front.arena.used_bytes
+        assert held > 0, "the core still writes its answers there"
+        front.sink.look()
+        assert front.sink.cores == 0, "it is not tried again"
+        gate.open.set()
+        await until(lambda: front.arena.used_bytes == 0)
+        assert core.empty
 
     host.run(work)
 

@@ -50,7 +50,7 @@ class Inbox:
         self.cancelled: list[int] = []
         self.fails = False
 
-    def submit(self, model: str, entry: int, rows: Any, *_: Any) -> list[int]:
+    def submit(self, model: str, manifest: str, entry: int, rows: Any, *_: Any) -> list[int]:
         keys = [int(row[0]) for row in rows]
         if self.fails and keys == [1]:
             raise ValueError("no")
