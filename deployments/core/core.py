@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ class Core:
             self._folder,
             {
                 "name": self.status.name,
+                "since_s": time.monotonic(),
                 "emulated": list(self.status.emulated),
                 "models": [model.facts() for model in self._models],
             },

@@ -34,6 +34,9 @@ LOOK_SOON_S, LOOK_S = 0.1, 1.0
 #: Weight of the newest measurement in a smoothed time.
 _NEWEST = 0.1
 
+#: What a row that a core could not run does to its time: by how much it grows, from what, and up to what.
+_WORSE, _AT_FIRST_S, _AT_MOST_S = 1.5, 0.1, 60.0
+
 #: What a client is told while there is no core here. It may try again.
 NO_CORE = "no accelerator serves here now; it may be starting again: try again soon"
 CORE_ENDED = "the accelerator's process ended; try again"
@@ -61,11 +64,6 @@ class _Core:
         self.in_core = 0  # of all fronts, as it said last, and what was sent since
         self.row_s = 0.0  # smoothed: a row's time by rows that were there when it came
         self.backlog: deque[bytes] = deque()
-
-    @property
-    def expected_wait_s(self) -> float:
-        """Until a row ends that came now."""
-        return (self.in_core + 1) * self.row_s
 
 
 class NodeCores(RowSink):
@@ -170,7 +168,7 @@ class NodeCores(RowSink):
         first = self._next
         self._next += len(rows)
         tickets = range(first, self._next)
-        core = self._best(model, manifest)
+        core = self._best(model, manifest, entry)
         if core is None:
             self._refuse(tickets, "stopped", NO_CORE)
             return list(tickets)
@@ -210,12 +208,18 @@ class NodeCores(RowSink):
         if (core := self._where.get(ticket)) is not None:
             self._send(core, messages.pack((messages.CANCEL, (ticket,))))
 
-    def _best(self, model: str, manifest: str) -> _Core | None:
-        """Of those that serve these very weights: while an application is replaced, cores of two versions are here."""
-        cores = [core for core in self._cores if core.manifests.get(model) == manifest]
+    def _best(self, model: str, manifest: str, entry: int) -> _Core | None:
+        """Of those that serve these very weights there: while an application is replaced, two versions are here."""
+        cores = [
+            core
+            for core in self._cores
+            if core.manifests.get(model) == manifest and entry in core.models[model].entries
+        ]
         if len(cores) < 2:
             return cores[0] if cores else None
-        return min(cores, key=lambda core: core.expected_wait_s)
+        known = [core.row_s for core in cores if core.row_s]
+        usual_s = sum(known) / len(known) / 2 if known else 1.0  # of one that has answered nothing yet, which is tried
+        return min(cores, key=lambda core: (core.in_core + 1) * (core.row_s or usual_s))
 
     def _refuse(self, tickets: Sequence[int], code: Any, message: str) -> None:
         """A turn later, when their tickets are known."""
@@ -227,7 +231,10 @@ class NodeCores(RowSink):
     def _attach(self, folder: Path) -> None:
         """Connect to a core. Where nobody listens any more, what it left is removed; nothing else proves its end."""
         assert self._loop is not None, "look runs on it"
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:  # no descriptor is left: next time
+            return
         connection.setblocking(False)
         try:
             connection.connect(str(folder / rendezvous.ROWS))
@@ -235,7 +242,7 @@ class NodeCores(RowSink):
             connection.close()
             if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
                 rendezvous.forget(folder)
-            return  # else its backlog of connections is full, or this process has no descriptor left: next time
+            return  # else its backlog of connections is full: next time
         try:
             core = _Core(folder, connection)
             socket.send_fds(connection, [messages.pack((messages.HELLO, messages.VERSION))], [self._arena.descriptor])
@@ -290,6 +297,8 @@ class NodeCores(RowSink):
             logits = answers[ticket - first, :size].view(np.float32).reshape(shape)
             each_s = (queue_s + execution_s) / (before + 1)
             core.row_s = core.row_s + _NEWEST * (each_s - core.row_s) if core.row_s else each_s
+        elif code in ("failed", "overloaded"):  # quickly, perhaps, and it is not to draw all rows by that
+            core.row_s = min(core.row_s * _WORSE or _AT_FIRST_S, _AT_MOST_S)
         return Outcome(ticket, logits, code, message, queue_s, execution_s, tuple(rows_per_step))
 
     def _lost(self, core: _Core) -> list[Outcome]:
@@ -340,8 +349,9 @@ class NodeCores(RowSink):
         return [Outcome(ticket, None, "stopped", CORE_ENDED) for ticket in core.rows]
 
     def _served(self) -> dict[str, HostedModel]:
-        """By name; of several versions, that of the core that came last."""
-        return {name: model for core in self._cores for name, model in core.models.items()}
+        """By name; of several versions, that of the core that began to serve last."""
+        cores = sorted(self._cores, key=lambda core: float(core.facts.get("since_s", 0.0)))
+        return {name: model for core in cores for name, model in core.models.items()}
 
     def _send(self, core: _Core, message: bytes) -> None:
         """At once, or when its socket has room."""
@@ -351,7 +361,8 @@ class NodeCores(RowSink):
                 core.socket.send(message)
             except BlockingIOError:
                 self._loop.add_writer(core.socket, self._send_backlog, core)
-            except OSError:  # it has gone, which reading tells
+            except OSError:
+                self._end(core)
                 return
             else:
                 return
@@ -369,3 +380,10 @@ class NodeCores(RowSink):
         except OSError:
             core.backlog.clear()
             self._loop.remove_writer(core.socket)
+            self._end(core)
+
+    @staticmethod
+    def _end(core: _Core) -> None:
+        """It has gone, or does not get what it must know: it is told, and reading tells when it has closed."""
+        with contextlib.suppress(OSError):
+            core.socket.shutdown(socket.SHUT_WR)

@@ -7,6 +7,7 @@ and its memory goes when the last step that reads it has ended.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -171,7 +172,12 @@ class SocketIntake(Intake):
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # it has left already
+        except OSError as error:  # it has left already
+            if error.errno in (
+                errno.EMFILE,
+                errno.ENFILE,
+            ):  # it waits, and the thread is not to be woken by it for ever
+                self._epoll.modify(self._listener, 0)
             return
         connection.setblocking(False)
         self._fronts[connection.fileno()] = _Front(connection, self)
@@ -254,6 +260,7 @@ class SocketIntake(Intake):
     def _leave(self, front: _Front) -> None:
         """It has gone: nobody waits for its rows."""
         if not front.gone:
+            self._epoll.modify(self._listener, select.EPOLLIN)  # a descriptor is free
             del self._fronts[front.socket.fileno()]
             self._epoll.unregister(front.socket)
             front.socket.close()
@@ -267,7 +274,10 @@ class SocketIntake(Intake):
         for front in [front for front in self._left if not front.keys]:
             self._left.remove(front)
             if front.arena is not None:
-                self._executor.unpin(front.arena.memory)
+                try:
+                    self._executor.unpin(front.arena.memory)
+                except Exception:  # a lost accelerator, most often, which the next step tells; others are not to suffer
+                    logger.exception("the memory of a front that has left stays page-locked")
 
     # ------------------------------------------------------------------------------------------------------ to fronts
 
@@ -286,7 +296,8 @@ class SocketIntake(Intake):
                 front.socket.send(message)
             except BlockingIOError:
                 self._epoll.modify(front.socket, select.EPOLLIN | select.EPOLLOUT)
-            except OSError:  # it has gone, which reading tells
+            except OSError:  # it has gone, or does not get what it must know
+                self._leave(front)
                 return
             else:
                 return
@@ -302,3 +313,4 @@ class SocketIntake(Intake):
             return
         except OSError:
             front.backlog.clear()
+            self._leave(front)

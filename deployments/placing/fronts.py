@@ -46,10 +46,12 @@ def decide_fronts(config: ServerConfig, placement: Placement, nodes: Sequence[No
     if not per_node:
         return Fronts(0, 0, core, {})
     homes = min(config.num_replicas, len(possible)) if possible else config.num_replicas
+    chosen = {"ray.io/node-id": "in(" + ",".join(sorted(node.node_id for node in possible)[:homes]) + ")"}
     if len(possible) > config.num_replicas:
-        chosen = sorted(node.node_id for node in possible)[:homes]
-        core["label_selector"] = {"ray.io/node-id": "in(" + ",".join(chosen) + ")"}
+        core["label_selector"] = chosen
     front = {key: value for key, value in core.items() if key in ("resources", "label_selector")}
+    if possible:  # a node may have room for a front, and none for a core
+        front["label_selector"] = chosen
     return Fronts(per_node, per_node * homes, core, {**front, "num_cpus": config.ingress.cpus})
 
 

@@ -8,6 +8,7 @@ missing, never zero.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ from typing import Any
 from ray.serve import metrics
 
 from slicer.protocol.messages import Answer, Reply, Timings
+
+logger = logging.getLogger("headtail.server")
 
 _MS_BUCKETS = [0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000]
 _ROW_BUCKETS = [1, 2, 4, 8, 16, 32, 64, 128]
@@ -127,4 +130,7 @@ class Watch:
         while True:
             await asyncio.sleep(self._period_s)
             for part in self._parts:
-                await part.update()
+                try:
+                    await part.update()
+                except Exception:
+                    logger.exception("metrics are not handed over this time")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from deployments.ipc import messages, rendezvous
+from deployments.scheduling.scheduler import Step
 from deployments.testing.fakes import FakeExecutor
 from tests.unit.deployments.ipc.bench import Bench, Gate, answers, until
 
@@ -126,6 +127,21 @@ def test_the_end_of_one_core_is_told_to_its_rows_alone_and_the_other_takes_what_
         assert await front.ended([late]) == answers(9)
         want = ["stopped" if lost[ticket] else answers(number)[0] for number, ticket in enumerate(sent)]
         assert await front.ended(sent) == want
+
+    host.run(work)
+
+
+def test_a_core_that_fails_fast_does_not_draw_all_rows(host: Bench) -> None:
+    async def work() -> None:
+        def fail(step: Step) -> None:
+            raise RuntimeError("broken")
+
+        broken, sound = host.core(FakeExecutor(before=fail)), host.core()
+        front = host.front()
+        seen = [await front.ended(front.submit(number)) for number in range(20)]
+        assert sum(one == ["failed"] for one in seen) < 5
+        assert sound.ran > 15
+        assert broken.empty
 
     host.run(work)
 

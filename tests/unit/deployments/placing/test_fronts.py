@@ -56,7 +56,8 @@ def test_fronts_ask_for_the_nodes_of_the_cores_and_for_little_else() -> None:
     nodes = [node("1"), node("2", GPU=1, server=1)]
     decided = fronts(nodes, num_replicas=1)
     assert decided.core_options == {"num_cpus": 1.0, "num_gpus": 1.0, "resources": {"server": MARK}}
-    assert decided.front_options == {"num_cpus": 0.01, "resources": {"server": MARK}}
+    there = {"ray.io/node-id": "in(2)"}
+    assert decided.front_options == {"num_cpus": 0.01, "resources": {"server": MARK}, "label_selector": there}
     assert fronts(nodes, ingress={"cpus": 0.5}).front_options["num_cpus"] == 0.5
 
 
@@ -69,10 +70,11 @@ def test_with_more_nodes_than_cores_both_are_told_which_ones_to_take() -> None:
     assert (decided.per_node, decided.count) == (4, 8)
 
 
-def test_with_as_many_nodes_as_cores_nothing_is_pinned() -> None:
-    nodes = [node("1", GPU=1, server=1), node("2", GPU=1, server=1)]
+def test_a_node_with_room_for_a_front_and_none_for_a_core_gets_none() -> None:
+    nodes = [node("1", GPU=1, server=1), node("2", GPU=1, server=1), node("3", server=1)]
     decided = fronts(nodes, num_replicas=2)
-    assert "label_selector" not in decided.core_options and "label_selector" not in decided.front_options
+    assert "label_selector" not in decided.core_options, "no other node could hold it"
+    assert decided.front_options["label_selector"] == {"ray.io/node-id": "in(1,2)"}
     assert decided.count == 8
 
 
