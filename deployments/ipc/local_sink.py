@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from deployments.engine.engine import Engine
 from deployments.engine.ledger import Outcome
 from deployments.ipc.row_registry import RowRegistry
-from deployments.ipc.row_sink import Deliver, RowSink
+from deployments.ipc.row_sink import Deliver, RowBatch, RowSink
 
 
 class LocalSink(RowSink):
@@ -52,23 +51,12 @@ class LocalSink(RowSink):
         """The executor's."""
         return self._receiving(shape)
 
-    def submit(
-        self,
-        model: str,
-        manifest: str,
-        entry: int,
-        rows: npt.NDArray[Any],
-        arrivals_s: Sequence[float],
-        deadlines_s: Sequence[float | None],
-        keys: Sequence[bytes],
-        again: Sequence[bool],
-    ) -> list[int]:
+    def submit(self, batch: RowBatch) -> list[int]:
         """To the engine's inbox; it has one version of each model."""
-        del manifest
         self._loop = asyncio.get_running_loop()
         first = self._next
-        self._next += len(rows)
-        self._registry.submit(self, first, model, entry, rows, arrivals_s, deadlines_s, keys, again)
+        self._next += len(batch.rows)
+        self._registry.submit(self, first, batch)
         return list(range(first, self._next))
 
     def cancel(self, ticket: int) -> None:

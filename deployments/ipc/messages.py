@@ -23,7 +23,7 @@ import msgpack
 VERSION = 1
 HELLO, SUBMIT, CANCEL, ENDED = range(4)
 
-#: Above any message: what a socket takes at once is about 200 kB by default, and `parts` keeps below it.
+#: Above any message: what a socket takes at once is about 200 kB by default, and `in_parts` keeps below it.
 MOST_BYTES = 1 << 18
 
 #: Rows, or their ends, in one message: with a refusal's longest text each they stay below MOST_BYTES.

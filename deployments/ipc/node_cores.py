@@ -11,9 +11,8 @@ import contextlib
 import logging
 import math
 import socket
-import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from deployments.engine.ledger import Outcome
 from deployments.ipc import messages, queries, rendezvous
 from deployments.ipc.arena import Arena, ArenaFull
 from deployments.ipc.hosted_model import HostedModel
-from deployments.ipc.row_sink import Deliver, RowSink
+from deployments.ipc.row_sink import Deliver, RowBatch, RowSink
 
 logger = logging.getLogger("headtail.ipc")
 
@@ -42,7 +41,7 @@ NO_CORE = "no accelerator serves here now; it may be starting again: try again s
 CORE_ENDED = "the accelerator's process ended; try again"
 
 #: Rows that were sent together: they live in the arena as long as this does.
-_Batch = tuple[npt.NDArray[Any], npt.NDArray[np.uint8], int, int]
+_Sent = tuple[npt.NDArray[Any], npt.NDArray[np.uint8], int, int]
 
 
 class _Core:
@@ -60,7 +59,7 @@ class _Core:
         self.facts = rendezvous.facts_of(folder)
         self.models = {model.name: model for model in map(HostedModel.from_facts, self.facts["models"])}
         self.manifests = {name: model.manifest.digest for name, model in self.models.items()}
-        self.rows: dict[int, _Batch] = {}
+        self.rows: dict[int, _Sent] = {}
         self.in_core = 0  # of all fronts, as it said last, and what was sent since
         self.row_s = 0.0  # smoothed: a row's time by rows that were there when it came
         self.backlog: deque[bytes] = deque()
@@ -75,10 +74,8 @@ class NodeCores(RowSink):
         deliver: as `Deliver` says.
     """
 
-    def __init__(
-        self, place: Path, arena: Arena, deliver: Deliver, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._place, self._arena, self._deliver, self._clock = place, arena, deliver, clock
+    def __init__(self, place: Path, arena: Arena, deliver: Deliver) -> None:
+        self._place, self._arena, self._deliver = place, arena, deliver
         self._cores: list[_Core] = []
         self._unusable: set[Path] = set()  # that were warned of
         self._ignored: set[Path] = set()  # that were not understood
@@ -153,22 +150,12 @@ class NodeCores(RowSink):
         except ArenaFull:
             return np.empty(shape, np.float32)
 
-    def submit(
-        self,
-        model: str,
-        manifest: str,
-        entry: int,
-        rows: npt.NDArray[Any],
-        arrivals_s: Sequence[float],
-        deadlines_s: Sequence[float | None],
-        keys: Sequence[bytes],
-        again: Sequence[bool],
-    ) -> list[int]:
+    def submit(self, batch: RowBatch) -> list[int]:
         """To the core where the expected wait is least."""
-        first = self._next
+        rows, first = batch.rows, self._next
         self._next += len(rows)
         tickets = range(first, self._next)
-        core = self._best(model, manifest, entry)
+        core = self._best(batch.model, batch.manifest, batch.entry)
         if core is None:
             self._refuse(tickets, "stopped", NO_CORE)
             return list(tickets)
@@ -177,28 +164,25 @@ class NodeCores(RowSink):
                 copy = self._arena.empty(rows.shape, rows.dtype)
                 copy[...] = rows
                 rows = copy
-            answers = self._arena.empty((len(rows), core.models[model].answer_bytes), np.uint8)
+            answers = self._arena.empty((len(rows), core.models[batch.model].answer_bytes), np.uint8)
         except ArenaFull as error:
             self._refuse(tickets, "overloaded", f"{error} (ingress.shared_memory_bytes); try again later")
             return list(tickets)
         for start in range(0, len(rows), messages.MOST_ROWS):
-            part = slice(start, start + messages.MOST_ROWS)
+            part = batch._replace(rows=rows).part(start, messages.MOST_ROWS)
             message = (
                 messages.SUBMIT,
-                model,
-                entry,
+                batch.model,
+                batch.entry,
                 rows.dtype.str,
                 first + start,
-                self._arena.offset_of(rows[part]),
-                self._arena.offset_of(answers[part]),
-                arrivals_s[part],
-                deadlines_s[part],
-                keys[part],
-                again[part],
+                self._arena.offset_of(part.rows),
+                self._arena.offset_of(answers[start : start + messages.MOST_ROWS]),
+                *part[4:],  # arrivals, deadlines, keys, again
             )
             self._send(core, messages.pack(message))
-        batch = rows, answers, first, core.in_core
-        core.rows.update((ticket, batch) for ticket in tickets)
+        sent = rows, answers, first, core.in_core
+        core.rows.update((ticket, sent) for ticket in tickets)
         core.in_core += len(rows)
         self._where.update((ticket, core) for ticket in tickets)
         return list(tickets)

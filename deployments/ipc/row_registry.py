@@ -1,19 +1,18 @@
 """Who waits for which row of an engine: several callers hand rows in, and each is told of its own.
 
-One for both forms, so that they cannot differ. It belongs to one thread: the event loop of a process that
-is front and core at once, or the engine's in a core of its own.
+One for both forms, so that they cannot differ. It belongs to one thread: the event loop of a process that is front and
+core at once, or the engine's in a core of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
-
-import numpy.typing as npt
+from typing import NamedTuple, Protocol
 
 from deployments.engine.engine import Engine
 from deployments.engine.ledger import Outcome
 from deployments.ipc.idempotency import Answered
+from deployments.ipc.row_sink import RowBatch
 
 
 class Caller(Protocol):
@@ -32,15 +31,12 @@ class Caller(Protocol):
         """That was all for now."""
 
 
-_Batch = tuple[str, int, npt.NDArray[Any], Sequence[float], Sequence[float | None]]
-
-
 class _Waiting(NamedTuple):
     caller: Caller
     ticket: int
     key: bytes
-    #: What it came with (model, entry, rows, when each arrived and must have ended), and which of the rows it is.
-    batch: _Batch
+    #: What it came with, and which of those rows it is.
+    batch: RowBatch
     place: int
 
 
@@ -62,29 +58,18 @@ class RowRegistry:
         """Rows in the engine."""
         return len(self._waiting)
 
-    def submit(
-        self,
-        caller: Caller,
-        first: int,
-        model: str,
-        entry: int,
-        rows: npt.NDArray[Any],
-        arrivals_s: Sequence[float],
-        deadlines_s: Sequence[float | None],
-        keys: Sequence[bytes],
-        again: Sequence[bool],
-    ) -> None:
-        """Rows that came together, with tickets from `first` on; see `RowSink.submit`.
+    def submit(self, caller: Caller, first: int, batch: RowBatch) -> None:
+        """Rows that came together, with tickets from `first` on.
 
         Raises:
             ValueError: not one of each per row. Nothing has begun then.
         """
+        rows, arrivals_s, deadlines_s, keys, again = batch[3:]
         if not len(rows) == len(arrivals_s) == len(deadlines_s) == len(keys) == len(again):
             raise ValueError(
                 f"{len(rows)} rows, {len(arrivals_s)} arrivals, {len(deadlines_s)} deadlines, {len(keys)} keys, "
                 f"{len(again)} marks of what came before: one each"
             )
-        batch = model, entry, rows, arrivals_s, deadlines_s
         waiting = [_Waiting(caller, first + i, key, batch, i) for i, key in enumerate(keys)]
         new = []
         for one, came_before in zip(waiting, again, strict=True):
@@ -94,7 +79,7 @@ class RowRegistry:
             elif begun is not False:
                 caller.told(one.ticket, begun)
         if len(new) == len(waiting):
-            self._run(new, model, entry, rows, arrivals_s, deadlines_s)
+            self._run(new, batch)
         else:
             for one in new:
                 self._run_one(one)
@@ -139,20 +124,10 @@ class RowRegistry:
                 self._run_one(one)
 
     def _run_one(self, one: _Waiting) -> None:
-        model, entry, rows, arrivals_s, deadlines_s = one.batch
-        part = slice(one.place, one.place + 1)
-        self._run([one], model, entry, rows[part], arrivals_s[part], deadlines_s[part])
+        self._run([one], one.batch.part(one.place, 1))
 
-    def _run(
-        self,
-        waiting: Sequence[_Waiting],
-        model: str,
-        entry: int,
-        rows: npt.NDArray[Any],
-        arrivals_s: Sequence[float],
-        deadlines_s: Sequence[float | None],
-    ) -> None:
-        keys = self.engine.submit(model, entry, rows, arrivals_s, deadlines_s)
+    def _run(self, waiting: Sequence[_Waiting], batch: RowBatch) -> None:
+        keys = self.engine.submit(batch.model, batch.entry, batch.rows, batch.arrivals_s, batch.deadlines_s)
         for key, one in zip(keys, waiting, strict=True):
             self._waiting[key] = one
             one.caller.keys[one.ticket] = key

@@ -7,7 +7,7 @@ several) of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,33 @@ from deployments.engine.ledger import Outcome
 
 #: Gets the outcomes of rows that ended together, on the caller's event loop; `Outcome.key` is the row's ticket.
 Deliver = Callable[[list[Outcome]], None]
+
+
+class RowBatch(NamedTuple):
+    """Rows that arrived together; of `arrivals_s` and those after it there is one per row.
+
+    Attributes:
+        manifest: digest of the model's: rows run on these weights only.
+        rows: ``[rows, *shape at the entry]``, float32 or float16; not to be written any more.
+        arrivals_s, deadlines_s: on the monotonic clock.
+        keys: what sendings of one request have in common; empty: the row runs whatever came before.
+        again: whether it was sent before, and may be answered by that sending.
+    """
+
+    model: str
+    manifest: str
+    entry: int
+    rows: npt.NDArray[Any]
+    arrivals_s: Sequence[float]
+    deadlines_s: Sequence[float | None]
+    keys: Sequence[bytes]
+    again: Sequence[bool]
+
+    def part(self, start: int, count: int) -> RowBatch:
+        """So many of them from there on."""
+        part = slice(start, start + count)
+        columns = (self.rows[part], self.arrivals_s[part], self.deadlines_s[part], self.keys[part], self.again[part])
+        return RowBatch(self.model, self.manifest, self.entry, *columns)
 
 
 class RowSink(Protocol):
@@ -28,28 +55,8 @@ class RowSink(Protocol):
     def receiving(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         """Memory for rows that are to be submitted; its content is arbitrary. Any thread."""
 
-    def submit(
-        self,
-        model: str,
-        manifest: str,
-        entry: int,
-        rows: npt.NDArray[Any],
-        arrivals_s: Sequence[float],
-        deadlines_s: Sequence[float | None],
-        keys: Sequence[bytes],
-        again: Sequence[bool],
-    ) -> list[int]:
-        """Hand over rows that arrived together; never waits.
-
-        Args:
-            manifest: digest of the model's: rows run on these weights only.
-            rows: ``[rows, *shape at the entry]``, float32 or float16; not to be written any more.
-            arrivals_s, deadlines_s: one per row, on the monotonic clock.
-            keys: what sendings of one request have in common; empty: the row runs whatever came before.
-            again: whether it was sent before, and may be answered by that sending.
-
-        Returns their tickets, in order. No outcome is delivered before this has returned.
-        """
+    def submit(self, batch: RowBatch) -> list[int]:
+        """Hand over rows; never waits. Returns their tickets, in order, before any outcome of theirs is delivered."""
 
     def cancel(self, ticket: int) -> None:
         """Let a row go, if it has not ended; nobody waits for it."""

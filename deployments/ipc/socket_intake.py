@@ -30,10 +30,13 @@ from deployments.ipc import messages
 from deployments.ipc.arena import MappedArena
 from deployments.ipc.hosted_model import HostedModel
 from deployments.ipc.row_registry import RowRegistry
+from deployments.ipc.row_sink import RowBatch
 
 logger = logging.getLogger("headtail.ipc")
 
 _LISTENING = 64
+
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 #: What comes within so long after a look is found at the next one: a look costs as much as a tenth of a step.
 LOOK_AGAIN_S = 5e-5
@@ -172,13 +175,10 @@ class SocketIntake(Intake):
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError as error:  # it has left already
-            if error.errno in (
-                errno.EMFILE,
-                errno.ENFILE,
-            ):  # it waits, and the thread is not to be woken by it for ever
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTOR:  # the connection waits, and is not to wake the thread again and again
                 self._epoll.modify(self._listener, 0)
-            return
+            return  # else it has left already
         connection.setblocking(False)
         self._fronts[connection.fileno()] = _Front(connection, self)
         self._epoll.register(connection, select.EPOLLIN)
@@ -255,7 +255,8 @@ class SocketIntake(Intake):
         rows = arena.array(rows_at, (count, *shapes[entry]), dtype)
         answers = arena.array(answers_at, (count, answer_bytes), np.uint8)
         front.answers.update(zip(range(first, first + count), answers, strict=True))
-        self._registry.submit(front, first, model, entry, rows, arrivals_s, deadlines_s, keys, again)
+        # A front sends only what is of this core's manifest.
+        self._registry.submit(front, first, RowBatch(model, "", entry, rows, arrivals_s, deadlines_s, keys, again))
 
     def _leave(self, front: _Front) -> None:
         """It has gone: nobody waits for its rows."""

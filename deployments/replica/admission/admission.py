@@ -22,7 +22,7 @@ from deployments.engine.ledger import Outcome
 from deployments.executors.base import ReceivedBatch
 from deployments.ipc.hosted_model import HostedModel
 from deployments.ipc.idempotency import key_of
-from deployments.ipc.row_sink import Deliver, RowSink
+from deployments.ipc.row_sink import Deliver, RowBatch, RowSink
 from deployments.replica.admission.calls import Call, CheckedRequest, Place, Result, request_at
 from deployments.replica.admission.decode import decode_rows
 from deployments.replica.admission.decode_queue import DecodeQueue
@@ -121,7 +121,7 @@ class Admission(Generic[Sink]):
             return
         requests = [request_at(place) for place in good]
         admitted_s = self._clock()  # before submit, from where the engine counts the row's waiting
-        tickets = self.sink.submit(
+        batch = RowBatch(
             requests[0].model.name,
             requests[0].request.manifest,
             requests[0].request.cut,
@@ -131,6 +131,7 @@ class Admission(Generic[Sink]):
             [key_of(checked.request) for checked in requests],
             [checked.request.again for checked in requests],
         )
+        tickets = self.sink.submit(batch)
         for ticket, (call, index) in zip(tickets, good, strict=True):
             self._pending[ticket] = call, index, admitted_s
             call.tickets.append(ticket)

@@ -22,6 +22,7 @@ from deployments.ipc import messages, rendezvous
 from deployments.ipc.arena import Arena
 from deployments.ipc.hosted_model import HostedModel
 from deployments.ipc.node_cores import NodeCores
+from deployments.ipc.row_sink import RowBatch
 from deployments.ipc.socket_intake import SocketIntake
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Scheduler, Step
@@ -148,9 +149,8 @@ class Front:
         if manifest is None:
             served = self.sink.models.get(model)
             manifest = served.manifest.digest if served is not None else ""
-        tickets = self.sink.submit(
-            model, manifest, entry, rows, [0.0] * count, [None] * count, list(keys or [b""] * count), [again] * count
-        )
+        columns = [0.0] * count, [None] * count, list(keys or [b""] * count), [again] * count
+        tickets = self.sink.submit(RowBatch(model, manifest, entry, rows, *columns))
         assert before == set(self.outcomes), "nothing is delivered before the tickets are known"
         return tickets
 

@@ -10,6 +10,7 @@ import pytest
 from deployments.engine.engine import Engine
 from deployments.engine.ledger import Outcome
 from deployments.ipc.row_registry import RowRegistry
+from deployments.ipc.row_sink import RowBatch
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Scheduler
 from deployments.testing.fakes import FakeExecutor, answer_of, rows_at
@@ -57,9 +58,8 @@ class Office:
         """Rows of these names, keyed by their name if `key` is None."""
         keys = [b"%d" % name if key is None else key for name in names]
         count = len(names)
-        self.registry.submit(
-            caller, first, "m", 0, rows_at(*names), [0.0] * count, [None] * count, keys, [again] * count
-        )
+        columns = [0.0] * count, [None] * count, keys, [again] * count
+        self.registry.submit(caller, first, RowBatch("m", "", 0, rows_at(*names), *columns))
 
     def run(self) -> None:
         """Until nothing is left to do."""
@@ -234,7 +234,7 @@ def test_a_batch_that_does_not_fit_together_leaves_nothing_behind() -> None:
             columns = [*two]
             columns[wrong] = wrongly
             with pytest.raises(ValueError, match="2 rows"):
-                office.registry.submit(a, 0, "m", 0, rows_at(1, 2), *columns)
+                office.registry.submit(a, 0, RowBatch("m", "", 0, rows_at(1, 2), *columns))
     office.submit(b, 0, 1, 2, again=True)
     office.run()
     assert b.answers == {0: ONE, 1: answer_of(2, 0, 4)}

@@ -13,7 +13,7 @@ import pytest
 
 from deployments.engine.engine import Outcome
 from deployments.ipc.hosted_model import HostedModel
-from deployments.ipc.row_sink import RowSink
+from deployments.ipc.row_sink import RowBatch, RowSink
 from deployments.replica.admission.admission import INLINE_BYTES, Admission
 from deployments.replica.admission.calls import CheckedRequest
 from slicer.codecs.activations import ordinary
@@ -50,8 +50,8 @@ class Inbox:
         self.cancelled: list[int] = []
         self.fails = False
 
-    def submit(self, model: str, manifest: str, entry: int, rows: Any, *_: Any) -> list[int]:
-        keys = [int(row[0]) for row in rows]
+    def submit(self, batch: RowBatch) -> list[int]:
+        keys = [int(row[0]) for row in batch.rows]
         if self.fails and keys == [1]:
             raise ValueError("no")
         self.calls.append(keys)
