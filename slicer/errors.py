@@ -8,6 +8,7 @@
     ├── CutError                   a cut, boundary or span that the model does not have
     ├── ShardError                 a shard or manifest is missing, truncated, altered or foreign
     ├── CodecError                 an activation or payload that cannot be encoded or decoded
+    ├── BadRequestError            a request that does not follow the Open Inference Protocol
     ├── ImageError                 an image or a label file that cannot be read
     ├── ConfigError                a configuration or fleet file that contradicts itself or is unknown
     ├── PlacementError             the cluster lacks the nodes or resources that were asked for
@@ -45,6 +46,10 @@ class CodecError(HeadTailError):
 
 class NotFiniteError(CodecError):
     """An activation, decoded or to be encoded, holds NaN or infinity."""
+
+
+class BadRequestError(HeadTailError):
+    """A request that does not follow the Open Inference Protocol, or that this server cannot read."""
 
 
 class ImageError(HeadTailError):

@@ -52,7 +52,8 @@ class HostedModel:
     ) -> None:
         self.config = config
         self.name = config.name
-        self.manifest, self.directory = manifest, directory
+        self.manifest, self.directory, self.digest = manifest, directory, manifest.digest
+        self.labels: tuple[str, ...] = ()
         self.shapes, self.num_slices = shapes, len(shapes) - 1
         self.channel_axes = self.manifest.channel_axes
         self.entries = self._entries()
@@ -112,7 +113,7 @@ class HostedModel:
         """What a device learns when it joins."""
         return ServedModel(
             name=self.name,
-            manifest=self.manifest.digest,
+            manifest=self.digest,
             manifest_json=self.manifest.to_json(),
             num_slices=self.num_slices,
             entries=self.entries,
@@ -123,11 +124,11 @@ class HostedModel:
 
     def check(self, request: Request) -> Refusal | None:
         """Everything that can be said of a request before its payload is read; None if it may enter."""
-        if request.manifest != self.manifest.digest:
+        if request.manifest != self.digest:
             return Refusal(
                 request.id,
                 "stale",
-                f"the head belongs to manifest {request.manifest[:12]}, this server serves {self.manifest.digest[:12]} "
+                f"the head belongs to manifest {request.manifest[:12]}, this server serves {self.digest[:12]} "
                 f"of model {self.name!r}; reload the head",
             )
         if request.cut not in self.entries:

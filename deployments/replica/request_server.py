@@ -15,7 +15,7 @@ from typing import Any
 
 from deployments.ipc.hosted_model import HostedModel
 from deployments.replica.admission.calls import CheckedRequest, Result
-from deployments.replica.http_ingress import Ingress
+from deployments.replica.endpoints.http_ingress import Ingress
 from deployments.replica.identity import Identity
 from deployments.replica.metrics import RequestMetrics
 from deployments.replica.replies import Replies

@@ -10,6 +10,7 @@ from slicer.codecs.codec import Codec, ImageCodec
 from slicer.codecs.floats import Bf16, Fp16, Fp32
 from slicer.codecs.image_files import Jpeg, Png
 from slicer.codecs.integer import Integer
+from slicer.codecs.pixels import Pixels
 from slicer.codecs.rgb8 import Rgb8
 from slicer.errors import CodecError, ConfigError
 
@@ -64,5 +65,5 @@ def as_taken(name: str) -> bool:
     return found is not None and found.as_taken
 
 
-for _codec in (Fp32(), Fp16(), Bf16(), Integer("int8"), Integer("int4"), Rgb8(), Png(), Jpeg()):
+for _codec in (Fp32(), Fp16(), Bf16(), Integer("int8"), Integer("int4"), Rgb8(), Png(), Jpeg(), Pixels()):
     register(_codec)

@@ -19,6 +19,7 @@ RefusalCode = Literal[
     "bad_cut",  # the cut is no entry of this model
     "bad_codec",  # the codec is unknown, or the payload has another size than shape and codec say
     "bad_shape",  # the shape is not that of the activation at this cut
+    "bad_request",  # it does not follow the protocol, or asks for what there is not
     "not_finite",  # NaN or infinity in the activation
     "overloaded",  # the queue is full; try again later
     "too_late",  # the deadline passed before the row could run
@@ -26,6 +27,10 @@ RefusalCode = Literal[
     "cancelled",  # the caller left before the row ended; seen in the server's counters only
     "stopped",  # the server stops or restarts; try again
 ]
+
+#: What a request without a priority has; there are as many levels above as below.
+DEFAULT_PRIORITY = 8
+MAX_PRIORITY = 2 * DEFAULT_PRIORITY - 1
 
 #: Codes that a client may answer by sending the same request again, after a pause.
 RETRYABLE: frozenset[str] = frozenset({"overloaded", "stopped"})
@@ -48,6 +53,9 @@ class Request:
         again: this id was sent before and its answer did not come: the server gives the answer that it has, or that is
             on its way, instead of running the row twice. Whoever sets it makes ids that nobody else makes.
         wants_load: the reply shall say how busy the server is (`Reply.load`).
+        key: what all sendings of one request have in common, and no other request: the server runs it once, however
+            often it comes. Empty: each sending is a request of its own.
+        priority: 1 is the most urgent, 2 the next; 0 stands for the default, `DEFAULT_PRIORITY`.
     """
 
     id: str
@@ -61,6 +69,8 @@ class Request:
     deadline_ms: float | None = None
     again: bool = False
     wants_load: bool = False
+    key: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

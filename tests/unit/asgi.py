@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from deployments.replica.http_ingress import Ingress
+from deployments.replica.endpoints.http_ingress import Ingress
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,196 @@
+"""The Open Inference Protocol over a server's requests: one for HTTP and gRPC, which only read and write.
+
+A request's rows run together with those of everybody else; it is answered when its last one has ended, or refused when
+one of them is. Nothing here waits for anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from deployments.ipc.hosted_model import HostedModel
+from slicer.common.top_k import top_k
+from slicer.errors import BadRequestError
+from slicer.protocol.messages import Answer, Refusal, Reply, Request
+from slicer.protocol.oip import metadata
+from slicer.protocol.oip.http_body import MAX_REQUESTS
+from slicer.protocol.oip.requests import image_file, rows_of
+from slicer.protocol.oip.responses import check_outputs, response_of, softmax, version_of
+from slicer.protocol.oip.tensors import Buffer, InferRequest, InferResponse
+
+
+class Server(Protocol):
+    """What runs the rows; `RequestServer` is one."""
+
+    @property
+    def models(self) -> Mapping[str, HostedModel]:
+        """What is served now, by name."""
+
+    @property
+    def emulated(self) -> tuple[str, ...]:
+        """Names of emulated parts."""
+
+    def absent(self, request_id: str, model: str) -> Refusal:
+        """A model that is not served."""
+
+    async def infer_parcel(self, requests: list[Request]) -> list[Answer]:
+        """Every request answered for itself, in order."""
+
+    async def check_health(self) -> None:
+        """Raises if the replica cannot serve."""
+
+
+class Refused(Exception):
+    """A question that is answered with a refusal."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+class OpenInference:
+    """Of one replica. All methods run on its event loop."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def infer(self, asked: Sequence[InferRequest]) -> list[InferResponse | Refusal]:
+        """Each answered or refused for itself, in order, all when the last row has ended."""
+        models = self._server.models
+        found: dict[int, InferResponse | Refusal] = {}
+        rows: list[Request] = []
+        spans: list[tuple[int, HostedModel, int, int]] = []
+        for number, one in enumerate(asked):
+            model = models.get(one.model)
+            if model is None:
+                found[number] = self._server.absent(one.id, one.model)
+                continue
+            try:
+                check_outputs(one, model)
+                of_one = rows_of(one, model, limit=MAX_REQUESTS - len(rows))
+            except BadRequestError as error:
+                found[number] = Refusal(one.id, "bad_request", str(error))
+                continue
+            spans.append((number, model, len(rows), len(rows) + len(of_one)))
+            rows += of_one
+        answers = await self._server.infer_parcel(rows) if rows else []
+        for number, model, start, end in spans:
+            found[number] = response_of(asked[number], model, answers[start:end])
+        return [found[number] for number in range(len(asked))]
+
+    async def predict(self, image: Buffer, *, model: str = "", count: int = 5) -> dict[str, Any]:
+        """The shortest way: one image file to its classes, as JSON values.
+
+        Args:
+            image: a JPEG or PNG file.
+            model: may be empty where there is only one.
+            count: of classes.
+
+        Raises:
+            Refused: as any request.
+        """
+        hosted = self._model(model or self._only())
+        if len(hosted.shapes[-1]) != 1:
+            raise self._bad(f"model {hosted.name!r} answers {list(hosted.shapes[-1])}, not classes; ask by /v2 for it")
+        try:
+            codec, payload = image_file(image)
+        except BadRequestError as error:
+            raise self._bad(str(error)) from None
+        request = Request("", hosted.name, hosted.digest, 0, codec, hosted.shapes[0], payload)
+        (answer,) = await self._server.infer_parcel([request])
+        if isinstance(answer, Refusal):
+            raise Refused(answer)
+        return prediction(answer, hosted.name, hosted.labels, count)
+
+    def live(self) -> bool:
+        """The process answers."""
+        return True
+
+    async def ready(self) -> bool:
+        """Requests have a chance."""
+        try:
+            await self._server.check_health()
+        except Exception:  # whatever it is, this replica cannot serve
+            return False
+        return bool(self._server.models)
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        """Whether requests for it have a chance."""
+        model = self._server.models.get(name)
+        return model is not None and version in ("", version_of(model.digest))
+
+    def metadata(self, name: str, version: str = "") -> dict[str, Any]:
+        """Raises Refused: there is no such model."""
+        return metadata.model_metadata(self._offered(name, version))
+
+    def config(self, name: str, version: str = "") -> dict[str, Any]:
+        """Raises Refused: there is no such model."""
+        return metadata.model_config(self._offered(name, version))
+
+    def index(self) -> list[dict[str, Any]]:
+        """All models, as Triton's repository index has them."""
+        return [
+            {"name": model.name, "version": version_of(model.digest), "state": "READY", "reason": ""}
+            for model in self._server.models.values()
+        ]
+
+    def _offered(self, name: str, version: str) -> metadata.OfferedModel:
+        model = self._model(name)
+        if version not in ("", version_of(model.digest)):
+            served = version_of(model.digest)
+            raise Refused(
+                Refusal("", "unknown_model", f"version {version[:80]!r} of model {name!r}; {served!r} is served")
+            )
+        return metadata.OfferedModel(
+            model.describe(self._server.emulated),
+            model.shapes,
+            model.takes_images,
+            len(model.labels),
+            model.config.max_batch,
+        )
+
+    def _model(self, name: str) -> HostedModel:
+        model = self._server.models.get(name)
+        if model is None:
+            raise Refused(self._server.absent("", name))
+        return model
+
+    def _only(self) -> str:
+        """The one model's name; empty: there is none now."""
+        models = list(self._server.models)
+        if len(models) > 1:
+            raise self._bad(f"there are several models; add ?model=NAME, one of {', '.join(models)}")
+        return models[0] if models else ""
+
+    def _bad(self, message: str) -> Refused:
+        return Refused(Refusal("", "bad_request", message))
+
+
+def prediction(reply: Reply, model: str, labels: Sequence[str], count: int) -> dict[str, Any]:
+    """A reply with all logits as `OpenInference.predict` says it; ``label`` is None where classes have no names.
+
+    Raises:
+        Refused: the model answered with what is no number.
+    """
+    scores = softmax(np.frombuffer(reply.logits, "<f4"))
+    if not np.isfinite(scores).all():
+        raise Refused(Refusal("", "failed", f"model {model!r} answered with NaN or infinity", reply.server))
+    best = [
+        {"label": labels[index] if index < len(labels) else None, "score": score, "class": index}
+        for index, score in top_k(scores, count)
+    ]
+    timings = reply.timings
+    return {
+        **best[0],
+        "top_k": best,
+        "model": model,
+        "timings_ms": {
+            "admission": timings.admission_ms,
+            "queue": timings.queue_ms,
+            "execution": timings.execution_ms,
+            "total": timings.total_ms,
+        },
+    }

@@ -1,0 +1,365 @@
+"""Requests and responses as HTTP bodies: JSON, or JSON and after it the tensors' bytes (extension binary_tensor_data).
+
+The length of the JSON is in the header `LENGTH_HEADER`; without it the whole body is JSON. A tensor with parameter
+``binary_data_size`` has its bytes after the JSON, in order, without gaps. Decoding never copies these: it gives
+memoryviews into the body, so keep it unchanged while they are in use. Nothing of a body is trusted: whatever is wrong
+with it is a BadRequestError, and no input makes the decoder allocate more than a small multiple of its length.
+
+A parcel is our extension for requests that are unlike, or that are answered or refused each for itself:
+``{"requests": [...]}``, each with its ``model_name`` and otherwise as alone; the answer is ``{"responses": [...]}`` in
+the same order, each a response or ``{"error": ..., "code": ...}``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from slicer.errors import BadRequestError
+from slicer.protocol.messages import Refusal
+from slicer.protocol.oip import tensors
+from slicer.protocol.oip.tensors import (
+    MAX_TENSORS,
+    Buffer,
+    InferRequest,
+    InferResponse,
+    Tensor,
+    WantedOutput,
+    checked_datatype,
+    checked_parameters,
+    checked_shape,
+    checked_text,
+    wrong,
+)
+
+#: A header of requests and responses: how many bytes of the body are JSON.
+LENGTH_HEADER = "Inference-Header-Content-Length"
+
+#: The most bytes of JSON before tensors, of JSON that holds the tensors itself, and the most lists and objects in it:
+#: Python's own for each weigh some 60 bytes.
+MAX_HEADER_BYTES = 1 << 20
+MAX_JSON_BYTES = 16 << 20
+MAX_NODES = 1 << 16
+
+#: Most requests in one parcel, and most rows in one request.
+MAX_REQUESTS = 1024
+
+_JSON = json.JSONEncoder(separators=(",", ":"))
+_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
+
+#: What comes over the wire beside the tensors themselves is of no use to who reads the tensor.
+_TRANSPORT = frozenset({_SIZE, _BINARY, _ALL_BINARY})
+
+Json = dict[str, Any]
+
+
+class _Rest:
+    """The bytes behind the JSON, taken piece by piece."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view, self._at = view, 0
+
+    def take(self, what: str, size: Any) -> memoryview:
+        if type(size) is not int or size < 0:
+            raise wrong(f"binary_data_size of {what}", size, "a whole number, at least 0")
+        left = len(self._view) - self._at
+        if size > left:
+            raise BadRequestError(f"binary_data_size of {what} is {size}; {left} bytes are left in the body")
+        self._at += size
+        return self._view[self._at - size : self._at]
+
+    def ended(self) -> None:
+        if left := len(self._view) - self._at:
+            raise BadRequestError(
+                f"{left} bytes follow the last tensor; the values of binary_data_size must add up to what follows the "
+                f"JSON, whose length is in the header {LENGTH_HEADER}"
+            )
+
+
+def decode_request(body: Buffer, json_bytes: str | None, model: str, version: str = "") -> InferRequest:
+    """The request of a body.
+
+    Args:
+        json_bytes: value of `LENGTH_HEADER`; None: the whole body is JSON.
+        model, version: from the path.
+
+    Raises:
+        BadRequestError: the body is malformed, truncated or too long, or a field has the wrong type or range.
+    """
+    document, rest = _document(body, json_bytes)
+    request = _request(document, rest, model, version)
+    rest.ended()
+    return request
+
+
+def decode_parcel(body: Buffer, json_bytes: str | None) -> list[InferRequest]:
+    """The requests of a parcel. Raises BadRequestError as `decode_request`."""
+    document, rest = _document(body, json_bytes)
+    entries = _list(document, "requests", "the parcel")
+    if not 1 <= len(entries) <= MAX_REQUESTS:
+        raise BadRequestError(f"{len(entries)} requests in one parcel; there are 1 to {MAX_REQUESTS}")
+    requests = []
+    for entry in entries:
+        entry = _mapping(entry, "a request of the parcel")
+        model = checked_text("model_name", entry.get("model_name"))
+        requests.append(_request(entry, rest, model, checked_text("model_version", entry.get("model_version", ""))))
+    rest.ended()
+    return requests
+
+
+def encode_response(response: InferResponse, request: InferRequest) -> tuple[bytes, int | None]:
+    """A body, and the length of its JSON where tensors follow it (else None).
+
+    Args:
+        request: what is answered; it says which outputs travel as bytes.
+    """
+    pieces: list[Buffer] = []
+    text = _JSON.encode(_response_json(response, request, pieces)).encode()
+    return (b"".join([text, *pieces]), len(text)) if pieces else (text, None)
+
+
+def encode_responses(
+    responses: Sequence[InferResponse | Refusal], requests: Sequence[InferRequest]
+) -> tuple[bytes, int | None]:
+    """The body of the answer to a parcel, as `encode_response`."""
+    pieces: list[Buffer] = []
+    entries = [
+        refusal_json(response) if isinstance(response, Refusal) else _response_json(response, request, pieces)
+        for response, request in zip(responses, requests, strict=True)
+    ]
+    text = _JSON.encode({"responses": entries}).encode()
+    return (b"".join([text, *pieces]), len(text)) if pieces else (text, None)
+
+
+def refusal_json(refusal: Refusal) -> Json:
+    """``error`` is the protocol's; ``code`` is for programs, ``server`` the replica, ``id`` the request's."""
+    found: Json = {"error": refusal.message[: tensors.MAX_TEXT], "code": refusal.code}
+    if refusal.server:
+        found["server"] = refusal.server
+    if refusal.id:
+        found["id"] = refusal.id
+    return found
+
+
+def encode_request(request: InferRequest) -> tuple[bytes, int]:
+    """A client's body with all tensors as bytes, and the length of its JSON."""
+    pieces: list[Buffer] = []
+    text = _JSON.encode(_request_json(request, pieces)).encode()
+    return b"".join([text, *pieces]), len(text)
+
+
+def encode_parcel(requests: Sequence[InferRequest]) -> tuple[bytes, int]:
+    """As `encode_request`, of several. Raises BadRequestError: none, or more than `MAX_REQUESTS`."""
+    if not 1 <= len(requests) <= MAX_REQUESTS:
+        raise BadRequestError(f"{len(requests)} requests in one parcel; there are 1 to {MAX_REQUESTS}")
+    pieces: list[Buffer] = []
+    entries = [{"model_name": request.model, **_request_json(request, pieces)} for request in requests]
+    text = _JSON.encode({"requests": entries}).encode()
+    return b"".join([text, *pieces]), len(text)
+
+
+def decode_response(body: Buffer, json_bytes: str | None) -> InferResponse:
+    """A server's response. Raises BadRequestError: it is none."""
+    document, rest = _document(body, json_bytes, trusted=True)
+    response = _response(document, rest)
+    rest.ended()
+    return response
+
+
+def decode_responses(body: Buffer, json_bytes: str | None) -> list[InferResponse | Json]:
+    """A server's answers to a parcel, of a refusal its JSON object. Raises BadRequestError: it is none."""
+    document, rest = _document(body, json_bytes, trusted=True)
+    found: list[InferResponse | Json] = []
+    for entry in _list(document, "responses", "the answer"):
+        entry = _mapping(entry, "an answer of the parcel")
+        found.append(dict(entry) if "error" in entry else _response(entry, rest))
+    rest.ended()
+    return found
+
+
+def _document(body: Buffer, json_bytes: str | None, *, trusted: bool = False) -> tuple[Mapping[str, Any], _Rest]:
+    """The JSON object of a body, and what follows it."""
+    view = memoryview(body)
+    if json_bytes is None:
+        end, most = len(view), MAX_JSON_BYTES
+    elif json_bytes.isascii() and json_bytes.isdigit() and len(json_bytes) <= 18 and int(json_bytes) <= len(view):
+        end, most = int(json_bytes), MAX_JSON_BYTES if int(json_bytes) == len(view) else MAX_HEADER_BYTES
+    else:
+        raise wrong(LENGTH_HEADER, json_bytes, f"a whole number, at most the {len(view)} bytes of the body")
+    if end > most and not trusted:
+        raise BadRequestError(f"{end} bytes of JSON; at most {most}: send tensors as bytes (binary_tensor_data)")
+    text = bytes(view[:end])
+    if text.count(b"[") + text.count(b"{") > MAX_NODES and not trusted:
+        raise BadRequestError(f"more than {MAX_NODES} lists and objects in the JSON; send tensors as bytes, or flat")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of 10,000 digits, depth 10,000
+        if json_bytes is None and text[:1] not in (b"{", b" ", b"\n", b"\r", b"\t"):
+            raise BadRequestError(
+                f"the body begins with {text[:8]!r} and is no JSON; an image as it is goes to /predict, and where bytes "
+                f"follow the JSON the header {LENGTH_HEADER} says how long the JSON is"
+            ) from None
+        raise BadRequestError(f"the JSON cannot be read ({type(error).__name__}): {str(error)[:200]}") from None
+    return _mapping(document, "the body"), _Rest(view[end:])
+
+
+def _request(document: Mapping[str, Any], rest: _Rest, model: str, version: str) -> InferRequest:
+    request_parameters = checked_parameters("the request", document.get("parameters"))
+    inputs = []
+    for entry in _list(document, "inputs", "the request"):
+        inputs.append(_tensor(_mapping(entry, "an input"), rest, "input"))
+    outputs = []
+    for entry in _list(document, "outputs", "the request", optional=True):
+        entry = _mapping(entry, "an output")
+        name = checked_text("the name of an output", entry.get("name"))
+        outputs.append(WantedOutput(name, checked_parameters(f"output {name[:80]!r}", entry.get("parameters"))))
+    return InferRequest(
+        model,
+        inputs,
+        outputs,
+        checked_text("id", _text_of(document.get("id", ""))),
+        version,
+        request_parameters,
+    )
+
+
+def _text_of(value: Any) -> Any:
+    """Clients send whole numbers as ids, too."""
+    return str(value) if type(value) is int and abs(value) < 1 << 63 else value
+
+
+def _tensor(entry: Mapping[str, Any], rest: _Rest, kind: str) -> Tensor:
+    name = checked_text(f"the name of an {kind}", entry.get("name"))
+    what = f"{kind} {name[:80]!r}"
+    datatype = checked_datatype(what, entry.get("datatype"))
+    shape = checked_shape(what, entry.get("shape"))
+    parameters = checked_parameters(what, entry.get("parameters"))
+    if _SIZE in parameters:
+        data = rest.take(what, parameters[_SIZE])
+        if "data" in entry:
+            raise BadRequestError(f"{what} has both data and binary_data_size; leave out one of the two")
+        return tensors.tensor_of_raw(name, datatype, shape, data, _without_transport(parameters))
+    values = entry.get("data")
+    if datatype == "BYTES":
+        values = _bytes_of(what, values)
+    return tensors.tensor_of_values(name, datatype, shape, values, _without_transport(parameters))
+
+
+def _without_transport(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: value for name, value in parameters.items() if name not in _TRANSPORT}
+
+
+def _bytes_of(what: str, values: Any) -> Any:
+    """JSON has no bytes: an element is text, base64 where it is no plain text of its own (`encoded_bytes`)."""
+    if not isinstance(values, list):
+        return values
+    return [_bytes_of(what, one) if isinstance(one, list) else _element(what, one) for one in values]
+
+
+def _element(what: str, one: Any) -> bytes:
+    if not isinstance(one, str):
+        raise wrong(f"an element of {what}", one, "text, in base64 where it is an image")
+    return one.encode("utf-8", "surrogatepass")
+
+
+def from_base64(what: str, element: Buffer) -> bytes:
+    """What an element of BYTES in JSON holds. Raises BadRequestError: it is no base64."""
+    try:
+        return base64.b64decode(element, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRequestError(
+            f"{what} is neither an image file nor one in base64 ({error}); in JSON send base64, else bytes"
+        ) from None
+
+
+def _request_json(request: InferRequest, pieces: list[Buffer]) -> Json:
+    inputs = []
+    for tensor in request.inputs:
+        raw = tensor.raw()
+        pieces.append(raw)
+        inputs.append(
+            {
+                "name": tensor.name,
+                "datatype": tensor.datatype,
+                "shape": tensor.shape,
+                "parameters": {**tensor.parameters, _SIZE: len(raw)},
+            }
+        )
+    found: Json = {"inputs": inputs}
+    if request.id:
+        found["id"] = request.id
+    if request.parameters:
+        found["parameters"] = request.parameters
+    if request.outputs:
+        found["outputs"] = [
+            {"name": output.name, **({"parameters": output.parameters} if output.parameters else {})}
+            for output in request.outputs
+        ]
+    return found
+
+
+def _response_json(response: InferResponse, request: InferRequest, pieces: list[Buffer]) -> Json:
+    every = request.parameters.get(_ALL_BINARY, False)
+    binary = {output.name: output.parameters.get(_BINARY, every) for output in request.outputs}
+    outputs = []
+    for tensor in response.outputs:
+        entry: Json = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        parameters = dict(tensor.parameters)
+        if binary.get(tensor.name, every):
+            raw = tensor.raw()
+            parameters[_SIZE] = len(raw)
+            pieces.append(raw)
+        elif tensor.datatype == "BYTES":
+            entry["data"] = [bytes(one).decode("utf-8", "replace") for one in tensor.data]  # type: ignore[union-attr]
+        else:
+            entry["data"] = _numbers(tensor)
+        if parameters:
+            entry["parameters"] = parameters
+        outputs.append(entry)
+    found: Json = {"model_name": response.model, "model_version": response.version, "outputs": outputs}
+    if response.id:
+        found["id"] = response.id
+    if response.parameters:
+        found["parameters"] = response.parameters
+    return found
+
+
+def _numbers(tensor: Tensor) -> list[Any]:
+    """JSON knows neither NaN nor infinity."""
+    array = tensor.array()
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise BadRequestError(f"output {tensor.name!r} is not finite, which JSON cannot say; ask with binary_data: true")
+    return array.ravel().tolist()  # type: ignore[no-any-return]
+
+
+def _response(document: Mapping[str, Any], rest: _Rest) -> InferResponse:
+    outputs = [_tensor(_mapping(one, "an output"), rest, "output") for one in _list(document, "outputs", "the answer")]
+    return InferResponse(
+        checked_text("model_name", document.get("model_name")),
+        outputs,
+        checked_text("id", document.get("id", "")),
+        checked_text("model_version", document.get("model_version", "")),
+        checked_parameters("the answer", document.get("parameters")),
+    )
+
+
+def _mapping(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise BadRequestError(f"{what} is a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def _list(entry: Mapping[str, Any], key: str, what: str, *, optional: bool = False) -> list[Any]:
+    value = entry.get(key)
+    if value is None and optional:
+        return []
+    if not isinstance(value, list):
+        raise wrong(f"{key} of {what}", value, "a list")
+    if key in ("inputs", "outputs") and len(value) > MAX_TENSORS:
+        raise BadRequestError(f"{len(value)} {key} of {what}; at most {MAX_TENSORS}")
+    return value

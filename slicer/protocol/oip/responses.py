@@ -1,0 +1,192 @@
+"""What became of a request's rows to its response, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slicer.common.top_k import top_k
+from slicer.errors import BadRequestError
+from slicer.protocol.messages import Answer, Refusal, Reply, Request, Timings
+from slicer.protocol.oip.requests import LOGITS, TOP_K, ModelFacts
+from slicer.protocol.oip.status import CODES
+from slicer.protocol.oip.tensors import InferRequest, InferResponse, Parameter, Tensor, WantedOutput, names, wrong
+
+#: How many classes `TOP_K` has, where nobody says.
+DEFAULT_K = 5
+
+#: Letters of a digest that make a version.
+VERSION_LETTERS = 12
+
+Array = npt.NDArray[np.float32]
+
+
+def version_of(digest: str) -> str:
+    """Of a model: its weights and cuts, not a number that somebody counts up."""
+    return digest[:VERSION_LETTERS]
+
+
+def check_outputs(infer: InferRequest, model: ModelFacts) -> None:
+    """What is asked for can be given; said before anything runs.
+
+    Raises:
+        BadRequestError: it cannot.
+    """
+    for output in infer.outputs:
+        _check_output(output, model)
+    if infer.version and infer.version != version_of(model.digest):
+        raise BadRequestError(
+            f"version {infer.version[:80]!r} of model {model.name!r}; version {version_of(model.digest)!r} is served"
+        )
+
+
+def response_of(infer: InferRequest, model: ModelFacts, answers: Sequence[Answer]) -> InferResponse | Refusal:
+    """The response to a request, or why there is none: then one of its rows has failed.
+
+    Args:
+        answers: to `requests.rows_of` of this request, in order; replies with all logits.
+    """
+    replies: list[Reply] = []
+    for number, answer in enumerate(answers):
+        if isinstance(answer, Refusal):
+            where = f"row {number} of {len(answers)}: " if len(answers) > 1 else ""
+            return Refusal(infer.id, answer.code, where + answer.message, answer.server)
+        replies.append(answer)
+    shape = replies[0].logits_shape
+    logits = np.frombuffer(b"".join([reply.logits for reply in replies]), "<f4").reshape(len(replies), *shape)
+    outputs = infer.outputs or [WantedOutput(name) for name in output_names(model)]
+    tensors = [_output(output, model, logits) for output in outputs]
+    slowest = max(replies, key=lambda reply: reply.timings.queue_ms + reply.timings.execution_ms)
+    return InferResponse(model.name, tensors, infer.id, version_of(model.digest), _parameters(slowest))
+
+
+def output_names(model: ModelFacts) -> list[str]:
+    """What the model answers, in the order of its metadata."""
+    return [TOP_K, LOGITS] if _classifies(model) else [LOGITS]
+
+
+def softmax(logits: Array) -> Array:
+    """Of each row."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
+
+
+def _classifies(model: ModelFacts) -> bool:
+    return len(model.shapes[-1]) == 1
+
+
+def _check_output(output: WantedOutput, model: ModelFacts) -> None:
+    if output.name not in output_names(model):
+        raise BadRequestError(
+            f"unknown output {output.name[:80]!r} of model {model.name!r}; it has {names(output_names(model))}"
+        )
+    allowed = {"classification", "binary_data", *(("k",) if output.name == TOP_K else ())}
+    if unknown := [name for name in output.parameters if name not in allowed]:
+        raise BadRequestError(
+            f"unknown parameter {unknown[0][:80]!r} of output {output.name}; there are {names(sorted(allowed))}"
+        )
+    count = _count(output)
+    if count and not _classifies(model):
+        raise BadRequestError(f"classification of model {model.name!r}: its output is {list(model.shapes[-1])}")
+
+
+def _count(output: WantedOutput) -> int:
+    """How many classes; 0: the tensor itself."""
+    value: Any = output.parameters.get("k", output.parameters.get("classification", 0))
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise wrong(f"the number of classes of output {output.name}", value, "a whole number")
+    return value or (DEFAULT_K if output.name == TOP_K else 0)
+
+
+def _output(output: WantedOutput, model: ModelFacts, logits: Array) -> Tensor:
+    count = _count(output)
+    if not count:
+        return Tensor(output.name, "FP32", logits.shape, logits.tobytes())
+    values = softmax(logits) if output.name == TOP_K else logits
+    elements = [_class_text(pair, model.labels) for row in values for pair in top_k(row, count)]
+    return Tensor(output.name, "BYTES", (len(logits), len(elements) // len(logits)), elements)
+
+
+def _class_text(pair: tuple[int, float], labels: Sequence[str]) -> bytes:
+    """``value:index:label``, as Triton writes a class; the label may hold colons."""
+    index, value = pair
+    label = f":{labels[index]}" if index < len(labels) else ""
+    return f"{value!r}:{index}{label}".encode()
+
+
+def class_of(text: bytes | memoryview) -> tuple[float, int, str]:
+    """Value, index and label of `_class_text`. Raises BadRequestError."""
+    parts = bytes(text).decode("utf-8", "replace").split(":", 2)
+    try:
+        return float(parts[0]), int(parts[1]), parts[2] if len(parts) > 2 else ""
+    except (ValueError, IndexError):
+        raise wrong("a class", bytes(text[:80]), "value:index or value:index:label") from None
+
+
+def _parameters(reply: Reply) -> dict[str, Parameter]:
+    timings = reply.timings
+    found: dict[str, Parameter] = {
+        "server": reply.server,
+        "admission_ms": timings.admission_ms,
+        "queue_ms": timings.queue_ms,
+        "execution_ms": timings.execution_ms,
+        "total_ms": timings.total_ms,
+        "rows_per_step": ",".join(map(str, timings.rows_per_step)),
+    }
+    if reply.load:
+        found["load"] = json.dumps(reply.load)
+    return found
+
+
+def timings_of(parameters: Mapping[str, Parameter]) -> Timings:
+    """Of a response. Raises BadRequestError: they are missing, or of the wrong kind."""
+    durations = [_number(parameters, f"{name}_ms") for name in ("admission", "queue", "execution", "total")]
+    rows = parameters.get("rows_per_step")
+    try:
+        return Timings(*durations, tuple(int(rows_) for rows_ in str(rows or "").split(",") if rows_))
+    except ValueError:
+        raise wrong("rows_per_step", rows, "whole numbers with commas between") from None
+
+
+def reply_of(response: InferResponse, request: Request) -> Reply:
+    """A client's view of the response to `requests.infer_request`. Raises BadRequestError: it is none to that."""
+    if len(response.outputs) != 1 or response.outputs[0].name != LOGITS or response.outputs[0].shape[:1] != (1,):
+        raise wrong("the outputs of the answer", names(one.name for one in response.outputs), f"one row of {LOGITS}")
+    output, pairs, logits, shape = response.outputs[0], (), b"", ()
+    if request.top_k is None:
+        if output.datatype != "FP32":
+            raise wrong("the datatype of logits", output.datatype, "FP32")
+        logits, shape = bytes(output.raw()), output.shape[1:]  # type: ignore[assignment]
+    else:
+        classes = [class_of(one) for one in output.elements()]  # type: ignore[arg-type]
+        pairs = tuple((index, value) for value, index, _ in classes)  # type: ignore[assignment]
+    parameters = response.parameters
+    server = parameters.get("server", "")
+    return Reply(request.id, timings_of(parameters), pairs, logits, shape, str(server), _load_of(parameters))
+
+
+def refusal_of(document: Mapping[str, Any], request_id: str) -> Refusal:
+    """A refusal from ``{"error": ..., "code": ...}``. Raises BadRequestError: it has no code of ours."""
+    code, message = document.get("code"), document.get("error")
+    if code not in CODES or not isinstance(message, str):
+        raise wrong("the refusal's code", code, "one of this release's")
+    return Refusal(request_id, code, message, str(document.get("server", "")))  # type: ignore[arg-type]
+
+
+def _number(parameters: Mapping[str, Parameter], name: str) -> float:
+    value = parameters.get(name)
+    if type(value) not in (int, float):
+        raise wrong(name, value, "a duration")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _load_of(parameters: Mapping[str, Parameter]) -> tuple[tuple[int, float, float], ...]:
+    text = parameters.get("load", "[]")
+    try:
+        return tuple((int(entry), float(queue), float(run)) for entry, queue, run in json.loads(str(text)))
+    except (ValueError, TypeError, RecursionError):
+        raise wrong("load", text, "a list of entries, each with two durations") from None
