@@ -111,7 +111,7 @@ class Ingress:
             if status == 413:
                 headers.append((b"connection", b"close"))  # the rest of that body is of no use to anyone
             await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+            await send({"type": "http.response.body", "body": body})
         else:
             await send({"type": "websocket.close", "code": 1003})
 

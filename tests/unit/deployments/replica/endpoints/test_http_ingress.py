@@ -142,8 +142,8 @@ def test_without_the_token_there_is_no_answer_but_health(given: bytes | None) ->
         ("GET", "/shard/abc", b"offset=-1", b"", 400, "offset='-1'"),
         ("GET", "/shard/abc", b"length=" + b"9" * 400, b"", 400, "whole number"),
         ("GET", "/shard/../../etc/passwd", b"", b"", 404, "no shard"),
-        ("GET", "/", b"", b"", 404, "/infer"),
-        ("GET", "/infer/more", b"", b"", 404, "/infer"),
+        ("GET", "/", b"", b"", 404, "/predict"),
+        ("GET", "/infer/more", b"", b"", 404, "/predict"),
     ],
 )
 def test_bad_requests_are_answered_with_what_is_wrong_and_harm_no_other(

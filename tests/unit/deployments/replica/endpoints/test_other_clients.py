@@ -1,0 +1,135 @@
+"""Clients that others wrote, unmodified, over HTTP: Triton's and KServe's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.unit.deployments.replica.endpoints.conftest import MODEL, PREFIX, Running
+
+triton = pytest.importorskip("tritonclient.http")
+from tritonclient.utils import InferenceServerException  # noqa: E402
+
+
+@pytest.fixture
+def client(running: Running) -> Iterator[Any]:
+    """Triton's."""
+    with triton.InferenceServerClient(running.address + PREFIX) as one:
+        yield one
+
+
+def triton_input(name: str, array: np.ndarray[Any, Any], datatype: str, *, binary: bool) -> Any:
+    one = triton.InferInput(name, list(array.shape), datatype)
+    one.set_data_from_numpy(array, binary_data=binary)
+    return one
+
+
+def test_triton_asks_what_is_there(client: Any, running: Running) -> None:
+    assert client.is_server_live() and client.is_server_ready()
+    assert client.is_model_ready(MODEL) and not client.is_model_ready("none")
+    assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
+    metadata = client.get_model_metadata(MODEL)
+    assert metadata["inputs"][1]["parameters"]["manifest"] == running.digest
+    assert client.is_model_ready(MODEL, metadata["versions"][0])
+    assert client.get_model_config(MODEL)["input"][0]["name"] == "IMAGE"
+    assert client.get_model_repository_index()[0]["name"] == MODEL
+
+
+@pytest.mark.parametrize("out_binary", [False, True])
+@pytest.mark.parametrize("in_binary", [False, True])
+@pytest.mark.parametrize("cut", range(4))
+def test_triton_gets_the_unsliced_model_s_answer(
+    client: Any, running: Running, cut: int, in_binary: bool, out_binary: bool
+) -> None:
+    result = client.infer(
+        MODEL,
+        [triton_input("ACTIVATION", running.activation(cut, 2), "FP32", binary=in_binary)],
+        outputs=[triton.InferRequestedOutput("logits", binary_data=out_binary)],
+        parameters={"cut": cut, "manifest": running.digest},
+        request_id="1",
+    )
+    np.testing.assert_allclose(result.as_numpy("logits"), running.logits(2), rtol=0, atol=1e-5)
+    assert result.get_response()["id"] == "1"
+    assert result.get_response()["parameters"]["execution_ms"] > 0
+
+
+def test_triton_sends_an_image_file_and_gets_classes(
+    client: Any, running: Running, photo: Image.Image, png: bytes
+) -> None:
+    image = triton_input("IMAGE", np.array([png], dtype=np.object_), "BYTES", binary=True)
+    result = client.infer(MODEL, [image], outputs=[triton.InferRequestedOutput("logits", class_count=3)])
+    want = running.logits_of(photo)
+    classes = [text.decode().split(":")[:2] for text in result.as_numpy("logits").reshape(-1)]
+    assert [int(index) for _, index in classes] == np.argsort(-want, kind="stable")[:3].tolist()
+    assert [float(value) for value, _ in classes] == pytest.approx(sorted(want, reverse=True)[:3], abs=1e-5)
+    everything = client.infer(MODEL, [image])  # asks for all outputs, as bytes
+    np.testing.assert_allclose(everything.as_numpy("logits")[0], want, rtol=0, atol=1e-5)
+    assert everything.as_numpy("top_k").shape == (1, 5)
+
+
+def test_triton_raises_its_own_error_with_our_reason(client: Any, running: Running) -> None:
+    one = triton_input("ACTIVATION", running.activation(1), "FP32", binary=True)
+    with pytest.raises(InferenceServerException, match="there is digits_vit"):
+        client.infer("none", [one])
+    with pytest.raises(InferenceServerException, match="without parameter manifest"):
+        client.infer(MODEL, [one], parameters={"cut": 1})
+    with pytest.raises(InferenceServerException, match="none is served|is served"):
+        client.infer(MODEL, [one], model_version="7")
+    with pytest.raises(InferenceServerException, match="deadline|too late|in time"):
+        client.infer(MODEL, [one], parameters={"cut": 1, "manifest": running.digest}, timeout=1)
+    with pytest.raises(InferenceServerException, match="content-encoding"):
+        client.infer(MODEL, [one], request_compression_algorithm="gzip")
+
+
+def test_triton_asks_side_by_side(running: Running) -> None:
+    with triton.InferenceServerClient(running.address + PREFIX, concurrency=4) as one:
+        asked = [
+            one.async_infer(
+                MODEL,
+                [triton_input("ACTIVATION", running.activation(cut), "FP32", binary=True)],
+                outputs=[triton.InferRequestedOutput("logits")],
+                parameters={"cut": cut, "manifest": running.digest},
+            )
+            for cut in (0, 1, 2, 3) * 3
+        ]
+        for answer in asked:
+            np.testing.assert_allclose(answer.get_result().as_numpy("logits"), running.logits(), rtol=0, atol=1e-5)
+
+
+def test_kserve_s_client(running: Running, photo: Image.Image, png: bytes) -> None:
+    kserve = pytest.importorskip("kserve")
+    from kserve.inference_client import RESTConfig
+    from kserve.protocol.infer_type import RequestedOutput
+
+    async def ask() -> None:
+        client = kserve.InferenceRESTClient(RESTConfig(protocol="v2", timeout=30))
+        base = running.url
+        assert await client.is_server_live(base) and await client.is_server_ready(base)
+        assert await client.is_model_ready(base, MODEL)
+        for cut in range(4):
+            tensor = kserve.InferInput("ACTIVATION", [1, *running.activation(cut)[0].shape], "FP32")
+            tensor.set_data_from_numpy(running.activation(cut), binary_data=cut % 2 == 0)
+            request = kserve.InferRequest(
+                model_name=MODEL,
+                infer_inputs=[tensor],
+                request_outputs=[RequestedOutput("logits", parameters={"binary_data": cut < 2})],
+                parameters={"cut": cut, "manifest": running.digest},
+            )
+            answer = await client.infer(base, request, model_name=MODEL)
+            np.testing.assert_allclose(answer.outputs[0].as_numpy(), running.logits(), rtol=0, atol=1e-5)
+        image = kserve.InferInput("IMAGE", [1], "BYTES")
+        image.set_data_from_numpy(np.array([png], dtype=np.object_))
+        answer = await client.infer(base, kserve.InferRequest(MODEL, [image]), model_name=MODEL)
+        got = {output.name: output.as_numpy() for output in answer.outputs}
+        np.testing.assert_allclose(got["logits"][0], running.logits_of(photo), rtol=0, atol=1e-5)
+        with pytest.raises(Exception, match="400") as refused:
+            await client.infer(base, kserve.InferRequest(MODEL, [image], parameters={"cut": 3}), model_name=MODEL)
+        assert type(refused.value).__module__.split(".")[0] in ("httpx", "kserve")
+        await client.close()
+
+    asyncio.run(ask())
