@@ -1,4 +1,4 @@
-"""The servers that overhead.py compares: of two commits, each commit's on a Ray of its own, and their processes."""
+"""The servers that are measured, each commit's on a Ray of its own, and their processes."""
 
 from __future__ import annotations
 
@@ -114,6 +114,21 @@ def serving(old: Path) -> Iterator[dict[str, Form]]:
             name: Form(name, f"http://127.0.0.1:{another if name in applications else port}/{name}", pid)
             for name, pid in (("old", first), ("new", second), ("single", second))
         }
+
+
+@contextmanager
+def serving_here(name: str = "single") -> Iterator[Form]:
+    """One form of this checkout.
+
+    Raises:
+        RuntimeError: it does not come up; it says what its process said.
+    """
+    with tempfile.TemporaryDirectory(prefix="headtail-shared-") as folder:
+        shared, port = Path(folder), free_port(8147)
+        shutil.copy(no_compute.__file__, shared)
+        application = {**no_compute.config(port), "ingress": {"replicas": 1 if name == "new" else 0}}
+        with _host(ROOT, {name: application}, shared, 0) as pid:
+            yield Form(name, f"http://127.0.0.1:{port}/{name}", pid)
 
 
 @contextmanager

@@ -52,9 +52,6 @@ MAX_REQUESTS = 1024
 _JSON = json.JSONEncoder(separators=(",", ":"))
 _SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 
-#: What comes over the wire beside the tensors themselves is of no use to who reads the tensor.
-_TRANSPORT = frozenset({_SIZE, _BINARY, _ALL_BINARY})
-
 Json = dict[str, Any]
 
 
@@ -193,19 +190,26 @@ def _document(body: Buffer, json_bytes: str | None, *, trusted: bool = False) ->
         raise wrong(LENGTH_HEADER, json_bytes, f"a whole number, at most the {len(view)} bytes of the body")
     if end > most and not trusted:
         raise BadRequestError(f"{end} bytes of JSON; at most {most}: send tensors as bytes (binary_tensor_data)")
-    text = bytes(view[:end])
-    if text.count(b"[") + text.count(b"{") > MAX_NODES and not trusted:
+    piece = view[:end]
+    # One node takes a byte at least, so that a short text cannot hold too many.
+    if end > MAX_NODES and not trusted and _nodes(bytes(piece)) > MAX_NODES:
         raise BadRequestError(f"more than {MAX_NODES} lists and objects in the JSON; send tensors as bytes, or flat")
     try:
-        document = json.loads(text)
+        document = json.loads(str(piece, "utf-8"))
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of 10,000 digits, depth 10,000
-        if json_bytes is None and text[:1] not in (b"{", b" ", b"\n", b"\r", b"\t"):
+        begin = bytes(piece[:8])
+        if json_bytes is None and begin[:1] not in (b"{", b" ", b"\n", b"\r", b"\t"):
             raise BadRequestError(
-                f"the body begins with {text[:8]!r} and is no JSON; an image as it is goes to /predict, and where bytes "
+                f"the body begins with {begin!r} and is no JSON; an image as it is goes to /predict, and where bytes "
                 f"follow the JSON the header {LENGTH_HEADER} says how long the JSON is"
             ) from None
         raise BadRequestError(f"the JSON cannot be read ({type(error).__name__}): {str(error)[:200]}") from None
     return _mapping(document, "the body"), _Rest(view[end:])
+
+
+def _nodes(text: bytes) -> int:
+    """At most so many lists and objects."""
+    return text.count(b"[") + text.count(b"{")
 
 
 def _request(document: Mapping[str, Any], rest: _Rest, model: str, version: str) -> InferRequest:
@@ -239,19 +243,17 @@ def _tensor(entry: Mapping[str, Any], rest: _Rest, kind: str) -> Tensor:
     datatype = checked_datatype(what, entry.get("datatype"))
     shape = checked_shape(what, entry.get("shape"))
     parameters = checked_parameters(what, entry.get("parameters"))
-    if _SIZE in parameters:
-        data = rest.take(what, parameters[_SIZE])
+    parameters.pop(_BINARY, None)
+    size = parameters.pop(_SIZE, None)
+    if size is not None:
+        data = rest.take(what, size)
         if "data" in entry:
             raise BadRequestError(f"{what} has both data and binary_data_size; leave out one of the two")
-        return tensors.tensor_of_raw(name, datatype, shape, data, _without_transport(parameters))
+        return tensors.tensor_of_raw(name, datatype, shape, data, parameters)
     values = entry.get("data")
     if datatype == "BYTES":
         values = _bytes_of(what, values)
-    return tensors.tensor_of_values(name, datatype, shape, values, _without_transport(parameters))
-
-
-def _without_transport(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {name: value for name, value in parameters.items() if name not in _TRANSPORT}
+    return tensors.tensor_of_values(name, datatype, shape, values, parameters)
 
 
 def _bytes_of(what: str, values: Any) -> Any:
@@ -333,7 +335,9 @@ def _numbers(tensor: Tensor) -> list[Any]:
     """JSON knows neither NaN nor infinity."""
     array = tensor.array()
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise BadRequestError(f"output {tensor.name!r} is not finite, which JSON cannot say; ask with binary_data: true")
+        raise BadRequestError(
+            f"output {tensor.name!r} is not finite, which JSON cannot say; ask with binary_data: true"
+        )
     return array.ravel().tolist()  # type: ignore[no-any-return]
 
 

@@ -45,8 +45,8 @@ PARAMETERS: Mapping[str, str] = {
     "load": "true: the answer says how busy the server is",
 }
 
-#: Of the transport; no matter of ours.
-_IGNORED = frozenset({"binary_data_output"})
+#: What may stand there; `binary_data_output` is a matter of the transport.
+_TAKEN = PARAMETERS.keys() | {"binary_data_output"}
 
 _MOST_US = 1 << 53
 
@@ -87,9 +87,10 @@ def rows_of(infer: InferRequest, model: ModelFacts, *, limit: int = MAX_REQUESTS
         given = names(repr(tensor.name[:80]) for tensor in infer.inputs) or "none"
         raise BadRequestError(f"inputs: {given}; give one, {IMAGE} or {ACTIVATION}")
     tensor = infer.inputs[0]
-    parameters = {**infer.parameters, **tensor.parameters}
-    if unknown := [name for name in parameters if name not in PARAMETERS and name not in _IGNORED]:
-        raise BadRequestError(f"unknown parameter {unknown[0][:80]!r}; there are {names(PARAMETERS)}")
+    parameters = {**infer.parameters, **tensor.parameters} if tensor.parameters else infer.parameters
+    if not parameters.keys() <= _TAKEN:
+        unknown = next(name for name in parameters if name not in _TAKEN)
+        raise BadRequestError(f"unknown parameter {unknown[:80]!r}; there are {names(PARAMETERS)}")
     rows = _images(tensor, parameters) if tensor.name == IMAGE else _activations(tensor, parameters, model)
     if not 1 <= len(rows) <= limit:
         raise BadRequestError(f"{len(rows)} rows in one request; there are 1 to {limit}")

@@ -14,13 +14,25 @@ from slicer.errors import BadRequestError
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, Timings
 from slicer.protocol.oip.requests import LOGITS, TOP_K, ModelFacts
 from slicer.protocol.oip.status import CODES
-from slicer.protocol.oip.tensors import InferRequest, InferResponse, Parameter, Tensor, WantedOutput, names, wrong
+from slicer.protocol.oip.tensors import (
+    Buffer,
+    InferRequest,
+    InferResponse,
+    Parameter,
+    Tensor,
+    WantedOutput,
+    names,
+    wrong,
+)
 
 #: How many classes `TOP_K` has, where nobody says.
 DEFAULT_K = 5
 
 #: Letters of a digest that make a version.
 VERSION_LETTERS = 12
+
+_CLASSIFIER, _OTHER = (TOP_K, LOGITS), (LOGITS,)
+_OF_OUTPUT = frozenset(("classification", "binary_data"))
 
 Array = npt.NDArray[np.float32]
 
@@ -56,17 +68,22 @@ def response_of(infer: InferRequest, model: ModelFacts, answers: Sequence[Answer
             where = f"row {number} of {len(answers)}: " if len(answers) > 1 else ""
             return Refusal(infer.id, answer.code, where + answer.message, answer.server)
         replies.append(answer)
-    shape = replies[0].logits_shape
-    logits = np.frombuffer(b"".join([reply.logits for reply in replies]), "<f4").reshape(len(replies), *shape)
+    count, shape = len(replies), replies[0].logits_shape
+    data = replies[0].logits if count == 1 else b"".join([reply.logits for reply in replies])
+    logits = np.frombuffer(data, "<f4").reshape(count, *shape)
     outputs = infer.outputs or [WantedOutput(name) for name in output_names(model)]
     tensors = [_output(output, model, logits) for output in outputs]
-    slowest = max(replies, key=lambda reply: reply.timings.queue_ms + reply.timings.execution_ms)
+    slowest = max(replies, key=_served_ms) if count > 1 else replies[0]
     return InferResponse(model.name, tensors, infer.id, version_of(model.digest), _parameters(slowest))
 
 
-def output_names(model: ModelFacts) -> list[str]:
+def _served_ms(reply: Reply) -> float:
+    return reply.timings.queue_ms + reply.timings.execution_ms
+
+
+def output_names(model: ModelFacts) -> Sequence[str]:
     """What the model answers, in the order of its metadata."""
-    return [TOP_K, LOGITS] if _classifies(model) else [LOGITS]
+    return _CLASSIFIER if _classifies(model) else _OTHER
 
 
 def softmax(logits: Array) -> Array:
@@ -84,10 +101,11 @@ def _check_output(output: WantedOutput, model: ModelFacts) -> None:
         raise BadRequestError(
             f"unknown output {output.name[:80]!r} of model {model.name!r}; it has {names(output_names(model))}"
         )
-    allowed = {"classification", "binary_data", *(("k",) if output.name == TOP_K else ())}
-    if unknown := [name for name in output.parameters if name not in allowed]:
+    allowed = _OF_OUTPUT if output.name == LOGITS else _OF_OUTPUT | {"k"}
+    if not output.parameters.keys() <= allowed:
+        unknown = next(name for name in output.parameters if name not in allowed)
         raise BadRequestError(
-            f"unknown parameter {unknown[0][:80]!r} of output {output.name}; there are {names(sorted(allowed))}"
+            f"unknown parameter {unknown[:80]!r} of output {output.name}; there are {names(sorted(allowed))}"
         )
     count = _count(output)
     if count and not _classifies(model):
@@ -107,7 +125,8 @@ def _output(output: WantedOutput, model: ModelFacts, logits: Array) -> Tensor:
     if not count:
         return Tensor(output.name, "FP32", logits.shape, logits.tobytes())
     values = softmax(logits) if output.name == TOP_K else logits
-    elements = [_class_text(pair, model.labels) for row in values for pair in top_k(row, count)]
+    labels = model.labels
+    elements: list[Buffer] = [_class_text(pair, labels) for row in values for pair in top_k(row, count)]
     return Tensor(output.name, "BYTES", (len(logits), len(elements) // len(logits)), elements)
 
 
