@@ -15,8 +15,8 @@ from deployments.ipc.hosted_model import HostedModel
 from slicer.common.top_k import top_k
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import Answer, Refusal, Reply, Request
-from slicer.protocol.oip import metadata
 from slicer.protocol.oip.http_body import MAX_REQUESTS
+from slicer.protocol.oip.metadata import OfferedModel, model_config, model_metadata
 from slicer.protocol.oip.requests import image_file, rows_of
 from slicer.protocol.oip.responses import check_outputs, response_of, softmax, version_of
 from slicer.protocol.oip.tensors import Buffer, InferRequest, InferResponse
@@ -124,11 +124,11 @@ class OpenInference:
 
     def metadata(self, name: str, version: str = "") -> dict[str, Any]:
         """Raises Refused: there is no such model."""
-        return metadata.model_metadata(self._offered(name, version))
+        return model_metadata(self._offered(name, version))
 
     def config(self, name: str, version: str = "") -> dict[str, Any]:
         """Raises Refused: there is no such model."""
-        return metadata.model_config(self._offered(name, version))
+        return model_config(self._offered(name, version))
 
     def index(self) -> list[dict[str, Any]]:
         """All models, as Triton's repository index has them."""
@@ -137,14 +137,14 @@ class OpenInference:
             for model in self._server.models.values()
         ]
 
-    def _offered(self, name: str, version: str) -> metadata.OfferedModel:
+    def _offered(self, name: str, version: str) -> OfferedModel:
         model = self._model(name)
         if version not in ("", version_of(model.digest)):
             served = version_of(model.digest)
             raise Refused(
                 Refusal("", "unknown_model", f"version {version[:80]!r} of model {name!r}; {served!r} is served")
             )
-        return metadata.OfferedModel(
+        return OfferedModel(
             model.describe(self._server.emulated),
             model.shapes,
             model.takes_images,

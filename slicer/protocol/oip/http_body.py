@@ -289,7 +289,7 @@ def _request_json(request: InferRequest, pieces: list[Buffer]) -> Json:
                 "name": tensor.name,
                 "datatype": tensor.datatype,
                 "shape": tensor.shape,
-                "parameters": {**tensor.parameters, _SIZE: len(raw)},
+                "parameters": dict(tensor.parameters, **{_SIZE: len(raw)}),
             }
         )
     found: Json = {"inputs": inputs}
@@ -317,7 +317,7 @@ def _response_json(response: InferResponse, request: InferRequest, pieces: list[
             parameters[_SIZE] = len(raw)
             pieces.append(raw)
         elif tensor.datatype == "BYTES":
-            entry["data"] = [bytes(one).decode("utf-8", "replace") for one in tensor.data]  # type: ignore[union-attr]
+            entry["data"] = [bytes(one).decode("utf-8", "replace") for one in tensor.elements()]
         else:
             entry["data"] = _numbers(tensor)
         if parameters:
@@ -338,7 +338,7 @@ def _numbers(tensor: Tensor) -> list[Any]:
         raise BadRequestError(
             f"output {tensor.name!r} is not finite, which JSON cannot say; ask with binary_data: true"
         )
-    return array.ravel().tolist()  # type: ignore[no-any-return]
+    return list(array.ravel().tolist())
 
 
 def _response(document: Mapping[str, Any], rest: _Rest) -> InferResponse:

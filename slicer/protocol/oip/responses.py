@@ -137,7 +137,7 @@ def _class_text(pair: tuple[int, float], labels: Sequence[str]) -> bytes:
     return f"{value!r}:{index}{label}".encode()
 
 
-def class_of(text: bytes | memoryview) -> tuple[float, int, str]:
+def class_of(text: Buffer) -> tuple[float, int, str]:
     """Value, index and label of `_class_text`. Raises BadRequestError."""
     parts = bytes(text).decode("utf-8", "replace").split(":", 2)
     try:
@@ -163,11 +163,18 @@ def _parameters(reply: Reply) -> dict[str, Parameter]:
 
 def timings_of(parameters: Mapping[str, Parameter]) -> Timings:
     """Of a response. Raises BadRequestError: they are missing, or of the wrong kind."""
-    durations = [_number(parameters, f"{name}_ms") for name in ("admission", "queue", "execution", "total")]
-    rows = parameters.get("rows_per_step")
+    rows = parameters.get("rows_per_step", "")
     try:
-        return Timings(*durations, tuple(int(rows_) for rows_ in str(rows or "").split(",") if rows_))
-    except ValueError:
+        return Timings(
+            admission_ms=_number(parameters, "admission_ms"),
+            queue_ms=_number(parameters, "queue_ms"),
+            execution_ms=_number(parameters, "execution_ms"),
+            total_ms=_number(parameters, "total_ms"),
+            rows_per_step=tuple(int(count) for count in str(rows).split(",") if count),
+        )
+    except ValueError as error:
+        if isinstance(error, BadRequestError):
+            raise
         raise wrong("rows_per_step", rows, "whole numbers with commas between") from None
 
 
@@ -175,14 +182,17 @@ def reply_of(response: InferResponse, request: Request) -> Reply:
     """A client's view of the response to `requests.infer_request`. Raises BadRequestError: it is none to that."""
     if len(response.outputs) != 1 or response.outputs[0].name != LOGITS or response.outputs[0].shape[:1] != (1,):
         raise wrong("the outputs of the answer", names(one.name for one in response.outputs), f"one row of {LOGITS}")
-    output, pairs, logits, shape = response.outputs[0], (), b"", ()
-    if request.top_k is None:
-        if output.datatype != "FP32":
-            raise wrong("the datatype of logits", output.datatype, "FP32")
-        logits, shape = bytes(output.raw()), output.shape[1:]  # type: ignore[assignment]
+    output = response.outputs[0]
+    pairs: tuple[tuple[int, float], ...] = ()
+    logits: bytes = b""
+    shape: tuple[int, ...] = ()
+    if request.top_k is not None:
+        classes = [class_of(one) for one in output.elements()]
+        pairs = tuple((index, value) for value, index, _ in classes)
+    elif output.datatype == "FP32":
+        logits, shape = bytes(output.raw()), output.shape[1:]
     else:
-        classes = [class_of(one) for one in output.elements()]  # type: ignore[arg-type]
-        pairs = tuple((index, value) for value, index, _ in classes)  # type: ignore[assignment]
+        raise wrong("the datatype of logits", output.datatype, "FP32")
     parameters = response.parameters
     server = parameters.get("server", "")
     return Reply(request.id, timings_of(parameters), pairs, logits, shape, str(server), _load_of(parameters))
@@ -193,7 +203,7 @@ def refusal_of(document: Mapping[str, Any], request_id: str) -> Refusal:
     code, message = document.get("code"), document.get("error")
     if code not in CODES or not isinstance(message, str):
         raise wrong("the refusal's code", code, "one of this release's")
-    return Refusal(request_id, code, message, str(document.get("server", "")))  # type: ignore[arg-type]
+    return Refusal(request_id, code, message, str(document.get("server", "")))
 
 
 def _number(parameters: Mapping[str, Parameter], name: str) -> float:

@@ -74,7 +74,10 @@ class Tensor:
         if self.datatype != "BYTES":
             assert isinstance(self.data, (bytes, bytearray, memoryview))
             return self.data
-        return b"".join(itertools.chain.from_iterable((_LENGTH.pack(len(one)), one) for one in self.data))  # type: ignore[arg-type]
+        pieces: list[Buffer] = []
+        for one in self.elements():
+            pieces += (_LENGTH.pack(len(one)), one)
+        return b"".join(pieces)
 
     def elements(self) -> Sequence[Buffer]:
         """Of BYTES. Raises BadRequestError: it is none."""
@@ -225,10 +228,7 @@ def tensor_of_array(name: str, array: npt.NDArray[Any], parameters: Mapping[str,
     kind = array.dtype.newbyteorder("<")
     for datatype, text in DATATYPES.items():
         if kind == np.dtype(text):
-            data = np.ascontiguousarray(array, kind)
-            return Tensor(
-                name, datatype, array.shape, memoryview(data).cast("B") if data.size else b"", parameters or {}
-            )
+            return Tensor(name, datatype, array.shape, array.astype(kind, copy=False).tobytes(), parameters or {})
     raise BadRequestError(f"an array of dtype {array.dtype}; the protocol knows {', '.join(DATATYPES)}")
 
 
@@ -261,7 +261,7 @@ def _flat(name: str, values: Any) -> list[Any]:
         raise wrong(f"the data of input {name[:80]!r}", values, "a list")
     for _ in range(MAX_DIMS):
         if not any(type(value) is list for value in values):
-            return values
+            return list(values)
         if not all(type(value) is list for value in values):
             raise BadRequestError(f"the data of input {name[:80]!r} is ragged: values and lists side by side")
         values = list(itertools.chain.from_iterable(values))

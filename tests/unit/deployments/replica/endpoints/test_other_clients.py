@@ -78,9 +78,9 @@ def test_triton_raises_its_own_error_with_our_reason(client: Any, running: Runni
         client.infer("none", [one])
     with pytest.raises(InferenceServerException, match="without parameter manifest"):
         client.infer(MODEL, [one], parameters={"cut": 1})
-    with pytest.raises(InferenceServerException, match="none is served|is served"):
+    with pytest.raises(InferenceServerException, match="is served"):
         client.infer(MODEL, [one], model_version="7")
-    with pytest.raises(InferenceServerException, match="deadline|too late|in time"):
+    with pytest.raises(InferenceServerException, match="deadline"):
         client.infer(MODEL, [one], parameters={"cut": 1, "manifest": running.digest}, timeout=1)
     with pytest.raises(InferenceServerException, match="content-encoding"):
         client.infer(MODEL, [one], request_compression_algorithm="gzip")
