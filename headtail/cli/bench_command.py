@@ -64,6 +64,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         "What does a request cost the server in CPU and latency, beside an older commit's? In a clone.",
         "9 minutes and the engine's share; --quick: a smoke test",
     ),
+    "protocol-cost": Benchmark(
+        "benchmarks.serving.protocol_cost",
+        "What does the open protocol cost beside the packet that it replaced?",
+        "5 minutes; --quick: a smoke test",
+    ),
     "engine-cost": Benchmark(
         "benchmarks.serving.engine_cost",
         "What does the engine itself cost per row, and what did it cost at another commit? Virtual time.",

@@ -51,7 +51,7 @@ _OURS = (packet.SERVER_HEADER.encode(), b"%d" % packet.VERSION)
 _LENGTH = http_body.LENGTH_HEADER.lower().encode()
 _JSON = [(b"content-type", JSON.encode())]
 _BINARY = [(b"content-type", BINARY.encode())]
-_PACKET = [(b"content-type", packet.CONTENT_TYPE.encode())]
+_PACKET = [(b"content-type", packet.CONTENT_TYPE.encode()), (b"deprecation", b"true")]
 
 #: What a client whose request cannot be had now may do: try again after so many seconds.
 _COME_AGAIN = (b"retry-after", b"1")
