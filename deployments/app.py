@@ -346,7 +346,7 @@ def describe(name: str, models: Sequence[str], timeout_s: float = 10.0) -> list[
         while True:
             left_s = until_s - time.monotonic()
             served = None
-            with contextlib.suppress(RayError, TimeoutError):
+            with contextlib.suppress(Exception):  # Serve's own kinds, while replicas come and go
                 served = handle.describe.remote(model).result(timeout_s=max(left_s, 0.1))
             if isinstance(served, ServedModel):
                 found.append(served)
