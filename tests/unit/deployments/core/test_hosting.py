@@ -37,6 +37,7 @@ def test_a_checkpoint_of_other_classes_is_served_without_any_file_and_with_its_l
     assert model.shapes[-1] == (3,) and model.labels == ("cat", "dog", "owl")
     named = hosted(tmp_path, **OWN, checkpoint=weights, labels=["a", "b", "c"])
     assert named.labels == ("a", "b", "c") and named.digest == model.digest, "labels make no device stale"
+    assert "labels" not in json.loads(named.manifest.to_json())["spec"], "as manifests of older releases"
     assert hosted(tmp_path, **OWN, checkpoint=weights, labels="none").labels == ()
     with pytest.raises(ConfigError, match="model 'pets': 2 labels for 3 classes"):
         hosted(tmp_path, **OWN, checkpoint=weights, labels=["a", "b"])
