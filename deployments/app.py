@@ -30,6 +30,7 @@ from slicer.common.addresses import application_name
 from slicer.common.error_text import last_line
 from slicer.common.ray_serve_env import environment
 from slicer.errors import ConfigError, PlacementError, ServerError
+from slicer.protocol.messages import ServedModel
 
 #: Name of the deployment of an application whose one process speaks to clients and owns the accelerator; and names of
 #: the two where these are processes of their own.
@@ -136,7 +137,7 @@ def _from_args(args: Mapping[str, Any] | ServerConfig | None) -> ServerConfig:
         raise ConfigError(f"model={values['model']} and models are both given; leave out one of the two")
     if "model" in values:
         model: dict[str, Any] = {"name": values.pop("model")}
-        for key in ("strategy", "num_slices", "max_batch", "shards", "checkpoint"):
+        for key in ("strategy", "num_slices", "max_batch", "shards", "checkpoint", "labels"):
             if key in values:
                 model[key] = values.pop(key)
         values["models"] = [model]
@@ -335,6 +336,25 @@ def innermost(message: str) -> str:
     last = raised[-1]
     words = message[last.end() :].strip()
     return words if last[1].startswith("slicer.errors.") else f"{last[1]}: {words}"
+
+
+def describe(name: str, models: Sequence[str], timeout_s: float = 10.0) -> list[ServedModel]:
+    """What a running application says of its models, in order; one that it does not describe in time is left out."""
+    handle, until_s = serve.get_app_handle(name), time.monotonic() + timeout_s
+    found = []
+    for model in models:
+        while True:
+            left_s = until_s - time.monotonic()
+            served = None
+            with contextlib.suppress(Exception):  # Serve's own kinds, while replicas come and go
+                served = handle.describe.remote(model).result(timeout_s=max(left_s, 0.1))
+            if isinstance(served, ServedModel):
+                found.append(served)
+            elif left_s > 0:  # a front may not have found its core yet
+                time.sleep(0.05)
+                continue
+            break
+    return found
 
 
 def url(http: HttpAddress | None, name: str, address: str) -> str:

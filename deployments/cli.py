@@ -16,12 +16,14 @@ import click
 from pydantic import BaseModel
 
 from deployments.config import ModelConfig, ServerConfig, load_config, parse_config
+from deployments.placing.access import Access, access, remove_token
 from deployments.placing.http_endpoint import Settled
 from deployments.scheduling.registry import STRATEGIES
 from slicer.common import command_line
 from slicer.common.addresses import application_name
 from slicer.common.command_line import Command, option, say
 from slicer.errors import ConfigError
+from slicer.protocol.messages import ServedModel
 
 #: Flag -> the key of a model that it sets.
 OF_A_MODEL: dict[str, str] = {
@@ -29,6 +31,7 @@ OF_A_MODEL: dict[str, str] = {
     "slices": "num_slices",
     "shards": "shards",
     "checkpoint": "checkpoint",
+    "labels": "labels",
     "strategy": "strategy",
     "max_batch": "max_batch",
 }
@@ -51,6 +54,7 @@ class ServeFlags:
     slices: int | None = None
     shards: str | None = None
     checkpoint: str | None = None
+    labels: str | None = None
     strategy: str | None = None
     max_batch: int | None = None
     accelerator: str | None = None
@@ -118,6 +122,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     examples=(
         ("headtail serve", "the shipped digits_vit with the default strategy, on this machine until Ctrl-C"),
         ("headtail serve --model vit_tiny_patch16_224 --strategy continuous", "one model by flags"),
+        ("headtail serve --model vit_tiny_patch16_224 --checkpoint pets.pth --labels pets.txt", "weights of your own"),
         ("headtail serve server.yaml --name cameras --address auto --detach", "a file, on a running cluster"),
     ),
     notes="Exit status: 0 served and stopped; 2 wrong input, or it did not start; 130 interrupted at the start.",
@@ -129,6 +134,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 )
 @option("--shards", metavar="DIR", help="Serve from this directory that `headtail slice --export` wrote.")
 @option("--checkpoint", metavar="FILE", help="Weights (.safetensors or .pth).")
+@option(
+    "--labels", metavar="FILE", help="Names of the classes, one a line, or JSON; default: what the checkpoint says."
+)
 @option(
     "--strategy",
     metavar="S",
@@ -223,16 +231,23 @@ def _serve(flags: ServeFlags, config: ServerConfig) -> int:
         say("starting the application")
         settled = app.run(config, name=name, say=say)
         cluster = ray.get_runtime_context().gcs_address
-        if flags.json:
-            print(json.dumps(document(settled, name, cluster)), flush=True)
-        else:
-            print(running(settled, name, cluster, bool(config.token)), flush=True)
-        if not flags.detach:
-            try:
-                threading.Event().wait()
-            except _Ended:
-                say("stopping")
-                app.stop(name)
+        served = app.describe(name, [model.name for model in config.models])
+        url, token = app.url(settled.http, name, cluster.rpartition(":")[0].strip("[]")), settled.config.token
+        way_in = access(url, name, token, made=not config.token, served=served)
+        try:
+            if flags.json:
+                print(json.dumps(document(settled, name, cluster, way_in)), flush=True)
+            else:
+                print(running(settled, name, cluster, way_in, served), flush=True)
+            if not flags.detach:
+                try:
+                    threading.Event().wait()
+                except _Ended:
+                    say("stopping")
+                    app.stop(name)
+        finally:
+            if not flags.detach:
+                remove_token(way_in.token_file, token)
         return 0
     finally:
         for number in _SIGNALS:
@@ -243,43 +258,56 @@ def _serve(flags: ServeFlags, config: ServerConfig) -> int:
         ray.shutdown()
 
 
-def document(settled: Settled, name: str, cluster: str) -> dict[str, Any]:
+def document(settled: Settled, name: str, cluster: str, way_in: Access) -> dict[str, Any]:
     """What --json prints: the same as `running` says; no secret."""
-    from deployments import app
-
     return {
         "application": name,
         "cluster": cluster,
-        "url": app.url(settled.http, name, cluster.rpartition(":")[0].strip("[]")) or None,
+        "url": way_in.url or None,
+        "predict_url": way_in.predict_url or None,
         "token": bool(settled.config.token),
+        "token_file": None if way_in.token_file is None else str(way_in.token_file),
         "models": {model.name: model.strategy for model in settled.config.models},
     }
 
 
-def running(settled: Settled, name: str, cluster: str, own_token: bool) -> str:
+def running(settled: Settled, name: str, cluster: str, way_in: Access, served: Sequence[ServedModel]) -> str:
     """What a person needs to know of an application that runs: where it is, and how to ask it; no secret.
 
     Args:
         settled: as `deployments.app.run` returned it.
         cluster: ``host:port`` of its Ray.
-        own_token: whether the token is one that was given, not made at the start.
+        way_in: its HTTP.
+        served: what it says of its models.
     """
-    from deployments import app
-
     config = settled.config
     names = ", ".join(f"{model.name} ({model.strategy})" for model in config.models)
     lines = [f"application {name!r} is running on the Ray cluster {cluster}: {names}"]
-    if url := app.url(settled.http, name, cluster.rpartition(":")[0].strip("[]")):
-        token = "none is asked for"
-        if config.token and own_token:
-            token = "as set by the file or HEADTAIL_TOKEN"
-        elif config.token:
-            token = "made at the start, for devices inside Ray only; for others set HEADTAIL_TOKEN before the start"
-        lines += [f"HTTP: {url}; token: {token}", f"  try it: curl {url}/health"]
+    asked = {model.name: model for model in config.models}
+    lines += [f"  {about(model, asked[model.name])}" for model in served]
+    if way_in.url:
+        lines.append(f"HTTP: {way_in.url}; token: {way_in.about_token()}")
+        lines.append(f"  try it: {way_in.curl() or f'curl {way_in.url}/health'}")
     # Ray turns this on by itself where it starts; other processes have to be told.
     mode = "RAY_AUTH_MODE=token " if os.environ.get("RAY_AUTH_MODE") == "token" else ""
     lines.append(f"  load it: {mode}headtail load --address {cluster} --server {name} --rate 10 --duration 10")
     return "\n".join(lines)
+
+
+def about(served: ServedModel, config: ModelConfig) -> str:
+    """What a model answers, in one line, so that a person sees whether its classes are the ones that were meant."""
+    from deployments.core.hosting import spec_of
+
+    manifest = json.loads(served.manifest_json)
+    output = manifest["shapes"][-1]
+    if len(output) != 1:
+        return f"{served.name}: answers {output}"
+    line = f"{served.name}: {output[0]} classes"
+    if config.checkpoint and not config.shards and "num_classes" in manifest["spec"]["kwargs"]:
+        line += ", as the checkpoint has" if "num_classes" not in spec_of(config).kwargs else ""
+    if not served.labels:
+        return f"{line}, without names (--labels FILE)"
+    return f"{line}: {', '.join(served.labels[:4])}{', ...' if len(served.labels) > 4 else ''}"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from slicer.common.error_text import shown
 from slicer.common.validation import Strict, explain, nearest
 from slicer.common.yaml_files import read_yaml
 from slicer.errors import ConfigError
+from slicer.models.labels import given_labels
 
 #: Keys that an exported directory has answered already; beside `shards` they would do nothing.
 _SHARDS_DECIDE = ("model", "kwargs", "checkpoint", "pretrained", "seed", "dtype", "num_slices", "at")
@@ -51,6 +52,9 @@ class ModelConfig(Strict):
         max_batch: most rows in one step.
         entries: cuts at which requests may enter; default: every cut but n.
         profile: what its steps cost, a file that `profile_dir` or headtail slice wrote; default: measured at the start.
+        labels: what its classes are called: a list, or a file with a label on each line or JSON; it is read where the
+            configuration is, so no other machine needs it. ``auto``: what the model, its checkpoint or timm say;
+            ``none``: no labels.
     """
 
     name: str = Field(min_length=1)
@@ -68,6 +72,12 @@ class ModelConfig(Strict):
     max_batch: int = Field(default=32, ge=1)
     entries: tuple[int, ...] | None = None
     profile: str | None = None
+    labels: tuple[str, ...] | Literal["auto"] = "auto"
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _read_labels(cls, labels: Any) -> tuple[str, ...] | Literal["auto"]:
+        return given_labels(labels)
 
     @field_validator("strategy")
     @classmethod

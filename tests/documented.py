@@ -47,6 +47,9 @@ ELSEWHERE = {
 #: README's kinds of blocks that are files.
 YAML_FILES = ("yaml server", "yaml fleet")
 
+#: What README's reader has: a file of labels. The checkpoint beside it is made by the test that serves it.
+OWN_FILES = {"pets.txt": "cat\ndog\nguinea pig\n"}
+
 #: What a command says for a machine of the reader's, and what it is here. Nothing else is changed.
 HEADS = ("http://HEAD:8265", "http://192.168.1.10:8265")
 
@@ -72,8 +75,10 @@ def all_commands() -> list[str]:
 
 
 def files() -> dict[str, str]:
-    """Name and text of every file that a reader has: README's server.yaml and fleet.yaml, and those of the tutorial."""
-    found = {f"{info.removeprefix('yaml ')}.yaml": text for info, text in blocks("README.md") if info in YAML_FILES}
+    """Name and text of every file that a reader has: OWN_FILES, README's server.yaml and fleet.yaml, and those of the
+    tutorial."""
+    found = dict(OWN_FILES)
+    found |= {f"{info.removeprefix('yaml ')}.yaml": text for info, text in blocks("README.md") if info in YAML_FILES}
     for info, text in blocks("docs/guide/tutorial.md"):
         if name := re.search(r'title="([^"]+)"', info):
             found[name[1]] = text

@@ -195,7 +195,7 @@ def command(**given: Any) -> int:
             )
     except KeyboardInterrupt:
         if so_far.ended:
-            show(one_device.Sent(tuple(so_far.ended), so_far.emulated), interrupted=True)
+            show(one_device.Sent(tuple(so_far.ended), so_far.emulated, so_far.labels), interrupted=True)
         raise
     found = show(sent)
     return 0 if found["answered"] == found["requests"] else 2

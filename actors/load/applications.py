@@ -173,8 +173,8 @@ def steps(name: str, since: Mapping[str, Any]) -> list[StepSeen]:
         return []
 
 
-def weights(name: str, model: str) -> tuple[str, Callable[[str, int, int], bytes]]:
-    """The manifest (JSON) of a running application's model, and how to read its shards.
+def weights(name: str, model: str) -> tuple[ServedModel, Callable[[str, int, int], bytes]]:
+    """What a running application says of a model, and how to read its shards.
 
     Raises:
         ServerError: it is not served there, or the application does not answer.
@@ -192,7 +192,7 @@ def weights(name: str, model: str) -> tuple[str, Callable[[str, int, int], bytes
         piece: bytes = handle.shard.remote(sha256, offset, length).result(timeout_s=STATUS_TIMEOUT_S)
         return piece
 
-    return served.manifest_json, read
+    return served, read
 
 
 def _foreign(name: str, why: str) -> str:

@@ -45,7 +45,10 @@ class Expected:
                 if self._config.server is None:
                     module, spec = reference.named_model(model)
                 else:
-                    module, spec = reference.served_model(*applications.weights(self._config.server, model))
+                    served, read = applications.weights(self._config.server, model)
+                    if len(set(served.labels)) == len(served.labels):  # else a folder's name could mean several
+                        names = served.labels
+                    module, spec = reference.served_model(served.manifest_json, read)
             except HeadTailError as error:
                 if self._config.server is None and not _of_files(model):
                     raise  # the servers of this job would find the same, a minute later
@@ -53,7 +56,8 @@ class Expected:
             else:
                 found = reference.answers(module, spec, [self._images.files[index] for index in order])
                 self.top1[model] = dict(zip(order, found.top1, strict=True))
-                classes, names = found.classes, labels.class_names(module, found.classes or 0)
+                classes = found.classes
+                names = labels.class_names(module, classes or 0) or (names if len(names) == classes else ())
             matched = self.labels[model] = labels.match(
                 model,
                 self._images,

@@ -8,14 +8,14 @@ more. Whatever is left is no label: an accuracy against a guessed order would be
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from slicer.errors import ImageError
 from slicer.models.images import LabelledImages
+from slicer.models.labels import stated
 
 _REMEDY = (
     "To measure it, give images of its classes: --images DIR with a folder for each class, or --images DIR "
@@ -42,19 +42,10 @@ class Labels:
 def class_names(module: nn.Module, classes: int) -> tuple[str, ...]:
     """What the model itself says its classes are, in the order of its logits; empty: it does not say.
 
-    timm's `pretrained_cfg` with `label_names`, which a model file can overlay, or Hugging Face's `config.id2label`.
-    Names of another number than the logits are those of a head that was replaced, and count for nothing.
+    As `slicer.models.labels.stated`, but by names that are no two classes'.
     """
-    stated = getattr(module, "pretrained_cfg", None)
-    names: Any = stated.get("label_names") if isinstance(stated, Mapping) else getattr(stated, "label_names", None)
-    if not names:
-        by_number: Any = getattr(getattr(module, "config", None), "id2label", None)
-        numbered = isinstance(by_number, Mapping) and all(str(key).isdecimal() for key in by_number)
-        names = [by_number[key] for key in sorted(by_number, key=int)] if numbered else ()
-    if isinstance(names, str) or len(names) != classes or len(set(map(str, names))) != classes:
-        return ()
-    found = tuple(map(str, names))
-    return () if all(re.fullmatch(r"LABEL_\d+", name) for name in found) else found  # Hugging Face's placeholders
+    found = stated(module, classes, described=False)
+    return found if len(set(found)) == len(found) else ()
 
 
 def match(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,10 +35,12 @@ class Sent:
     Attributes:
         records: one per image.
         emulated: the parts of device, link and server that are.
+        labels: of the model's classes; empty: the server knows none.
     """
 
     records: tuple[Record, ...]
     emulated: tuple[str, ...]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass
@@ -46,11 +49,12 @@ class SoFar:
 
     Attributes:
         ended: the requests that have their outcome, without those of the warm-up; filled by the run's event loop.
-        emulated: as in `Sent`; known once the run begins.
+        emulated, labels: as in `Sent`; known once the run begins.
     """
 
     ended: list[Record] = field(default_factory=list)
     emulated: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 def choose_device(fleet: FleetConfig, name: str | None, changed: Mapping[str, Any]) -> DeviceConfig:
@@ -148,6 +152,7 @@ async def send(
             *([f"link {link}"] if link else []),
             *device.cut.served.emulated,
         )
+        so_far.labels = device.cut.served.labels
         running = asyncio.create_task(run.run())
         try:
             while not (await asyncio.wait([running], timeout=1.0))[0]:
@@ -157,7 +162,7 @@ async def send(
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
-        return Sent(tuple(records), so_far.emulated)
+        return Sent(tuple(records), so_far.emulated, so_far.labels)
     finally:
         await device.close()
 
@@ -198,9 +203,19 @@ def document(config: DeviceConfig, sent: Sent, *, interrupted: bool = False) -> 
             name.removesuffix("_ms"): mean([value for value in values if value is not None])
             for name, values in phases.items()
         },
+        "classes": classes_of(sent),
         "top1_right": sum(record.top1 == record.label for record in judged) if judged else None,
         "messages": list(dict.fromkeys(record.message for record in sent.records if record.message))[:5],
     }
+
+
+def classes_of(sent: Sent, most: int = 5) -> list[dict[str, Any]]:
+    """The classes that were answered most often: number, label (None: nobody knows it) and how often."""
+    counted = Counter(record.top1 for record in sent.records if record.top1 is not None)
+    return [
+        {"class": index, "label": sent.labels[index] if index < len(sent.labels) else None, "answers": count}
+        for index, count in counted.most_common(most)
+    ]
 
 
 def summary(found: Mapping[str, Any]) -> str:
@@ -220,6 +235,11 @@ def summary(found: Mapping[str, Any]) -> str:
         lines.append(
             "of which, on average: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in phases.items() if ms is not None)
         )
+    if found["classes"]:
+        often = [
+            f"{one['class'] if one['label'] is None else one['label']} ({one['answers']})" for one in found["classes"]
+        ]
+        lines.append(f"answered most often: {', '.join(often)}")
     if found["top1_right"] is not None:
         lines.append(f"top-1 right: {found['top1_right']} of {found['answered']}")
     lines += [f"missed: {message}" for message in found["messages"]]

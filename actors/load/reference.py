@@ -32,8 +32,7 @@ _PIECE_BYTES = 1 << 20
 
 def named_model(model: str) -> tuple[nn.Module, ModelSpec]:
     """The whole model of that name, as the job's own servers hold it. Raises ModelError."""
-    spec = zoo.resolve(model)
-    return zoo.build(spec), spec
+    return zoo.build_for_weights(zoo.resolve(model))
 
 
 def served_model(manifest_json: str, read: ReadShard) -> tuple[nn.Module, ModelSpec]:

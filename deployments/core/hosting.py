@@ -10,6 +10,7 @@ from deployments.config import ModelConfig
 from deployments.ipc.hosted_model import HostedModel
 from slicer import shards
 from slicer.models import zoo
+from slicer.models.labels import labels_of
 from slicer.models.spec import ModelSpec
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 
@@ -26,7 +27,8 @@ def host(config: ModelConfig, shard_dir: Path) -> Hosted:
         shard_dir: holds a folder for each model, named by the manifest's digest.
 
     Raises:
-        HeadTailError: the model cannot be built, cut or loaded, or an entry is no cut of it.
+        HeadTailError: the model cannot be built, cut or loaded, an entry is no cut of it, or it has another number of
+            classes than labels.
     """
     if config.shards:
         directory = Path(config.shards).expanduser()
@@ -36,7 +38,15 @@ def host(config: ModelConfig, shard_dir: Path) -> Hosted:
         sliced = slice_spec(spec_of(config), config.num_slices, at=list(config.at) if config.at else None)
         manifest, directory = _publish(sliced, shard_dir)
     shapes = tuple(sliced.shape_at(cut) for cut in range(sliced.num_slices + 1))
-    return HostedModel(config, manifest, directory, shapes), sliced
+    labels = labels_of(
+        config.labels,
+        sliced.module,
+        sliced.spec,
+        shapes[-1],
+        name=config.name,
+        directory=directory if config.shards else None,
+    )
+    return HostedModel(config, manifest, directory, shapes, labels), sliced
 
 
 def spec_of(config: ModelConfig) -> ModelSpec:

@@ -38,6 +38,7 @@ class HostedModel:
         config: of the model.
         manifest: of its shards, which lie in `directory`.
         shapes: of one row at every cut from 0 to the number of slices.
+        labels: of its classes, in order; empty: nobody knows them.
 
     Raises:
         ConfigError: an entry is no cut of it.
@@ -49,11 +50,12 @@ class HostedModel:
         manifest: shards.Manifest,
         directory: Path,
         shapes: tuple[tuple[int, ...], ...],
+        labels: tuple[str, ...] = (),
     ) -> None:
         self.config = config
         self.name = config.name
         self.manifest, self.directory, self.digest = manifest, directory, manifest.digest
-        self.labels: tuple[str, ...] = ()
+        self.labels = labels
         self.shapes, self.num_slices = shapes, len(shapes) - 1
         self.channel_axes = self.manifest.channel_axes
         self.entries = self._entries()
@@ -93,7 +95,8 @@ class HostedModel:
     def facts(self) -> dict[str, Any]:
         """Plain values, from which another process of this host makes the same by `from_facts`."""
         return {
-            "config": self.config.model_dump(mode="json", exclude_unset=True),
+            "config": self.config.model_dump(mode="json", exclude_unset=True, exclude={"labels"}),
+            "labels": list(self.labels),
             "directory": str(self.directory),
             "shapes": [list(shape) for shape in self.shapes],
         }
@@ -107,7 +110,8 @@ class HostedModel:
         """
         directory = Path(facts["directory"])
         shapes = tuple(tuple(shape) for shape in facts["shapes"])
-        return cls(ModelConfig(**facts["config"]), shards.load_manifest(directory), directory, shapes)
+        labels = tuple(facts["labels"])
+        return cls(ModelConfig(**facts["config"]), shards.load_manifest(directory), directory, shapes, labels)
 
     def describe(self, emulated: tuple[str, ...]) -> ServedModel:
         """What a device learns when it joins."""
@@ -120,6 +124,7 @@ class HostedModel:
             strategy=self.config.strategy,
             codecs=(*activations.CODECS, *(activations.IMAGE_CODECS if self._takes_images else ())),
             emulated=emulated,
+            labels=self.labels,
         )
 
     def check(self, request: Request) -> Refusal | None:

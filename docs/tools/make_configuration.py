@@ -72,7 +72,10 @@ _GIVEN = ("model", "num_slices", "max_batch", "max_wait_s", "costs")
 _INNER = ("clock", "sleep", "gpu", "device", "threads")
 
 #: Types that no annotation says in a reader's words.
-TYPES = {"phases": "list of `[seconds, mbit_per_s, delay_ms, loss]`, the last two optional"}
+TYPES = {
+    "phases": "list of `[seconds, mbit_per_s, delay_ms, loss]`, the last two optional",
+    "labels": "`auto`, `none`, a path or a list of text",
+}
 
 HEAD = """# Configuration
 Every key of the server's file and of the fleet's file. This page is generated: `make docs` runs
@@ -195,7 +198,8 @@ def of_model(model: type[BaseModel], leave_out: tuple[str, ...] = ()) -> str:
             made = "see there" if name == "token" else "`{}`"
         else:
             made = "required" if field.default is PydanticUndefined else default(field.default)
-        rows.append((f"`{name}`", kind(field.annotation, bounds(field)), unit(name), made, known[name]))
+        said = TYPES.get(name) or kind(field.annotation, bounds(field))
+        rows.append((f"`{name}`", said, unit(name), made, known[name]))
     return table(rows)
 
 

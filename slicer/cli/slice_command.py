@@ -43,6 +43,7 @@ class SliceFlags:
     dtype: Literal["fp32", "fp16", "bf16"] | None = None
     seed: int | None = None
     export: str | None = None
+    labels: str | None = None
     profile: str | None = None
     batches: list[int] | None = None
     threads: int | None = None
@@ -96,10 +97,18 @@ def _run(flags: SliceFlags) -> str:
     manifest = None
     if flags.export:
         with command_line.progress("slices written", sliced.num_slices) as bar:
-            manifest = shards.export(sliced, flags.export, progress=bar.to)
+            manifest = shards.export(sliced, flags.export, labels=_labels(flags, sliced), progress=bar.to)
     if flags.json:
         return json.dumps(describe(flags.model, sliced, manifest, flags.export))
     return report(flags.model, sliced, manifest, flags.export)
+
+
+def _labels(flags: SliceFlags, sliced: SlicedModel) -> tuple[str, ...]:
+    from slicer.models.labels import given_labels, labels_of
+
+    wanted = given_labels(flags.labels or "auto")
+    output = sliced.shape_at(sliced.num_slices)
+    return labels_of(wanted, sliced.module, sliced.spec, output, name=flags.model)
 
 
 def _check(flags: SliceFlags) -> None:
@@ -118,6 +127,8 @@ def _check(flags: SliceFlags) -> None:
             raise ConfigError(f"{name} is for measuring; give --profile FILE, or leave it out")
         if flag in PLAN_FLAGS and "plan" not in given:
             raise ConfigError(f"{name} is for the planner; give --plan PROFILE, or leave it out")
+        if flag == "labels" and "export" not in given:
+            raise ConfigError("--labels is for the files of an export; give --export DIR, or leave it out")
         if flag in ("slices", "at") and "boundaries" in given:
             raise ConfigError(f"{name}: --boundaries lists every place where the model can be cut; leave it out")
     if "slices" in given and "at" in given:
@@ -251,6 +262,7 @@ def _kwargs(text: str) -> dict[str, Any]:
 @option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of weights and activations (default fp32).")
 @option("--seed", type=int, metavar="N", help="Of random weights, where none are given (default 0).")
 @option("--export", metavar="DIR", help="Write one safetensors file per slice and a manifest.")
+@option("--labels", metavar="FILE", help="Of --export: names of the classes (default: what the checkpoint says).")
 @option("--profile", metavar="FILE", help="Time every slice on this machine and write a device profile.")
 @option("--batches", type=Parsed("1,2,...", _batches), help="Of --profile (default 1).")
 @option("--threads", type=Parsed("N", _threads), help="Of torch, for --profile (default: torch's own).")

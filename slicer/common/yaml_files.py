@@ -30,7 +30,7 @@ def read_yaml(path: str | Path) -> Any:
     Raises:
         ConfigError: there is no such file, it is no YAML, or it goes beyond a limit; one line, with the file's name.
     """
-    return parse_yaml(_read(path), shown(path))
+    return parse_yaml(read_small(path), shown(path))
 
 
 def parse_yaml(data: bytes, where: str) -> Any:
@@ -88,7 +88,15 @@ def parse_json(text: str, where: str) -> Any:
     return data
 
 
-def _read(path: str | Path) -> bytes:
+def read_small(path: str | Path, wanted: str = "a YAML file") -> bytes:
+    """All of a file that a person wrote. Never blocks, and never reads more than `MAX_BYTES`.
+
+    Args:
+        wanted: what it should be, for the message.
+
+    Raises:
+        ConfigError: there is no such file, it cannot be read, or it is too long; one line, with the file's name.
+    """
     name = shown(path)
     try:
         # Without waiting: a named pipe without a writer would block here.
@@ -97,17 +105,17 @@ def _read(path: str | Path) -> bytes:
             mode = os.fstat(handle).st_mode
             if not stat.S_ISREG(mode):
                 kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
-                raise ConfigError(f"{name} is {kind}; give a YAML file")
+                raise ConfigError(f"{name} is {kind}; give {wanted}")
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{name}: there is no such file; check the path") from None
     except IsADirectoryError:
-        raise ConfigError(f"{name} is a directory; give a YAML file") from None
+        raise ConfigError(f"{name} is a directory; give {wanted}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{name}: cannot be read ({reason}); check the path and its permissions") from None
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{name}: more than {MAX_BYTES >> 20} MiB; that is no configuration")
+        raise ConfigError(f"{name}: more than {MAX_BYTES >> 20} MiB, which is too much for {wanted}")
     return data
 
 

@@ -28,12 +28,26 @@ logger = logging.getLogger("headtail.models")
 _State = dict[str, torch.Tensor]
 
 
+class OtherClasses(ModelError):
+    """The checkpoint has another number of classes than the model, and nothing else differs.
+
+    Attributes:
+        classes: of the checkpoint.
+        instead_of: classes of the model.
+    """
+
+    def __init__(self, message: str, classes: int, instead_of: int) -> None:
+        super().__init__(message)
+        self.classes, self.instead_of = classes, instead_of
+
+
 def load_checkpoint(module: nn.Module, path: str) -> None:
     """Copy the weights of the file `path` into `module`; the parameters keep their dtype.
 
     Raises:
         ModelError: the file is missing or unreadable, its keys or shapes are not exactly those of the model, or a
             tensor is no weight (integers in place of floats, NaN, infinity, beyond the dtype); the message names them.
+            OtherClasses: it differs in the number of classes alone.
     """
     own = module.state_dict()
     state = _read(path)
@@ -41,13 +55,21 @@ def load_checkpoint(module: nn.Module, path: str) -> None:
     complaint = _mismatch(own, state)
     if complaint:
         refuse_foreign(own, state, source)  # of a quantised model the scales are left over, which says less
+        classes = _other_classes(module, own, state)
         for prefix, candidate in _candidates(module, state):
+            classes = classes or _other_classes(module, own, candidate)
             if not _mismatch(own, candidate):
                 if prefix:
                     logger.warning("%s: all its keys begin with %r, which was taken off", source, prefix)
                 state = candidate
                 break
         else:
+            if classes:
+                raise OtherClasses(
+                    f"{path} does not fit {type(module).__name__}: {complaint}; it has {classes[0]} classes, the model "
+                    f"{classes[1]}: give kwargs num_classes={classes[0]}",
+                    *classes,
+                )
             raise ModelError(
                 f"{path} does not fit {type(module).__name__}: {complaint}; {_prefix_remedy(own, state)}give the "
                 "model's name and kwargs (num_classes, img_size, ...) with which the checkpoint was made"
@@ -120,6 +142,21 @@ def _mismatch(own: Mapping[str, torch.Tensor], state: _State) -> str:
             parts.append(f"{key} has shape {tuple(state[key].shape)} instead of {tuple(tensor.shape)}")
             break
     return ", ".join(parts)
+
+
+def _other_classes(module: nn.Module, own: Mapping[str, torch.Tensor], state: _State) -> tuple[int, int] | tuple[()]:
+    """How many classes the checkpoint has, and how many the model, where nothing but the classifier's size differs."""
+    about: Any = getattr(module, "pretrained_cfg", None)
+    named: Any = about.get("classifier") if isinstance(about, Mapping) else None
+    layers = [named] if isinstance(named, str) else list(named or ())
+    if own.keys() != state.keys():
+        return ()
+    differ = {key for key, tensor in own.items() if state[key].shape != tensor.shape}
+    heads = {key for layer in layers for key in (f"{layer}.weight", f"{layer}.bias") if key in own}
+    if not differ or differ != heads or any(own[key].shape[1:] != state[key].shape[1:] for key in heads):
+        return ()
+    sizes = {(state[key].shape[0], own[key].shape[0]) for key in heads if own[key].ndim and state[key].ndim}
+    return sizes.pop() if len(sizes) == 1 else ()
 
 
 def _prefix_remedy(own: Mapping[str, torch.Tensor], state: _State) -> str:

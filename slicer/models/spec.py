@@ -25,6 +25,8 @@ class ModelSpec:
         data_config: how images become input, where it differs from what timm says of the model: any of input_size
             (channels, height, width), mean, std, interpolation, crop_pct, crop_mode; and exif_orientation: false, which
             leaves images as they lie in the file.
+        labels: what its classes are called (`slicer.models.labels`); in a model file also the path of a file. They are
+            no part of the model's identity.
     """
 
     architecture: str
@@ -34,3 +36,4 @@ class ModelSpec:
     dtype: str = "fp32"
     seed: int = 0
     data_config: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()

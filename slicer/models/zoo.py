@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import logging
 import operator
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -28,17 +29,21 @@ from slicer.common.plugins import load_object
 from slicer.common.validation import nearest
 from slicer.common.yaml_files import read_yaml
 from slicer.errors import ConfigError, ModelError
-from slicer.models.checkpoints import load_checkpoint
+from slicer.models.checkpoints import OtherClasses, load_checkpoint
 from slicer.models.data_config import DATA_KEYS, EXIF_KEY, data_config
+from slicer.models.labels import as_labels, given_labels
 from slicer.models.numbers import whole
 from slicer.models.spec import ModelSpec
 from slicer.models.weights import DTYPES, convert
 from slicer.tracing.plain_module import must_be_plain
 
-__all__ = ["DATA_KEYS", "DEMO_MODELS", "EXIF_KEY", "build", "build_structure", "check", "data_config", "resolve"]
+__all__ = ["DATA_KEYS", "DEMO_MODELS", "EXIF_KEY", "build", "build_for_weights", "build_structure", "check"]
+__all__ += ["data_config", "resolve"]
 
 #: Trained models that are part of this package; see slicer/models/demo/README.md.
 DEMO_MODELS: tuple[str, ...] = ("digits_vit", "digits_swin")
+
+logger = logging.getLogger("headtail.models")
 
 _DEMO = Path(__file__).parent / "demo"
 _ONE_AT_A_TIME = threading.RLock()
@@ -93,6 +98,8 @@ def resolve(
 def check(spec: ModelSpec) -> ModelSpec:
     """The spec with its mappings as plain JSON values. Raises ModelError for whatever cannot be built from it."""
     spec = _right_kinds(spec)
+    if spec.labels:
+        spec = replace(spec, labels=_model_error(as_labels, spec.labels, "labels"))
     if spec.architecture.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         raise ModelError(f"{spec.architecture!r}: give the model's timm name, and its weights by checkpoint=FILE")
     if ":" not in spec.architecture:
@@ -128,6 +135,27 @@ def build(spec: ModelSpec) -> nn.Module:
         return convert(module, spec.dtype).eval().requires_grad_(False)
 
 
+def build_for_weights(spec: ModelSpec) -> tuple[nn.Module, ModelSpec]:
+    """As `build`, but with as many classes as the checkpoint of a timm model has, where nobody says how many; and the
+    spec with that number. A line of the log says so.
+
+    Raises:
+        ModelError: as `build`; also where more than the classifier differs.
+    """
+    try:
+        return build(spec), spec
+    except OtherClasses as error:
+        if ":" in spec.architecture or spec.kwargs.get("num_classes") is not None:
+            raise
+        logger.warning(
+            "checkpoint %s: %d classes, so %s is built with num_classes=%d instead of %d",
+            *(spec.checkpoint, error.classes, spec.architecture, error.classes, error.instead_of),
+        )
+        labels = spec.labels if len(spec.labels) == error.classes else ()
+        spec = replace(spec, kwargs={**spec.kwargs, "num_classes": error.classes}, labels=labels)
+    return build(spec), spec
+
+
 def build_structure(spec: ModelSpec) -> nn.Module:
     """The model on the meta device: names, shapes and dtypes without memory for weights; eval mode.
 
@@ -155,12 +183,23 @@ def _from_file(path: Path) -> ModelSpec:
     if not isinstance(document.get("architecture"), str):
         raise ModelError(f"model file {path}: it must be a mapping with an architecture; keys are {', '.join(known)}")
     try:
+        if "labels" in document:
+            found = _model_error(given_labels, document["labels"], path.parent)
+            document = {**document, "labels": () if found == "auto" else found}
         spec = check(ModelSpec(**document))
     except ModelError as error:
         raise ModelError(f"model file {path}: {error}") from None
     if spec.checkpoint is not None:
         spec = replace(spec, checkpoint=str(path.parent / spec.checkpoint))
     return spec
+
+
+def _model_error(make: Callable[..., Any], *given: Any) -> Any:
+    """What `make` makes of a part of a model file."""
+    try:
+        return make(*given)
+    except ConfigError as error:
+        raise ModelError(str(error)) from None
 
 
 def _right_kinds(spec: ModelSpec) -> ModelSpec:

@@ -84,7 +84,7 @@ DESCRIBE = Endpoint(
     content_type=JSON,
     refused="serves no such model",
     error=ModelError,
-    payload_bytes=lambda served: len(served.manifest_json),
+    payload_bytes=lambda served: len(served.manifest_json) + sum(map(len, served.labels)),
 )
 
 SHARD = Endpoint(

@@ -150,6 +150,7 @@ class ServedModel:
         emulated: names of the emulated parts of the server, empty when all is real.
         url: where the application also answers HTTP (``http://host:port/app``); empty where it does not.
         token: what HTTP wants; told through the Serve handle only, whose callers Ray trusts anyway.
+        labels: of the model's classes, in order; empty: the server knows none.
     """
 
     name: str
@@ -162,3 +163,4 @@ class ServedModel:
     emulated: tuple[str, ...] = field(default=())
     url: str = ""
     token: str = field(default="", repr=False)
+    labels: tuple[str, ...] = field(default=(), repr=False)

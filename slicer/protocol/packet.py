@@ -182,6 +182,7 @@ def decode_model(data: Any) -> ServedModel:
         codecs=tuple(_texts(entry, "codecs")),
         emulated=tuple(_texts(entry, "emulated")),
         url=_text(entry, "url"),
+        labels=tuple(_texts(entry, "labels")) if "labels" in entry else (),  # older servers say nothing of them
     )
 
 

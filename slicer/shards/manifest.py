@@ -28,6 +28,7 @@ from slicer.protocol.messages import ShardInfo
 FILE = "manifest.json"
 
 _FORMAT = 2
+_NO_PART = ("checkpoint", "labels")  # of a spec
 _KEYS = frozenset(
     {"format", "spec", "torch", "timm", "boundaries", "shapes", "dtypes", "shards", "programs", "reads", "channel_axes"}
 )
@@ -40,7 +41,8 @@ class Manifest:
     """What an export holds. Immutable, picklable, comparable by content.
 
     Attributes:
-        spec: the model, without the path of its checkpoint, which means nothing elsewhere (the weights are the shards).
+        spec: the model, without the path of its checkpoint, which means nothing elsewhere (the weights are the shards),
+            and without labels, which are no part of its identity (``labels.json`` beside the shards has them).
         torch, timm: versions that exported it.
         boundaries: names of the n-1 boundaries between the n slices.
         shapes: activation's shape without batch at cuts 0..n; 0 is the input, n the output.
@@ -84,7 +86,7 @@ class Manifest:
         """Canonical JSON: sorted keys, no spaces, ASCII; equal manifests give equal text."""
         document = {
             "format": _FORMAT,
-            "spec": {key: value for key, value in dataclasses.asdict(self.spec).items() if key != "checkpoint"},
+            "spec": {key: value for key, value in dataclasses.asdict(self.spec).items() if key not in _NO_PART},
             "torch": self.torch,
             "timm": self.timm,
             "boundaries": self.boundaries,

@@ -6,7 +6,7 @@ import ast
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from slicer.errors import ShardError
 from slicer.models import zoo
 from slicer.models.data_config import data_config
+from slicer.models.labels import write_labels
 from slicer.models.weights import refuse_not_finite
 from slicer.protocol.messages import ShardInfo
 from slicer.shards import manifest as manifests
@@ -30,7 +31,11 @@ from slicer.tracing.value_tracer import Read
 
 
 def export(
-    sliced: SlicedModel, directory: str | Path, *, progress: Callable[[int], object] = lambda written: None
+    sliced: SlicedModel,
+    directory: str | Path,
+    *,
+    labels: Sequence[str] = (),
+    progress: Callable[[int], object] = lambda written: None,
 ) -> Manifest:
     """Write one file per slice and the manifest; the same weights give the same bytes everywhere.
 
@@ -39,6 +44,7 @@ def export(
     that holds this very export is kept, and damaged files in it are replaced.
 
     Args:
+        labels: of its classes, for ``labels.json`` (`slicer.models.labels`); empty: none is written.
         progress: is told how many slices are written.
 
     Raises:
@@ -67,6 +73,8 @@ def export(
                 final = target / shard.file
                 if not (final.is_file() and tensor_file.describe(final, shard.file) == shard):
                     (Path(scratch) / shard.file).replace(final)
+            if labels:
+                write_labels(target, tuple(labels))
             _sync(target)
             text = Path(scratch) / manifests.FILE
             text.write_text(manifest.to_json())
@@ -87,7 +95,7 @@ def _write_slice(sliced: SlicedModel, index: int, scratch: Path) -> ShardInfo:
 
 def _manifest(sliced: SlicedModel, shards: tuple[ShardInfo, ...]) -> Manifest:
     assert sliced.spec is not None
-    spec = replace(sliced.spec, checkpoint=None)
+    spec = replace(sliced.spec, checkpoint=None, labels=())
     if tuple(data_config(spec)["input_size"]) != sliced.input_shape:  # it was given while slicing
         spec = replace(spec, data_config={**spec.data_config, "input_size": list(sliced.input_shape)})
     return Manifest(

@@ -98,10 +98,14 @@ def slice_spec(
     input_shape: Sequence[int] | None = None,
     verify: Verify = True,
 ) -> SlicedModel:
-    """Build what `spec` says and slice it; arguments and errors as for `slice_model`."""
+    """Build what `spec` says and slice it; arguments and errors as for `slice_model`.
+
+    The model has as many classes as its checkpoint, where nobody says how many (`zoo.build_for_weights`).
+    """
     num_slices, at = _checked_cuts(num_slices, at)  # before anything is built
     shape = data_config(spec)["input_size"] if input_shape is None else _checked_shape(input_shape)
-    return slice_module(zoo.build(spec), num_slices, at=at, input_shape=shape, spec=spec, verify=verify)
+    module, spec = zoo.build_for_weights(spec)
+    return slice_module(module, num_slices, at=at, input_shape=shape, spec=spec, verify=verify)
 
 
 def slice_module(

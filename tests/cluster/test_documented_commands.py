@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
 
 from actors.report.files import FILES
-from tests.documented import ELSEWHERE, HEADS, all_commands, put_files
+from slicer.models import zoo
+from slicer.models.images import Preprocess
+from tests.documented import ELSEWHERE, HEADS, all_commands, blocks, put_files
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 
 BIN = Path(sys.executable).parent
 RUN = [command for command in all_commands() if command not in ELSEWHERE]
 JOBS = [command for command in RUN if command.startswith("ray job submit")]
-HERE = [command for command in RUN if command.startswith(("headtail serve", "headtail load"))]
+OWN = [command for command in RUN if "--checkpoint" in command]
+HERE = [c for c in RUN if c.startswith(("headtail serve", "headtail load")) and c not in OWN]
 
 
 @pytest.fixture
@@ -67,8 +80,9 @@ def wait_for_jobs(address: str, timeout_s: float = 60) -> None:
 
 
 @contextlib.contextmanager
-def running(command: str, env: Mapping[str, str]) -> Iterator[None]:
-    """A command that goes on until Ctrl-C, as long as the block runs; it has said that it runs."""
+def running(command: str, env: Mapping[str, str]) -> Iterator[tuple[Iterator[str], IO[str]]]:
+    """A command that goes on until Ctrl-C, as long as the block runs; it has said that it runs. What follows on stdout,
+    and the file of its stderr."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             shlex.split(command), cwd=env["PWD"], env=env, stdout=subprocess.PIPE, stderr=errors, text=True
@@ -78,7 +92,7 @@ def running(command: str, env: Mapping[str, str]) -> Iterator[None]:
             first = next((line for line in process.stdout if "is running" in line), "")
             errors.seek(0)
             assert first, f"{command}\n{errors.read()[-4000:]}"
-            yield
+            yield iter(process.stdout), errors
         finally:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=60)
@@ -88,7 +102,7 @@ def running(command: str, env: Mapping[str, str]) -> Iterator[None]:
 def test_every_command_is_run_here_or_stands_in_the_list_of_those_that_cannot() -> None:
     assert [command for command in ELSEWHERE if command not in all_commands()] == [], "no longer documented"
     slices = [command for command in RUN if command.startswith("headtail slice")]
-    assert sorted(slices + HERE + JOBS) == sorted(RUN), "each belongs to one of the tests below"
+    assert sorted(slices + HERE + OWN + JOBS) == sorted(RUN), "each belongs to one of the tests below"
     assert all(head in " ".join(JOBS) for head in HEADS)
 
 
@@ -111,6 +125,41 @@ def test_serve_and_load_on_this_machine(reader: Mapping[str, str], tmp_path: Pat
     assert {path.name for path in (tmp_path / "results" / "cameras").iterdir()} == set(FILES)
     for load in loads:
         run(load, reader)
+
+
+def test_an_own_checkpoint_is_served_and_the_printed_command_gives_the_models_own_answer(
+    reader: Mapping[str, str], tmp_path: Path
+) -> None:
+    (serve,) = OWN
+    (shown,) = [line for _, text in blocks("README.md") for line in text.splitlines() if line.startswith("curl ")]
+    state = zoo.build(zoo.resolve("vit_tiny_patch16_224", kwargs={"num_classes": 3}, seed=4)).state_dict()
+    torch.save({"state_dict": state, "args": Namespace(lr=0.1)}, tmp_path / "pets.pth")
+    pixels = np.random.default_rng(5).integers(0, 256, (300, 240, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg", quality=95)
+    env = {key: value for key, value in reader.items() if key != "HEADTAIL_TOKEN"}
+    token_file = tmp_path / "home" / ".cache" / "headtail" / "token-headtail"
+    with running(serve, env) as (told, errors):
+        said = [next(told) for _ in range(3)]
+        assert "3 classes, as the checkpoint has: cat, dog, guinea pig" in said[0]
+        printed = said[2].partition("try it: ")[2].strip()
+        token = token_file.read_text().strip()
+        assert stat.S_IMODE(token_file.stat().st_mode) == 0o600 and len(token) >= 32
+        errors.seek(0)
+        assert token not in "".join(said) + errors.read()
+        answer = json.loads(run(printed, env))
+        url = printed.split()[-1]
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(urllib.request.Request(url, (tmp_path / "photo.jpg").read_bytes()))
+    assert re.sub(r":\d+/", ":8000/", printed.replace(str(tmp_path / "home"), "~")) == re.sub(r":\d+/", ":8000/", shown)
+    assert not token_file.exists(), "it goes with its application"
+    spec = zoo.resolve("vit_tiny_patch16_224", kwargs={"num_classes": 3}, checkpoint=str(tmp_path / "pets.pth"))
+    with torch.inference_mode():
+        image = torch.from_numpy(Preprocess(spec)(tmp_path / "photo.jpg"))
+        scores = zoo.build(spec)(image[None])[0].softmax(0)
+    best = int(scores.argmax())
+    assert (answer["class"], answer["label"]) == (best, ["cat", "dog", "guinea pig"][best])
+    assert answer["score"] == pytest.approx(float(scores[best]), abs=1e-4)
+    assert {one["label"] for one in answer["top_k"]} == {"cat", "dog", "guinea pig"}
 
 
 def test_jobs_on_a_cluster(reader: Mapping[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,19 @@ def test_a_config_is_frozen() -> None:
         config.num_replicas = 2  # type: ignore[misc]
 
 
+def test_labels_are_read_where_the_configuration_is_and_go_with_shards(tmp_path: Path) -> None:
+    (tmp_path / "pets.txt").write_text("cat\ndog\n")
+    config = config_of(flags_of(["--shards", "exported", "--model", "pets", "--labels", str(tmp_path / "pets.txt")]))
+    assert config.models[0].labels == ("cat", "dog")
+    (tmp_path / "pets.txt").unlink()
+    assert parse_config(config.model_dump(exclude_unset=True)) == config, "a replica elsewhere needs no file"
+    assert [parse_config({"models": [{"name": "a", "labels": said}]}).models[0].labels for said in ("none", [])] == [
+        ()
+    ] * 2
+    with pytest.raises(ConfigError, match=r"models\.0\.labels: labels .*pets\.txt: there is no such file"):
+        parse_config({"models": [{"name": "a", "labels": str(tmp_path / "pets.txt")}]})
+
+
 def test_the_flags_of_headtail_serve_make_the_same_configuration() -> None:
     args = flags_of(["--model", "vit_tiny_patch16_224", "--slices", "6", "--strategy", "per_slice"])
     model = config_of(args).models[0]
@@ -123,6 +136,7 @@ SAMPLES: dict[str, list[str]] = {
     "slices": ["--slices", "3"],
     "shards": ["--shards", "folder"],
     "checkpoint": ["--checkpoint", "w.pth"],
+    "labels": ["--labels", "none"],
     "strategy": ["--strategy", "serve_batch"],
     "max_batch": ["--max-batch", "3"],
     "accelerator": ["--accelerator", "cuda"],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +14,13 @@ from ray._private.authentication import authentication_token_setup
 from ray.exceptions import ActorDiedError
 
 from deployments import app, cli
-from deployments.config import parse_config
+from deployments.config import ModelConfig, parse_config
 from deployments.doctor import connection
+from deployments.placing.access import Access
 from deployments.placing.http_endpoint import as_asked
 from deployments.replica.preflight import check_here
 from slicer.errors import HeadTailError, ServerError
+from slicer.protocol.messages import ServedModel
 
 
 class Broken:
@@ -162,12 +167,37 @@ def test_words_without_a_traceback_are_left_as_they_are() -> None:
 )
 def test_a_person_is_told_where_it_is_and_never_the_token(host: str, url: str) -> None:
     settled = as_asked(parse_config({"http": {"enabled": True, "host": host, "port": 8000}, "token": "secret-1"}))
-    for own in (True, False):
-        told = cli.running(settled, "cams", "10.0.0.1:6379", own)
-        assert f"curl {url}/health" in told and "secret-1" not in told and "HEADTAIL_TOKEN" in told
-        assert "headtail load --address 10.0.0.1:6379 --server cams" in told
+    for token, file in (("given", None), ("made", Path("/home/me/.cache/headtail/token-cams"))):
+        for predict in (f"{url}/predict", ""):
+            way_in = Access(url, predict, token, file)  # type: ignore[arg-type]
+            told = cli.running(settled, "cams", "10.0.0.1:6379", way_in, [])
+            assert (way_in.curl() or f"curl {url}/health") in told and url in told
+            assert "secret-1" not in told and "HEADTAIL_TOKEN" in told
+            assert "headtail load --address 10.0.0.1:6379 --server cams" in told
+            said = cli.document(settled, "cams", "10.0.0.1:6379", way_in)
+            assert (said["url"], said["predict_url"]) == (url, predict or None)
+            assert said["token_file"] == (None if file is None else str(file)) and "secret-1" not in str(said)
     closed = as_asked(parse_config({"http": {"enabled": False}}))
-    assert "HTTP" not in cli.running(closed, "cams", "10.0.0.1:6379", False)
+    assert "HTTP" not in cli.running(closed, "cams", "10.0.0.1:6379", Access(), [])
+
+
+@pytest.mark.parametrize(
+    ("labels", "kwargs", "source", "says"),
+    [
+        (("cat", "dog", "owl"), {"num_classes": 3}, {}, "pets: 3 classes, as the checkpoint has: cat, dog, owl"),
+        ((), {"num_classes": 3}, {}, "pets: 3 classes, as the checkpoint has, without names (--labels FILE)"),
+        (("cat", "dog", "owl"), {"num_classes": 3}, {"kwargs": {"num_classes": 3}}, "pets: 3 classes: cat, dog, owl"),
+    ],
+)
+def test_a_person_sees_which_classes_a_model_has(
+    labels: tuple[str, ...], kwargs: dict[str, int], source: dict[str, Any], says: str
+) -> None:
+    config = ModelConfig(name="pets", model="vit_tiny_patch16_224", checkpoint="pets.pth", **source)
+    manifest = json.dumps({"shapes": [[3, 224, 224], [3]], "spec": {"kwargs": kwargs}})
+    served = ServedModel("pets", "digest", manifest, 1, (0,), "per_slice", ("fp32",), labels=labels)
+    assert cli.about(served, config) == says
+    features = replace(served, manifest_json=json.dumps({"shapes": [[3, 8, 8], [16, 96]], "spec": {"kwargs": {}}}))
+    assert cli.about(features, config) == "pets: answers [16, 96]"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

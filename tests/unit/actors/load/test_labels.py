@@ -14,12 +14,14 @@ from timm.data import ImageNetInfo
 from torch import nn
 
 from actors.cli import load_command as cli
+from actors.load import applications, labels, reference
 from actors.load import job as load
-from actors.load import labels, reference
+from actors.load.expected import Expected
 from slicer.common.command_line import values
 from slicer.errors import ImageError, ModelError
 from slicer.models import zoo
 from slicer.models.images import LabelledImages, find_images, write_digits
+from slicer.protocol.messages import ServedModel
 
 DIGITS = tuple("0123456789")
 OPEN = ("--rate", "20", "--duration", "1")
@@ -183,6 +185,24 @@ def head(classes: int) -> nn.Module:
 def test_the_demo_model_is_measured_on_its_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     found = job(monkeypatch, None)._expected.labels["digits_vit"]
     assert found.matched == "names" and found.note == ""
+
+
+@pytest.mark.parametrize(
+    ("served", "matched"),
+    [(("dog", "cat"), "names"), (("dog", "dog"), "order"), ((), "order"), (("dog", "cat", "owl"), "order")],
+)
+def test_images_of_a_running_server_are_matched_by_the_labels_that_it_tells(
+    served: tuple[str, ...], matched: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_images = LabelledImages(write_digits(tmp_path / "digits").files[:2], (0, 1), ("cat", "dog"))
+    model = ServedModel("own", "d", "{}", 4, (0,), "per_slice", ("fp32",), labels=served)
+    monkeypatch.setattr(applications, "weights", lambda name, which: (model, None))
+    monkeypatch.setattr(reference, "served_model", lambda manifest, read: (head(2), zoo.resolve("digits_vit")))
+    flags = values(cli.command, [*OPEN, "--server", "running", "--images", str(tmp_path / "digits")])
+    expected = Expected(cli.config_of(cli.LoadFlags(**flags)), given_images)
+    expected.compute({"own": {0, 1}}, lambda note: None)
+    assert expected.labels["own"].matched == matched
+    assert expected.labels["own"].of == ((1, 0) if matched == "names" else (0, 1))
 
 
 @pytest.mark.parametrize("classes", [7, 10, 1000])

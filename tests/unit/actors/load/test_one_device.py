@@ -153,6 +153,7 @@ def test_images_go_through_a_real_device_and_its_server(tmp_path: Path) -> None:
     assert (found["requests"], found["answered"], found["lost"]) == (5, 5, 0)
     assert found["top1_right"] == sum(label == 1 for label in images.labels[:5]), "it answers with the cut, 1"
     assert found["phases_mean_ms"]["head"] > 0
+    assert found["classes"] == [{"class": 1, "label": None, "answers": 5}]
     assert "5 answered, 0 refused" in one_device.summary(found)
 
 
@@ -203,6 +204,22 @@ def test_what_is_emulated_is_said_beside_the_figures() -> None:
     shown = one_device.summary(found)
     assert "inference time (emulated): mean 250.0 ms" in shown and "Emulated: link wifi." in shown
     assert found["top1_right"] is None and "top-1" not in shown
+
+
+def test_classes_are_shown_by_their_labels_where_the_server_knows_them() -> None:
+    records = [Record(str(number), "d", "g", 1, number, None, 0.0) for number in range(4)]
+    for record, top1 in zip(records, (1, 0, 1, None), strict=True):
+        record.close("answered" if top1 is not None else "lost", finished_s=0.25)
+        record.top1 = top1
+    config = one_device.choose_device(FLEET, "board-0", changes("--url", URL))
+    found = one_device.document(config, one_device.Sent(tuple(records), (), ("cat", "dog")))
+    assert found["classes"] == [
+        {"class": 1, "label": "dog", "answers": 2},
+        {"class": 0, "label": "cat", "answers": 1},
+    ]
+    assert "answered most often: dog (2), cat (1)" in one_device.summary(found)
+    unnamed = one_device.document(config, one_device.Sent(tuple(records), ()))
+    assert "answered most often: 1 (2), 0 (1)" in one_device.summary(unnamed)
 
 
 def test_the_line_of_a_second_holds_totals_and_what_is_new() -> None:

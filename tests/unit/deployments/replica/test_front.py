@@ -201,6 +201,7 @@ def test_a_front_answers_http_and_gives_shards(
         async with served(front.__serve_build_asgi_app__()) as url, aiohttp.ClientSession() as session:
             async with session.get(f"{url}/describe?model={MODEL}") as response:
                 model = packet.decode_model(await response.json())
+            assert model.labels == tuple("0123456789"), "the core has found them, and told the front"
             request = request_at(sliced, model.manifest, 1, images(sliced, 1)[0])
             async with session.post(f"{url}/infer", data=packet.encode_requests([request])) as response:
                 (answer,) = packet.decode_answers(await response.read())

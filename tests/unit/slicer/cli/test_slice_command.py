@@ -86,6 +86,21 @@ def test_export_writes_shards_that_load_span_takes(capsys: pytest.CaptureFixture
     load_span(tmp_path / "shards", 0, 1)
 
 
+def test_an_export_has_the_labels_that_are_given_or_known_and_its_digest_has_not(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shards = tmp_path / "shards"
+    run(capsys, "digits_vit", "--slices", "2", "--export", str(shards))
+    assert json.loads((shards / "labels.json").read_text()) == list("0123456789")
+    digest = load_manifest(shards).digest
+    (tmp_path / "own.txt").write_text("\n".join("abcdefghij"))
+    run(capsys, "digits_vit", "--slices", "2", "--export", str(shards), "--labels", str(tmp_path / "own.txt"))
+    assert json.loads((shards / "labels.json").read_text()) == list("abcdefghij")
+    assert load_manifest(shards).digest == digest, "devices go on with their heads"
+    run(capsys, "vit_tiny_patch16_224", "--kwargs", TINY, "--export", str(tmp_path / "random"))
+    assert not (tmp_path / "random" / "labels.json").exists()
+
+
 def test_json_names_the_export(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     document = json.loads(run(capsys, "digits_vit", "--json", "--export", str(tmp_path / "shards")))
     manifest = load_manifest(tmp_path / "shards")
@@ -110,6 +125,8 @@ def test_json_names_the_export(capsys: pytest.CaptureFixture[str], tmp_path: Pat
         (["digits_vit", "--boundaries", "--export", "x"], "--boundaries and --export: one at a time"),
         (["digits_vit", "--plan", "x", "--profile", "y"], "--profile and --plan: one at a time"),
         (["digits_vit", "--batches", "1,2"], "--batches is for measuring; give --profile FILE"),
+        (["digits_vit", "--labels", "x.txt"], "--labels is for the files of an export; give --export DIR"),
+        (["digits_vit", "--export", "x", "--labels", "absent.txt"], "absent.txt: there is no such file"),
         (["digits_vit", "--threads", "1", "--export", "x"], "--threads is for measuring; give --profile FILE"),
         (["digits_vit", "--seed", "0"], "--seed 0 is for random weights"),
         (["vit_tiny_patch16_224", "--pretrained", "--seed", "3"], "--seed 3 is for random weights"),

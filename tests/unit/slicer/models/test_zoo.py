@@ -386,3 +386,67 @@ def test_demo_weights_are_stored_as_fp16_and_run_as_fp32() -> None:
     assert spec.checkpoint is not None
     assert {tensor.dtype for tensor in load_file(spec.checkpoint).values()} == {torch.float16}
     assert {p.dtype for p in zoo.build(spec).parameters()} == {torch.float32}
+
+
+# A checkpoint with another number of classes
+
+SMALL = {key: value for key, value in TINY.items() if key != "num_classes"}
+
+
+def weights_of(folder: Path, classes: int, **change: torch.Tensor) -> str:
+    state = zoo.build(zoo.resolve(NAME, kwargs={**SMALL, "num_classes": classes}, seed=6)).state_dict()
+    torch.save({"state_dict": {**state, **change}}, folder / "own.pth")
+    return str(folder / "own.pth")
+
+
+def test_a_model_gets_as_many_classes_as_its_checkpoint_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = weights_of(tmp_path, 3)
+    module, spec = zoo.build_for_weights(zoo.resolve(NAME, kwargs=SMALL, checkpoint=file))
+    assert spec.kwargs == {**SMALL, "num_classes": 3}
+    assert state_equal(module, zoo.build(zoo.resolve(NAME, kwargs={**SMALL, "num_classes": 3}, seed=6)))
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "3 classes" in said and "num_classes=3 instead of 1000" in said
+    caplog.clear()
+    zoo.build_for_weights(zoo.resolve(NAME, kwargs={**SMALL, "num_classes": 3}, checkpoint=file))
+    assert not caplog.records, "nothing was inferred"
+
+
+def test_the_classes_of_a_distilled_model_and_of_renamed_keys_are_found(tmp_path: Path) -> None:
+    name = "deit_tiny_distilled_patch16_224"
+    state = zoo.build(zoo.resolve(name, kwargs={**SMALL, "num_classes": 4})).state_dict()
+    torch.save({f"backbone.{key}": value for key, value in state.items()}, tmp_path / "own.pth")
+    _, spec = zoo.build_for_weights(zoo.resolve(name, kwargs=SMALL, checkpoint=str(tmp_path / "own.pth")))
+    assert spec.kwargs["num_classes"] == 4
+
+
+def test_a_number_of_classes_that_somebody_gave_is_not_changed(tmp_path: Path) -> None:
+    spec = zoo.resolve(NAME, kwargs=TINY, checkpoint=weights_of(tmp_path, 3))
+    with pytest.raises(ModelError, match=r"shape \(3, 24\) instead of \(5, 24\).*kwargs num_classes=3"):
+        zoo.build_for_weights(spec)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"head.bias": torch.zeros(4)}, r"head\.weight has shape"),  # two answers
+        ({"head.weight": torch.zeros(3, 25)}, r"head\.weight has shape"),  # of another width
+        ({"norm.weight": torch.ones(25)}, "has shape"),  # not the classifier alone
+        ({"more.weight": torch.ones(2)}, "leftover more.weight"),
+    ],
+)
+def test_what_does_not_differ_in_the_classifier_alone_is_refused(
+    change: dict[str, torch.Tensor], says: str, tmp_path: Path
+) -> None:
+    spec = zoo.resolve(NAME, kwargs=SMALL, checkpoint=weights_of(tmp_path, 3, **change))
+    with pytest.raises(ModelError, match=says) as caught:
+        zoo.build_for_weights(spec)
+    assert "num_classes=3" not in str(caught.value)
+
+
+def test_labels_of_a_model_file_go_where_its_number_of_classes_goes(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(f"architecture: {NAME}\nkwargs: {SMALL}\nlabels: [a, b]\n".replace("'", '"'))
+    for classes, labels in ((2, ("a", "b")), (3, ())):
+        spec = zoo.resolve(str(tmp_path / "m.yaml"), checkpoint=weights_of(tmp_path, classes))
+        assert zoo.build_for_weights(spec)[1].labels == labels

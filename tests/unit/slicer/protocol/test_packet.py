@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -73,6 +74,17 @@ def test_answers_come_back_as_they_were(answers: list[Reply | Refusal]) -> None:
 def test_a_served_model_goes_through_json() -> None:
     served = ServedModel("m", "d", '{"é":1}', 4, (0, 2), "per_slice", ("fp32",), ("emulated",), "http://host:1/app")
     assert packet.decode_model(json.loads(json.dumps(packet.encode_model(served)))) == served
+    many = replace(served, labels=tuple(f"Straße {number}" for number in range(21843)))
+    assert packet.decode_model(json.loads(json.dumps(packet.encode_model(many)))) == many
+
+
+def test_a_server_that_says_nothing_of_labels_is_taken_and_one_that_says_nonsense_is_not() -> None:
+    model = ServedModel("m", "d", "{}", 4, (0, 2), "per_slice", ("fp32",))
+    old = json.loads(json.dumps(packet.encode_model(model)))
+    del old["labels"]
+    assert packet.decode_model(old).labels == ()
+    with pytest.raises(CodecError, match=r"labels is .*; it must be a list of texts"):
+        packet.decode_model({**old, "labels": [1]})
 
 
 def test_payloads_are_views_into_the_body_and_the_first_is_aligned() -> None:
