@@ -34,7 +34,7 @@ from deployments.replica.endpoints.openapi import openapi
 from slicer.errors import BadRequestError, CodecError
 from slicer.protocol import packet
 from slicer.protocol.endpoints import BINARY, ENDPOINTS, JSON, Endpoint
-from slicer.protocol.messages import Refusal
+from slicer.protocol.messages import RETRYABLE, Refusal
 from slicer.protocol.oip import http_body, metadata
 from slicer.protocol.oip.status import http_status
 
@@ -221,7 +221,7 @@ class Ingress:
             # str() of a KeyError is the repr of what was not found
             raise Problem(status, str(error.args[0] if isinstance(error, KeyError) else error)) from None
         if isinstance(answer, Refusal):
-            raise refused(answer)
+            raise Problem(503 if answer.code in RETRYABLE else 404, answer.message, answer)
         return 200, [(b"content-type", endpoint.content_type.encode())], endpoint.encode(answer)
 
     async def _health(self) -> Response:
