@@ -36,7 +36,7 @@ def _check_model(model: ModelConfig) -> None:
         spec = spec_of(model)
         if spec.checkpoint is not None and not Path(spec.checkpoint).expanduser().is_file():
             raise ModelError(f"checkpoint {spec.checkpoint}: no such file; give the weights file's path")
-        if ":" in spec.architecture:
+        if spec.kind == "own":
             load_object(spec.architecture, "model")
     wrong = [entry for entry in model.entries or () if not 0 <= entry < num_slices]
     if wrong:

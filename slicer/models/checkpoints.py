@@ -50,7 +50,7 @@ def load_checkpoint(module: nn.Module, path: str) -> None:
             OtherClasses: it differs in the number of classes alone.
     """
     own = module.state_dict()
-    state = _read(path)
+    state = read_state(path)
     source = f"checkpoint {path}"
     complaint = _mismatch(own, state)
     if complaint:
@@ -78,7 +78,8 @@ def load_checkpoint(module: nn.Module, path: str) -> None:
     module.load_state_dict(state, strict=True)
 
 
-def _read(path: str) -> _State:
+def read_state(path: str) -> dict[str, torch.Tensor]:
+    """The tensors of a weights file, by name, on the CPU; no code in it runs. Raises ModelError."""
     from timm.models import load_state_dict
 
     file = Path(path)

@@ -28,7 +28,7 @@ def data_config(spec: ModelSpec) -> dict[str, Any]:
     from timm.data import resolve_data_config
 
     known: dict[str, Any] = {}
-    if ":" not in spec.architecture:
+    if spec.kind == "timm":
         found = timm.get_pretrained_cfg(spec.architecture)
         known = found.to_dict() if found is not None else {}
     overlay = spec.kwargs.get("pretrained_cfg_overlay") or {}

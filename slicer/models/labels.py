@@ -168,6 +168,11 @@ def stated(module: nn.Module, classes: int, *, described: bool = True) -> Labels
     return _described(labels, classes) if described else labels
 
 
+def usable(value: object, classes: int) -> Labels:
+    """A list or mapping as labels of so many classes; none if it is something else, or only numbers them (LABEL_0)."""
+    return _described(_if_labels(value, classes), classes)
+
+
 def of_checkpoint(path: str, classes: int) -> Labels:
     """What a weights file holds of them; no code of it runs, and no tensor is read where its form allows it."""
     for place in _places(_beside_weights(path)):

@@ -1,4 +1,4 @@
-"""Which model is meant: by a timm name, an own callable, a shipped demo model or a model file.
+"""Which model is meant: by a timm name, an own callable, a name of Hugging Face, a demo model or a model file.
 
 A `ModelSpec` is all that is needed to build the same model with the same weights again, on any node: random weights are
 seeded, own modules are named by where they are imported from.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+#: How the name of a model of Hugging Face's transformers begins.
+HF = "hf:"
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,10 @@ class ModelSpec:
     """How to build a model.
 
     Attributes:
-        architecture: a timm model name, or ``package.module:callable`` for an own module.
-        kwargs: keyword arguments for timm's create_model or the callable (JSON values only).
+        architecture: a timm model name; ``package.module:callable`` for an own module; or ``hf:NAME`` for a model of
+            Hugging Face's transformers.
+        kwargs: keyword arguments for timm's create_model or the callable (JSON values only). Of ``hf:NAME`` what
+            `slicer.models.hugging_face.source.expand` makes: class, config, attention, output.
         checkpoint: a file with the weights (.safetensors, .pth, .ckpt, ...); None for random or pretrained ones.
         pretrained: load timm's pretrained weights (needs the model hub or its local cache).
         dtype: fp32, fp16 or bf16.
@@ -37,3 +42,10 @@ class ModelSpec:
     seed: int = 0
     data_config: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Literal["timm", "own", "hf"]:
+        """Who builds it."""
+        if self.architecture.startswith(HF):
+            return "hf"
+        return "own" if ":" in self.architecture else "timm"

@@ -6,19 +6,16 @@ same weights on every machine with the same versions of torch and timm: random w
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import logging
 import operator
 import os
-import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import timm
 import torch
@@ -29,11 +26,16 @@ from slicer.common.plugins import load_object
 from slicer.common.validation import nearest
 from slicer.common.yaml_files import read_yaml
 from slicer.errors import ConfigError, ModelError
+from slicer.models import timm_hub
 from slicer.models.checkpoints import OtherClasses, load_checkpoint
 from slicer.models.data_config import DATA_KEYS, EXIF_KEY, data_config
+from slicer.models.hub import offline_if_unreachable
+from slicer.models.hugging_face import source as hugging_face
+from slicer.models.hugging_face import structure as hugging_face_structure
+from slicer.models.hugging_face import weights as hugging_face_weights
 from slicer.models.labels import as_labels, given_labels
 from slicer.models.numbers import whole
-from slicer.models.spec import ModelSpec
+from slicer.models.spec import HF, ModelSpec
 from slicer.models.weights import DTYPES, convert
 from slicer.tracing.plain_module import must_be_plain
 
@@ -61,11 +63,12 @@ def resolve(
     dtype: str | None = None,
     seed: int | None = None,
 ) -> ModelSpec:
-    """What `model` means; nothing is built or downloaded.
+    """What `model` means; nothing is built. Only of a name of the Hugging Face hub, files are downloaded.
 
     Args:
         model: a timm name, ``package.module:callable``, a path to a model YAML (keys of ModelSpec; the checkpoint's
-            path is relative to the file), or one of DEMO_MODELS.
+            path is relative to the file), one of DEMO_MODELS, ``hf:ORG/NAME`` of the Hugging Face hub, or a folder that
+            transformers' ``save_pretrained`` wrote; ``hf-hub:ORG/NAME`` for timm's models there.
         kwargs: for timm's create_model or the callable; they win over the model file's.
         checkpoint: wins over the model file's.
         pretrained: timm's pretrained weights.
@@ -75,12 +78,15 @@ def resolve(
     Raises:
         ModelError: nothing of that name, a wrong value, or a model file that cannot be read.
     """
+    named_as_path = isinstance(model, os.PathLike)
     if isinstance(model, os.PathLike):
         model = str(os.fspath(model))
     if not isinstance(model, str):
         raise ModelError(f"model {shown(model)}: give a name as text, or a torch.nn.Module to slice_model")
     if kwargs is not None and not isinstance(kwargs, Mapping):
         raise ModelError(f"kwargs {shown(kwargs)}: it must be a mapping")
+    if (named_as_path or os.sep in model) and Path(model).expanduser().is_dir():
+        model = f"{HF}{model}"
     if model in DEMO_MODELS:
         spec = _from_file(_DEMO / f"{model}.yaml")
     elif model.endswith(_YAML_SUFFIXES):
@@ -92,7 +98,7 @@ def resolve(
     if checkpoint is not None or pretrained:  # other weights than the file's
         spec = replace(spec, checkpoint=cast("str | None", checkpoint), pretrained=pretrained)
     spec = replace(spec, dtype=spec.dtype if dtype is None else dtype, seed=spec.seed if seed is None else seed)
-    return check(spec)
+    return check(_expanded(check(spec)))
 
 
 def check(spec: ModelSpec) -> ModelSpec:
@@ -100,10 +106,10 @@ def check(spec: ModelSpec) -> ModelSpec:
     spec = _right_kinds(spec)
     if spec.labels:
         spec = replace(spec, labels=_model_error(as_labels, spec.labels, "labels"))
-    if spec.architecture.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
-        raise ModelError(f"{spec.architecture!r}: give the model's timm name, and its weights by checkpoint=FILE")
-    if ":" not in spec.architecture:
+    if spec.kind == "timm":
         _check_timm_name(spec.architecture)
+    if spec.kind == "hf" and "config" in spec.kwargs:
+        hugging_face.check(spec)
     if spec.dtype not in DTYPES:
         raise ModelError(f"unknown dtype {spec.dtype!r}; known are {', '.join(DTYPES)}")
     if spec.checkpoint is not None and spec.pretrained:
@@ -129,8 +135,9 @@ def build(spec: ModelSpec) -> nn.Module:
     with torch.inference_mode(False):  # weights made in inference mode could not be traced
         with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
-            module = _instantiate(spec)
-        if spec.checkpoint is not None:
+            loads = spec.kind == "hf" and spec.checkpoint is not None  # transformers fills what it builds
+            module = _with_weights(spec) if loads else _instantiate(spec)
+        if spec.checkpoint is not None and not loads:
             load_checkpoint(module, spec.checkpoint)
         return convert(module, spec.dtype).eval().requires_grad_(False)
 
@@ -145,7 +152,7 @@ def build_for_weights(spec: ModelSpec) -> tuple[nn.Module, ModelSpec]:
     try:
         return build(spec), spec
     except OtherClasses as error:
-        if ":" in spec.architecture or spec.kwargs.get("num_classes") is not None:
+        if spec.kind != "timm" or spec.kwargs.get("num_classes") is not None:
             raise
         logger.warning(
             "checkpoint %s: %d classes, so %s is built with num_classes=%d instead of %d",
@@ -191,6 +198,9 @@ def _from_file(path: Path) -> ModelSpec:
         raise ModelError(f"model file {path}: {error}") from None
     if spec.checkpoint is not None:
         spec = replace(spec, checkpoint=str(path.parent / spec.checkpoint))
+    prefix, _, place = spec.architecture.partition(":")
+    if place.startswith("."):  # a folder, as the checkpoint relative to the file
+        spec = replace(spec, architecture=f"{prefix}:{path.parent / place}")
     return spec
 
 
@@ -216,7 +226,7 @@ def _right_kinds(spec: ModelSpec) -> ModelSpec:
         if unfit := [name for name in mapping if not isinstance(name, str)]:
             raise wrong(key, unfit[0], "must have words as keys")
     classes: Any = spec.kwargs.get("num_classes")  # timm takes -1 for none, silently
-    if ":" not in spec.architecture and classes is not None and (not whole(classes) or operator.index(classes) < 0):
+    if spec.kind == "timm" and classes is not None and (not whole(classes) or operator.index(classes) < 0):
         raise wrong("num_classes", classes, "must be a whole number, 0 for no classifier")
     if not isinstance(spec.pretrained, bool):
         raise wrong("pretrained", spec.pretrained, "must be true or false")
@@ -254,12 +264,15 @@ def _check_timm_name(name: str) -> None:
         f"unknown model {name!r}; "
         + (f"did you mean {', '.join(close)}? Give " if close else "give ")
         + "a timm name (timm.list_models()), package.module:callable, a model file (.yaml), "
+        + "hf:ORG/NAME or the path of a folder of Hugging Face's transformers, "
         + f"or a demo model ({', '.join(DEMO_MODELS)})"
     )
 
 
 def _instantiate(spec: ModelSpec) -> nn.Module:
-    if ":" in spec.architecture:
+    if spec.kind == "hf":
+        return _structure(spec)
+    if spec.kind == "own":
         return _call_own(spec)
     module: nn.Module
     if not spec.pretrained:
@@ -269,7 +282,7 @@ def _instantiate(spec: ModelSpec) -> nn.Module:
         except Exception as error:  # whatever a model's constructor raises for these kwargs
             raise ModelError(f"{_said(spec)} cannot be built: {shown(first_line(error))}; check its kwargs") from error
     try:
-        with _offline_if_unreachable():
+        with offline_if_unreachable():
             module = timm.create_model(spec.architecture, pretrained=True, **spec.kwargs)
             return module
     except Exception as error:
@@ -278,6 +291,24 @@ def _instantiate(spec: ModelSpec) -> nn.Module:
             "(.safetensors or .pth), or fill the Hugging Face cache on a machine with internet (create the model there "
             "once, copy ~/.cache/huggingface, or point HF_HOME at it)"
         ) from error
+
+
+def _expanded(spec: ModelSpec) -> ModelSpec:
+    """The spec with what folder or hub say of its model."""
+    if spec.kind == "hf":
+        return hugging_face.expand(spec)
+    return timm_hub.expand(spec) if spec.architecture.startswith(timm_hub.PREFIXES) else spec
+
+
+def _structure(spec: ModelSpec) -> nn.Module:
+    if "config" not in spec.kwargs:
+        raise ModelError(f"{spec.architecture} is a name alone; make the spec by slicer.models.zoo.resolve")
+    return hugging_face_structure.build(spec.kwargs)[0]
+
+
+def _with_weights(spec: ModelSpec) -> nn.Module:
+    assert spec.checkpoint is not None, "only a spec with a checkpoint has weights to load"
+    return hugging_face_weights.load(spec.kwargs, spec.checkpoint)
 
 
 def _call_own(spec: ModelSpec) -> nn.Module:
@@ -295,25 +326,6 @@ def _call_own(spec: ModelSpec) -> nn.Module:
         raise ModelError(f"{_said(spec)} returned {type(module).__name__}; it must return a torch.nn.Module")
     must_be_plain(module)
     return module
-
-
-@contextlib.contextmanager
-def _offline_if_unreachable() -> Iterator[None]:
-    """Without a route to the hub, let it look into its cache only: it would retry for most of a minute first."""
-    from huggingface_hub import constants
-
-    host = urlsplit(constants.ENDPOINT).hostname or "huggingface.co"
-    proxied = any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"))
-    before = constants.HF_HUB_OFFLINE
-    if not proxied:
-        try:
-            socket.getaddrinfo(host, 443)
-        except OSError:
-            constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def _as_json(what: str, values: Mapping[str, Any]) -> dict[str, Any]:

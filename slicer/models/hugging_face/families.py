@@ -1,0 +1,81 @@
+"""Which class of transformers a saved model is, and which of its outputs is the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from slicer.common.error_text import shown
+from slicer.errors import ModelError
+
+#: Vision towers, by the model_type of a config: what is built where no head for classification was saved.
+TOWERS: Mapping[str, str] = {
+    "beit": "BeitModel",
+    "clip": "CLIPVisionModelWithProjection",
+    "clip_vision_model": "CLIPVisionModelWithProjection",
+    "convnext": "ConvNextModel",
+    "convnextv2": "ConvNextV2Model",
+    "data2vec-vision": "Data2VecVisionModel",
+    "deit": "DeiTModel",
+    "dinov2": "Dinov2Model",
+    "dinov2_with_registers": "Dinov2WithRegistersModel",
+    "dinov3_vit": "DINOv3ViTModel",
+    "siglip": "SiglipVisionModel",
+    "siglip_vision_model": "SiglipVisionModel",
+    "swin": "SwinModel",
+    "swinv2": "Swinv2Model",
+    "vit": "ViTModel",
+    "vit_msn": "ViTMSNModel",
+}
+
+_ALSO_TOWERS = ("CLIPVisionModel",)
+_WHOLE = ("CLIPModel", "SiglipModel")  # text and vision: the tower is taken
+_CLASSIFIERS = ("ForImageClassification", "ForImageClassificationWithTeacher")
+
+#: What can be asked of a tower beside its own pooled embedding: all tokens, or the first one alone.
+TOKENS, FIRST_TOKEN = "last_hidden_state", "first_token"
+
+
+def class_of(config: Mapping[str, Any], name: str) -> str:
+    """The class to build for a config.json: the one that was saved, or the tower of it.
+
+    Raises:
+        ModelError: it is neither an image classifier nor a known vision tower.
+    """
+    kind = config.get("model_type")
+    saved = config.get("architectures")
+    first = saved[0] if isinstance(saved, list) and saved else None
+    tower = TOWERS.get(str(kind))
+    if first is None or first in _WHOLE:
+        if tower is not None:
+            return tower
+    elif is_known(first):
+        return str(first)
+    what = f"{shown(first)}" if first is not None else f"a model of type {shown(repr(kind))}"
+    raise ModelError(
+        f"model {name}: {what} is neither an image classifier of transformers (...ForImageClassification) nor one of "
+        f"the vision towers {', '.join(sorted(set(TOWERS.values())))}; save the part that you want by itself, or name "
+        "a function that builds it as package.module:callable"
+    )
+
+
+def is_known(name: object) -> bool:
+    """Whether it may be built; a manifest comes from another machine, and names the class."""
+    return isinstance(name, str) and (name.endswith(_CLASSIFIERS) or name in {*TOWERS.values(), *_ALSO_TOWERS})
+
+
+def outputs(class_name: str) -> tuple[str, ...]:
+    """What can be the answer: fields of the class's ModelOutput that hold a row per image, the usual one first.
+
+    ``logits`` of a classifier. Of a tower: its pooled embedding as transformers defines it (``image_embeds``, projected
+    and not normalised, of CLIP with a projection; else ``pooler_output``), or tokens.
+    """
+    if class_name.endswith(_CLASSIFIERS):
+        return ("logits",)
+    pooled = "image_embeds" if class_name.endswith("WithProjection") else "pooler_output"
+    return (pooled, FIRST_TOKEN, TOKENS)
+
+
+def take(result: Mapping[str, Any], output: str) -> Any:
+    """The answer out of a ModelOutput."""
+    return result[TOKENS][:, 0] if output == FIRST_TOKEN else result[output]
