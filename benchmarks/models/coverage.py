@@ -29,6 +29,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.common.command_line import new_parser
+from benchmarks.models import hugging_face
 from slicer import SlicedModel
 from slicer.errors import ModelError
 from slicer.models import zoo
@@ -200,6 +201,8 @@ def write_table(report: dict[str, Any]) -> None:
         shape = row.get("input_shape")
         model = f"{row['model']}, {shape[1]} px" if shape else row["model"]
         lines.append(f"| {file} | {model} | {row.get('boundaries', 0)} | {' '.join(said.split())} | {alone} |")
+    if hugging_face.RESULTS.exists():
+        lines += hugging_face.lines(json.loads(hugging_face.RESULTS.read_text()))
     TABLE.write_text("\n".join(lines) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from dataclasses import dataclass
 
@@ -71,11 +72,11 @@ def find_crossings(module: nn.Module, traced: Traced) -> tuple[Crossing, ...]:
         assert shape is not None, f"{crossing.name} has no batch dimension"
         boundary = Boundary(
             index=len(crossings),
-            name=_unit_name(crossing, seen),
+            name=_unit_name(_unit_of(module, crossing), seen),
             shape=shape,
             dtype=str(value.dtype).removeprefix("torch."),
             nbytes=value[0].numel() * value.element_size(),
-            block=blocks.get(crossing),
+            block=blocks.get(_unit_of(module, crossing)),
             flops=flops,
         )
         crossings.append(Crossing(boundary, crossing, tuple(body)))
@@ -116,6 +117,20 @@ def _block_numbers(module: nn.Module, traced: Traced) -> dict[fx.Node, int]:
     uses = Counter(kind for _, kind in candidates)
     blocks = [node for node, kind in candidates if uses[kind] > 1]
     return {node: number for number, node in enumerate(blocks)}
+
+
+def _unit_of(module: nn.Module, node: fx.Node) -> fx.Node:
+    """The unit that returned `node` in a tuple or dict; else the node itself.
+
+    Of timm's units the node itself, too: exports name their boundaries so.
+    """
+    if node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
+        return node
+    unit = node.args[0]
+    held = unit.op == "call_module" and isinstance(unit.meta["values"][0], (tuple, list, dict))
+    if not held or type(module.get_submodule(str(unit.target))).__module__.startswith("timm."):
+        return node
+    return unit
 
 
 def _unit_name(node: fx.Node, seen: Counter[str]) -> str:
