@@ -82,7 +82,7 @@ def find_source(name: str) -> Source:
         ModelError: it is neither.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return Source(folder.resolve().name, folder)
     if name.startswith((".", "/", "~")) or not _REPOSITORY.fullmatch(name):
         raise ModelError(f"model {shown(repr(name))}: there is no such folder, and it is no ORG/NAME of the hub")

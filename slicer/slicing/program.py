@@ -12,6 +12,7 @@ import contextlib
 import functools
 import hashlib
 import inspect
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ _LIBRARIES = frozenset({"torch", "timm", "torchvision", "numpy", "builtins", "co
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _MODULE_S_OWN = frozenset(vars(nn.Module())) | {"_forward_hooks_always_called", "call_super_init"}
 _NUMBERS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.layout, torch.memory_format)
+#: Of classes and functions: Python parses the whole file anew for each that it is asked for.
+_SOURCES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _DEPTH = 12
 _OBJECT = 4  # of the depth, what an object costs: they refer to each other in circles
 
@@ -92,10 +95,14 @@ def _of_library(module: str | None) -> bool:
 
 
 def _source(thing: Any) -> str:
-    try:
-        return hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()[:16]
-    except (OSError, TypeError):  # made at run time
-        return ""
+    known = _SOURCES.get(thing)
+    if known is None:
+        try:
+            known = hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()[:16]
+        except (OSError, TypeError):  # made at run time
+            known = ""
+        _SOURCES[thing] = known
+    return known
 
 
 def _names(code: Any) -> Iterator[str]:

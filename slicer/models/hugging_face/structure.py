@@ -93,7 +93,12 @@ def build(kwargs: Mapping[str, Any], state: Mapping[str, torch.Tensor] | None = 
                 model, info = made._from_config(config, **given), {}
             else:
                 model, info = made.from_pretrained(
-                    None, config=config, state_dict=dict(state), output_loading_info=True, **given
+                    None,
+                    config=config,
+                    state_dict=dict(state),
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    **given,  # the info names them, where an error would not
                 )
     except Exception as error:  # whatever a model's constructor raises for this config
         raise ModelError(f"{class_name} cannot be built: {shown(named_line(error))}") from error

@@ -54,6 +54,8 @@ def load(kwargs: Mapping[str, Any], checkpoint: str) -> nn.Module:
             f"saved with{_no_pooler(missing)}"
         )
     refuse_not_finite(module)
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.clone()  # not the pages of a file, which may change
     return module
 
 

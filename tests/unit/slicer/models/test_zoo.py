@@ -145,7 +145,6 @@ def test_a_module_that_cannot_be_imported_says_where_to_put_it() -> None:
         ("vit_tinny_patch16_224", "did you mean vit_tiny_patch16_224"),
         ("digits_vitt", "did you mean digits_vit"),
         ("vit_tiny_patch16_224.no_such_tag", "augreg_in21k_ft_in1k"),
-        ("hf-hub:timm/vit_tiny_patch16_224", "checkpoint=FILE"),
         ("", "unknown model ''"),
     ],
 )
