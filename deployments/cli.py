@@ -128,7 +128,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     notes="Exit status: 0 served and stopped; 2 wrong input, or it did not start; 130 interrupted at the start.",
 )
 @click.argument("config", required=False, metavar="[FILE]", shell_complete=command_line.files)
-@option("--model", metavar="M", help="A timm name, package.module:callable, a model file or a shipped demo model.")
+@option(
+    "--model",
+    metavar="M",
+    help="A timm name, package.module:callable, hf:ORG/NAME or its folder, a model file or a shipped demo model.",
+)
 @option(
     "--slices", type=click.IntRange(min=1), metavar="N", help=f"Number of slices {_default(ModelConfig, 'num_slices')}."
 )

@@ -38,7 +38,8 @@ class ModelConfig(Strict):
 
     Attributes:
         name: what devices ask for.
-        model: a timm name, ``package.module:callable``, a shipped demo model or a model file; the default is `name`.
+        model: a timm name, ``package.module:callable``, ``hf:ORG/NAME`` or a folder of Hugging Face's, a shipped demo
+            model or a model file; the default is `name`.
         kwargs: keyword arguments of the call that builds the model.
         checkpoint: a file with the weights.
         pretrained: download the weights that timm names for this model; needs the internet.

@@ -106,6 +106,12 @@ BENCHMARKS: dict[str, Benchmark] = {
         "half an hour to an hour; goes on where it stopped",
         checkout=True,
     ),
+    "hugging-face": Benchmark(
+        "benchmarks.models.hugging_face",
+        "Which families of Hugging Face and torchvision can be cut, and is every cut exact?",
+        "a quarter of an hour",
+        checkout=True,
+    ),
 }
 
 

@@ -146,7 +146,7 @@ def _profile(flags: SliceFlags, path: Path, sliced: SlicedModel) -> str:
     profile = measure.measure_profile(
         sliced,
         name=path.stem,
-        model=flags.model,
+        model=_lasting_name(flags.model, sliced),
         batches=flags.batches or [1],
         progress=lambda line: print(f"headtail slice: {line}", file=sys.stderr, flush=True),
     )
@@ -162,6 +162,12 @@ def _profile(flags: SliceFlags, path: Path, sliced: SlicedModel) -> str:
     if note := measure.unsteady(profile):
         lines.append(f"NOTE: {note}")
     return "\n".join([text, *lines])
+
+
+def _lasting_name(model: str, sliced: SlicedModel) -> str:
+    """What a profile calls a model: of a folder what its manifest says, since a path is of one machine."""
+    spec = sliced.spec
+    return spec.architecture if spec is not None and spec.kind == "hf" else model
 
 
 def _check_writable(path: Path) -> None:
@@ -283,7 +289,8 @@ def command(**given: Any) -> int:
     """Show where a model is cut and what each slice costs.
 
     A device runs the first slices of a model, the server the rest. MODEL is a timm name, package.module:callable, a
-    model file (.yaml), or a demo model (digits_vit, digits_swin).
+    model file (.yaml), a demo model (digits_vit, digits_swin), hf:ORG/NAME of the Hugging Face hub, or a folder that
+    transformers saved.
     """
     return run(**given)
 

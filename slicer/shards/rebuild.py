@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import metadata
 
 import timm
 import torch
@@ -56,7 +57,17 @@ def fill(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def versions(manifest: Manifest) -> str:
     """What to say where the model here is another than that of the manifest."""
+    made, here = "", ""
+    if manifest.spec.kind == "hf":
+        made, here = f", transformers {manifest.spec.kwargs.get('transformers')}", f", transformers {_transformers()}"
     return (
-        f"exported with timm {manifest.timm} and torch {manifest.torch}, here are timm {timm.__version__} and torch "
-        f"{torch.__version__}; install the same versions, or export again"
+        f"exported with timm {manifest.timm} and torch {manifest.torch}{made}, here are timm {timm.__version__} and "
+        f"torch {torch.__version__}{here}; install the same versions, or export again"
     )
+
+
+def _transformers() -> str:
+    try:
+        return metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        return "(none)"

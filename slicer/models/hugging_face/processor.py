@@ -1,8 +1,8 @@
 """A preprocessor_config.json as timm's data config: size, crop, resampling, mean and std.
 
-Where both say the same, timm's transform has the bits of transformers' own image processor of PIL
-(``use_fast=False``, or class ``...Pil``), with one exception: where an odd number of rows or columns is cut off, the
-two may leave the odd one on different sides. What timm cannot say is refused.
+timm's transform has the bits of transformers' image processors of PIL (classes ``...ImageProcessorPil``), with one
+exception: where an odd number of rows or columns is cut off, the two may begin one pixel apart. transformers' default
+processors, which resize tensors, differ by a few of 255 levels. What timm cannot say is refused.
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ def test_a_benchmark_gets_what_follows_its_name_and_its_exit_status_is_the_comma
     assert script.called == [sys.executable, "-m", "benchmarks.accelerator.simulate", "--rate", "9", "--help"]
 
 
-@pytest.mark.parametrize("name", ["paper", "coverage"])
+@pytest.mark.parametrize("name", ["paper", "coverage", "hugging-face"])
 def test_the_help_of_a_benchmark_calls_it_as_it_was_called(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "headtail", "bench", name, "--help"],

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -323,10 +324,20 @@ def test_images_have_the_bits_of_transformers_own_processor(name: str, size: tup
     processor = getattr(transformers, f"{name}ImageProcessorPil")(**PROCESSORS[name])
     document = {**processor.to_dict(), "image_processor_type": f"{name}ImageProcessor"}
     config = data_config_of(document, "m")
-    ours = Preprocess(zoo.replace(zoo.resolve(str(vit)), data_config=config))(_photo(*size))
+    ours = Preprocess(replace(zoo.resolve(str(vit)), data_config=config))(_photo(*size))
     theirs = processor(_photo(*size), return_tensors="np")["pixel_values"][0]
     assert ours.shape == theirs.shape
     assert np.array_equal(ours, theirs.astype(np.float32)), np.abs(ours - theirs).max()
+
+
+def test_a_crop_that_leaves_an_odd_number_of_columns_begins_at_most_one_pixel_apart(vit: Path) -> None:
+    processor = transformers.CLIPImageProcessorPil()
+    config = data_config_of({**processor.to_dict(), "image_processor_type": "CLIPImageProcessor"}, "m")
+    image = _photo(227, 224)
+    ours = Preprocess(replace(zoo.resolve(str(vit)), data_config=config))(image)
+    theirs = processor(image, return_tensors="np")["pixel_values"][0]
+    pairs = [(ours[..., 1:], theirs[..., :-1]), (ours[..., :-1], theirs[..., 1:]), (ours, theirs)]
+    assert any(np.array_equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,14 @@ def test_the_named_families_are_exact(file: str) -> None:
     assert row["row_difference"] <= 1e-4
 
 
+def test_each_family_of_hugging_face_and_torchvision_that_the_table_names_is_exact() -> None:
+    rows = json.loads((ROOT / "tests" / "data" / "coverage_hugging_face.json").read_text())["families"]
+    wanted = {"ViT", "DeiT", "Swin", "DINOv2", "DINOv2 with registers", "BEiT", "CLIP tower", "SigLIP tower"}
+    assert wanted <= rows.keys()
+    assert {name: row["outcome"] for name, row in rows.items()} == dict.fromkeys(rows, "exact")
+    assert all(row["boundaries"] >= 10 and row["row_difference"] <= 1e-4 for row in rows.values())
+
+
 def test_the_table_is_made_from_the_report(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("coverage_of_timm", ROOT / "benchmarks/models/coverage.py")
     assert spec is not None and spec.loader is not None
