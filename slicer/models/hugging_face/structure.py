@@ -105,7 +105,9 @@ def build(kwargs: Mapping[str, Any], state: Mapping[str, torch.Tensor] | None = 
     for part in model.modules():
         vars(part).pop("_is_hf_initialized", None)  # the loader's notes, which a model without weights has not
         if (own := vars(part).get("config")) is not None:
-            own.name_or_path = ""
+            own.name_or_path, own.dtype = "", torch.float32
+        if "name_or_path" in vars(part):
+            part.name_or_path = ""
     _without_caches(model)
     return HuggingFaceModel(model, str(kwargs["output"])), info
 
