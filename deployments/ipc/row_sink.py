@@ -25,8 +25,7 @@ class RowBatch(NamedTuple):
         manifest: digest of the model's: rows run on these weights only.
         rows: ``[rows, *shape at the entry]``, float32 or float16; not to be written any more.
         arrivals_s, deadlines_s: on the monotonic clock.
-        keys: what sendings of one request have in common; empty: the row runs whatever came before.
-        again: whether it was sent before, and may be answered by that sending.
+        keys: what sendings of one request have in common, of which one runs; empty: the row runs whatever came before.
     """
 
     model: str
@@ -36,12 +35,11 @@ class RowBatch(NamedTuple):
     arrivals_s: Sequence[float]
     deadlines_s: Sequence[float | None]
     keys: Sequence[bytes]
-    again: Sequence[bool]
 
     def part(self, start: int, count: int) -> RowBatch:
         """So many of them from there on."""
         part = slice(start, start + count)
-        columns = (self.rows[part], self.arrivals_s[part], self.deadlines_s[part], self.keys[part], self.again[part])
+        columns = self.rows[part], self.arrivals_s[part], self.deadlines_s[part], self.keys[part]
         return RowBatch(self.model, self.manifest, self.entry, *columns)
 
 

@@ -129,7 +129,6 @@ class Admission(Generic[Sink]):
             [checked.arrived_s for checked in requests],
             [checked.deadline_s for checked in requests],
             [key_of(checked.request) for checked in requests],
-            [checked.request.again for checked in requests],
         )
         tickets = self.sink.submit(batch)
         for ticket, (call, index) in zip(tickets, good, strict=True):

@@ -88,10 +88,10 @@ def test_who_sends_again_by_another_front_gets_the_answer_of_the_first_row(host:
         first, second = host.front(), host.front()
         a = first.submit(1, keys=[b"key"])
         await until(gate.reached.is_set)
-        b = second.submit(1, keys=[b"key"], again=True)  # at work
+        b = second.submit(1, keys=[b"key"])  # at work
         gate.open.set()
         assert await second.ended(b) == await first.ended(a) == answers(1)
-        assert await second.ended(second.submit(1, keys=[b"key"], again=True)) == answers(1)  # ended
+        assert await second.ended(second.submit(1, keys=[b"key"])) == answers(1)  # ended
         assert core.ran == 1
 
     host.run(work)
@@ -221,7 +221,7 @@ def test_rows_of_a_front_that_has_gone_leave_the_engine_and_others_run(host: Ben
         gone.sink.close()
         assert await gone.ended(first) == ["stopped"] * 4
         kept = stays.submit(*range(50, 60))
-        again = stays.submit(*range(10, 20), keys=[b"%d" % number for number in range(10, 20)], again=True)
+        again = stays.submit(*range(10, 20), keys=[b"%d" % number for number in range(10, 20)])
         gate.open.set()
         assert await stays.ended(kept) == answers(*range(50, 60))
         assert await stays.ended(again) == answers(*range(10, 20))

@@ -421,16 +421,20 @@ def test_a_request_that_comes_again_runs_once(sliced: SlicedModel, shard_dir: Pa
     server = server_of(shard_dir)
     image = images(sliced, 1)[0]
 
-    async def work() -> tuple[list[Any], int]:
-        first = request_at(sliced, server, 1, image, "r@device")
-        again = replace(first, again=True)
-        together = await asyncio.gather(ask(server, first), ask(server, again), ask(server, again))
-        later = await ask(server, again)
-        return [*together, later], server._backend.engine.stats().steps
+    async def work() -> tuple[list[Any], int, int]:
+        one = replace(request_at(sliced, server, 1, image), key="device/1")
+        together = await asyncio.gather(*(ask(server, replace(one, id=name)) for name in "abc"))
+        later = await ask(server, one)
+        ran = server._backend.engine.stats().steps
+        await ask(server, replace(one, key=""))
+        await ask(server, replace(one, key="device/2"))
+        return [*together, later], ran, server._backend.engine.stats().steps
 
-    answers, steps = run(work, server)
+    answers, ran, then = run(work, server)
+    assert [answer.id for answer in answers] == ["a", "b", "c", "r"]
     assert len({(answer.top_k, answer.timings.execution_ms) for answer in answers}) == 1  # one run, four times
-    assert steps == 3  # three slices, once
+    assert ran == 3  # three slices, once
+    assert then == 9  # what has no key, or another one, runs: what counts above does count
 
 
 def test_a_reply_says_how_busy_the_server_is_when_asked(sliced: SlicedModel, shard_dir: Path) -> None:
