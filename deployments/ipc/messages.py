@@ -3,7 +3,7 @@
 | from  | message                                                                                        |
 |-------|------------------------------------------------------------------------------------------------|
 | front | HELLO, VERSION; with the arena's descriptor                                                    |
-| front | SUBMIT, model, entry, dtype, first ticket, offset of the rows, offset of the answers, arrivals, deadlines, keys |
+| front | SUBMIT, model, entry, dtype, first ticket, offset of the rows, offset of the answers, arrivals, deadlines, keys, priorities |
 | front | CANCEL, tickets                                                                                |
 | core  | ENDED, rows in the core, [ticket, code, message, queue_s, execution_s, rows per step, shape] of each row |
 

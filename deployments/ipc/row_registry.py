@@ -64,11 +64,11 @@ class RowRegistry:
         Raises:
             ValueError: not one of each per row. Nothing has begun then.
         """
-        rows, arrivals_s, deadlines_s, keys = batch[3:]
-        if not len(rows) == len(arrivals_s) == len(deadlines_s) == len(keys):
+        rows, arrivals_s, deadlines_s, keys, priorities = batch[3:]
+        if not len(rows) == len(arrivals_s) == len(deadlines_s) == len(keys) == len(priorities):
             raise ValueError(
-                f"{len(rows)} rows, {len(arrivals_s)} arrivals, {len(deadlines_s)} deadlines, {len(keys)} keys: "
-                "one each"
+                f"{len(rows)} rows, {len(arrivals_s)} arrivals, {len(deadlines_s)} deadlines, {len(keys)} keys, "
+                f"{len(priorities)} priorities: one each"
             )
         waiting = [_Waiting(caller, first + i, key, batch, i) for i, key in enumerate(keys)]
         new = [one for one in waiting if not one.key or self._begins(one)]
@@ -128,7 +128,8 @@ class RowRegistry:
         self._run([one], one.batch.part(one.place, 1))
 
     def _run(self, waiting: Sequence[_Waiting], batch: RowBatch) -> None:
-        keys = self.engine.submit(batch.model, batch.entry, batch.rows, batch.arrivals_s, batch.deadlines_s)
+        columns = batch.rows, batch.arrivals_s, batch.deadlines_s, batch.priorities
+        keys = self.engine.submit(batch.model, batch.entry, *columns)
         for key, one in zip(keys, waiting, strict=True):
             self._waiting[key] = one
             one.caller.keys[one.ticket] = key

@@ -18,6 +18,11 @@ it is the whole rest of the tail, uninterrupted.
 Bounded wait: without deadlines the front row is the oldest, and stays in front until it has ended. Others run before it
 only to catch up with it, in ``B * L`` steps at most; so it waits for no more steps than these and its own.
 
+Levels (`Row.priority`) come before all of this: the front row is of the lowest level that waits, and only rows of that
+level catch up with it, so each step has such a row. No row is in a step while one of a lower level stays behind at the
+same boundary: rows join by level first, and a group that ran together takes only those of one level along for nothing;
+the others join again where it pays. So the bound above holds among rows of one level, as long as no lower one waits.
+
 In the line of LazyBatching (HPCA 2021, arXiv 2010.13103) for one entry and of Graft (TPDS 2023, arXiv 2312.10636).
 """
 
@@ -28,6 +33,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from operator import attrgetter
 
 from deployments.costs.cost_model import CostModel
@@ -41,8 +47,10 @@ _LEAST_STEP = 0.5
 #: The rate of arrivals is that of so many last ones.
 _RECENT = 64
 
-#: Sort key of rows: the earliest due first, then the oldest, then the one submitted first.
+#: Sort key of rows: the lowest level, then the earliest due first, then the oldest, then the one submitted first.
 _URGENCY = attrgetter("rank")
+
+_LEVEL = attrgetter("priority")
 
 
 @dataclass
@@ -84,7 +92,9 @@ class Continuous:
             )
         self._entering: list[list[Row]] = [[] for _ in range(self.num_slices)]  # by entry; each in order of urgency
         self._entries: list[int] = []  # those at which a row ever came, ascending
-        self._groups: list[list[Row]] = []  # rows that ran together and wait at an inner boundary, the same way
+        self._groups: list[
+            list[Row]
+        ] = []  # rows of a level that ran together and wait at an inner boundary, the same way
         self._arrivals: deque[float] = deque(maxlen=_RECENT)
         self._deadlines = False  # whether any row ever had one
         self._front_key, self._delays = -1, 0  # the front row, and steps that have run before it since it is in front
@@ -95,7 +105,7 @@ class Continuous:
 
     def add(self, row: Row) -> None:
         """Let a new row wait at its entry."""
-        row.rank = self._due_s(row), row.arrival_s, row.key
+        row.rank = row.priority, self._due_s(row), row.arrival_s, row.key
         rows = self._entering[row.boundary]
         if not rows:
             rows.append(row)
@@ -148,14 +158,18 @@ class Continuous:
         return self._begin(rows, limit=self.num_slices, now_s=now_s)
 
     def finish(self, step: Step) -> list[Row]:
-        """Move the rows on; those of one step stay a group."""
-        for row in step.rows:
+        """Move the rows on; those of one step and level stay a group."""
+        rows = step.rows
+        for row in rows:
             row.boundary = step.end
         if step.end == self.num_slices:
-            return list(step.rows)
-        if step.rows:
-            self._groups.append(list(step.rows))
-            self.waiting += len(step.rows)
+            return list(rows)
+        if rows:
+            if rows[0].priority == rows[-1].priority:  # they are in order of urgency
+                self._groups.append(list(rows))
+            else:
+                self._groups += [list(group) for _, group in groupby(rows, _LEVEL)]
+            self.waiting += len(rows)
         return []
 
     # ------------------------------------------------------------------------------------------------- who is in front
@@ -179,10 +193,15 @@ class Continuous:
 
     # ----------------------------------------------------------------------------------------------- grow and catch up
 
-    def _grown(self, rows: list[Row], p: int, limit: int, now_s: float) -> list[Row]:
-        """These rows at p and the ones waiting there that join them, `limit` in all; in order of urgency."""
+    def _grown(self, rows: list[Row], p: int, limit: int, now_s: float, *, mixed: bool = True) -> list[Row]:
+        """These rows at p and the ones waiting there that join them, `limit` in all; in order of urgency.
+
+        `mixed`: also those of higher levels than theirs.
+        """
         n = len(rows)
         candidates = self._others(rows, p, limit - n) if n < limit else None
+        if candidates and not mixed and candidates[-1].priority != rows[0].priority:
+            candidates = [row for row in candidates if row.priority == rows[0].priority]
         if not candidates:
             return rows
         tails = self._costs.by_rows
@@ -211,7 +230,7 @@ class Continuous:
 
     def _behind(self, front: list[Row], p: int, now_s: float) -> list[Row] | None:
         """The rows for whom it pays most that the front group waits until they have caught up; None: for nobody."""
-        n1 = len(front)
+        n1, level = len(front), front[0].priority
         if n1 >= self.max_batch:
             return None
         leading = self._leading(p)
@@ -222,9 +241,9 @@ class Continuous:
         latest_s = self._latest_s(front, now_s + front_s) if self._deadlines else math.inf
         best, best_gain = None, 0.0
         for q, first in leading:
-            if n1 + len(first) > self.max_batch:
+            if n1 + len(first) > self.max_batch or first[0].priority != level:
                 continue
-            rows = self._grown(first, q, self.max_batch - n1, now_s)
+            rows = self._grown(first, q, self.max_batch - n1, now_s, mixed=False)
             n2 = len(rows)
             apart = tails[n2]
             way_s = apart[q] - apart[p]

@@ -54,7 +54,9 @@ class Request:
         key: what all sendings of one request have in common, and no other request: the server runs it once, however
             often it comes within a minute, and gives all of them its answer. Make it so that nobody guesses it: who
             knows it may get the answer. Empty: each sending is a request of its own.
-        priority: 1 is the most urgent, 2 the next; 0 stands for the default, `DEFAULT_PRIORITY`.
+        priority: 1 is the most urgent, 2 the next, `MAX_PRIORITY` the last; 0 stands for the default,
+            `DEFAULT_PRIORITY`. Strict: as long as more urgent ones wait, the others do. Of several sendings under one
+            key, that of the one that runs counts.
     """
 
     id: str

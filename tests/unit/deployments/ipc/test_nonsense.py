@@ -10,7 +10,7 @@ import pytest
 from deployments.ipc import messages
 from tests.unit.deployments.ipc.bench import Bench, Gate, Stranger, answers, arena_descriptors, until
 
-_GOOD: list[Any] = [messages.SUBMIT, "m", 0, "<f4", 0, 0, 64, [0.0], [None], [b"key"]]
+_GOOD: list[Any] = [messages.SUBMIT, "m", 0, "<f4", 0, 0, 64, [0.0], [None], [b"key"], [8]]
 
 
 def _but(place: int, value: Any) -> bytes:
@@ -34,6 +34,7 @@ NONSENSE: dict[str, bytes] = {
     "no offset": _but(5, None),
     "two deadlines": _but(8, [None, None]),
     "no key": _but(9, []),
+    "two priorities": _but(10, [8, 8]),
 }
 
 

@@ -58,7 +58,7 @@ class Office:
         """Rows of these names, keyed by their name if `key` is None."""
         keys = [b"%d" % name if key is None else key for name in names]
         count = len(names)
-        columns = [0.0] * count, [None] * count, keys
+        columns = [0.0] * count, [None] * count, keys, [8] * count
         self.registry.submit(caller, first, RowBatch("m", "", 0, rows_at(*names), *columns))
 
     def run(self) -> None:
@@ -243,7 +243,7 @@ def test_a_row_that_fails_over_and_over_ends_for_each_that_sent_it_and_none_is_f
 def test_a_batch_that_does_not_fit_together_leaves_nothing_behind() -> None:
     """What a front says wrongly must not make those wait for ever who send the same again."""
     office, a, b = Office(), Caller(), Caller()
-    two: list[Any] = [[0.0, 0.0], [None, None], [b"1", b"2"]]
+    two: list[Any] = [[0.0, 0.0], [None, None], [b"1", b"2"], [8, 8]]
     for wrong in range(len(two)):
         for wrongly in (two[wrong][:1], two[wrong] * 2):
             columns = [*two]
