@@ -39,6 +39,7 @@ from operator import attrgetter
 from deployments.costs.cost_model import CostModel
 from deployments.scheduling.scheduler import SHARED, Resident, Row, Step
 from slicer.errors import ConfigError
+from slicer.protocol.messages import DEFAULT_PRIORITY
 
 #: Where steps are launched while another one runs, they take at least this share of what the host needs for one: on
 #: the way there are longer ones, too.
@@ -51,6 +52,12 @@ _RECENT = 64
 _URGENCY = attrgetter("rank")
 
 _LEVEL = attrgetter("priority")
+
+#: Between two levels, in seconds: one comparison finds the lower level, or of one level the earlier due. To the default
+#: level nothing is added, so that who has no levels pays nothing for them. What is due later than _LATEST_S (12,000
+#: years) counts as due then.
+_LEVEL_S = 1e12
+_LATEST_S = 0.4 * _LEVEL_S
 
 
 @dataclass
@@ -97,6 +104,8 @@ class Continuous:
         ] = []  # rows of a level that ran together and wait at an inner boundary, the same way
         self._arrivals: deque[float] = deque(maxlen=_RECENT)
         self._deadlines = False  # whether any row ever had one
+        self._wait_s = min(self.max_wait_s, _LATEST_S / 2)
+        self._levels = False  # whether any row ever had another level than the default
         self._front_key, self._delays = -1, 0  # the front row, and steps that have run before it since it is in front
 
     def residents(self, entries: Sequence[int]) -> Mapping[str, Resident]:
@@ -105,7 +114,15 @@ class Continuous:
 
     def add(self, row: Row) -> None:
         """Let a new row wait at its entry."""
-        row.rank = row.priority, self._due_s(row), row.arrival_s, row.key
+        if row.deadline_s is None:
+            due_s = row.arrival_s + self._wait_s
+        else:
+            due_s = min(max(row.deadline_s, -_LATEST_S), _LATEST_S)
+        if row.priority == DEFAULT_PRIORITY:
+            row.rank = due_s, row.arrival_s, row.key
+        else:  # of two that become equal by the sum, the earlier due is still the first
+            self._levels = True
+            row.rank = due_s + (row.priority - DEFAULT_PRIORITY) * _LEVEL_S, due_s, row.arrival_s, row.key
         rows = self._entering[row.boundary]
         if not rows:
             rows.append(row)
@@ -165,7 +182,7 @@ class Continuous:
         if step.end == self.num_slices:
             return list(rows)
         if rows:
-            if rows[0].priority == rows[-1].priority:  # they are in order of urgency
+            if not self._levels or rows[0].priority == rows[-1].priority:  # they are in order of urgency
                 self._groups.append(list(rows))
             else:
                 self._groups += [list(group) for _, group in groupby(rows, _LEVEL)]
@@ -193,15 +210,15 @@ class Continuous:
 
     # ----------------------------------------------------------------------------------------------- grow and catch up
 
-    def _grown(self, rows: list[Row], p: int, limit: int, now_s: float, *, mixed: bool = True) -> list[Row]:
+    def _grown(self, rows: list[Row], p: int, limit: int, now_s: float, level: int | None = None) -> list[Row]:
         """These rows at p and the ones waiting there that join them, `limit` in all; in order of urgency.
 
-        `mixed`: also those of higher levels than theirs.
+        `level`: only those of this one; None: of any.
         """
         n = len(rows)
         candidates = self._others(rows, p, limit - n) if n < limit else None
-        if candidates and not mixed and candidates[-1].priority != rows[0].priority:
-            candidates = [row for row in candidates if row.priority == rows[0].priority]
+        if level is not None and candidates and candidates[-1].priority != level:
+            candidates = [row for row in candidates if row.priority == level]
         if not candidates:
             return rows
         tails = self._costs.by_rows
@@ -230,10 +247,13 @@ class Continuous:
 
     def _behind(self, front: list[Row], p: int, now_s: float) -> list[Row] | None:
         """The rows for whom it pays most that the front group waits until they have caught up; None: for nobody."""
-        n1, level = len(front), front[0].priority
+        n1 = len(front)
         if n1 >= self.max_batch:
             return None
-        leading = self._leading(p)
+        leading, level = self._leading(p), None
+        if self._levels:  # of others nobody catches up
+            level = front[0].priority
+            leading = [(q, first) for q, first in leading if first[0].priority == level]
         if not leading:
             return None
         tails, c = self._costs.by_rows, self._costs.merge_s
@@ -241,9 +261,9 @@ class Continuous:
         latest_s = self._latest_s(front, now_s + front_s) if self._deadlines else math.inf
         best, best_gain = None, 0.0
         for q, first in leading:
-            if n1 + len(first) > self.max_batch or first[0].priority != level:
+            if n1 + len(first) > self.max_batch:
                 continue
-            rows = self._grown(first, q, self.max_batch - n1, now_s, mixed=False)
+            rows = self._grown(first, q, self.max_batch - n1, now_s, level)
             n2 = len(rows)
             apart = tails[n2]
             way_s = apart[q] - apart[p]

@@ -61,8 +61,12 @@ class QueuePolicy:
     def add(self, row: Row) -> None:
         """Let a row wait, behind the older and before the younger rows of its level in its queue."""
         queue = self.queues.setdefault(self.queue_of(row), [])
-        if not queue or by_turn(queue[-1]) < by_turn(row):  # nearly always
-            queue.append(row)
+        last = queue[-1] if queue else None
+        if last is None or (
+            last.priority <= row.priority
+            and (last.arrival_s < row.arrival_s or (last.arrival_s == row.arrival_s and last.key < row.key))
+        ):
+            queue.append(row)  # nearly always
         else:  # one between two slices goes in front of later arrivals, and an urgent one in front of others
             bisect.insort(queue, row, key=by_turn)
         self.waiting += 1

@@ -105,7 +105,7 @@ class Policy(Protocol):
     """How one model's rows are batched. One policy object serves one model.
 
     The shipped ones serve the lowest level that waits (`Row.priority`) before the others, strictly: as long as rows of
-    a lower level keep the accelerator busy, the others wait. An own policy may do so, too: one made of `QueuePolicy` does.
+    a lower level keep the accelerator busy, the others wait. An own policy may do so; a `QueuePolicy` does.
 
     A row is in exactly one place: waiting in the policy (from `add` to `next`, or from `finish` to `next`), or running
     (from `next` to `finish`). Steps of one model may be finished in another order than they were begun.
