@@ -134,6 +134,7 @@ class Front:
         model: str = "m",
         manifest: str | None = None,
         keys: Sequence[bytes] | None = None,
+        priority: int = 8,
         rows: npt.NDArray[Any] | None = None,
     ) -> list[int]:
         """Rows of these names, in the arena if `rows` is None; no key, so that each runs.
@@ -148,7 +149,7 @@ class Front:
         if manifest is None:
             served = self.sink.models.get(model)
             manifest = served.manifest.digest if served is not None else ""
-        columns = [0.0] * count, [None] * count, list(keys or [b""] * count), [8] * count
+        columns = [0.0] * count, [None] * count, list(keys or [b""] * count), [priority] * count
         tickets = self.sink.submit(RowBatch(model, manifest, entry, rows, *columns))
         assert before == set(self.outcomes), "nothing is delivered before the tickets are known"
         return tickets

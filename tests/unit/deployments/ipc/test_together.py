@@ -97,6 +97,27 @@ def test_who_sends_again_by_another_front_gets_the_answer_of_the_first_row(host:
     host.run(work)
 
 
+def test_a_level_that_a_front_says_counts_among_the_rows_of_all_fronts(host: Bench) -> None:
+    async def work() -> None:
+        gate = Gate()
+        core = host.core(gate=gate)
+        first, second = host.front(), host.front()
+        running = first.submit(0)
+        await until(gate.reached.is_set)
+        # One entry each, so that each is a step of its own.
+        sent = [
+            (front, front.submit(name, entry=entry, priority=level))
+            for front, name, entry, level in ((first, 1, 0, 9), (second, 2, 1, 8), (second, 3, 2, 1), (first, 4, 3, 2))
+        ]
+        gate.open.set()  # the core reads the sockets when the step has ended
+        await first.ended(running)
+        for front, tickets in sent:
+            await front.ended(tickets)
+        assert [step.rows[0].entry for step in core.executor.steps] == [0, 2, 3, 1, 0]
+
+    host.run(work)
+
+
 class Wide(FakeExecutor):
     """What comes out of a row of name 2 is longer than the model says."""
 
