@@ -171,9 +171,7 @@ _REQUEST: Json = {
     "inputs": {"type": "array", "items": _schema("Tensor"), "minItems": 1, "maxItems": 1},
     "outputs": {"type": "array", "items": _schema("Output"), "maxItems": 16},
 }
-_CLASS = _object(
-    ["label", "score", "class"], label={"type": ["string", "null"]}, score=_NUMBER, **{"class": _INTEGER}
-)
+_CLASS = _object(["label", "score", "class"], label={"type": ["string", "null"]}, score=_NUMBER, **{"class": _INTEGER})
 
 _SCHEMAS: Json = {
     "Tensor": _TENSOR,
@@ -208,9 +206,7 @@ _SCHEMAS: Json = {
             **_CLASS["properties"],
             "model": _TEXT,
             "top_k": {"type": "array", "items": _schema("Class")},
-            "timings_ms": _object(
-                ["total"], admission=_NUMBER, queue=_NUMBER, execution=_NUMBER, total=_NUMBER
-            ),
+            "timings_ms": _object(["total"], admission=_NUMBER, queue=_NUMBER, execution=_NUMBER, total=_NUMBER),
         },
     },
     "Server": _object(

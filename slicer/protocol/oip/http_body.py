@@ -333,7 +333,9 @@ def _numbers(tensor: Tensor) -> list[Any]:
     """JSON knows neither NaN nor infinity."""
     array = tensor.array()
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise BadRequestError(f"output {tensor.name!r} is not finite, which JSON cannot say; ask with binary_data: true")
+        raise BadRequestError(
+            f"output {tensor.name!r} is not finite, which JSON cannot say; ask with binary_data: true"
+        )
     return array.ravel().tolist()  # type: ignore[no-any-return]
 
 

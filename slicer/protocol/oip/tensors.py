@@ -221,7 +221,9 @@ def tensor_of_array(name: str, array: npt.NDArray[Any], parameters: Mapping[str,
     for datatype, text in DATATYPES.items():
         if kind == np.dtype(text):
             data = np.ascontiguousarray(array, kind)
-            return Tensor(name, datatype, array.shape, memoryview(data).cast("B") if data.size else b"", parameters or {})
+            return Tensor(
+                name, datatype, array.shape, memoryview(data).cast("B") if data.size else b"", parameters or {}
+            )
     raise BadRequestError(f"an array of dtype {array.dtype}; the protocol knows {', '.join(DATATYPES)}")
 
 
