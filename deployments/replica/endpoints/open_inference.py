@@ -17,6 +17,7 @@ from slicer.errors import BadRequestError
 from slicer.protocol.messages import Answer, Refusal, Reply, Request
 from slicer.protocol.oip import metadata
 from slicer.protocol.oip.http_body import MAX_REQUESTS
+from slicer.protocol.oip.metadata import OfferedModel
 from slicer.protocol.oip.requests import image_file, rows_of
 from slicer.protocol.oip.responses import check_outputs, response_of, softmax, version_of
 from slicer.protocol.oip.tensors import Buffer, InferRequest, InferResponse
@@ -137,14 +138,14 @@ class OpenInference:
             for model in self._server.models.values()
         ]
 
-    def _offered(self, name: str, version: str) -> metadata.OfferedModel:
+    def _offered(self, name: str, version: str) -> OfferedModel:
         model = self._model(name)
         if version not in ("", version_of(model.digest)):
             served = version_of(model.digest)
             raise Refused(
                 Refusal("", "unknown_model", f"version {version[:80]!r} of model {name!r}; {served!r} is served")
             )
-        return metadata.OfferedModel(
+        return OfferedModel(
             model.describe(self._server.emulated),
             model.shapes,
             model.takes_images,

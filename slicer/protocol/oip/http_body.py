@@ -91,7 +91,8 @@ def decode_request(body: Buffer, json_bytes: str | None, model: str, version: st
     Raises:
         BadRequestError: the body is malformed, truncated or too long, or a field has the wrong type or range.
     """
-    document, rest = _document(body, json_bytes)
+    document, view = document_of(body, json_bytes)
+    rest = _Rest(view)
     request = _request(document, rest, model, version)
     rest.ended()
     return request
@@ -99,7 +100,8 @@ def decode_request(body: Buffer, json_bytes: str | None, model: str, version: st
 
 def decode_parcel(body: Buffer, json_bytes: str | None) -> list[InferRequest]:
     """The requests of a parcel. Raises BadRequestError as `decode_request`."""
-    document, rest = _document(body, json_bytes)
+    document, view = document_of(body, json_bytes)
+    rest = _Rest(view)
     entries = _list(document, "requests", "the parcel")
     if not 1 <= len(entries) <= MAX_REQUESTS:
         raise BadRequestError(f"{len(entries)} requests in one parcel; there are 1 to {MAX_REQUESTS}")
@@ -165,7 +167,8 @@ def encode_parcel(requests: Sequence[InferRequest]) -> tuple[bytes, int]:
 
 def decode_response(body: Buffer, json_bytes: str | None) -> InferResponse:
     """A server's response. Raises BadRequestError: it is none."""
-    document, rest = _document(body, json_bytes, trusted=True)
+    document, view = document_of(body, json_bytes, trusted=True)
+    rest = _Rest(view)
     response = _response(document, rest)
     rest.ended()
     return response
@@ -173,7 +176,8 @@ def decode_response(body: Buffer, json_bytes: str | None) -> InferResponse:
 
 def decode_responses(body: Buffer, json_bytes: str | None) -> list[InferResponse | Json]:
     """A server's answers to a parcel, of a refusal its JSON object. Raises BadRequestError: it is none."""
-    document, rest = _document(body, json_bytes, trusted=True)
+    document, view = document_of(body, json_bytes, trusted=True)
+    rest = _Rest(view)
     found: list[InferResponse | Json] = []
     for entry in _list(document, "responses", "the answer"):
         entry = _mapping(entry, "an answer of the parcel")
@@ -182,30 +186,38 @@ def decode_responses(body: Buffer, json_bytes: str | None) -> list[InferResponse
     return found
 
 
-def _document(body: Buffer, json_bytes: str | None, *, trusted: bool = False) -> tuple[Mapping[str, Any], _Rest]:
-    """The JSON object of a body, and what follows it."""
+def document_of(body: Buffer, json_bytes: str | None, *, trusted: bool = False) -> tuple[Mapping[str, Any], memoryview]:
+    """The JSON object of a body, and what follows it.
+
+    Args:
+        trusted: of a server that was asked; its JSON may be as long as it likes.
+
+    Raises:
+        BadRequestError: there is no such object, or it is too long.
+    """
     view = memoryview(body)
     if json_bytes is None:
         end, most = len(view), MAX_JSON_BYTES
     elif json_bytes.isascii() and json_bytes.isdigit() and len(json_bytes) <= 18 and int(json_bytes) <= len(view):
-        end, most = int(json_bytes), MAX_JSON_BYTES if int(json_bytes) == len(view) else MAX_HEADER_BYTES
+        end = int(json_bytes)
+        most = MAX_JSON_BYTES if end == len(view) else MAX_HEADER_BYTES
     else:
         raise wrong(LENGTH_HEADER, json_bytes, f"a whole number, at most the {len(view)} bytes of the body")
     if end > most and not trusted:
         raise BadRequestError(f"{end} bytes of JSON; at most {most}: send tensors as bytes (binary_tensor_data)")
     text = bytes(view[:end])
-    if text.count(b"[") + text.count(b"{") > MAX_NODES and not trusted:
+    if end > MAX_NODES and not trusted and text.count(b"[") + text.count(b"{") > MAX_NODES:
         raise BadRequestError(f"more than {MAX_NODES} lists and objects in the JSON; send tensors as bytes, or flat")
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of 10,000 digits, depth 10,000
         if json_bytes is None and text[:1] not in (b"{", b" ", b"\n", b"\r", b"\t"):
             raise BadRequestError(
-                f"the body begins with {text[:8]!r} and is no JSON; an image as it is goes to /predict, and where bytes "
-                f"follow the JSON the header {LENGTH_HEADER} says how long the JSON is"
+                f"the body begins with {text[:8]!r} and is no JSON; an image as it is goes to /predict, and where "
+                f"bytes follow the JSON the header {LENGTH_HEADER} says how long the JSON is"
             ) from None
         raise BadRequestError(f"the JSON cannot be read ({type(error).__name__}): {str(error)[:200]}") from None
-    return _mapping(document, "the body"), _Rest(view[end:])
+    return _mapping(document, "the body"), view[end:]
 
 
 def _request(document: Mapping[str, Any], rest: _Rest, model: str, version: str) -> InferRequest:
@@ -287,7 +299,7 @@ def _request_json(request: InferRequest, pieces: list[Buffer]) -> Json:
                 "name": tensor.name,
                 "datatype": tensor.datatype,
                 "shape": tensor.shape,
-                "parameters": {**tensor.parameters, _SIZE: len(raw)},
+                "parameters": dict(tensor.parameters) | {_SIZE: len(raw)},
             }
         )
     found: Json = {"inputs": inputs}
@@ -315,7 +327,7 @@ def _response_json(response: InferResponse, request: InferRequest, pieces: list[
             parameters[_SIZE] = len(raw)
             pieces.append(raw)
         elif tensor.datatype == "BYTES":
-            entry["data"] = [bytes(one).decode("utf-8", "replace") for one in tensor.data]  # type: ignore[union-attr]
+            entry["data"] = [bytes(one).decode("utf-8", "replace") for one in tensor.elements()]
         else:
             entry["data"] = _numbers(tensor)
         if parameters:

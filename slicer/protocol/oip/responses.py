@@ -19,6 +19,9 @@ from slicer.protocol.oip.tensors import InferRequest, InferResponse, Parameter, 
 #: How many classes `TOP_K` has, where nobody says.
 DEFAULT_K = 5
 
+#: A response's parameters that are `Timings`, in their order.
+_DURATIONS = ("admission_ms", "queue_ms", "execution_ms", "total_ms")
+
 #: Letters of a digest that make a version.
 VERSION_LETTERS = 12
 
@@ -118,13 +121,13 @@ def _class_text(pair: tuple[int, float], labels: Sequence[str]) -> bytes:
     return f"{value!r}:{index}{label}".encode()
 
 
-def class_of(text: bytes | memoryview) -> tuple[float, int, str]:
+def class_of(text: str | bytes | memoryview) -> tuple[float, int, str]:
     """Value, index and label of `_class_text`. Raises BadRequestError."""
-    parts = bytes(text).decode("utf-8", "replace").split(":", 2)
+    parts = (text if isinstance(text, str) else bytes(text).decode("utf-8", "replace")).split(":", 2)
     try:
         return float(parts[0]), int(parts[1]), parts[2] if len(parts) > 2 else ""
     except (ValueError, IndexError):
-        raise wrong("a class", bytes(text[:80]), "value:index or value:index:label") from None
+        raise wrong("a class", ":".join(parts), "value:index or value:index:label") from None
 
 
 def _parameters(reply: Reply) -> dict[str, Parameter]:
@@ -144,12 +147,17 @@ def _parameters(reply: Reply) -> dict[str, Parameter]:
 
 def timings_of(parameters: Mapping[str, Parameter]) -> Timings:
     """Of a response. Raises BadRequestError: they are missing, or of the wrong kind."""
-    durations = [_number(parameters, f"{name}_ms") for name in ("admission", "queue", "execution", "total")]
+    durations: list[Any] = [parameters.get(name) for name in _DURATIONS]
+    for name, value in zip(_DURATIONS, durations, strict=True):
+        if type(value) is not float and type(value) is not int:
+            raise wrong(name, value, "a duration")
     rows = parameters.get("rows_per_step")
     try:
-        return Timings(*durations, tuple(int(rows_) for rows_ in str(rows or "").split(",") if rows_))
+        steps = tuple(map(int, str(rows).split(","))) if rows else ()
     except ValueError:
         raise wrong("rows_per_step", rows, "whole numbers with commas between") from None
+    admission_ms, queue_ms, execution_ms, total_ms = durations
+    return Timings(admission_ms, queue_ms, execution_ms, total_ms, steps)
 
 
 def reply_of(response: InferResponse, request: Request) -> Reply:
@@ -166,7 +174,9 @@ def reply_of(response: InferResponse, request: Request) -> Reply:
         pairs = tuple((index, value) for value, index, _ in classes)  # type: ignore[assignment]
     parameters = response.parameters
     server = parameters.get("server", "")
-    return Reply(request.id, timings_of(parameters), pairs, logits, shape, str(server), _load_of(parameters))
+    return Reply(
+        request.id, timings_of(parameters), pairs, logits, shape, str(server), load_of(parameters.get("load", "[]"))
+    )
 
 
 def refusal_of(document: Mapping[str, Any], request_id: str) -> Refusal:
@@ -174,18 +184,11 @@ def refusal_of(document: Mapping[str, Any], request_id: str) -> Refusal:
     code, message = document.get("code"), document.get("error")
     if code not in CODES or not isinstance(message, str):
         raise wrong("the refusal's code", code, "one of this release's")
-    return Refusal(request_id, code, message, str(document.get("server", "")))  # type: ignore[arg-type]
+    return Refusal(request_id, code, message, str(document.get("server", "")))
 
 
-def _number(parameters: Mapping[str, Parameter], name: str) -> float:
-    value = parameters.get(name)
-    if type(value) not in (int, float):
-        raise wrong(name, value, "a duration")
-    return float(value)  # type: ignore[arg-type]
-
-
-def _load_of(parameters: Mapping[str, Parameter]) -> tuple[tuple[int, float, float], ...]:
-    text = parameters.get("load", "[]")
+def load_of(text: Parameter) -> tuple[tuple[int, float, float], ...]:
+    """How busy the server says that it is (`Reply.load`). Raises BadRequestError."""
     try:
         return tuple((int(entry), float(queue), float(run)) for entry, queue, run in json.loads(str(text)))
     except (ValueError, TypeError, RecursionError):

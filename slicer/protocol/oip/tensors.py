@@ -70,7 +70,10 @@ class Tensor:
         if self.datatype != "BYTES":
             assert isinstance(self.data, (bytes, bytearray, memoryview))
             return self.data
-        return b"".join(itertools.chain.from_iterable((_LENGTH.pack(len(one)), one) for one in self.data))  # type: ignore[arg-type]
+        pieces: list[Buffer] = []
+        for one in self.elements():
+            pieces += (_LENGTH.pack(len(one)), one)
+        return b"".join(pieces)
 
     def elements(self) -> Sequence[Buffer]:
         """Of BYTES. Raises BadRequestError: it is none."""
@@ -220,10 +223,8 @@ def tensor_of_array(name: str, array: npt.NDArray[Any], parameters: Mapping[str,
     kind = array.dtype.newbyteorder("<")
     for datatype, text in DATATYPES.items():
         if kind == np.dtype(text):
-            data = np.ascontiguousarray(array, kind)
-            return Tensor(
-                name, datatype, array.shape, memoryview(data).cast("B") if data.size else b"", parameters or {}
-            )
+            data = np.ascontiguousarray(array, kind).data
+            return Tensor(name, datatype, array.shape, data.cast("B") if array.size else b"", parameters or {})
     raise BadRequestError(f"an array of dtype {array.dtype}; the protocol knows {', '.join(DATATYPES)}")
 
 
@@ -250,10 +251,11 @@ def _split(name: str, data: memoryview, count: int) -> list[Buffer]:
     return found
 
 
-def _flat(name: str, values: Any) -> list[Any]:
+def _flat(name: str, nested: Any) -> list[Any]:
     """Level by level, all of one depth."""
-    if not isinstance(values, list):
-        raise wrong(f"the data of input {name[:80]!r}", values, "a list")
+    if not isinstance(nested, list):
+        raise wrong(f"the data of input {name[:80]!r}", nested, "a list")
+    values: list[Any] = nested
     for _ in range(MAX_DIMS):
         if not any(type(value) is list for value in values):
             return values
