@@ -16,6 +16,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,8 @@ _SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_ou
 
 #: What comes over the wire beside the tensors themselves is of no use to who reads the tensor.
 _TRANSPORT = frozenset({_SIZE, _BINARY, _ALL_BINARY})
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 Json = dict[str, Any]
 
@@ -205,15 +208,20 @@ def document_of(body: Buffer, json_bytes: str | None, *, trusted: bool = False) 
         raise wrong(LENGTH_HEADER, json_bytes, f"a whole number, at most the {len(view)} bytes of the body")
     if end > most and not trusted:
         raise BadRequestError(f"{end} bytes of JSON; at most {most}: send tensors as bytes (binary_tensor_data)")
-    text = bytes(view[:end])
-    if end > MAX_NODES and not trusted and text.count(b"[") + text.count(b"{") > MAX_NODES:
-        raise BadRequestError(f"more than {MAX_NODES} lists and objects in the JSON; send tensors as bytes, or flat")
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of 10,000 digits, depth 10,000
-        if json_bytes is None and text[:1] not in (b"{", b" ", b"\n", b"\r", b"\t"):
+        text = str(view[:end], "utf-8")
+        if end > MAX_NODES and not trusted and text.count("[") + text.count("{") > MAX_NODES:
             raise BadRequestError(
-                f"the body begins with {text[:8]!r} and is no JSON; an image as it is goes to /predict, and where "
+                f"more than {MAX_NODES} lists and objects in the JSON; send tensors as bytes, or flat"
+            )
+        document = json.loads(text)
+    except BadRequestError:
+        raise
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of 10,000 digits, depth 10,000
+        begin = bytes(view[:8])
+        if json_bytes is None and begin[:1] not in (b"{", b" ", b"\n", b"\r", b"\t"):
+            raise BadRequestError(
+                f"the body begins with {begin!r} and is no JSON; an image as it is goes to /predict, and where "
                 f"bytes follow the JSON the header {LENGTH_HEADER} says how long the JSON is"
             ) from None
         raise BadRequestError(f"the JSON cannot be read ({type(error).__name__}): {str(error)[:200]}") from None
@@ -263,6 +271,8 @@ def _tensor(entry: Mapping[str, Any], rest: _Rest, kind: str) -> Tensor:
 
 
 def _without_transport(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    if len(parameters) == 1 and _SIZE in parameters:
+        return _NONE
     return {name: value for name, value in parameters.items() if name not in _TRANSPORT}
 
 

@@ -48,6 +48,8 @@ PARAMETERS: Mapping[str, str] = {
 #: Of the transport; no matter of ours.
 _IGNORED = frozenset({"binary_data_output"})
 
+_KNOWN = frozenset(PARAMETERS) | _IGNORED
+
 _MOST_US = 1 << 53
 
 
@@ -88,8 +90,8 @@ def rows_of(infer: InferRequest, model: ModelFacts, *, limit: int = MAX_REQUESTS
         raise BadRequestError(f"inputs: {given}; give one, {IMAGE} or {ACTIVATION}")
     tensor = infer.inputs[0]
     parameters = {**infer.parameters, **tensor.parameters}
-    if unknown := [name for name in parameters if name not in PARAMETERS and name not in _IGNORED]:
-        raise BadRequestError(f"unknown parameter {unknown[0][:80]!r}; there are {names(PARAMETERS)}")
+    if unknown := parameters.keys() - _KNOWN:
+        raise BadRequestError(f"unknown parameter {min(unknown)[:80]!r}; there are {names(PARAMETERS)}")
     rows = _images(tensor, parameters) if tensor.name == IMAGE else _activations(tensor, parameters, model)
     if not 1 <= len(rows) <= limit:
         raise BadRequestError(f"{len(rows)} rows in one request; there are 1 to {limit}")

@@ -59,11 +59,13 @@ def response_of(infer: InferRequest, model: ModelFacts, answers: Sequence[Answer
             where = f"row {number} of {len(answers)}: " if len(answers) > 1 else ""
             return Refusal(infer.id, answer.code, where + answer.message, answer.server)
         replies.append(answer)
-    shape = replies[0].logits_shape
-    logits = np.frombuffer(b"".join([reply.logits for reply in replies]), "<f4").reshape(len(replies), *shape)
+    shape = (len(replies), *replies[0].logits_shape)
+    raw = b"".join([reply.logits for reply in replies])
     outputs = infer.outputs or [WantedOutput(name) for name in output_names(model)]
-    tensors = [_output(output, model, logits) for output in outputs]
-    slowest = max(replies, key=lambda reply: reply.timings.queue_ms + reply.timings.execution_ms)
+    tensors = [_output(output, model, raw, shape) for output in outputs]
+    slowest = replies[0]
+    if len(replies) > 1:
+        slowest = max(replies, key=lambda reply: reply.timings.queue_ms + reply.timings.execution_ms)
     return InferResponse(model.name, tensors, infer.id, version_of(model.digest), _parameters(slowest))
 
 
@@ -105,10 +107,11 @@ def _count(output: WantedOutput) -> int:
     return value or (DEFAULT_K if output.name == TOP_K else 0)
 
 
-def _output(output: WantedOutput, model: ModelFacts, logits: Array) -> Tensor:
+def _output(output: WantedOutput, model: ModelFacts, raw: bytes, shape: tuple[int, ...]) -> Tensor:
     count = _count(output)
     if not count:
-        return Tensor(output.name, "FP32", logits.shape, logits.tobytes())
+        return Tensor(output.name, "FP32", shape, raw)
+    logits: Array = np.frombuffer(raw, "<f4").reshape(shape)
     values = softmax(logits) if output.name == TOP_K else logits
     elements = [_class_text(pair, model.labels) for row in values for pair in top_k(row, count)]
     return Tensor(output.name, "BYTES", (len(logits), len(elements) // len(logits)), elements)

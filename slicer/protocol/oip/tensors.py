@@ -142,10 +142,11 @@ def checked_text(what: str, value: Any, limit: int = MAX_TEXT) -> str:
 
 def checked_shape(what: str, dims: Any) -> tuple[int, ...]:
     """Dimensions from 0 on. Raises BadRequestError."""
-    if not isinstance(dims, Sequence) or isinstance(dims, (str, bytes)) or len(dims) > MAX_DIMS:
+    if not isinstance(dims, (list, tuple)) or len(dims) > MAX_DIMS:
         raise wrong(f"the shape of {what}", dims, f"a list of at most {MAX_DIMS} dimensions")
-    if any(type(dim) is not int or not 0 <= dim < MAX_DIM for dim in dims):
-        raise wrong(f"the shape of {what}", dims, f"whole numbers from 0 to {MAX_DIM - 1}")
+    for dim in dims:
+        if type(dim) is not int or not 0 <= dim < MAX_DIM:
+            raise wrong(f"the shape of {what}", dims, f"whole numbers from 0 to {MAX_DIM - 1}")
     return tuple(dims)
 
 
@@ -156,7 +157,8 @@ def checked_parameters(what: str, value: Any) -> Mapping[str, Parameter]:
     if not isinstance(value, Mapping) or len(value) > MAX_PARAMETERS:
         raise wrong(f"parameters of {what}", value, f"an object of at most {MAX_PARAMETERS} values")
     for name, one in value.items():
-        if not isinstance(one, (bool, int, float, str)) or (isinstance(one, str) and len(one) > MAX_TEXT):
+        kind = type(one)
+        if kind is not int and kind is not bool and kind is not float and (kind is not str or len(one) > MAX_TEXT):
             raise wrong(f"parameter {name[:80]!r} of {what}", one, "true, false, a number or a short text")
     return value
 
