@@ -26,6 +26,7 @@ from slicer.protocol.messages import Refusal
 from slicer.protocol.oip import tensors
 from slicer.protocol.oip.tensors import (
     MAX_TENSORS,
+    MAX_TEXT,
     Buffer,
     InferRequest,
     InferResponse,
@@ -101,20 +102,44 @@ def decode_request(body: Buffer, json_bytes: str | None, model: str, version: st
     return request
 
 
-def decode_parcel(body: Buffer, json_bytes: str | None) -> list[InferRequest]:
-    """The requests of a parcel. Raises BadRequestError as `decode_request`."""
+def decode_parcel(body: Buffer, json_bytes: str | None) -> list[InferRequest | Refusal]:
+    """The requests of a parcel, in order; of one that is bad in itself its refusal, so that it harms no other.
+
+    Raises:
+        BadRequestError: the body itself is bad, or which bytes belong to which request cannot be told.
+    """
     document, view = document_of(body, json_bytes)
     rest = _Rest(view)
     entries = _list(document, "requests", "the parcel")
     if not 1 <= len(entries) <= MAX_REQUESTS:
         raise BadRequestError(f"{len(entries)} requests in one parcel; there are 1 to {MAX_REQUESTS}")
-    requests = []
+    requests: list[InferRequest | Refusal] = []
     for entry in entries:
         entry = _mapping(entry, "a request of the parcel")
-        model = checked_text("model_name", entry.get("model_name"))
-        requests.append(_request(entry, rest, model, checked_text("model_version", entry.get("model_version", ""))))
+        own = _Rest(rest.take("a request of the parcel", _tensor_bytes(entry)))
+        try:
+            model = checked_text("model_name", entry.get("model_name"))
+            request = _request(entry, own, model, checked_text("model_version", entry.get("model_version", "")))
+            own.ended()
+            requests.append(request)
+        except BadRequestError as error:
+            given = entry.get("id", "")
+            requests.append(Refusal(given[:MAX_TEXT] if isinstance(given, str) else "", "bad_request", str(error)))
     rest.ended()
     return requests
+
+
+def _tensor_bytes(entry: Mapping[str, Any]) -> int:
+    """How many bytes behind the JSON belong to a request, whatever else is wrong with it."""
+    total = 0
+    inputs = entry.get("inputs")
+    for one in inputs if isinstance(inputs, list) else ():
+        parameters = one.get("parameters") if isinstance(one, dict) else None
+        size = parameters.get(_SIZE, 0) if isinstance(parameters, dict) else 0
+        if type(size) is not int or size < 0:
+            raise wrong("binary_data_size of a request of the parcel", size, "a whole number, at least 0")
+        total += size
+    return total
 
 
 def encode_response(response: InferResponse, request: InferRequest) -> tuple[bytes, int | None]:
@@ -129,14 +154,22 @@ def encode_response(response: InferResponse, request: InferRequest) -> tuple[byt
 
 
 def encode_responses(
-    responses: Sequence[InferResponse | Refusal], requests: Sequence[InferRequest]
+    responses: Sequence[InferResponse | Refusal], requests: Sequence[InferRequest | Refusal]
 ) -> tuple[bytes, int | None]:
-    """The body of the answer to a parcel, as `encode_response`."""
+    """The body of the answer to a parcel, as `encode_response`; to what `decode_parcel` refused is a refusal."""
     pieces: list[Buffer] = []
-    entries = [
-        refusal_json(response) if isinstance(response, Refusal) else _response_json(response, request, pieces)
-        for response, request in zip(responses, requests, strict=True)
-    ]
+    entries = []
+    for response, request in zip(responses, requests, strict=True):
+        if isinstance(response, Refusal):
+            entries.append(refusal_json(response))
+        else:
+            assert isinstance(request, InferRequest), "what is refused is not answered"
+            kept = len(pieces)
+            try:
+                entries.append(_response_json(response, request, pieces))
+            except BadRequestError as error:  # it cannot be said in JSON; the others can
+                del pieces[kept:]
+                entries.append(refusal_json(Refusal(response.id, "bad_request", str(error))))
     text = _JSON.encode({"responses": entries}).encode()
     return (b"".join([text, *pieces]), len(text)) if pieces else (text, None)
 

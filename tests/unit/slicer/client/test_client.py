@@ -239,8 +239,12 @@ def test_rows_of_devices_go_by_the_same_connection(client: Client, server: TinyS
     rows, digest = at_cut(sliced, 1, 2), server.models["digits"].digest
     requests = [Request(f"r{n}", "digits", digest, 1, "fp32", (16, 96), row.tobytes()) for n, row in enumerate(rows)]
     bad = Request("bad", "digits", digest, 9, "fp32", (16, 96), rows[0].tobytes())
-    first, refused, second = client.infer_requests([requests[0], bad, requests[1]])
+    cut_short = Request("short", "digits", digest, 1, "fp32", (16, 96), rows[0].tobytes()[:-4])
+    first, refused, short, second = client.infer_requests([requests[0], bad, cut_short, requests[1]])
     assert isinstance(first, Reply) and isinstance(second, Reply) and isinstance(refused, Refusal)
+    assert isinstance(short, Refusal) and (short.id, short.code) == ("short", "bad_request")
+    assert "6140 bytes; FP32 of shape [1, 16, 96] has 6144" in short.message
+    assert client.infer_requests([cut_short]) == [short]
     assert (first.id, refused.id, refused.code, second.id) == ("r0", "bad", "bad_cut", "r1")
     found = np.stack([np.frombuffer(one.logits, "<f4") for one in (first, second)])
     np.testing.assert_allclose(found, whole(sliced, inputs(2)), rtol=1e-4, atol=1e-5)

@@ -114,6 +114,65 @@ def test_answers_of_a_parcel_keep_their_order_and_their_refusals() -> None:
     assert len(one_row.decode_answers(body, json_bytes, several * 2)) == 4
 
 
+def parcel_of(entries: list[dict[str, Any]], rest: bytes) -> tuple[bytes, str]:
+    text = json.dumps({"requests": entries}).encode()
+    return text + rest, str(len(text))
+
+
+def entry_of(name: str, size: Any, **changed: Any) -> dict[str, Any]:
+    parameters = {"binary_data_size": size}
+    tensor = {"name": "ACTIVATION", "datatype": "FP32", "shape": [1, 1], "parameters": parameters, **changed}
+    return {"model_name": "m", "id": name, "inputs": [tensor]}
+
+
+@pytest.mark.parametrize(
+    ("bad", "rest", "says"),
+    [
+        (entry_of("bad", 3), b"xyz", "3 bytes; FP32"),
+        (entry_of("bad", 0), b"", "0 bytes; FP32"),
+        (entry_of("bad", 4, datatype="FP99"), b"1234", "FP99"),
+        (entry_of("bad", 4, shape="x"), b"1234", "shape"),
+        (entry_of("bad", 4, data=[1]), b"1234", "both data and binary_data_size"),
+        ({**entry_of("bad", 4), "model_name": 5}, b"1234", "model_name is 5"),
+        ({"id": "bad", "model_name": "m"}, b"", "inputs of the request is None"),
+        (
+            {"id": "bad", "model_name": "m", "inputs": [4, {"parameters": {"binary_data_size": 1}}]},
+            b"x",
+            "an input is a int",
+        ),
+    ],
+)
+def test_a_bad_request_of_a_parcel_harms_no_other(bad: dict[str, Any], rest: bytes, says: str) -> None:
+    body, json_bytes = parcel_of([entry_of("a", 4), bad, entry_of("c", 4)], b"aaaa" + rest + b"cccc")
+    first, refused, last = http_body.decode_parcel(body, json_bytes)
+    assert isinstance(refused, Refusal) and (refused.id, refused.code) == ("bad", "bad_request")
+    assert says in refused.message
+    assert not isinstance(first, Refusal) and not isinstance(last, Refusal)
+    assert (bytes(first.inputs[0].data), bytes(last.inputs[0].data)) == (b"aaaa", b"cccc")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 70, True, "4", 5])
+def test_a_parcel_whose_bytes_cannot_be_told_apart_is_refused_as_a_whole(size: Any) -> None:
+    with pytest.raises(BadRequestError, match="binary_data_size"):
+        http_body.decode_parcel(*parcel_of([entry_of("a", 4), entry_of("b", size)], b"aaaabbbb"[:8]))
+
+
+def test_an_answer_that_json_cannot_say_harms_no_other() -> None:
+    several = [Request(str(n), "m", "d", 1, "fp32", (4,), b"x" * 16) for n in range(3)]
+    asked = [infer_request(request) for request in several]
+    responses = [answered(request, [1.0, float("nan") if n == 1 else 2.0])[0] for n, request in enumerate(several)]
+    asked[1] = replace(
+        asked[1], outputs=(asked[1].outputs[0], replace(asked[1].outputs[0], name="again", parameters={}))
+    )
+    responses[1] = replace(
+        responses[1], outputs=[responses[1].outputs[0], replace(responses[1].outputs[0], name="again")]
+    )
+    body, json_bytes = map_text(http_body.encode_responses(responses, asked))
+    first, refused, last = one_row.decode_answers(body, json_bytes, several)
+    assert isinstance(refused, Refusal) and "not finite" in refused.message
+    assert isinstance(first, Reply) and isinstance(last, Reply) and first.logits == last.logits
+
+
 WRONG: list[Any] = [None, True, -1, 1 << 40, 0.5, "x", "x:y", [], {}, [[]], [None], [1, 1 << 62], {"name": "logits"}]
 
 
