@@ -30,6 +30,9 @@ from slicer.shards.manifest import Manifest
 #: How long a call may take, all attempts together, where nobody says.
 TIMEOUT_S = 30.0
 
+#: How long a server may take to say that it is ready.
+READY_S = 5.0
+
 Floats = npt.NDArray[np.floating[Any]]
 Logits = npt.NDArray[np.float32]
 
@@ -212,13 +215,13 @@ class AsyncClient:
         return await self._models(_Until(timeout_s, self._timeout_s))
 
     async def ready(self) -> bool:
-        """Whether a request would have a chance now; asks once, and is quick.
+        """Whether a request would have a chance now. Asks once; a server that says nothing for 5 s is not ready.
 
         Raises:
             ServerError: something else than a HeadTail server answers there.
         """
         try:
-            status, _ = await asyncio.wait_for(self._connection.get("/v2/health/ready"), self._timeout_s)
+            status, _ = await asyncio.wait_for(self._connection.get("/v2/health/ready"), min(self._timeout_s, READY_S))
         except (ComeAgain, Unreachable, asyncio.TimeoutError):
             return False
         return status == 200

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import doctest
 import json
+import re
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -352,3 +355,29 @@ def test_the_example_in_the_docstring_runs(
     said: list[str] = []
     doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=said.append)
     assert test.examples and not said, "".join(said)
+
+
+def test_the_guides_code_runs(
+    client: Client, url: str, sliced: SlicedModel, digit: File, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADTAIL_TOKEN", "secret")
+    monkeypatch.chdir(tmp_path)
+    for name in ("photo.jpg", "a.jpg", "b.png"):
+        Path(name).write_bytes(digit(name[-4:]).read_bytes())
+    rows = at_cut(sliced, 2, 3)
+    names: dict[str, Any] = {
+        "client": client,
+        "activation": rows[0],
+        "activations": rows,
+        "pixels": np.zeros((9, 9, 3), np.uint8),
+    }
+    text = (ROOT / "docs/guide/client.md").read_text(encoding="utf-8").replace("http://10.0.0.7:8000/headtail", url)
+    first, many, at_a_cut, awaited = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    exec(first, {})
+    exec(many + at_a_cut, names)
+    assert [len(one.top_k) for one in names["several"]] == [3, 3, 3]
+    assert isinstance(names["best"], Prediction)
+    function = f"async def run():\n{textwrap.indent(awaited, '    ')}    return answers"
+    scope: dict[str, Any] = {"asyncio": asyncio, "AsyncClient": AsyncClient, "url": url, "paths": ["a.jpg", "b.png"]}
+    exec(function, scope)
+    assert [one.label for one in asyncio.run(scope["run"]())] == ["digit: 8"] * 2
