@@ -175,6 +175,11 @@ def image_file(data: Buffer) -> tuple[str, bytes | memoryview]:
     raise BadRequestError(f"an image that begins with {plain[:8]!r} is neither JPEG nor PNG; convert it")
 
 
+def is_image_file(data: Buffer) -> bool:
+    """Whether it begins as files do that may be sent as they are."""
+    return bool(_codec_of(data))
+
+
 def _codec_of(data: Buffer) -> str:
     return next((codec for begin, codec in _BEGINS.items() if bytes(data[: len(begin)]) == begin), "")
 

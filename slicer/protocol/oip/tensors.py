@@ -146,7 +146,7 @@ def checked_text(what: str, value: Any, limit: int = MAX_TEXT) -> str:
 
 def checked_shape(what: str, dims: Any) -> tuple[int, ...]:
     """Dimensions from 0 on. Raises BadRequestError."""
-    if not isinstance(dims, Sequence) or isinstance(dims, (str, bytes)) or len(dims) > MAX_DIMS:
+    if not isinstance(dims, (list, tuple)) or len(dims) > MAX_DIMS:
         raise wrong(f"the shape of {what}", dims, f"a list of at most {MAX_DIMS} dimensions")
     for dim in dims:
         if type(dim) is not int or not 0 <= dim < MAX_DIM:
@@ -255,10 +255,11 @@ def _split(name: str, data: memoryview, count: int) -> list[Buffer]:
     return found
 
 
-def _flat(name: str, values: Any) -> list[Any]:
+def _flat(name: str, nested: Any) -> list[Any]:
     """Level by level, all of one depth."""
-    if not isinstance(values, list):
-        raise wrong(f"the data of input {name[:80]!r}", values, "a list")
+    if not isinstance(nested, list):
+        raise wrong(f"the data of input {name[:80]!r}", nested, "a list")
+    values: list[Any] = nested
     for _ in range(MAX_DIMS):
         if not any(type(value) is list for value in values):
             return list(values)
