@@ -251,6 +251,7 @@ def document(settled: Settled, name: str, cluster: str) -> dict[str, Any]:
         "application": name,
         "cluster": cluster,
         "url": app.url(settled.http, name, cluster.rpartition(":")[0].strip("[]")) or None,
+        "grpc": app.grpc_address(settled.http, cluster.rpartition(":")[0].strip("[]")) or None,
         "token": bool(settled.config.token),
         "models": {model.name: model.strategy for model in settled.config.models},
     }
@@ -276,6 +277,8 @@ def running(settled: Settled, name: str, cluster: str, own_token: bool) -> str:
         elif config.token:
             token = "made at the start, for devices inside Ray only; for others set HEADTAIL_TOKEN before the start"
         lines += [f"HTTP: {url}; token: {token}", f"  try it: curl {url}/health"]
+    if grpc := app.grpc_address(settled.http, cluster.rpartition(":")[0].strip("[]")):
+        lines.append(f"gRPC: {grpc}, metadata application: {name}; the same token")
     # Ray turns this on by itself where it starts; other processes have to be told.
     mode = "RAY_AUTH_MODE=token " if os.environ.get("RAY_AUTH_MODE") == "token" else ""
     lines.append(f"  load it: {mode}headtail load --address {cluster} --server {name} --rate 10 --duration 10")
