@@ -67,7 +67,9 @@ def http_url(http: HttpAddress | None) -> str:
 
 def http_notes(http: HttpAddress, token: str) -> list[str]:
     """What a person should know of the way in; no URL in it, so that a job with several applications says it once."""
-    ways, ports = ("HTTP and gRPC", f"ports {http.port}, {http.grpc_port}") if http.grpc_port else ("HTTP", f"port {http.port}")
+    ways, ports = (
+        ("HTTP and gRPC", f"ports {http.port}, {http.grpc_port}") if http.grpc_port else ("HTTP", f"port {http.port}")
+    )
     notes = [f"{ways} bound to {http.host}, {ports}; HAProxy's statistics and metrics listen on all interfaces"]
     if not token and not http.local:
         notes.append(
