@@ -166,6 +166,13 @@ def test_a_person_is_told_where_it_is_and_never_the_token(host: str, url: str) -
         told = cli.running(settled, "cams", "10.0.0.1:6379", own)
         assert f"curl {url}/health" in told and "secret-1" not in told and "HEADTAIL_TOKEN" in told
         assert "headtail load --address 10.0.0.1:6379 --server cams" in told
+    open_too = as_asked(
+        parse_config({"http": {"enabled": True, "host": host}, "grpc": {"enabled": True, "port": 9001}})
+    )
+    where = f"{'10.0.0.1' if host == '0.0.0.0' else host}:9001"
+    assert f"gRPC: {where}, metadata application: cams" in cli.running(open_too, "cams", "10.0.0.1:6379", False)
+    assert cli.document(open_too, "cams", "10.0.0.1:6379")["grpc"] == where
+    assert "gRPC" not in told and cli.document(settled, "cams", "10.0.0.1:6379")["grpc"] is None
     closed = as_asked(parse_config({"http": {"enabled": False}}))
     assert "HTTP" not in cli.running(closed, "cams", "10.0.0.1:6379", False)
 
