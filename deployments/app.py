@@ -226,7 +226,8 @@ def start_serve(http: HttpAddress | None) -> None:
     for key, port in (("http", http.port), ("grpc", http.grpc_port)):
         if port and http_endpoint.free_port(port) != port:
             raise ServerError(
-                f"port {port} is taken on this machine: end what listens there, or set {key}: {{port: N}} to another one"
+                f"port {port} is taken on this machine: end what listens there, or set {key}: {{port: N}} to "
+                "another one"
             )
     folder = http_endpoint.private_folder()
     make = ray.remote(num_cpus=0)(http_endpoint.make_private)

@@ -252,8 +252,8 @@ class ServerConfig(Strict):
         http: the HTTP way in; the Serve handle is always there.
         grpc: the gRPC way in.
         ingress: the processes that speak to clients.
-        token: what HTTP requests and gRPC calls must bring; default: HEADTAIL_TOKEN of the process that starts the application; where
-            HTTP is on by itself, one that is made at the start.
+        token: what HTTP requests and gRPC calls must bring; default: HEADTAIL_TOKEN of the process that starts the
+            application; where HTTP is on by itself, one that is made at the start.
     """
 
     models: tuple[ModelConfig, ...] = (ModelConfig(name="digits_vit"),)
@@ -327,7 +327,7 @@ class ServerConfig(Strict):
                 "speaks to clients; leave ingress.replicas out, or set 0"
             )
         if self.grpc.enabled is True and self.http.enabled is False:
-            raise ValueError("grpc: {enabled: true} with http: {enabled: false}; gRPC comes with HTTP: leave out one")
+            raise ValueError("grpc: {enabled: true} with http: {enabled: false}; gRPC comes with HTTP")
         if self.grpc.port and self.grpc.port == self.http.port:
             raise ValueError(f"http.port and grpc.port are both {self.http.port}; give gRPC one of its own")
         least = self.admission_batch * self.admission_concurrency

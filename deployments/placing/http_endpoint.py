@@ -116,7 +116,8 @@ def _grpc_port_there(config: ServerConfig, running: Running) -> int:
     if grpc.enabled is True and (not there or grpc.port not in (0, there)):
         raise ServerError(
             f"Serve already runs with {f'gRPC at port {there}' if there else 'no gRPC'}, not at port "
-            f"{grpc.port or GRPC_PORT}; its ports are fixed at its start: end it with `serve shutdown`, or leave out grpc"
+            f"{grpc.port or GRPC_PORT}; its ports are fixed at its start: end it with `serve shutdown`, or leave out "
+            "grpc"
         )
     return there if grpc.port in (0, there) else 0
 

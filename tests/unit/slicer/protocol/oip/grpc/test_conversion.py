@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -80,10 +81,8 @@ def test_the_same_request_by_http_is_the_same() -> None:
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_request_or_are_refused(data: bytes) -> None:
     for decode in (decode_request, decode_response):
-        try:
+        with contextlib.suppress(BadRequestError):
             decode(data)
-        except BadRequestError:
-            pass
 
 
 @st.composite
