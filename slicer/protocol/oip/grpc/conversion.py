@@ -38,6 +38,9 @@ from slicer.protocol.oip.tensors import (
 MAX_VALUES = 1 << 20
 MAX_ELEMENTS = 1 << 16
 
+#: Of HTTP; KServe's client sets it by gRPC as well, where the bytes say it.
+_TRANSPORT = frozenset({"binary_data_size"})
+
 #: Datatype -> the field of typed contents that has its values, and the numbers that this field can hold. The 16-bit
 #: floats have none.
 _CONTENTS: Mapping[str, tuple[str, str]] = {
@@ -156,7 +159,7 @@ def _tensor(entry: Message, kind: str, data: bytes | set[str]) -> Tensor:
     what = f"{kind} {name[:80]!r}"
     datatype = checked_datatype(what, entry.datatype)
     shape = checked_shape(what, list(entry.shape[: MAX_DIMS + 1]))
-    parameters = _parameters(what, entry.parameters)
+    parameters = {name: value for name, value in _parameters(what, entry.parameters).items() if name not in _TRANSPORT}
     count = math.prod(shape)
     if datatype == "BYTES" and count > MAX_ELEMENTS:
         raise BadRequestError(f"{what} has {count} elements of BYTES; at most {MAX_ELEMENTS}")

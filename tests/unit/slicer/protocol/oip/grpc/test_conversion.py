@@ -215,6 +215,15 @@ def test_what_is_wrong_is_said(make: Callable[[], Message], says: str) -> None:
         decode_request(make().SerializeToString())
 
 
+def test_what_kserves_client_says_of_http_is_left_out() -> None:
+    message = one_input("FP32", [1])
+    message.inputs[0].parameters["binary_data_size"].int64_param = 4
+    message.inputs[0].parameters["cut"].int64_param = 1
+    message.raw_input_contents.append(bytes(4))
+    (tensor,) = decode_request(message.SerializeToString()).inputs
+    assert tensor == Tensor("x", "FP32", (1,), bytes(4), {"cut": 1})
+
+
 def test_many_values_have_to_come_raw(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversion, "MAX_VALUES", 3)
     with pytest.raises(BadRequestError, match="send more than 3 as raw_input_contents"):
