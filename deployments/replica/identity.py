@@ -73,7 +73,7 @@ def http_notes(http: HttpAddress, token: str) -> list[str]:
     notes = [f"{ways} bound to {http.host}, {ports}; HAProxy's statistics and metrics listen on all interfaces"]
     if not token and not http.local:
         notes.append(
-            f"{ways} open to everyone who comes this far: set token, or HEADTAIL_TOKEN where the server is started"
+            f"{ways}: open to everyone who comes this far; set token, or HEADTAIL_TOKEN where the server is started"
         )
     return notes
 
