@@ -260,11 +260,15 @@ def _serve(flags: ServeFlags, config: ServerConfig) -> int:
 
 def document(settled: Settled, name: str, cluster: str, way_in: Access) -> dict[str, Any]:
     """What --json prints: the same as `running` says; no secret."""
+    from deployments import app
+
+    host = cluster.rpartition(":")[0].strip("[]")
     return {
         "application": name,
         "cluster": cluster,
         "url": way_in.url or None,
         "predict_url": way_in.predict_url or None,
+        "grpc": app.grpc_address(settled.http, host) or None,
         "token": bool(settled.config.token),
         "token_file": None if way_in.token_file is None else str(way_in.token_file),
         "models": {model.name: model.strategy for model in settled.config.models},
@@ -280,6 +284,8 @@ def running(settled: Settled, name: str, cluster: str, way_in: Access, served: S
         way_in: its HTTP.
         served: what it says of its models.
     """
+    from deployments import app
+
     config = settled.config
     names = ", ".join(f"{model.name} ({model.strategy})" for model in config.models)
     lines = [f"application {name!r} is running on the Ray cluster {cluster}: {names}"]
@@ -288,6 +294,8 @@ def running(settled: Settled, name: str, cluster: str, way_in: Access, served: S
     if way_in.url:
         lines.append(f"HTTP: {way_in.url}; token: {way_in.about_token()}")
         lines.append(f"  try it: {way_in.curl() or f'curl {way_in.url}/health'}")
+    if grpc := app.grpc_address(settled.http, cluster.rpartition(":")[0].strip("[]")):
+        lines.append(f"gRPC: {grpc}, metadata application: {name}; the same token")
     # Ray turns this on by itself where it starts; other processes have to be told.
     mode = "RAY_AUTH_MODE=token " if os.environ.get("RAY_AUTH_MODE") == "token" else ""
     lines.append(f"  load it: {mode}headtail load --address {cluster} --server {name} --rate 10 --duration 10")

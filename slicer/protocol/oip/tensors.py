@@ -46,6 +46,7 @@ MAX_DIMS, MAX_DIM = 8, 1 << 31
 MAX_TEXT = 4096
 MAX_TENSORS = 16
 MAX_PARAMETERS = 64
+MAX_ELEMENTS = 1 << 16  # of BYTES: Python's object for each weighs more than an empty one takes in a body
 
 _LENGTH = struct.Struct("<I")
 _SINGLE = frozenset((bool, int, float, str))
@@ -234,6 +235,8 @@ def tensor_of_array(name: str, array: npt.NDArray[Any], parameters: Mapping[str,
 
 def _split(name: str, data: memoryview, count: int) -> list[Buffer]:
     """Elements of BYTES. Stops at `count`, so no shape makes it do more than the data holds."""
+    if count > MAX_ELEMENTS:
+        raise BadRequestError(f"input {name[:80]!r} has {count} elements of BYTES; at most {MAX_ELEMENTS}")
     found: list[Buffer] = []
     at = 0
     while at < len(data) and len(found) < count:
