@@ -9,27 +9,20 @@ was changed or left out is said in the log.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
-from slicer.common.error_text import shown
 from slicer.common.validation import nearest
 from slicer.errors import ModelError
 from slicer.models.checkpoint_file import State, read_groups
+from slicer.models.checkpoint_fit import Trial, best_trial, classifier_layers, endings, some
 from slicer.models.weights import refuse_foreign
 
 logger = logging.getLogger("headtail.models")
-
-#: What wrappers put into names, anywhere: DDP and averaged models, torch.compile, FSDP, activation checkpointing.
-_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
 class OtherClasses(ModelError):
@@ -45,27 +38,13 @@ class OtherClasses(ModelError):
         self.classes, self.instead_of = classes, instead_of
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """One way to read a group of tensors.
-
-    Attributes:
-        state: by the model's names, if this is the right way.
-        notes: what was done to get it, for people.
-        wrong: how many names and shapes do not fit.
-        complaint: these in words; empty if all fits.
-        classes: of the checkpoint and of the model, where these alone differ.
-    """
-
-    state: State
-    notes: tuple[str, ...]
-    wrong: int
-    complaint: str
-    classes: tuple[int, int] | None
-
-
 def load_checkpoint(
-    module: nn.Module, path: str, key: str | None = None, groups: Mapping[str, State] | None = None
+    module: nn.Module,
+    path: str,
+    key: str | None = None,
+    *,
+    groups: Mapping[str, State] | None = None,
+    open_classes: bool = False,
 ) -> None:
     """Copy the weights of the file `path` into `module`; the parameters keep their dtype.
 
@@ -74,6 +53,8 @@ def load_checkpoint(
             None: the only tensors in it that fit; of a model and its average (``model_ema`` beside ``model``) the
             average, as timm does.
         groups: the file's, if it was read before.
+        open_classes: nobody said how many classes there are to be. Else weights of as many win over others in the same
+            file, and a model without classes leaves the checkpoint's classifier out.
 
     Raises:
         ModelError: the file is missing or unreadable; there is nothing at `key`; its names or shapes are not exactly
@@ -86,9 +67,9 @@ def load_checkpoint(
     notes: tuple[str, ...] = ()
     if key is not None:
         groups, notes = _at(groups, key, source)
-    best = {name: _best(module, own, state) for name, state in groups.items()}
+    best = {name: best_trial(module, own, state, open_classes) for name, state in groups.items()}
     fitting = [name for name, trial in best.items() if not trial.complaint]
-    if not fitting or _default_classes(module):  # else somebody said how many classes
+    if not fitting or open_classes:
         fitting += [name for name, trial in best.items() if trial.classes]
     if not fitting:
         name = min(best, key=lambda name: best[name].wrong)
@@ -99,7 +80,7 @@ def load_checkpoint(
         fitting, more = _one_of(fitting, groups, source)
         notes += more
     trial, average = best[fitting[0]], f"{fitting[0]}_ema"
-    if fitting[0] and average in best and best[average].complaint and not best[average].classes:
+    if fitting[0] and average in best and best[average].complaint and not trial.classes:
         notes += (f"{average!r} does not fit ({best[average].complaint}), so {fitting[0]!r} was taken",)
     if trial.classes:
         raise OtherClasses(
@@ -138,14 +119,12 @@ def _at(groups: Mapping[str, State], key: str, source: str) -> tuple[dict[str, S
             if inside:
                 found[f"{name}.{prefix}".strip(".")] = inside
                 if beside := [one for one in state if not one.startswith(prefix)]:
-                    notes.append(f"left out, since {key!r} was asked for: {_some(beside)}")
+                    notes.append(f"left out, since {key!r} was asked for: {some(beside)}")
         if found:
             return found, tuple(notes)
     known = [name for name in groups if name]
     known += sorted({one.partition(".")[0] for state in groups.values() for one in state if "." in one})
-    raise ModelError(
-        f"{source}: nothing in it is at checkpoint_key={key!r}{nearest(key, known)}; it has {_some(known)}"
-    )
+    raise ModelError(f"{source}: nothing in it is at checkpoint_key={key!r}{nearest(key, known)}; it has {some(known)}")
 
 
 def _one_of(fitting: list[str], groups: Mapping[str, State], source: str) -> tuple[list[str], tuple[str, ...]]:
@@ -171,143 +150,13 @@ def _one_of(fitting: list[str], groups: Mapping[str, State], source: str) -> tup
 
 
 def _same(one: State, other: State) -> bool:
-    return one.keys() == other.keys() and all(
-        tensor.shape == other[key].shape and tensor.dtype == other[key].dtype and torch.equal(tensor, other[key])
-        for key, tensor in one.items()
-    )
-
-
-# ---- how to read a group ----
-
-
-def _best(module: nn.Module, own: Mapping[str, torch.Tensor], state: State) -> _Trial:
-    """The first way to read the group that fits, else one that differs in classes alone, else the nearest one."""
-    if 4 * len(state) < len(own):  # what an optimiser or a metric keeps: not worth a trial of each way
-        return _trial(module, own, state, ())
-    trials: list[_Trial] = []
-    for way, notes in _ways(module, own, state):
-        trials.append(_trial(module, own, way, notes))
-        if not trials[-1].complaint:
-            return trials[-1]
-    return next((trial for trial in trials if trial.classes), min(trials, key=lambda trial: trial.wrong))
-
-
-def _ways(module: nn.Module, own: Mapping[str, torch.Tensor], state: State) -> Iterator[tuple[State, tuple[str, ...]]]:
-    """The group as it may have been meant, and what was done to it."""
-    for plain, notes in _bare(own, state):
-        prefix, stripped = "", plain
-        while True:
-            said = (*notes, f"all its keys begin with {prefix!r}, which was taken off") if prefix else notes
-            yield stripped, said
-            if (renamed := _by_timm(module, stripped)) is not None:
-                yield renamed, (*said, *_changes(stripped, renamed))
-            first = {key.partition(".")[0] for key in stripped}
-            if len(first) != 1 or not all("." in key for key in stripped):
-                break
-            prefix += first.pop() + "."
-            stripped = {key.removeprefix(prefix): value for key, value in plain.items()}
-
-
-def _bare(own: Mapping[str, torch.Tensor], state: State) -> Iterator[tuple[State, tuple[str, ...]]]:
-    """The group, and where that differs: without counters that are none of the model's (how many were averaged), and
-    without what wrappers put into names."""
-    yield state, ()
-    counters = [
-        key
-        for key, value in state.items()
-        if not value.ndim and not value.is_floating_point() and not any(name in own for name in _endings(key))
-    ]
-    if counters:
-        counted = {key: value for key, value in state.items() if key not in counters}
-        note: tuple[str, ...] = (f"left out, as counters of no tensor of the model: {_some(counters)}",)
-        yield counted, note
-    else:
-        counted, note = state, ()
-    names = {key: ".".join(part for part in key.split(".") if part not in _WRAPPERS) for key in counted}
-    inside = sorted({part for key in counted for part in key.split(".")[:-1] if part in _WRAPPERS})
-    if inside and len(set(names.values())) == len(names):
-        said = f"what a wrapper put into its names was taken out: {', '.join(repr(part) for part in inside)}"
-        yield {names[key]: value for key, value in counted.items()}, (*note, said)
-
-
-def _trial(module: nn.Module, own: Mapping[str, torch.Tensor], state: State, notes: tuple[str, ...]) -> _Trial:
-    layers = _classifier(module)
-    leftover = [key for key in state if key not in own]
-    if leftover and layers and getattr(module, "num_classes", None) == 0:
-        heads = tuple(f"{layer.partition('.')[0]}." for layer in layers)
-        if all(key.startswith(heads) for key in leftover):
-            state = {key: value for key, value in state.items() if key in own}
-            notes = (*notes, f"num_classes is 0, so its classifier was left out: {_some(leftover)}")
-            leftover = []
-    missing = [key for key in own if key not in state]
-    shapes = [key for key in own if key in state and state[key].shape != own[key].shape]
-    parts = [f"missing {_some(missing)}"] if missing else []
-    parts += [f"leftover {_some(leftover)}"] if leftover else []
-    parts += [f"{key} has shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}" for key in shapes[:1]]
-    classes = None if missing or leftover else _other_classes(layers, own, state, set(shapes))
-    return _Trial(state, notes, len(missing) + len(leftover) + len(shapes), ", ".join(parts), classes)
-
-
-def _classifier(module: nn.Module) -> list[str]:
-    """Its classifier's layers, as timm names them."""
-    about: Any = getattr(module, "pretrained_cfg", None)
-    named: Any = about.get("classifier") if isinstance(about, Mapping) else None
-    return [named] if isinstance(named, str) else list(named or ())
-
-
-def _default_classes(module: nn.Module) -> bool:
-    """Whether it has as many as timm gives it where nobody says how many."""
-    about: Any = getattr(module, "pretrained_cfg", None)
-    return isinstance(about, Mapping) and about.get("num_classes") == getattr(module, "num_classes", None)
-
-
-def _other_classes(
-    layers: list[str], own: Mapping[str, torch.Tensor], state: State, differ: set[str]
-) -> tuple[int, int] | None:
-    """How many classes the checkpoint has, and how many the model, where nothing but the classifier's size differs."""
-    heads = {key for layer in layers for key in (f"{layer}.weight", f"{layer}.bias") if key in own}
-    if not differ or differ != heads or any(own[key].shape[1:] != state[key].shape[1:] for key in heads):
-        return None
-    sizes = {(state[key].shape[0], own[key].shape[0]) for key in heads if own[key].ndim and state[key].ndim}
-    return sizes.pop() if len(sizes) == 1 else None
-
-
-def _by_timm(module: nn.Module, state: State) -> State | None:
-    """The state as this family's rules in timm change it; None if they cannot."""
-    family = type(module).__module__
-    if not family.startswith("timm.models."):
-        return None
-    rules: Callable[..., Any] | None = getattr(importlib.import_module(family), "checkpoint_filter_fn", None)
-    if rules is None:
-        return None
-    options: dict[str, Any] = {}  # that timm gives its rules for some models of a family
-    known = inspect.signature(rules).parameters
-    about: Any = getattr(module, "pretrained_cfg", None)
-    if "flexi" in str(about.get("architecture") if isinstance(about, Mapping) else ""):
-        options = {"interpolation": "bilinear", "antialias": False}
-    if "adapt_layer_scale" in known:  # DeiT III; no other model has such names
-        options["adapt_layer_scale"] = True
     try:
-        changed = rules(dict(state), module, **options)
-    except Exception:  # written for known releases only; on anything else the plain mismatch is the better message
-        return None
-    if not isinstance(changed, dict) or not all(isinstance(one, torch.Tensor) for one in changed.values()):
-        return None
-    return changed
-
-
-def _changes(before: State, after: State) -> tuple[str, ...]:
-    """What timm's rules did beside renaming, in words."""
-    resized = [
-        f"{key} from {tuple(before[key].shape)} to {tuple(after[key].shape)}"
-        for key in after
-        if key in before and before[key].shape != after[key].shape
-    ]
-    kept = {id(tensor) for tensor in after.values()}
-    gone = [key for key, tensor in before.items() if key not in after and id(tensor) not in kept]
-    notes = [f"resampled to the model's size, as timm does: {_some(resized, 3)}"] if resized else []
-    notes += [f"merged or left out, as timm does: {_some(gone)}"] if gone else []
-    return tuple(notes)
+        return one.keys() == other.keys() and all(
+            tensor.shape == other[key].shape and tensor.dtype == other[key].dtype and torch.equal(tensor, other[key])
+            for key, tensor in one.items()
+        )
+    except (RuntimeError, NotImplementedError):  # of tensors that cannot be compared, which are no weights either
+        return False
 
 
 # ---- what to say ----
@@ -319,13 +168,13 @@ def _refusal(
     path: str,
     groups: Mapping[str, State],
     name: str,
-    trial: _Trial,
+    trial: Trial,
 ) -> str:
     where = f" (its {name!r})" if name else ""
     others = [repr(other) for other in groups if other and other != name]
-    beside = f"; it also has {_some(others)}, which fit less" if others else ""
+    beside = f"; it also has {some(others)}, which fit less" if others else ""
     absent = [key for key in own if key not in trial.state]
-    layers = tuple(f"{layer}." for layer in _classifier(module))
+    layers = tuple(f"{layer}." for layer in classifier_layers(module))
     if absent and len(absent) == trial.wrong and layers and all(key.startswith(layers) for key in absent):
         remedy = "it has no classifier: give kwargs num_classes=0 for a model without one"
     else:
@@ -339,7 +188,7 @@ def _prefix_remedy(own: Mapping[str, torch.Tensor], place: str, state: State) ->
     """Where the model's names stand behind a prefix, but beside others: which prefix, and how to ask for it."""
     found: Counter[str] = Counter()
     for key in state:
-        found.update(key[: -len(name)] for name in _endings(key) if name in own and name != key)
+        found.update(key[: -len(name)] for name in endings(key) if name in own and name != key)
     counts = [(prefix, count) for prefix, count in found.most_common(4) if count > max(1, len(own) // 2)]
     if not counts:
         return ""
@@ -347,18 +196,4 @@ def _prefix_remedy(own: Mapping[str, torch.Tensor], place: str, state: State) ->
     keys = " or ".join(repr(f"{place}.{prefix}".strip(".")) for prefix, _ in counts)
     return (
         f"of its {len(state)} keys the model's are {said}; if these are the weights, give checkpoint_key={keys}; else "
-    )
-
-
-def _endings(key: str) -> Iterator[str]:
-    """``a.b.c``, ``b.c`` and ``c`` of ``a.b.c``."""
-    yield key
-    while "." in key:
-        key = key.partition(".")[2]
-        yield key
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(shown(name) for name in names[:most]) + (
-        f" and {len(names) - most} more" if len(names) > most else ""
     )

@@ -143,7 +143,9 @@ def _built(spec: ModelSpec, groups: Mapping[str, State] | None) -> nn.Module:
             torch.manual_seed(spec.seed)
             module = _instantiate(spec)
         if spec.checkpoint is not None:
-            load_checkpoint(module, spec.checkpoint, spec.checkpoint_key, groups)
+            load_checkpoint(
+                module, spec.checkpoint, spec.checkpoint_key, groups=groups, open_classes=_open_classes(spec)
+            )
         return convert(module, spec.dtype).eval().requires_grad_(False)
 
 
@@ -158,7 +160,7 @@ def build_for_weights(spec: ModelSpec) -> tuple[nn.Module, ModelSpec]:
     try:
         return _built(spec, groups), spec
     except OtherClasses as error:
-        if ":" in spec.architecture or spec.kwargs.get("num_classes") is not None:
+        if not _open_classes(spec):
             raise
         logger.warning(
             "checkpoint %s: %d classes, so %s is built with num_classes=%d instead of %d",
@@ -167,6 +169,11 @@ def build_for_weights(spec: ModelSpec) -> tuple[nn.Module, ModelSpec]:
         labels = spec.labels if len(spec.labels) == error.classes else ()
         spec = replace(spec, kwargs={**spec.kwargs, "num_classes": error.classes}, labels=labels)
     return _built(spec, groups), spec
+
+
+def _open_classes(spec: ModelSpec) -> bool:
+    """Whether nobody says how many classes a model of timm has."""
+    return ":" not in spec.architecture and spec.kwargs.get("num_classes") is None
 
 
 def build_structure(spec: ModelSpec) -> nn.Module:
