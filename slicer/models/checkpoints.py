@@ -66,7 +66,7 @@ def load_checkpoint(
     groups = read_groups(path) if groups is None else groups
     notes: tuple[str, ...] = ()
     if key is not None:
-        groups, notes = _at(groups, key, source)
+        groups, notes = _at(groups, key, own, source)
     best = {name: best_trial(module, own, state, open_classes) for name, state in groups.items()}
     fitting = [name for name, trial in best.items() if not trial.complaint]
     if not fitting or open_classes:
@@ -77,7 +77,7 @@ def load_checkpoint(
             refuse_foreign(own, state, source)
         raise ModelError(_refusal(module, own, path, groups, name, best[name]))
     if len(fitting) > 1:
-        fitting, more = _one_of(fitting, groups, source)
+        fitting, more = _one_of({name: best[name].state for name in fitting}, source)
         notes += more
     trial, average = best[fitting[0]], f"{fitting[0]}_ema"
     if fitting[0] and average in best and best[average].complaint and not trial.classes:
@@ -99,7 +99,9 @@ def load_checkpoint(
 # ---- where in the file ----
 
 
-def _at(groups: Mapping[str, State], key: str, source: str) -> tuple[dict[str, State], tuple[str, ...]]:
+def _at(
+    groups: Mapping[str, State], key: str, own: Mapping[str, torch.Tensor], source: str
+) -> tuple[dict[str, State], tuple[str, ...]]:
     """The groups at `key`, or what of a group has names that begin with it; and what lies beside it, in words."""
     key = key.strip(".")
     found = {name: state for name, state in groups.items() if name == key}
@@ -123,30 +125,38 @@ def _at(groups: Mapping[str, State], key: str, source: str) -> tuple[dict[str, S
         if found:
             return found, tuple(notes)
     known = [name for name in groups if name]
-    known += sorted({one.partition(".")[0] for state in groups.values() for one in state if "." in one})
-    raise ModelError(f"{source}: nothing in it is at checkpoint_key={key!r}{nearest(key, known)}; it has {some(known)}")
+    firsts = {one.partition(".")[0] for state in groups.values() for one in state if "." in one}
+    known += sorted(firsts - {one.partition(".")[0] for one in own})
+    raise ModelError(
+        f"{source}: nothing in it is at checkpoint_key={key!r}{nearest(key, known)}; it has {some(known) or 'none'}"
+    )
 
 
-def _one_of(fitting: list[str], groups: Mapping[str, State], source: str) -> tuple[list[str], tuple[str, ...]]:
+def _one_of(groups: Mapping[str, State], source: str) -> tuple[list[str], tuple[str, ...]]:
     """Of several places that fit the one that is meant, and why; ModelError if that cannot be known."""
-    first, *others = fitting
-    if all(_same(groups[first], groups[other]) for other in others):
-        return [first], ()
-    averages = [name for name in fitting if name.endswith("_ema")]
-    if len(fitting) == 2 and len(averages) == 1:
-        (average,) = averages
-        (plain,) = [name for name in fitting if name != average]
-        if plain == average.removesuffix("_ema"):
-            note = (
-                f"it has {plain!r} and their average {average!r}, which was taken, as timm does; "
-                f"checkpoint_key={plain!r} takes the others"
-            )
-            return [average], (note,)
+    fitting = list(groups)
+    averages = [name for name in fitting if _averaged(name) is not None]
+    plain = [name for name in fitting if name not in averages]
+    if all(_same(groups[fitting[0]], groups[other]) for other in fitting[1:]):
+        return plain or fitting, ()
+    if len(averages) == 1 and plain and all(_same(groups[plain[0]], groups[other]) for other in plain[1:]):
+        average, of = averages[0], str(_averaged(averages[0]))
+        for name in plain:
+            if name == of or name.startswith(f"{of}."):
+                note = f"it has {name!r} and their average {average!r}, which was taken, as timm does"
+                return [average], (f"{note}; checkpoint_key={name!r} takes the others",)
     places = " and ".join(repr(name) if name else "its top" for name in fitting)
     raise ModelError(
         f"{source}: there are weights that fit at {places}, and they differ; say which ones are meant: "
         f"checkpoint_key={' or '.join(repr(name) for name in fitting if name)}"
     )
+
+
+def _averaged(name: str) -> str | None:
+    """Of which place the place `name` is the average: ``model`` of ``model_ema`` and of ``model_ema.module``."""
+    parts = name.split(".")
+    number = next((number for number, part in enumerate(parts) if part.endswith("_ema")), None)
+    return None if number is None else ".".join([*parts[:number], parts[number].removesuffix("_ema")])
 
 
 def _same(one: State, other: State) -> bool:

@@ -70,7 +70,7 @@ LAYOUTS: dict[str, Callable[[], Any]] = {
     "any name": lambda: {"weights": state()},
     "nested": lambda: {"checkpoint": {"model": {"state_dict": state()}}},
     "training script": lambda: training({"model": state()}),
-    "same tensors twice": lambda: {"model": state(), "state_dict": state()},
+    "same tensors twice": lambda: {"model": state(), "state_dict": prefixed("module.", state())},
     "data parallel": lambda: {"state_dict": prefixed("module.", state())},
     "compiled": lambda: {"model": prefixed("_orig_mod.", state())},
     "compiled, data parallel": lambda: prefixed("module._orig_mod.", state()),

@@ -91,6 +91,24 @@ def test_the_average_is_taken_as_timm_does_and_both_are_named(
     assert torch.equal(answers(built(path, average)), answers(trained(3)))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda: {"model": state(4), "state_dict": state(4), "model_ema": state(3)},
+        lambda: {"model": state(4), "model_ema": {"module": state(3), "decay": 0.9}},
+        lambda: {"a": {"model": {"module": state(4)}, "model_ema": prefixed("module.", state(3))}},
+        lambda: {"state_dict": state(3), "state_dict_ema": state(3), "model": state(3)},
+    ],
+)
+def test_an_average_is_known_wherever_it_is(content: Callable[[], Any], tmp_path: Path) -> None:
+    assert torch.equal(answers(built(saved(tmp_path / "w.pth", content()))), answers(trained(3)))
+
+
+def test_a_file_of_an_old_torch_is_read(tmp_path: Path) -> None:
+    torch.save(training({"model": state()}), tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(answers(built(str(tmp_path / "w.pth"))), answers(trained()))
+
+
 def test_an_average_that_does_not_fit_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     average = {key: value for key, value in state(4).items() if key != "norm.bias"}
     built(saved(tmp_path / "w.pth", {"model": state(), "model_ema": average}))
@@ -102,6 +120,8 @@ def test_an_average_that_does_not_fit_is_named(tmp_path: Path, caplog: pytest.Lo
     [
         (lambda: {"student": state(3), "teacher": state(4)}, "fit at 'student' and 'teacher'.*'student' or 'teacher'"),
         (lambda: {"model": state(3), "ema": state(4)}, "checkpoint_key='model' or 'ema'"),
+        (lambda: {"model": state(3), "other_ema": state(4)}, "checkpoint_key='model' or 'other_ema'"),
+        (lambda: {"model": state(3), "model_ema": state(4), "ema_ema": state(5)}, "'model_ema' and 'ema_ema'"),
         (lambda: {"a": {"model": state(3)}, "b": {"model": state(4)}}, r"checkpoint_key='a\.model' or 'b\.model'"),
         (
             lambda: {"state_dict": state(3), "state_dict_ema": state(4), "best": state(5)},
