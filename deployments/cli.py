@@ -31,6 +31,7 @@ OF_A_MODEL: dict[str, str] = {
     "slices": "num_slices",
     "shards": "shards",
     "checkpoint": "checkpoint",
+    "checkpoint_key": "checkpoint_key",
     "labels": "labels",
     "strategy": "strategy",
     "max_batch": "max_batch",
@@ -54,6 +55,7 @@ class ServeFlags:
     slices: int | None = None
     shards: str | None = None
     checkpoint: str | None = None
+    checkpoint_key: str | None = None
     labels: str | None = None
     strategy: str | None = None
     max_batch: int | None = None
@@ -133,7 +135,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     "--slices", type=click.IntRange(min=1), metavar="N", help=f"Number of slices {_default(ModelConfig, 'num_slices')}."
 )
 @option("--shards", metavar="DIR", help="Serve from this directory that `headtail slice --export` wrote.")
-@option("--checkpoint", metavar="FILE", help="Weights (.safetensors or .pth).")
+@option("--checkpoint", metavar="FILE", help="Weights (.safetensors, .pth, .ckpt, ...).")
+@option("--checkpoint-key", metavar="KEY", help="Where in that file they lie, such as model_ema or state_dict.teacher.")
 @option(
     "--labels", metavar="FILE", help="Names of the classes, one a line, or JSON; default: what the checkpoint says."
 )

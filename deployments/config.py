@@ -24,7 +24,7 @@ from slicer.errors import ConfigError
 from slicer.models.labels import given_labels
 
 #: Keys that an exported directory has answered already; beside `shards` they would do nothing.
-_SHARDS_DECIDE = ("model", "kwargs", "checkpoint", "pretrained", "seed", "dtype", "num_slices", "at")
+_SHARDS_DECIDE = ("model", "kwargs", "checkpoint", "checkpoint_key", "pretrained", "seed", "dtype", "num_slices", "at")
 
 #: Keys of `ServerConfig` that had another name before, and have this one now.
 RENAMED_KEYS = {
@@ -41,6 +41,8 @@ class ModelConfig(Strict):
         model: a timm name, ``package.module:callable``, a shipped demo model or a model file; the default is `name`.
         kwargs: keyword arguments of the call that builds the model.
         checkpoint: a file with the weights.
+        checkpoint_key: where in that file they lie, or what their names begin with: ``model_ema``,
+            ``state_dict.teacher``. Default: the only ones that fit; of a model and its average the average.
         pretrained: download the weights that timm names for this model; needs the internet.
         seed: of random weights, where neither `checkpoint` nor `pretrained` is given.
         dtype: of weights and activations.
@@ -61,6 +63,7 @@ class ModelConfig(Strict):
     model: str = ""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     checkpoint: str | None = None
+    checkpoint_key: str | None = None
     pretrained: bool = False
     seed: int = 0
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
