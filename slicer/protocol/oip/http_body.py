@@ -24,6 +24,7 @@ from slicer.errors import BadRequestError
 from slicer.protocol.messages import Refusal
 from slicer.protocol.oip import tensors
 from slicer.protocol.oip.tensors import (
+    MAX_DIMS,
     MAX_TENSORS,
     MAX_TEXT,
     Buffer,
@@ -301,11 +302,14 @@ def _tensor(entry: Mapping[str, Any], rest: _Rest, kind: str) -> Tensor:
     return tensors.tensor_of_values(name, datatype, shape, values, parameters)
 
 
-def _bytes_of(what: str, values: Any) -> Any:
-    """JSON has no bytes: an element is text, base64 where it is no plain text of its own (`encoded_bytes`)."""
-    if not isinstance(values, list):
+def _bytes_of(what: str, values: Any, depth: int = 0) -> Any:
+    """JSON has no bytes: an element is text, base64 where it is no plain text of its own (`from_base64`).
+
+    Lists that are nested too deep stay as they are: `tensor_of_values` refuses them.
+    """
+    if not isinstance(values, list) or depth > MAX_DIMS:
         return values
-    return [_bytes_of(what, one) if isinstance(one, list) else _element(what, one) for one in values]
+    return [_bytes_of(what, one, depth + 1) if isinstance(one, list) else _element(what, one) for one in values]
 
 
 def _element(what: str, one: Any) -> bytes:

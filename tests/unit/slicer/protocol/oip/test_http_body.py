@@ -153,6 +153,10 @@ BAD = {
     "a negative number of bytes": of({"parameters": {"binary_data_size": -8}}),
     "a number of bytes that is text": of({"parameters": {"binary_data_size": "8"}}),
     "BF16 in JSON": of({"datatype": "BF16", "data": [1, 2]}),
+    "BYTES nested deeper than Python": b'{"inputs":[{"name":"x","datatype":"BYTES","shape":[1],"data":'
+    + b"[" * 600
+    + b"]" * 600
+    + b"}]}",
     "BYTES that are no text": of({"datatype": "BYTES", "data": [1, 2]}),
     "parameters of another kind": of({"data": [1, 2]}, parameters=[1]),
     "a parameter of another kind": of({"data": [1, 2]}, parameters={"cut": [1]}),
