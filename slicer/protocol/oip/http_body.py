@@ -356,12 +356,12 @@ def _request_json(request: InferRequest, pieces: list[Buffer]) -> Json:
 
 def _response_json(response: InferResponse, request: InferRequest, pieces: list[Buffer]) -> Json:
     every = request.parameters.get(_ALL_BINARY, False)
-    binary = {output.name: output.parameters.get(_BINARY, every) for output in request.outputs}
+    binary = [output.parameters.get(_BINARY, every) for output in request.outputs] or [every] * len(response.outputs)
     outputs = []
-    for tensor in response.outputs:
+    for tensor, as_bytes in zip(response.outputs, binary, strict=True):
         entry: Json = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
         parameters = dict(tensor.parameters)
-        if binary.get(tensor.name, every):
+        if as_bytes:
             raw = tensor.raw()
             parameters[_SIZE] = len(raw)
             pieces.append(raw)
