@@ -176,10 +176,11 @@ def image_file(data: Buffer) -> tuple[str, bytes | memoryview]:
     """
     if codec := _codec_of(data):
         return codec, memoryview(data)
-    plain = from_base64(f"an image of {len(data)} bytes that begins with {bytes(data[:8])!r}", data)
-    if codec := _codec_of(plain):
-        return codec, plain
-    raise BadRequestError(f"an image that begins with {plain[:8]!r} is neither JPEG nor PNG; convert it")
+    what = f"an image of {len(data)} bytes that begins with {bytes(data[:8])!r}"
+    begin = from_base64(what, data[:8])  # tells before all of it is read
+    if codec := _codec_of(begin):
+        return codec, from_base64(what, data)
+    raise BadRequestError(f"an image that begins with {begin!r} is neither JPEG nor PNG; convert it")
 
 
 def is_image_file(data: Buffer) -> bool:

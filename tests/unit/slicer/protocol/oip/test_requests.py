@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import tracemalloc
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from slicer.errors import BadRequestError
-from slicer.protocol.oip.requests import ACTIVATION, IMAGE, rows_of
+from slicer.protocol.oip.requests import ACTIVATION, IMAGE, image_file, rows_of
 from slicer.protocol.oip.tensors import InferRequest, Tensor
 
 MODEL: Any = SimpleNamespace(name="m", digest="d" * 64, shapes=[(3, 4, 4), (10,)], labels=())
@@ -36,3 +37,22 @@ def test_too_many_rows_are_refused_before_any_is_made(tensor: Tensor) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("data", [b"AAAA" * 500_000, b"\0" * 2_000_000], ids=["base64", "no base64"])
+def test_what_is_no_image_is_told_by_its_beginning(data: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequestError, match="image"):
+            image_file(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 16
+
+
+@pytest.mark.parametrize("size", range(8))
+@pytest.mark.parametrize(("begin", "codec"), [(b"\xff\xd8\xff", "jpeg"), (b"\x89PNG", "png")])
+def test_an_image_in_base64_of_any_length(begin: bytes, codec: str, size: int) -> None:
+    image = begin + bytes(size)
+    assert image_file(base64.b64encode(image)) == (codec, image)
