@@ -27,6 +27,7 @@ from slicer.protocol.oip.tensors import (
     MAX_DIMS,
     MAX_TENSORS,
     MAX_TEXT,
+    MAX_VALUES,
     Buffer,
     InferRequest,
     InferResponse,
@@ -43,7 +44,7 @@ from slicer.protocol.oip.tensors import (
 LENGTH_HEADER = "Inference-Header-Content-Length"
 
 #: The most bytes of JSON before tensors, of JSON that holds the tensors itself, and the most lists and objects in it:
-#: Python's own for each weigh some 60 bytes.
+#: Python's own for each weigh some 60 bytes. As many members (``"name": value``) may these have in all.
 MAX_HEADER_BYTES = 1 << 20
 MAX_JSON_BYTES = 16 << 20
 MAX_NODES = 1 << 16
@@ -237,9 +238,8 @@ def document_of(body: Buffer, json_bytes: str | None, *, trusted: bool = False) 
     if end > most and not trusted:
         raise BadRequestError(f"{end} bytes of JSON; at most {most}: send tensors as bytes (binary_tensor_data)")
     piece = view[:end]
-    # One node takes a byte at least, so that a short text cannot hold too many.
-    if end > MAX_NODES and not trusted and _nodes(bytes(piece)) > MAX_NODES:
-        raise BadRequestError(f"more than {MAX_NODES} lists and objects in the JSON; send tensors as bytes, or flat")
+    if end > MAX_NODES and not trusted:  # one node takes a byte at least: a shorter text cannot hold too many
+        _check_nodes(bytes(piece))
     try:
         document = json.loads(str(piece, "utf-8"))
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of 10,000 digits, depth 10,000
@@ -253,9 +253,14 @@ def document_of(body: Buffer, json_bytes: str | None, *, trusted: bool = False) 
     return _mapping(document, "the body"), view[end:]
 
 
-def _nodes(text: bytes) -> int:
-    """At most so many lists and objects."""
-    return text.count(b"[") + text.count(b"{")
+def _check_nodes(text: bytes) -> None:
+    """Before it is read, which holds the event loop; what stands within strings counts as well."""
+    if max(text.count(b"[") + text.count(b"{"), text.count(b":")) > MAX_NODES:
+        raise BadRequestError(
+            f"more than {MAX_NODES} lists and objects, or members of these, in the JSON; send tensors as bytes, or flat"
+        )
+    if text.count(b",") > MAX_VALUES:
+        raise BadRequestError(f"more than {MAX_VALUES} values in the JSON; send tensors as bytes (binary_tensor_data)")
 
 
 def _request(document: Mapping[str, Any], rest: _Rest, model: str, version: str) -> InferRequest:

@@ -22,6 +22,7 @@ from slicer.protocol.oip.tensors import (
     MAX_ELEMENTS,
     MAX_PARAMETERS,
     MAX_TENSORS,
+    MAX_VALUES,
     InferRequest,
     InferResponse,
     Parameter,
@@ -34,9 +35,6 @@ from slicer.protocol.oip.tensors import (
     tensor_of_raw,
     wrong,
 )
-
-#: Most values of a tensor that comes as typed contents: each becomes an object.
-MAX_VALUES = 1 << 20
 
 #: Most fields of a request, those in its fields apart. An empty one takes two bytes of the wire and 80 of memory.
 MAX_FIELDS = 256

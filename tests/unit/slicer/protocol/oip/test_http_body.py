@@ -269,6 +269,22 @@ def test_memory_for_a_hostile_body_is_a_small_multiple_of_it(text: bytes) -> Non
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        b'{"inputs":[{"name":"x","datatype":"UINT8","shape":[1],"data":[' + b"1," * (1 << 20) + b"1]}]}",
+        b'{"inputs":[],"parameters":{' + b",".join(b'"%x":1' % n for n in range(70_000)) + b"}}",
+    ],
+    ids=["values", "members"],
+)
+def test_more_than_the_event_loop_has_time_for_is_refused_before_it_is_read(
+    text: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json, "loads", lambda _: pytest.fail("it was read"))
+    with pytest.raises(BadRequestError, match=r"more than .* as bytes"):
+        http_body.decode_request(text, None, "m")
+
+
+@pytest.mark.parametrize(
     "entry",
     [{"shape": [1] * 500_000}, {"shape": [1], "data": {str(n): n for n in range(100_000)}}, {"datatype": "x" * 10**7}],
     ids=["shape", "data", "datatype"],
