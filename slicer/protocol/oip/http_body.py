@@ -284,7 +284,9 @@ def _request(document: Mapping[str, Any], rest: _Rest, model: str, version: str)
 
 
 def _text_of(value: Any) -> Any:
-    """Clients send whole numbers as ids, too."""
+    """Clients send whole numbers as ids, too, and null where they have none."""
+    if value is None:
+        return ""
     return str(value) if type(value) is int and abs(value) < 1 << 63 else value
 
 

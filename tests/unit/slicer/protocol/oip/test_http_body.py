@@ -96,6 +96,15 @@ def test_all_outputs_as_bytes_where_the_request_says_so_for_all() -> None:
     assert length is not None and len(body) - length == 12
 
 
+def test_null_is_what_is_not_there() -> None:
+    """So do clients write whose classes have all members."""
+    nothing = {"id": None, "parameters": None, "outputs": None}
+    document = json.loads(of({"data": [1, 2], "parameters": None}))
+    assert http_body.decode_request(
+        json.dumps({**document, **nothing}).encode(), None, "m"
+    ) == http_body.decode_request(of({"data": [1, 2]}), None, "m")
+
+
 def test_one_output_in_two_ways_each_as_it_was_asked_for() -> None:
     classes = Tensor("logits", "BYTES", (1, 1), [b"0.5:1"])
     response = InferResponse("m", [classes, tensor_of_array("logits", np.zeros((1, 3), np.float32))])
