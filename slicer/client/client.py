@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, overload
@@ -21,7 +22,8 @@ class Client:
     """`AsyncClient` with calls that block; its event loop runs in a thread of its own.
 
     Thread-safe: any number of threads may call at once, and their requests overlap. Every call takes the arguments of
-    the method of `AsyncClient` of its name, and raises the same. Not to be used across a fork.
+    the method of `AsyncClient` of its name, and raises the same. A forked process makes its own: the thread stays with
+    the parent, so calls of one that was used before the fork raise ServerError.
 
     >>> from headtail import Client
     >>> with Client(url) as client:  # http://host:8000/headtail
@@ -36,6 +38,7 @@ class Client:
         self._lock = threading.Lock()  # of what follows
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._process = 0  # where the thread runs; 0: none has been started
         self._closed = False
 
     def __enter__(self) -> Client:
@@ -46,6 +49,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connections and end the thread; calling it again is harmless. Calls that wait raise ServerError."""
+        if self._elsewhere():
+            return
         with self._lock:
             loop, thread = self._loop, self._thread
             self._closed, self._loop, self._thread = True, None, None
@@ -146,11 +151,13 @@ class Client:
         return self._run(lambda: self._client.infer_requests(requests))
 
     def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        if self._elsewhere():
+            raise ServerError("this client was used before a fork; make another one in this process")
         with self._lock:
             if self._closed:
                 raise ServerError("this client is closed; make another one")
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._loop, self._process = asyncio.new_event_loop(), os.getpid()
                 self._thread = threading.Thread(
                     target=self._serve, args=(self._loop,), name="headtail client", daemon=True
                 )
@@ -163,6 +170,10 @@ class Client:
         except BaseException:  # of the call, or of this thread while it waits: Ctrl-C
             future.cancel()
             raise
+
+    def _elsewhere(self) -> bool:
+        """Whether the thread is that of the process that this one was forked from."""
+        return self._process not in (0, os.getpid())
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         """The thread, until `close` stops the loop."""

@@ -83,6 +83,7 @@ class Connection:
             self._token = bearer_token(token, f"the token for {self.url}")
         self.answered = False
         self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the session
         self._parcel = URL(f"{self.url}/v2/parcel", encoded=True)
         self._models: dict[str, URL] = {}
 
@@ -163,7 +164,7 @@ class Connection:
 
     async def close(self) -> None:
         """Give back the connections; a later call opens new ones."""
-        session, self._session = self._session, None
+        session, self._session, self._loop = self._session, None, None
         if session is not None:
             await session.close()
 
@@ -182,9 +183,17 @@ class Connection:
 
         Raises:
             ComeAgain: HAProxy or another proxy answered that it has no server now, or the connection broke.
-            ServerError: the server cannot be reached, or something else answers at its address.
+            ServerError: the server cannot be reached, or something else answers at its address; or this is another
+                event loop than that of earlier calls.
         """
+        loop = asyncio.get_running_loop()
+        if self._session is not None and self._loop is not loop:
+            raise ServerError(
+                f"the client of {self.url} was used on another event loop before; make one in each asyncio.run(), or "
+                "use Client"
+            )
         if self._session is None:
+            self._loop = loop
             headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
             # No limit of connections, and no time-out: a request that waits in the server holds its connection.
             self._session = aiohttp.ClientSession(

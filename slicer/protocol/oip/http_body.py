@@ -24,8 +24,10 @@ from slicer.errors import BadRequestError
 from slicer.protocol.messages import Refusal
 from slicer.protocol.oip import tensors
 from slicer.protocol.oip.tensors import (
+    MAX_DIMS,
     MAX_TENSORS,
     MAX_TEXT,
+    MAX_VALUES,
     Buffer,
     InferRequest,
     InferResponse,
@@ -42,7 +44,7 @@ from slicer.protocol.oip.tensors import (
 LENGTH_HEADER = "Inference-Header-Content-Length"
 
 #: The most bytes of JSON before tensors, of JSON that holds the tensors itself, and the most lists and objects in it:
-#: Python's own for each weigh some 60 bytes.
+#: Python's own for each weigh some 60 bytes. As many members (``"name": value``) may these have in all.
 MAX_HEADER_BYTES = 1 << 20
 MAX_JSON_BYTES = 16 << 20
 MAX_NODES = 1 << 16
@@ -236,9 +238,8 @@ def document_of(body: Buffer, json_bytes: str | None, *, trusted: bool = False) 
     if end > most and not trusted:
         raise BadRequestError(f"{end} bytes of JSON; at most {most}: send tensors as bytes (binary_tensor_data)")
     piece = view[:end]
-    # One node takes a byte at least, so that a short text cannot hold too many.
-    if end > MAX_NODES and not trusted and _nodes(bytes(piece)) > MAX_NODES:
-        raise BadRequestError(f"more than {MAX_NODES} lists and objects in the JSON; send tensors as bytes, or flat")
+    if end > MAX_NODES and not trusted:  # one node takes a byte at least: a shorter text cannot hold too many
+        _check_nodes(bytes(piece))
     try:
         document = json.loads(str(piece, "utf-8"))
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of 10,000 digits, depth 10,000
@@ -252,9 +253,14 @@ def document_of(body: Buffer, json_bytes: str | None, *, trusted: bool = False) 
     return _mapping(document, "the body"), view[end:]
 
 
-def _nodes(text: bytes) -> int:
-    """At most so many lists and objects."""
-    return text.count(b"[") + text.count(b"{")
+def _check_nodes(text: bytes) -> None:
+    """Before it is read, which holds the event loop; what stands within strings counts as well."""
+    if max(text.count(b"[") + text.count(b"{"), text.count(b":")) > MAX_NODES:
+        raise BadRequestError(
+            f"more than {MAX_NODES} lists and objects, or members of these, in the JSON; send tensors as bytes, or flat"
+        )
+    if text.count(b",") > MAX_VALUES:
+        raise BadRequestError(f"more than {MAX_VALUES} values in the JSON; send tensors as bytes (binary_tensor_data)")
 
 
 def _request(document: Mapping[str, Any], rest: _Rest, model: str, version: str) -> InferRequest:
@@ -278,7 +284,9 @@ def _request(document: Mapping[str, Any], rest: _Rest, model: str, version: str)
 
 
 def _text_of(value: Any) -> Any:
-    """Clients send whole numbers as ids, too."""
+    """Clients send whole numbers as ids, too, and null where they have none."""
+    if value is None:
+        return ""
     return str(value) if type(value) is int and abs(value) < 1 << 63 else value
 
 
@@ -301,11 +309,14 @@ def _tensor(entry: Mapping[str, Any], rest: _Rest, kind: str) -> Tensor:
     return tensors.tensor_of_values(name, datatype, shape, values, parameters)
 
 
-def _bytes_of(what: str, values: Any) -> Any:
-    """JSON has no bytes: an element is text, base64 where it is no plain text of its own (`encoded_bytes`)."""
-    if not isinstance(values, list):
+def _bytes_of(what: str, values: Any, depth: int = 0) -> Any:
+    """JSON has no bytes: an element is text, base64 where it is no plain text of its own (`from_base64`).
+
+    Lists that are nested too deep stay as they are: `tensor_of_values` refuses them.
+    """
+    if not isinstance(values, list) or depth > MAX_DIMS:
         return values
-    return [_bytes_of(what, one) if isinstance(one, list) else _element(what, one) for one in values]
+    return [_bytes_of(what, one, depth + 1) if isinstance(one, list) else _element(what, one) for one in values]
 
 
 def _element(what: str, one: Any) -> bytes:
@@ -352,12 +363,12 @@ def _request_json(request: InferRequest, pieces: list[Buffer]) -> Json:
 
 def _response_json(response: InferResponse, request: InferRequest, pieces: list[Buffer]) -> Json:
     every = request.parameters.get(_ALL_BINARY, False)
-    binary = {output.name: output.parameters.get(_BINARY, every) for output in request.outputs}
+    binary = [output.parameters.get(_BINARY, every) for output in request.outputs] or [every] * len(response.outputs)
     outputs = []
-    for tensor in response.outputs:
+    for tensor, as_bytes in zip(response.outputs, binary, strict=True):
         entry: Json = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
         parameters = dict(tensor.parameters)
-        if binary.get(tensor.name, every):
+        if as_bytes:
             raw = tensor.raw()
             parameters[_SIZE] = len(raw)
             pieces.append(raw)

@@ -53,6 +53,10 @@ def check_outputs(infer: InferRequest, model: ModelFacts) -> None:
     """
     for output in infer.outputs:
         _check_output(output, model)
+    if len({(output.name, _count(output) > 0) for output in infer.outputs}) < len(infer.outputs):
+        raise BadRequestError(
+            f"outputs: {names(output.name for output in infer.outputs)}; name each once, {LOGITS} also as classes"
+        )
     if infer.version and infer.version != version_of(model.digest):
         raise BadRequestError(
             f"version {infer.version[:80]!r} of model {model.name!r}; version {version_of(model.digest)!r} is served"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slicer.common.error_text import shown
 from slicer.errors import BadRequestError
 
 Buffer = bytes | bytearray | memoryview
@@ -46,6 +47,7 @@ MAX_DIMS, MAX_DIM = 8, 1 << 31
 MAX_TEXT = 4096
 MAX_TENSORS = 16
 MAX_PARAMETERS = 64
+MAX_VALUES = 1 << 20  # that are not raw bytes: each becomes an object of Python's
 MAX_ELEMENTS = 1 << 16  # of BYTES: Python's object for each weighs more than an empty one takes in a body
 
 _LENGTH = struct.Struct("<I")
@@ -135,7 +137,8 @@ class InferResponse:
 
 def wrong(what: str, value: Any, want: str) -> BadRequestError:
     """An error that shows the value and says what it must be."""
-    return BadRequestError(f"{what} is {repr(value)[:80]}; it must be {want}")
+    text = repr(value[:80]) if isinstance(value, str) else shown(value)  # however long it is, this takes no time
+    return BadRequestError(f"{what} is {text[:80]}; it must be {want}")
 
 
 def checked_text(what: str, value: Any, limit: int = MAX_TEXT) -> str:
@@ -259,14 +262,15 @@ def _split(name: str, data: memoryview, count: int) -> list[Buffer]:
 
 
 def _flat(name: str, nested: Any) -> list[Any]:
-    """Level by level, all of one depth."""
+    """Level by level, all of one depth; the list itself where it is flat."""
     if not isinstance(nested, list):
         raise wrong(f"the data of input {name[:80]!r}", nested, "a list")
     values: list[Any] = nested
     for _ in range(MAX_DIMS):
-        if not any(type(value) is list for value in values):
-            return list(values)
-        if not all(type(value) is list for value in values):
+        kinds = set(map(type, values))
+        if list not in kinds:
+            return values
+        if len(kinds) > 1:
             raise BadRequestError(f"the data of input {name[:80]!r} is ragged: values and lists side by side")
         values = list(itertools.chain.from_iterable(values))
     raise BadRequestError(f"the data of input {name[:80]!r} is nested deeper than {MAX_DIMS} lists")

@@ -22,6 +22,7 @@ from slicer.protocol.oip.tensors import (
     MAX_ELEMENTS,
     MAX_PARAMETERS,
     MAX_TENSORS,
+    MAX_VALUES,
     InferRequest,
     InferResponse,
     Parameter,
@@ -35,8 +36,11 @@ from slicer.protocol.oip.tensors import (
     wrong,
 )
 
-#: Most values of a tensor that comes as typed contents: each becomes an object.
-MAX_VALUES = 1 << 20
+#: Most fields of a request, those in its fields apart. An empty one takes two bytes of the wire and 80 of memory.
+MAX_FIELDS = 256
+
+#: Wire types of protobuf that have a length of their own, bytes.
+_FIXED = {1: 8, 5: 4}
 
 #: Of HTTP; KServe's client sets it by gRPC as well, where the bytes say it.
 _TRANSPORT = frozenset({"binary_data_size"})
@@ -68,6 +72,7 @@ def decode_request(data: bytes) -> InferRequest:
     Raises:
         BadRequestError: it is no such message, or a field has the wrong type or range.
     """
+    _check_fields(data)
     message = parsed(ModelInferRequest, data)
     _few("inputs", message.inputs)
     _few("outputs", message.outputs)
@@ -135,6 +140,34 @@ def parsed(kind: Message, data: bytes) -> Message:
         return kind.FromString(data)
     except DecodeError as error:
         raise BadRequestError(f"the message is no {kind.DESCRIPTOR.name} ({str(error)[:200]})") from None
+
+
+def _check_fields(data: bytes) -> None:
+    """Before anything is made of it: no message becomes many times as long. What is no message is left to `parsed`."""
+    at = 0
+    for _ in range(MAX_FIELDS):
+        tag, at = _number(data, at)
+        kind = tag & 7
+        if kind == 0:
+            _, at = _number(data, at)
+        elif kind == 2:
+            size, at = _number(data, at)
+            at += size
+        else:
+            at += _FIXED.get(kind, 0)
+        if at >= len(data):
+            return
+    raise BadRequestError(f"more than {MAX_FIELDS} fields in one request; send fewer inputs, outputs and parameters")
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    """Of up to ten bytes at `at`, and where it ends."""
+    number = 0
+    for shift, byte in enumerate(data[at : at + 10]):
+        number |= (byte & 127) << 7 * shift
+        if byte < 128:
+            return number, at + shift + 1
+    return number, len(data)
 
 
 def _few(what: str, entries: Any) -> None:

@@ -278,6 +278,35 @@ def test_a_closed_client_says_so_and_its_thread_ends(url: str, server: TinyServe
         client.models()
 
 
+def test_after_a_fork_a_client_says_so_and_does_not_hang(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert client.models() == ["digits"]
+    with monkeypatch.context() as child:
+        child.setattr(client_module.os, "getpid", lambda: -1)
+        with pytest.raises(ServerError, match="fork"):
+            client.models()
+        client.close()  # the parent's thread is none of its business
+        with Client("http://127.0.0.1:9") as own, pytest.raises(ServerError, match="cannot be reached"):
+            own.models()
+    assert client.models() == ["digits"]
+
+
+def test_on_another_event_loop_a_client_says_so(url: str) -> None:
+    client = AsyncClient(url, "secret")
+
+    async def closed() -> None:
+        assert await client.models() == ["digits"]
+        await client.close()
+
+    asyncio.run(closed())
+    asyncio.run(closed())  # a closed one begins anew
+    loop = asyncio.new_event_loop()
+    assert loop.run_until_complete(client.models()) == ["digits"]
+    with pytest.raises(ServerError, match="another event loop"):
+        asyncio.run(client.models())
+    loop.run_until_complete(client.close())
+    loop.close()
+
+
 def test_a_call_that_waits_ends_when_the_client_is_closed(digit: File) -> None:
     came = threading.Event()
 

@@ -230,6 +230,20 @@ def test_many_values_have_to_come_raw(monkeypatch: pytest.MonkeyPatch) -> None:
         decode_request(one_input("FP32", [4], fp32_contents=[1.0] * 4).SerializeToString())
 
 
+@pytest.mark.parametrize("tag", [0x22, 0x2A, 0x32, 0x3A], ids=["parameters", "inputs", "outputs", "raw"])
+def test_many_empty_fields_are_refused_before_they_are_read(tag: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "parsed", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(BadRequestError, match="256 fields"):
+        decode_request(bytes([tag, 0]) * 100_000)
+
+
+def test_as_many_fields_as_there_may_be() -> None:
+    tensor = Tensor("x", "UINT8", (300,), bytes(300))
+    parameters = {f"parameter {n}": n for n in range(64)}
+    request = InferRequest("m" * 300, [tensor] * 16, [WantedOutput("y")] * 16, "i", "v", parameters)
+    assert decode_request(encode_request(request).SerializeToString()) == request
+
+
 def test_other_clients_messages_live_beside_ours_and_are_understood() -> None:
     theirs = pytest.importorskip("tritonclient.grpc.service_pb2")
     sent = theirs.ModelInferRequest(model_name="m", id="7", raw_input_contents=[bytes(8)])
