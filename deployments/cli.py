@@ -37,6 +37,9 @@ OF_A_MODEL: dict[str, str] = {
     "max_batch": "max_batch",
 }
 
+#: Those of these keys that name a file or a folder.
+FILES = {"checkpoint", "shards"}
+
 #: Flag -> the key of the application that it sets; ``a.b`` is key b of a.
 OF_THE_APPLICATION: dict[str, str] = {
     "accelerator": "accelerator",
@@ -84,6 +87,9 @@ def config_of(flags: ServeFlags) -> ServerConfig:
     values = file.model_dump(exclude_unset=True)
     models = [model.model_dump(exclude_unset=True) for model in file.models]
     of_model = {key: getattr(flags, flag) for flag, key in OF_A_MODEL.items() if getattr(flags, flag) is not None}
+    for key in FILES & of_model.keys():  # a replica on a cluster that runs already has another current folder
+        if os.path.exists(of_model[key]):
+            of_model[key] = os.path.abspath(of_model[key])
     if flags.config and flags.model is not None:
         names = ", ".join(model.name for model in file.models)
         raise ConfigError(f"--model {flags.model}: {flags.config} names its models ({names}); leave out one of the two")
