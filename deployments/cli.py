@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -88,8 +89,8 @@ def config_of(flags: ServeFlags) -> ServerConfig:
     models = [model.model_dump(exclude_unset=True) for model in file.models]
     of_model = {key: getattr(flags, flag) for flag, key in OF_A_MODEL.items() if getattr(flags, flag) is not None}
     for key in FILES & of_model.keys():  # a replica on a cluster that runs already has another current folder
-        if os.path.exists(of_model[key]):
-            of_model[key] = os.path.abspath(of_model[key])
+        if Path(of_model[key]).exists():
+            of_model[key] = str(Path(of_model[key]).resolve())
     if flags.config and flags.model is not None:
         names = ", ".join(model.name for model in file.models)
         raise ConfigError(f"--model {flags.model}: {flags.config} names its models ({names}); leave out one of the two")
