@@ -20,15 +20,16 @@ from ray.exceptions import RayError
 from ray.serve import Application
 
 from deployments.config import HttpAddress, ServerConfig, load_config, parse_config
-from deployments.placing import http_endpoint, placement
+from deployments.placing import grpc_reachable, http_endpoint, placement
 from deployments.placing.fronts import decide_fronts
 from deployments.replica import preflight
 from deployments.replica.core_replica import CoreReplica
+from deployments.replica.endpoints import grpc_service
 from deployments.replica.front import Front
 from deployments.replica.tail_server import TailServer
 from slicer.common.addresses import application_name
 from slicer.common.error_text import last_line
-from slicer.common.ray_serve_env import environment
+from slicer.common.ray_serve_env import environment, grpc_message_limit
 from slicer.errors import ConfigError, PlacementError, ServerError
 from slicer.protocol.messages import ServedModel
 
@@ -77,6 +78,8 @@ def _application(settled: http_endpoint.Settled, nodes: Sequence[placement.Node]
     decision = placement.decide(config, nodes)
     fronts = decide_fronts(config, decision, nodes)
     env_vars = environment("replica", http=http is not None)
+    if http is not None and http.grpc_port:
+        env_vars |= grpc_message_limit(config.http.max_body_bytes)
     both: dict[str, Any] = {
         "logging_config": LOGGING,
         "graceful_shutdown_timeout_s": 10.0,
@@ -200,9 +203,10 @@ def running_serve() -> http_endpoint.Running | None:
         controller = ray.get_actor(*_CONTROLLER)
     except ValueError:
         return None
-    options, location, proxies = ray.get(
+    options, grpc_options, location, proxies = ray.get(
         [
             controller.get_http_config.remote(),
+            controller.get_grpc_config.remote(),
             controller.get_proxy_location.remote(),
             controller.get_proxies.remote(),
         ]
@@ -210,9 +214,9 @@ def running_serve() -> http_endpoint.Running | None:
     if str(location).endswith("Disabled"):
         return http_endpoint.Running()
     # Serve does not say which proxy it uses, but the actors' class does.
-    return http_endpoint.Running(
-        options.host, options.port, any("HAProxyManager" in repr(proxy) for proxy in proxies.values())
-    )
+    haproxy = any("HAProxyManager" in repr(proxy) for proxy in proxies.values())
+    ours = grpc_service.IMPORT_PATH in grpc_options.grpc_servicer_functions
+    return http_endpoint.Running(options.host, options.port, haproxy, grpc_options.port if ours else 0)
 
 
 def start_serve(http: HttpAddress | None) -> None:
@@ -220,11 +224,12 @@ def start_serve(http: HttpAddress | None) -> None:
     if http is None:
         _serve_start(proxy_location="Disabled")
         return
-    if http_endpoint.free_port(http.port) != http.port:
-        raise ServerError(
-            f"port {http.port} is taken on this machine: end what listens there, or set http: {{port: N}} to "
-            "another one"
-        )
+    for key, port in (("http", http.port), ("grpc", http.grpc_port)):
+        if port and http_endpoint.free_port(port) != port:
+            raise ServerError(
+                f"port {port} is taken on this machine: end what listens there, or set {key}: {{port: N}} to "
+                "another one"
+            )
     folder = http_endpoint.private_folder()
     make = ray.remote(num_cpus=0)(http_endpoint.make_private)
     ray.get(
@@ -241,8 +246,17 @@ def start_serve(http: HttpAddress | None) -> None:
     _serve_start(
         proxy_location="EveryNode",
         http_options={"host": http.host, "port": http.port},
+        **_grpc_options(http),
         controller_options={"runtime_env": {"env_vars": variables}},
     )
+
+
+def _grpc_options(http: HttpAddress) -> dict[str, Any]:
+    if not http.grpc_port:
+        return {}
+    # Its reflection knows only messages of protobuf's common pool, where ours are not.
+    found = {"port": http.grpc_port, "grpc_servicer_functions": [grpc_service.IMPORT_PATH], "enable_reflection": False}
+    return {"grpc_options": found}
 
 
 def _serve_start(**options: Any) -> None:
@@ -287,6 +301,7 @@ def wait_running(name: str, settled: http_endpoint.Settled, say: Callable[[str],
         _wait_running(name, config, time.monotonic() + config.start_timeout_s, say or (lambda _: None))
         if settled.http is not None:
             http_endpoint.wait_reachable(settled.http, name, ray.util.get_node_ip_address())
+            grpc_reachable.wait_reachable(settled.http, name, ray.util.get_node_ip_address())
     except BaseException:
         stop_quietly(name)
         raise
@@ -367,6 +382,11 @@ def url(http: HttpAddress | None, name: str, address: str) -> str:
     if http is None:
         return ""
     return http.url or http.of(name, address)
+
+
+def grpc_address(http: HttpAddress | None, address: str) -> str:
+    """``host:port`` of gRPC, for people; empty where there is none. Arguments as of `url`."""
+    return "" if http is None else http.grpc_of(address)
 
 
 def stop_quietly(name: str) -> None:

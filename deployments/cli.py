@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,10 +32,14 @@ OF_A_MODEL: dict[str, str] = {
     "slices": "num_slices",
     "shards": "shards",
     "checkpoint": "checkpoint",
+    "checkpoint_key": "checkpoint_key",
     "labels": "labels",
     "strategy": "strategy",
     "max_batch": "max_batch",
 }
+
+#: Those of these keys that name a file or a folder.
+FILES = {"checkpoint", "shards"}
 
 #: Flag -> the key of the application that it sets; ``a.b`` is key b of a.
 OF_THE_APPLICATION: dict[str, str] = {
@@ -54,6 +59,7 @@ class ServeFlags:
     slices: int | None = None
     shards: str | None = None
     checkpoint: str | None = None
+    checkpoint_key: str | None = None
     labels: str | None = None
     strategy: str | None = None
     max_batch: int | None = None
@@ -82,6 +88,9 @@ def config_of(flags: ServeFlags) -> ServerConfig:
     values = file.model_dump(exclude_unset=True)
     models = [model.model_dump(exclude_unset=True) for model in file.models]
     of_model = {key: getattr(flags, flag) for flag, key in OF_A_MODEL.items() if getattr(flags, flag) is not None}
+    for key in FILES & of_model.keys():  # a replica on a cluster that runs already has another current folder
+        if Path(of_model[key]).exists():
+            of_model[key] = str(Path(of_model[key]).resolve())
     if flags.config and flags.model is not None:
         names = ", ".join(model.name for model in file.models)
         raise ConfigError(f"--model {flags.model}: {flags.config} names its models ({names}); leave out one of the two")
@@ -137,7 +146,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     "--slices", type=click.IntRange(min=1), metavar="N", help=f"Number of slices {_default(ModelConfig, 'num_slices')}."
 )
 @option("--shards", metavar="DIR", help="Serve from this directory that `headtail slice --export` wrote.")
-@option("--checkpoint", metavar="FILE", help="Weights (.safetensors or .pth).")
+@option("--checkpoint", metavar="FILE", help="Weights (.safetensors, .pth, .ckpt, ...).")
+@option("--checkpoint-key", metavar="KEY", help="Where in that file they lie, such as model_ema or state_dict.teacher.")
 @option(
     "--labels", metavar="FILE", help="Names of the classes, one a line, or JSON; default: what the checkpoint says."
 )
@@ -264,11 +274,15 @@ def _serve(flags: ServeFlags, config: ServerConfig) -> int:
 
 def document(settled: Settled, name: str, cluster: str, way_in: Access) -> dict[str, Any]:
     """What --json prints: the same as `running` says; no secret."""
+    from deployments import app
+
+    host = cluster.rpartition(":")[0].strip("[]")
     return {
         "application": name,
         "cluster": cluster,
         "url": way_in.url or None,
         "predict_url": way_in.predict_url or None,
+        "grpc": app.grpc_address(settled.http, host) or None,
         "token": bool(settled.config.token),
         "token_file": None if way_in.token_file is None else str(way_in.token_file),
         "models": {model.name: model.strategy for model in settled.config.models},
@@ -284,6 +298,8 @@ def running(settled: Settled, name: str, cluster: str, way_in: Access, served: S
         way_in: its HTTP.
         served: what it says of its models.
     """
+    from deployments import app
+
     config = settled.config
     names = ", ".join(f"{model.name} ({model.strategy})" for model in config.models)
     lines = [f"application {name!r} is running on the Ray cluster {cluster}: {names}"]
@@ -292,6 +308,8 @@ def running(settled: Settled, name: str, cluster: str, way_in: Access, served: S
     if way_in.url:
         lines.append(f"HTTP: {way_in.url}; token: {way_in.about_token()}")
         lines.append(f"  try it: {way_in.curl() or f'curl {way_in.url}/health'}")
+    if grpc := app.grpc_address(settled.http, cluster.rpartition(":")[0].strip("[]")):
+        lines.append(f"gRPC: {grpc}, metadata application: {name}; the same token")
     # Ray turns this on by itself where it starts; other processes have to be told.
     mode = "RAY_AUTH_MODE=token " if os.environ.get("RAY_AUTH_MODE") == "token" else ""
     lines.append(f"  load it: {mode}headtail load --address {cluster} --server {name} --rate 10 --duration 10")

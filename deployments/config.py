@@ -24,7 +24,7 @@ from slicer.errors import ConfigError
 from slicer.models.labels import given_labels
 
 #: Keys that an exported directory has answered already; beside `shards` they would do nothing.
-_SHARDS_DECIDE = ("model", "kwargs", "checkpoint", "pretrained", "seed", "dtype", "num_slices", "at")
+_SHARDS_DECIDE = ("model", "kwargs", "checkpoint", "checkpoint_key", "pretrained", "seed", "dtype", "num_slices", "at")
 
 #: Keys of `ServerConfig` that had another name before, and have this one now.
 RENAMED_KEYS = {
@@ -42,6 +42,8 @@ class ModelConfig(Strict):
             model or a model file; the default is `name`.
         kwargs: keyword arguments of the call that builds the model.
         checkpoint: a file with the weights.
+        checkpoint_key: where in that file they lie, or what their names begin with: ``model_ema``,
+            ``state_dict.teacher``. Default: the only ones that fit; of a model and its average the average.
         pretrained: download the weights that timm names for this model; needs the internet.
         seed: of random weights, where neither `checkpoint` nor `pretrained` is given.
         dtype: of weights and activations.
@@ -62,6 +64,7 @@ class ModelConfig(Strict):
     model: str = ""
     kwargs: dict[str, Any] = Field(default_factory=dict)
     checkpoint: str | None = None
+    checkpoint_key: str | None = None
     pretrained: bool = False
     seed: int = 0
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
@@ -156,6 +159,22 @@ class HttpConfig(Strict):
         return host
 
 
+class GrpcConfig(Strict):
+    """The gRPC way in, beside HTTP's and on the same interface: the same protocol, models and token. Longer messages
+    than ``http.max_body_bytes`` are refused.
+
+    Attributes:
+        enabled: ``auto``: wherever HTTP is; true: else the start fails; false: no port is opened. The replicas' own
+            ports (40000 to 41000) listen on all interfaces, for which Ray has no setting: with ``http.host`` 127.0.0.1
+            they refuse calls from other machines.
+        port: the same on every node with a replica, and on the head node; 0: 9000, with ``auto`` another one where that
+            is taken.
+    """
+
+    enabled: bool | Literal["auto"] = "auto"
+    port: int = Field(default=0, ge=0, le=65535)
+
+
 class IngressConfig(Strict):
     """The processes that speak to clients: fronts, beside the core that owns the accelerator.
 
@@ -182,22 +201,36 @@ class IngressConfig(Strict):
 
 @dataclass(frozen=True)
 class HttpAddress:
-    """Where an application's HTTP port is, once that is settled (`deployments.placing.http_endpoint`).
+    """Where an application's ports are, once that is settled (`deployments.placing.http_endpoint`).
 
     Attributes:
         host: the interface, ``0.0.0.0`` or ``::`` for all of them.
         port: the same on every node with a replica.
         url: what devices are told instead of the node's address; empty: nothing else.
+        grpc_port: of gRPC, on the same interface; 0: there is none.
     """
 
     host: str
     port: int
     url: str = ""
+    grpc_port: int = 0
 
     def of(self, name: str, address: str) -> str:
         """URL of the application `name` on the node with this address."""
+        return f"http://{self._reached(address)}:{self.port}/{name}"
+
+    def grpc_of(self, address: str) -> str:
+        """``host:port`` of gRPC on the node with this address; empty: there is none."""
+        return f"{self._reached(address)}:{self.grpc_port}" if self.grpc_port else ""
+
+    @property
+    def local(self) -> bool:
+        """Whether only processes on the same machine reach it."""
+        return self.host in ("127.0.0.1", "::1", "localhost")
+
+    def _reached(self, address: str) -> str:
         host = address if self.host in ("0.0.0.0", "::") else self.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/{name}"
+        return f"[{host}]" if ":" in host else host
 
 
 def _token_of_environment() -> str:
@@ -231,9 +264,10 @@ class ServerConfig(Strict):
         profile_dir: where a replica writes the cost tables of its models (``MODEL.yaml``): as measured, once it is up,
             and as kept up to date, when it stops. Only strategies that decide by costs have them.
         http: the HTTP way in; the Serve handle is always there.
+        grpc: the gRPC way in.
         ingress: the processes that speak to clients.
-        token: what HTTP requests must bring; default: HEADTAIL_TOKEN of the process that starts the application; where
-            HTTP is on by itself, one that is made at the start.
+        token: what HTTP requests and gRPC calls must bring; default: HEADTAIL_TOKEN of the process that starts the
+            application; where HTTP is on by itself, one that is made at the start.
     """
 
     models: tuple[ModelConfig, ...] = (ModelConfig(name="digits_vit"),)
@@ -256,6 +290,7 @@ class ServerConfig(Strict):
     shard_dir: str = "~/.cache/headtail/served"
     profile_dir: str | None = None
     http: HttpConfig = HttpConfig()
+    grpc: GrpcConfig = GrpcConfig()
     ingress: IngressConfig = IngressConfig()
     token: str = Field(default_factory=_token_of_environment, repr=False)
 
@@ -305,6 +340,10 @@ class ServerConfig(Strict):
                 f"ingress.replicas={self.ingress.replicas}: strategy {alone[0].strategy} answers in the process that "
                 "speaks to clients; leave ingress.replicas out, or set 0"
             )
+        if self.grpc.enabled is True and self.http.enabled is False:
+            raise ValueError("grpc: {enabled: true} with http: {enabled: false}; gRPC comes with HTTP")
+        if self.grpc.port and self.grpc.port == self.http.port:
+            raise ValueError(f"http.port and grpc.port are both {self.http.port}; give gRPC one of its own")
         least = self.admission_batch * self.admission_concurrency
         if self.max_ongoing_requests is not None and self.max_ongoing_requests < least:
             raise ValueError(

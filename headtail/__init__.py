@@ -1,4 +1,17 @@
-"""What stands above devices and server: the command line and the demo; later a client for applications.
+"""What stands above devices and server: the command line and the demo. `Client` and `AsyncClient` are for applications.
 
-``import headtail`` imports neither torch nor Ray. Nothing of ours imports this package.
+``import headtail`` imports neither torch nor Ray, nor does a client. Nothing of ours imports this package.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slicer.common.lazy import lazy
+
+if TYPE_CHECKING:
+    from slicer.client import AsyncClient, ClassScore, Client, Prediction
+
+__all__ = ["AsyncClient", "ClassScore", "Client", "Prediction"]
+
+__getattr__ = lazy(__name__, dict.fromkeys(__all__, "slicer.client"))

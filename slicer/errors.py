@@ -13,6 +13,7 @@
     ├── ConfigError                a configuration or fleet file that contradicts itself or is unknown
     ├── PlacementError             the cluster lacks the nodes or resources that were asked for
     └── ServerError                no server, a foreign server, or a server that stopped answering
+        └── RefusedError           the server, or the client's clock, says why there is no answer: by a code
 
 Every message holds the value that was refused and the remedy. ``assert`` is for our own invariants only.
 """
@@ -66,3 +67,19 @@ class PlacementError(HeadTailError):
 
 class ServerError(HeadTailError):
     """There is no server, it is another one than expected, or it stopped answering."""
+
+
+class RefusedError(ServerError):
+    """A request was not answered, for a reason that has a name.
+
+    Attributes:
+        code: one of `slicer.protocol.messages.RefusalCode`. ``too_late`` also where no answer came in time.
+        server: name of the replica that refused; empty: it did not say, or the client gave up by itself.
+    """
+
+    def __init__(self, code: str, message: str, server: str = "") -> None:
+        super().__init__(message)
+        self.code, self.server = code, server
+
+    def __reduce__(self) -> tuple[type[RefusedError], tuple[str, str, str]]:
+        return type(self), (self.code, str(self), self.server)

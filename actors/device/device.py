@@ -7,8 +7,9 @@ with the next heads. A request never raises: whatever happens ends in its record
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-import uuid
+import secrets
 from collections.abc import Callable
 
 from actors.clock.clock import Clock
@@ -47,7 +48,7 @@ class Device:
             has a ``plan``.
         fallback: how it goes on without the server; health: what it knows of the server.
         turn: held while an image is at work here; first come, first served.
-        token: makes the ids of requests this device's own.
+        token: makes the ids and keys of requests this device's own: nobody else has it, or guesses it.
 
     Example: a camera that rests as long as its head took.
 
@@ -74,7 +75,8 @@ class Device:
         self.server = server
         self.head: HeadRuntime | None = None
         self.turn = asyncio.Lock()
-        self.token = uuid.uuid4().hex[:12]
+        self.token = secrets.token_hex(8)
+        self._numbers = itertools.count(1)
         self.cut = CutControl(config, self.clock, lambda: self.server, self.turn, self.token)
         self.fallback = Fallback(config)
         self.health = ServerHealth(config, self.clock, self.reload)
@@ -175,7 +177,8 @@ class Device:
             record: open, with `scheduled_s` set; every other field of the device's is filled here.
             began_s: the device's clock at the start of the run, to which the record's times relate.
         """
-        request = PendingRequest(self, image, record, began_s, ask)
+        key = f"{self.token}/{next(self._numbers)}"
+        request = PendingRequest(self, image, record, key, began_s, ask)
         try:
             return await request.run()
         except ImageError as error:

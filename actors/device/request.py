@@ -69,13 +69,16 @@ class Requester(Protocol):
 
 
 class PendingRequest:
-    """One request; made by `Device.answer`, on its event loop."""
+    """One request; made by `Device.answer`, on its event loop. All its sendings have the same `key`, and no other's."""
 
-    def __init__(self, device: Requester, image: str, record: Record, began_s: float, ask: RequestOptions) -> None:
+    def __init__(
+        self, device: Requester, image: str, record: Record, key: str, began_s: float, ask: RequestOptions
+    ) -> None:
         self._device = device
         self._config = device.config
         self._image = image
         self._record = record
+        self._key = key
         self._ask = ask
         self._time = device.clock.now_s
         self._began_s = began_s
@@ -174,7 +177,7 @@ class PendingRequest:
                     record.attempts += 1
                     try:
                         limit_s = min(until_s, self._time() + self._patience_s()) if probe else until_s
-                        answer = await self._send(computed, limit_s, again=record.attempts > 1)
+                        answer = await self._send(computed, limit_s)
                     except ServerError:
                         device.health.backlog.failed(probe=probe)
                         if self._time() >= until_s:
@@ -201,8 +204,9 @@ class PendingRequest:
         """The server failed a device that can go on alone, which leaves it alone and looks out for it from now on."""
         device, patience_s = self._device, self._fresh_patience_s(computed)
         device.health.breaker.failed(self._time())
-        request = self._request(computed, again=False, wants_load=False)
-        request = replace(request, id=f"{request.id}/probe", deadline_ms=patience_s * 1e3)
+        request = self._request(computed, wants_load=False)
+        # Without a key: it is to find out what the server can do now, not what it once answered.
+        request = replace(request, id=f"{request.id}/probe", key="", deadline_ms=patience_s * 1e3)
         device.health.recovery.begin(device.server.infer, request, patience_s)
 
     def _fresh_patience_s(self, computed: Computed) -> float:
@@ -228,11 +232,11 @@ class PendingRequest:
             raise NoTime(f"{left_ms:.0f} ms are left for the server")
         return now_s + left_ms / 1e3
 
-    async def _send(self, computed: Computed, until_s: float, *, again: bool = False) -> Answer:
+    async def _send(self, computed: Computed, until_s: float) -> Answer:
         """One sending. Raises ServerError: the server vanished, or did not answer until then."""
         device, sent_s = self._device, self._time()
         planner = device.cut.planner
-        request = self._request(computed, again=again, wants_load=planner is not None and planner.due(sent_s))
+        request = self._request(computed, wants_load=planner is not None and planner.due(sent_s))
         sent = planner.link.sent(sent_s, len(request.payload) + ENVELOPE_BYTES) if planner is not None else None
         try:
             [answer] = await asyncio.wait_for(device.server.infer([request]), until_s - sent_s)
@@ -253,7 +257,7 @@ class PendingRequest:
                 planner.served(computed.cut, timings.admission_ms + timings.queue_ms, timings.execution_ms, answer.load)
         return answer
 
-    def _request(self, computed: Computed, *, again: bool, wants_load: bool) -> Request:
+    def _request(self, computed: Computed, *, wants_load: bool) -> Request:
         deadline_ms = self._ask.deadline_ms
         return Request(
             id=f"{self._record.id}@{self._device.token}",
@@ -265,8 +269,8 @@ class PendingRequest:
             payload=computed.payload,
             top_k=self._ask.top_k,
             deadline_ms=None if deadline_ms is None else deadline_ms - self.age_ms(),
-            again=again,
             wants_load=wants_load,
+            key=self._key,
         )
 
     async def _alone(self, computed: Computed, why: str) -> TopK:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deployments.scheduling.queue_policy import QueuePolicy, by_age
+from deployments.scheduling.queue_policy import QueuePolicy, by_turn
 from deployments.scheduling.scheduler import Step
 from deployments.scheduling.simple import PerSlice, PerTailShared
 
@@ -44,4 +44,4 @@ class FullPerSlice(PerSlice):
 
 def _full_queue(policy: QueuePolicy, full: int) -> int | None:
     queues = {name: queue for name, queue in policy.queues.items() if len(queue) >= full}
-    return min(queues, key=lambda name: by_age(queues[name][0]), default=None)
+    return min(queues, key=lambda name: by_turn(queues[name][0]), default=None)

@@ -55,6 +55,7 @@ def spec_of(config: ModelConfig) -> ModelSpec:
         config.source,
         kwargs=config.kwargs,
         checkpoint=config.checkpoint,
+        checkpoint_key=config.checkpoint_key,
         pretrained=config.pretrained,
         dtype=config.dtype,
         seed=config.seed,

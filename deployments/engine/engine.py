@@ -116,6 +116,7 @@ class Engine:
         batch: ReceivedBatch,
         arrivals_s: Sequence[float],
         deadlines_s: Sequence[float | None],
+        priorities: Sequence[int] | None = None,
     ) -> list[int]:
         """Hand over rows that arrived together; never waits for the accelerator.
 
@@ -123,6 +124,7 @@ class Engine:
             batch: ``[rows, *shape at the entry]``, float32 or float16 as it was sent. The engine's from now on: it is
                 not to be written any more.
             arrivals_s, deadlines_s: one per row, on the engine's clock.
+            priorities: one level per row, see `Row.priority`; None: all have the default.
 
         Returns the rows' keys, in order. Rows that find the engine full or stopped are refused at once: their outcomes
         (``overloaded``, ``stopped``) are delivered on the calling thread before this returns. Those of other rows may
@@ -136,9 +138,12 @@ class Engine:
             raise ValueError(f"model {model!r}, entry {entry}: the engine has no such entry")
         if not len(batch) == len(arrivals_s) == len(deadlines_s):
             raise ValueError(f"{len(batch)} rows, {len(arrivals_s)} arrivals, {len(deadlines_s)} deadlines: one each")
+        if priorities is not None and len(priorities) != len(batch):
+            raise ValueError(f"{len(batch)} rows, {len(priorities)} priorities: one each")
         with self._lock:
             ended_because = self._ended_because
-            rows, count = self._ledger.open(model, entry, arrivals_s, deadlines_s, none=ended_because is not None)
+            none = ended_because is not None
+            rows, count = self._ledger.open(model, entry, arrivals_s, deadlines_s, priorities, none=none)
             if count:
                 self._inbox.append((rows, batch) if count == len(rows) else (rows[:count], batch[:count]))
         if count:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.scheduling.scheduler import Row
-from slicer.protocol.messages import RefusalCode
+from slicer.protocol.messages import DEFAULT_PRIORITY, RefusalCode
 
 
 class Outcome(NamedTuple):
@@ -92,6 +92,7 @@ class Ledger:
         entry: int,
         arrivals_s: Sequence[float],
         deadlines_s: Sequence[float | None],
+        priorities: Sequence[int] | None = None,
         *,
         none: bool = False,
     ) -> tuple[list[Row], int]:
@@ -103,8 +104,9 @@ class Ledger:
             now_s = self._clock()
             free = 0 if none else self._max_rows - len(self._open)
             rows: list[Row] = []
-            for arrival_s, deadline_s in zip(arrivals_s, deadlines_s, strict=True):
-                row = Row(self._next_key, model, entry, arrival_s, deadline_s)
+            levels = [DEFAULT_PRIORITY] * len(arrivals_s) if priorities is None else priorities
+            for arrival_s, deadline_s, level in zip(arrivals_s, deadlines_s, levels, strict=True):
+                row = Row(self._next_key, model, entry, arrival_s, deadline_s, level)
                 self._next_key += 1
                 rows.append(row)
                 if len(rows) <= free:

@@ -19,13 +19,15 @@ from slicer import shards
 from slicer.codecs import activations
 from slicer.codecs.images import decode_images
 from slicer.errors import CodecError, ConfigError
-from slicer.protocol.messages import Refusal, Request, ServedModel
+from slicer.protocol.messages import MAX_PRIORITY, Refusal, Request, ServedModel
 
 if TYPE_CHECKING:
     from slicer.models.images import Preprocess
 
 #: Bytes for what comes out of a row begin at a multiple of this, and there are at least so many.
 _ANSWER_ALIGN = 64
+
+_PRIORITIES = range(MAX_PRIORITY + 1)
 
 #: Makes the memory into which activations are decoded: a float32 array of a shape.
 Receiving = Callable[[tuple[int, ...]], npt.NDArray[np.float32]]
@@ -151,6 +153,9 @@ class HostedModel:
             )
         if request.top_k is not None and request.top_k < 1:
             return Refusal(request.id, "bad_shape", f"top_k is {request.top_k}; it must be at least 1, or None")
+        if request.priority not in _PRIORITIES:
+            message = f"priority is {request.priority}; it must be 1 (first) to {MAX_PRIORITY}, or 0 for the default"
+            return Refusal(request.id, "bad_request", message)
         if request.codec in activations.IMAGE_CODECS:
             return self._check_image(request)
         try:

@@ -1,9 +1,9 @@
 """Requests that come again: a row runs once, however often its device had to send it.
 
-A device that lost an answer on the way sends the request again, marked `Request.again`, and may reach another front by
-that. So the core keeps the books: a row that is still at work answers for both, and one that has ended is answered from
-here. Bounded, and for a while only: what is not here any more simply runs again, which is harmless, since an answer
-depends on the request alone.
+A device that lost an answer on the way sends the request again, under the same `Request.key`, and may reach another
+front by that. So the core keeps the books: a row that is still at work answers for both, and one that has ended is
+answered from here. Bounded, and for a while only: what is not here any more simply runs again, which is harmless, since
+an answer depends on the request alone. A request without a key has nothing to do with any other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_BYTES = 8192
 #: Of a payload of more than twice as much, so many pieces of so many bytes count for its checksum.
 _PIECES, _PIECE_BYTES = 128, 64
 
-#: What two sendings of one request have in common: `key_of`.
+#: What two sendings of one request have in common: `key_of`. Never empty here.
 Key = bytes
 
 Waiter = TypeVar("Waiter")
@@ -42,22 +42,20 @@ class Answered(Generic[Waiter]):
         self._kept: OrderedDict[Key, tuple[float, Outcome]] = OrderedDict()
         self._running: dict[Key, list[Waiter]] = {}
 
-    def begin(self, key: Key, waiter: Waiter, *, again: bool) -> Outcome | bool:
+    def begin(self, key: Key, waiter: Waiter) -> Outcome | bool:
         """A row of this key has come: True: it is to run, and `end` must follow; else it must not run.
 
         False: an earlier sending is at work, and the waiter is told by `end`. An outcome: its earlier sending's answer.
         Looking and beginning are one step, so that of two sendings that come at once only one runs.
         """
         waiting = self._running.get(key)
-        if again:
-            if waiting is not None:
-                waiting.append(waiter)
-                return False
-            kept = self._kept.get(key)
-            if kept is not None and self._clock() - kept[0] < KEPT_S:
-                return kept[1]
-        if waiting is None:
-            self._running[key] = []
+        if waiting is not None:
+            waiting.append(waiter)
+            return False
+        kept = self._kept.get(key)
+        if kept is not None and self._clock() - kept[0] < KEPT_S:
+            return kept[1]
+        self._running[key] = []
         return True
 
     def end(self, key: Key, outcome: Outcome) -> list[Waiter]:
@@ -73,14 +71,22 @@ class Answered(Generic[Waiter]):
 
 
 def key_of(request: Request) -> Key:
-    """What two sendings of one request have in common: its id, what is asked, and a checksum of the payload.
+    """What two sendings of one request have in common: its key, what is asked, and a checksum of the payload.
 
-    Ids are the device's own, so the checksum keeps two devices apart that count from 1. It is against accidents, and
-    of a large payload one of pieces all over it: of the whole it would cost as much as the rest of the admission.
+    Empty where the request has no key. Keys are the client's own, so the checksum keeps two clients apart that count
+    from 1. It is against accidents: that nobody gets the answer of another's request, a key must be hard to guess. Of a
+    large payload it is one of pieces all over it: of the whole it would cost as much as the rest of the admission.
+
+    Args:
+        request: checked, so that what stands before the key in what is hashed is a name or a number that the server
+            knows, and no key can pretend to be of another request.
     """
-    said = f"{request.id}\0{request.model}\0{request.manifest}\0{request.cut}\0{request.codec}\0"
-    told = b"%b%d %d" % (said.encode(), len(request.payload), _checksum(request.payload))
-    return hashlib.blake2b(told, digest_size=16).digest()
+    if not request.key:
+        return b""
+    size, checksum = len(request.payload), _checksum(request.payload)
+    said = f"{request.model}\0{request.manifest}\0{request.cut}\0{request.codec}\0{size} {checksum}\0{request.key}"
+    # A key may hold halves of pairs, which JSON can say and UTF-8 cannot: they are no reason to fail its neighbours.
+    return hashlib.blake2b(said.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _checksum(payload: bytes | memoryview) -> int:

@@ -3,7 +3,7 @@
 | from  | message                                                                                        |
 |-------|------------------------------------------------------------------------------------------------|
 | front | HELLO, VERSION; with the arena's descriptor                                                    |
-| front | SUBMIT, model, entry, dtype, first ticket, offset of the rows, offset of the answers, arrivals, deadlines, keys, which came before |
+| front | SUBMIT, model, entry, dtype, first ticket, offset of the rows, offset of the answers, arrivals, deadlines, keys, priorities |
 | front | CANCEL, tickets                                                                                |
 | core  | ENDED, rows in the core, [ticket, code, message, queue_s, execution_s, rows per step, shape] of each row |
 
@@ -20,7 +20,7 @@ from typing import Any
 
 import msgpack
 
-VERSION = 1
+VERSION = 2
 HELLO, SUBMIT, CANCEL, ENDED = range(4)
 
 #: Above any message: what a socket takes at once is about 200 kB by default, and `in_parts` keeps below it.

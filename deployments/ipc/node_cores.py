@@ -178,7 +178,7 @@ class NodeCores(RowSink):
                 first + start,
                 self._arena.offset_of(part.rows),
                 self._arena.offset_of(answers[start : start + messages.MOST_ROWS]),
-                *part[4:],  # arrivals, deadlines, keys, again
+                *part[4:],  # arrivals, deadlines, keys, priorities
             )
             self._send(core, messages.pack(message))
         sent = rows, answers, first, core.in_core

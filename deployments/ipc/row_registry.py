@@ -64,20 +64,14 @@ class RowRegistry:
         Raises:
             ValueError: not one of each per row. Nothing has begun then.
         """
-        rows, arrivals_s, deadlines_s, keys, again = batch[3:]
-        if not len(rows) == len(arrivals_s) == len(deadlines_s) == len(keys) == len(again):
+        rows, arrivals_s, deadlines_s, keys, priorities = batch[3:]
+        if not len(rows) == len(arrivals_s) == len(deadlines_s) == len(keys) == len(priorities):
             raise ValueError(
                 f"{len(rows)} rows, {len(arrivals_s)} arrivals, {len(deadlines_s)} deadlines, {len(keys)} keys, "
-                f"{len(again)} marks of what came before: one each"
+                f"{len(priorities)} priorities: one each"
             )
         waiting = [_Waiting(caller, first + i, key, batch, i) for i, key in enumerate(keys)]
-        new = []
-        for one, came_before in zip(waiting, again, strict=True):
-            begun = self._answered.begin(one.key, one, again=came_before) if one.key else True
-            if begun is True:
-                new.append(one)
-            elif begun is not False:
-                caller.told(one.ticket, begun)
+        new = [one for one in waiting if not one.key or self._begins(one)]
         if len(new) == len(waiting):
             self._run(new, batch)
         else:
@@ -97,7 +91,7 @@ class RowRegistry:
             self.engine.cancel(key)
 
     def deliver(self, outcomes: Sequence[Outcome]) -> None:
-        """Tell whose rows they are, and those who sent the same again; without an answer, theirs runs instead."""
+        """Tell whose rows they are, and those who sent the same; without an answer, theirs runs instead."""
         callers: dict[int, Caller] = {}
         for outcome in outcomes:
             one = self._waiting.pop(outcome.key, None)
@@ -117,17 +111,25 @@ class RowRegistry:
             caller.tell()
 
     def _run_instead(self, others: list[_Waiting]) -> None:
-        """The row that they waited for has no answer: the first of them runs, and the others wait for that."""
-        there = [one for one in others if not one.caller.gone]
-        for number, one in enumerate(there):
-            if self._answered.begin(one.key, one, again=number > 0) is True:
+        """The row that they waited for has no answer, so none is kept: the first of them runs, and the others wait."""
+        for one in others:
+            if not one.caller.gone and self._begins(one):
                 self._run_one(one)
+
+    def _begins(self, one: _Waiting) -> bool:
+        """Whether it is to run; else it waits for the row of its key, or is told what became of that."""
+        begun = self._answered.begin(one.key, one)
+        if isinstance(begun, bool):
+            return begun
+        one.caller.told(one.ticket, begun)
+        return False
 
     def _run_one(self, one: _Waiting) -> None:
         self._run([one], one.batch.part(one.place, 1))
 
     def _run(self, waiting: Sequence[_Waiting], batch: RowBatch) -> None:
-        keys = self.engine.submit(batch.model, batch.entry, batch.rows, batch.arrivals_s, batch.deadlines_s)
+        columns = batch.rows, batch.arrivals_s, batch.deadlines_s, batch.priorities
+        keys = self.engine.submit(batch.model, batch.entry, *columns)
         for key, one in zip(keys, waiting, strict=True):
             self._waiting[key] = one
             one.caller.keys[one.ticket] = key

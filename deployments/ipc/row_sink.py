@@ -25,8 +25,8 @@ class RowBatch(NamedTuple):
         manifest: digest of the model's: rows run on these weights only.
         rows: ``[rows, *shape at the entry]``, float32 or float16; not to be written any more.
         arrivals_s, deadlines_s: on the monotonic clock.
-        keys: what sendings of one request have in common; empty: the row runs whatever came before.
-        again: whether it was sent before, and may be answered by that sending.
+        keys: what sendings of one request have in common, of which one runs; empty: the row runs whatever came before.
+        priorities: levels, as `Row.priority`.
     """
 
     model: str
@@ -36,12 +36,13 @@ class RowBatch(NamedTuple):
     arrivals_s: Sequence[float]
     deadlines_s: Sequence[float | None]
     keys: Sequence[bytes]
-    again: Sequence[bool]
+    priorities: Sequence[int]
 
     def part(self, start: int, count: int) -> RowBatch:
         """So many of them from there on."""
         part = slice(start, start + count)
-        columns = (self.rows[part], self.arrivals_s[part], self.deadlines_s[part], self.keys[part], self.again[part])
+        times = self.arrivals_s[part], self.deadlines_s[part]
+        columns = self.rows[part], *times, self.keys[part], self.priorities[part]
         return RowBatch(self.model, self.manifest, self.entry, *columns)
 
 

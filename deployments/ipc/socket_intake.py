@@ -246,7 +246,7 @@ class SocketIntake(Intake):
         arrivals_s: list[float],
         deadlines_s: list[float | None],
         keys: list[bytes],
-        again: list[bool],
+        priorities: list[int],
     ) -> None:
         if dtype not in messages.TYPES:  # numpy would take bytes for objects, too
             raise ValueError(f"rows of type {dtype}")
@@ -256,7 +256,8 @@ class SocketIntake(Intake):
         answers = arena.array(answers_at, (count, answer_bytes), np.uint8)
         front.answers.update(zip(range(first, first + count), answers, strict=True))
         # A front sends only what is of this core's manifest.
-        self._registry.submit(front, first, RowBatch(model, "", entry, rows, arrivals_s, deadlines_s, keys, again))
+        columns = rows, arrivals_s, deadlines_s, keys, priorities
+        self._registry.submit(front, first, RowBatch(model, "", entry, *columns))
 
     def _leave(self, front: _Front) -> None:
         """It has gone: nobody waits for its rows."""

@@ -1,4 +1,4 @@
-"""Whether an application offers HTTP, and where: settled once, when it is deployed.
+"""Whether an application offers HTTP, and gRPC beside it, and where: settled once, when it is deployed.
 
 HTTP is the faster way in (docs/log/), so ``http.enabled`` is ``auto`` by default: on wherever it can work by itself,
 and then with a token of its own, which devices inside Ray learn through the Serve handle. Serve binds its port when it
@@ -26,7 +26,7 @@ from slicer.protocol import packet
 logger = logging.getLogger("headtail.placing")
 
 #: Where nobody asks for another port, or this one is taken.
-PORT = 8000
+PORT, GRPC_PORT = 8000, 9000
 
 #: HAProxy learns of an application a moment after Serve says that it runs.
 _REACHABLE_WITHIN_S = 15.0
@@ -34,11 +34,12 @@ _REACHABLE_WITHIN_S = 15.0
 
 @dataclass(frozen=True)
 class Running:
-    """A Serve that runs: where its HTTP is bound ("" and 0: nowhere), and whether by HAProxy."""
+    """A Serve that runs: where its HTTP is bound ("" and 0: nowhere), whether by HAProxy, and gRPC's port (0: none)."""
 
     host: str = ""
     port: int = 0
     haproxy: bool = False
+    grpc_port: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def as_asked(config: ServerConfig) -> Settled:
     http = config.http
     if http.enabled is not True:
         return Settled(config, None)
-    return Settled(config, HttpAddress(http.host or "127.0.0.1", http.port or PORT, http.url))
+    grpc_port = (config.grpc.port or GRPC_PORT) if config.grpc.enabled is True else 0
+    return Settled(config, HttpAddress(http.host or "127.0.0.1", http.port or PORT, http.url, grpc_port))
 
 
 def settle(
@@ -73,15 +75,25 @@ def settle(
         free: the port asked for if it is free on this host, else another one; for tests.
 
     Raises:
-        ServerError: HTTP is asked for, and the Serve that runs has it elsewhere or not at all.
+        ServerError: HTTP or gRPC is asked for, and the Serve that runs has it elsewhere or not at all, or it cannot be.
     """
     http, free = config.http, free or free_port
     if http.enabled is False:
         return Settled(config, None)
+    settled = _settle_http(config, nodes, running, free)
+    if settled.http is None and config.grpc.enabled is True:
+        raise ServerError("grpc: {enabled: true}, but HTTP is not possible here; http: {enabled: true} says why")
+    return settled
+
+
+def _settle_http(
+    config: ServerConfig, nodes: Sequence[Node], running: Running | None, free: Callable[[int], int]
+) -> Settled:
+    http = config.http
     if running is not None:
         there = (not http.host or http.host == running.host) and (not http.port or http.port == running.port)
         if running.haproxy and there:
-            return _at(config, running.host, running.port)
+            return _at(config, running.host, running.port, _grpc_port_there(config, running))
         if http.enabled == "auto":
             return Settled(config, None)
         where = f"{running.host}:{running.port}" if running.haproxy else "none of this kind"
@@ -93,7 +105,31 @@ def settle(
         return Settled(config, None)  # several nodes on one host would want the same port
     host = http.host or ("127.0.0.1" if len(nodes) == 1 else "0.0.0.0")
     port = http.port or (free(PORT) if http.enabled == "auto" else PORT)
-    return _at(config, host, port)
+    return _at(config, host, port, _new_grpc_port(config, port, free))
+
+
+def _grpc_port_there(config: ServerConfig, running: Running) -> int:
+    """Of the Serve that runs; 0: this application has none."""
+    grpc, there = config.grpc, running.grpc_port
+    if grpc.enabled is False:
+        return 0
+    if grpc.enabled is True and (not there or grpc.port not in (0, there)):
+        raise ServerError(
+            f"Serve already runs with {f'gRPC at port {there}' if there else 'no gRPC'}, not at port "
+            f"{grpc.port or GRPC_PORT}; its ports are fixed at its start: end it with `serve shutdown`, or leave out "
+            "grpc"
+        )
+    return there if grpc.port in (0, there) else 0
+
+
+def _new_grpc_port(config: ServerConfig, http_port: int, free: Callable[[int], int]) -> int:
+    """For a Serve that is to start, another one than HTTP's."""
+    grpc = config.grpc
+    if grpc.enabled is False:
+        return 0
+    if grpc.port or grpc.enabled is True:
+        return grpc.port or GRPC_PORT
+    return free(GRPC_PORT if http_port != GRPC_PORT else GRPC_PORT + 1)
 
 
 def own_ports(environ: Mapping[str, str], free: Callable[[int], int] | None = None) -> dict[str, str]:
@@ -151,8 +187,8 @@ def wait_reachable(http_address: HttpAddress, name: str, address: str) -> None:
         time.sleep(0.05)
 
 
-def _at(config: ServerConfig, host: str, port: int) -> Settled:
+def _at(config: ServerConfig, host: str, port: int, grpc_port: int) -> Settled:
     """HTTP on; where nobody asked for it, it is open to nobody who has not got the token."""
     if not config.token and config.http.enabled == "auto":
         config = config.model_copy(update={"token": secrets.token_urlsafe(24)})
-    return Settled(config, HttpAddress(host, port, config.http.url))
+    return Settled(config, HttpAddress(host, port, config.http.url, grpc_port))

@@ -125,7 +125,7 @@ class Front(RequestServer):
             "shared_memory_bytes": self._arena.used_bytes,
         }
         notes = [*self._identity.notes, *core["notes"]]
-        return {**core, "url": self._identity.url, "notes": notes, "front": front}
+        return {**core, "url": self._identity.url, "grpc": self._identity.grpc, "notes": notes, "front": front}
 
     @override
     async def steps(self, since_s: float = 0.0) -> dict[str, Any]:

@@ -18,11 +18,15 @@ class Identity:
         name: its own id within Serve, for the record.
         url: where devices reach its application by HTTP; empty where they do not.
         notes: what a person should know.
+        grpc: where its gRPC is, ``host:port``; empty: nowhere.
+        local_only: only this machine is to reach it.
     """
 
     name: str
     url: str
     notes: tuple[str, ...]
+    grpc: str = ""
+    local_only: bool = False
 
 
 def identify(http: HttpAddress | None, token: str, note: str = "") -> Identity:
@@ -37,7 +41,10 @@ def identify(http: HttpAddress | None, token: str, note: str = "") -> Identity:
     url = http_url(http)
     if http is not None and url:
         notes += http_notes(http, token)
-    return Identity(replica_name(), url, tuple(notes))
+    if http is None:
+        return Identity(replica_name(), url, tuple(notes))
+    grpc = http.grpc_of(ray.util.get_node_ip_address()) if url else ""
+    return Identity(replica_name(), url, tuple(notes), grpc, http.local)
 
 
 def app_name() -> str:
@@ -60,10 +67,13 @@ def http_url(http: HttpAddress | None) -> str:
 
 def http_notes(http: HttpAddress, token: str) -> list[str]:
     """What a person should know of the way in; no URL in it, so that a job with several applications says it once."""
-    notes = [f"HTTP bound to {http.host}, port {http.port}; HAProxy's statistics and metrics listen on all interfaces"]
-    if not token and http.host not in ("127.0.0.1", "::1", "localhost"):
+    ways, ports = (
+        ("HTTP and gRPC", f"ports {http.port}, {http.grpc_port}") if http.grpc_port else ("HTTP", f"port {http.port}")
+    )
+    notes = [f"{ways} bound to {http.host}, {ports}; HAProxy's statistics and metrics listen on all interfaces"]
+    if not token and not http.local:
         notes.append(
-            "HTTP is open to everyone who reaches it: set token, or HEADTAIL_TOKEN where the server is started"
+            f"{ways}: open to everyone who comes this far; set token, or HEADTAIL_TOKEN where the server is started"
         )
     return notes
 

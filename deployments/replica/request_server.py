@@ -15,6 +15,7 @@ from typing import Any
 
 from deployments.ipc.hosted_model import HostedModel
 from deployments.replica.admission.calls import CheckedRequest, Result
+from deployments.replica.endpoints.grpc_methods import GrpcEndpoint, GrpcMethods
 from deployments.replica.endpoints.http_ingress import Ingress
 from deployments.replica.identity import Identity
 from deployments.replica.metrics import RequestMetrics
@@ -25,12 +26,12 @@ from slicer.protocol.messages import Answer, Refusal, Request, ServedModel
 MAX_SHARD_READ_BYTES = 4 << 20
 
 
-class RequestServer:
+class RequestServer(GrpcMethods):
     """All methods run on the replica's event loop.
 
     Args:
         identity: of this replica.
-        token: what HTTP requests must bring.
+        token: what HTTP requests and gRPC calls must bring.
         max_body_bytes: longer HTTP bodies are refused.
     """
 
@@ -38,6 +39,7 @@ class RequestServer:
         self._identity, self._token, self._max_body_bytes = identity, token, max_body_bytes
         self._replies = Replies(identity.name)
         self._counted = RequestMetrics()
+        self._grpc = GrpcEndpoint(self, token=token, local_only=identity.local_only)
 
     @property
     @abstractmethod

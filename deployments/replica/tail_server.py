@@ -96,7 +96,7 @@ class TailServer(RequestServer):
     @override
     async def status(self) -> dict[str, Any]:
         read = await asyncio.get_running_loop().run_in_executor(None, self._core.read)
-        return {**read, "url": self._identity.url}
+        return {**read, "url": self._identity.url, "grpc": self._identity.grpc}
 
     @override
     async def steps(self, since_s: float = 0.0) -> dict[str, Any]:

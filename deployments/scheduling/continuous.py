@@ -18,6 +18,11 @@ it is the whole rest of the tail, uninterrupted.
 Bounded wait: without deadlines the front row is the oldest, and stays in front until it has ended. Others run before it
 only to catch up with it, in ``B * L`` steps at most; so it waits for no more steps than these and its own.
 
+Levels (`Row.priority`) come before all of this: the front row is of the lowest level that waits, and only rows of that
+level catch up with it, so each step has such a row. No row is in a step while one of a lower level stays behind at the
+same boundary: rows join by level first, and a group that ran together takes only those of one level along for nothing;
+the others join again where it pays. So the bound above holds among rows of one level, as long as no lower one waits.
+
 In the line of LazyBatching (HPCA 2021, arXiv 2010.13103) for one entry and of Graft (TPDS 2023, arXiv 2312.10636).
 """
 
@@ -28,11 +33,13 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from operator import attrgetter
 
 from deployments.costs.cost_model import CostModel
 from deployments.scheduling.scheduler import SHARED, Resident, Row, Step
 from slicer.errors import ConfigError
+from slicer.protocol.messages import DEFAULT_PRIORITY
 
 #: Where steps are launched while another one runs, they take at least this share of what the host needs for one: on
 #: the way there are longer ones, too.
@@ -41,8 +48,16 @@ _LEAST_STEP = 0.5
 #: The rate of arrivals is that of so many last ones.
 _RECENT = 64
 
-#: Sort key of rows: the earliest due first, then the oldest, then the one submitted first.
+#: Sort key of rows: the lowest level, then the earliest due first, then the oldest, then the one submitted first.
 _URGENCY = attrgetter("rank")
+
+_LEVEL = attrgetter("priority")
+
+#: Between two levels, in seconds: one comparison finds the lower level, or of one level the earlier due. To the default
+#: level nothing is added, so that who has no levels pays nothing for them. What is due later than _LATEST_S (12,000
+#: years) counts as due then.
+_LEVEL_S = 1e12
+_LATEST_S = 0.4 * _LEVEL_S
 
 
 @dataclass
@@ -84,9 +99,13 @@ class Continuous:
             )
         self._entering: list[list[Row]] = [[] for _ in range(self.num_slices)]  # by entry; each in order of urgency
         self._entries: list[int] = []  # those at which a row ever came, ascending
-        self._groups: list[list[Row]] = []  # rows that ran together and wait at an inner boundary, the same way
+        self._groups: list[
+            list[Row]
+        ] = []  # rows of a level that ran together and wait at an inner boundary, the same way
         self._arrivals: deque[float] = deque(maxlen=_RECENT)
         self._deadlines = False  # whether any row ever had one
+        self._wait_s = min(self.max_wait_s, _LATEST_S / 2)
+        self._levels = False  # whether any row ever had another level than the default
         self._front_key, self._delays = -1, 0  # the front row, and steps that have run before it since it is in front
 
     def residents(self, entries: Sequence[int]) -> Mapping[str, Resident]:
@@ -95,7 +114,15 @@ class Continuous:
 
     def add(self, row: Row) -> None:
         """Let a new row wait at its entry."""
-        row.rank = self._due_s(row), row.arrival_s, row.key
+        if row.deadline_s is None:
+            due_s = row.arrival_s + self._wait_s
+        else:
+            due_s = min(max(row.deadline_s, -_LATEST_S), _LATEST_S)
+        if row.priority == DEFAULT_PRIORITY:
+            row.rank = due_s, row.arrival_s, row.key
+        else:  # of two that become equal by the sum, the earlier due is still the first
+            self._levels = True
+            row.rank = due_s + (row.priority - DEFAULT_PRIORITY) * _LEVEL_S, due_s, row.arrival_s, row.key
         rows = self._entering[row.boundary]
         if not rows:
             rows.append(row)
@@ -148,14 +175,18 @@ class Continuous:
         return self._begin(rows, limit=self.num_slices, now_s=now_s)
 
     def finish(self, step: Step) -> list[Row]:
-        """Move the rows on; those of one step stay a group."""
-        for row in step.rows:
+        """Move the rows on; those of one step and level stay a group."""
+        rows = step.rows
+        for row in rows:
             row.boundary = step.end
         if step.end == self.num_slices:
-            return list(step.rows)
-        if step.rows:
-            self._groups.append(list(step.rows))
-            self.waiting += len(step.rows)
+            return list(rows)
+        if rows:
+            if not self._levels or rows[0].priority == rows[-1].priority:  # they are in order of urgency
+                self._groups.append(list(rows))
+            else:
+                self._groups += [list(group) for _, group in groupby(rows, _LEVEL)]
+            self.waiting += len(rows)
         return []
 
     # ------------------------------------------------------------------------------------------------- who is in front
@@ -179,10 +210,15 @@ class Continuous:
 
     # ----------------------------------------------------------------------------------------------- grow and catch up
 
-    def _grown(self, rows: list[Row], p: int, limit: int, now_s: float) -> list[Row]:
-        """These rows at p and the ones waiting there that join them, `limit` in all; in order of urgency."""
+    def _grown(self, rows: list[Row], p: int, limit: int, now_s: float, level: int | None = None) -> list[Row]:
+        """These rows at p and the ones waiting there that join them, `limit` in all; in order of urgency.
+
+        `level`: only those of this one; None: of any.
+        """
         n = len(rows)
         candidates = self._others(rows, p, limit - n) if n < limit else None
+        if level is not None and candidates and candidates[-1].priority != level:
+            candidates = [row for row in candidates if row.priority == level]
         if not candidates:
             return rows
         tails = self._costs.by_rows
@@ -214,7 +250,10 @@ class Continuous:
         n1 = len(front)
         if n1 >= self.max_batch:
             return None
-        leading = self._leading(p)
+        leading, level = self._leading(p), None
+        if self._levels:  # of others nobody catches up
+            level = front[0].priority
+            leading = [(q, first) for q, first in leading if first[0].priority == level]
         if not leading:
             return None
         tails, c = self._costs.by_rows, self._costs.merge_s
@@ -224,7 +263,7 @@ class Continuous:
         for q, first in leading:
             if n1 + len(first) > self.max_batch:
                 continue
-            rows = self._grown(first, q, self.max_batch - n1, now_s)
+            rows = self._grown(first, q, self.max_batch - n1, now_s, level)
             n2 = len(rows)
             apart = tails[n2]
             way_s = apart[q] - apart[p]

@@ -10,6 +10,10 @@ A newcomer that may not pre-empt waits until the stack is empty; then everything
 
 Adapted to several entries: the stack is kept in order of progress, least advanced on top. So a newcomer whose entry
 lies ahead of the top takes its place further below, where the top will reach and absorb it.
+
+Levels (`Row.priority`) are not in the paper: here each has a stack and newcomers of its own, and a step is of the
+lowest level that waits at all. So rows of two levels never share a batch, and one level's slack knows nothing of
+another's.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import math
 from dataclasses import dataclass, field
 
 from deployments.costs.cost_model import CostModel
-from deployments.scheduling.queue_policy import QueuePolicy, by_age
+from deployments.scheduling.queue_policy import QueuePolicy, by_turn
 from deployments.scheduling.scheduler import SHARED, Row, Step
 from slicer.errors import ConfigError
 
@@ -38,7 +42,7 @@ class Lazy(QueuePolicy):
 
     costs: CostModel | None = None
     slo_s: float | None = None
-    _stack: list[list[Row]] = field(init=False, default_factory=list)
+    _stacks: dict[int, list[list[Row]]] = field(init=False, default_factory=dict)  # by level; none is empty
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,7 +67,8 @@ class Lazy(QueuePolicy):
         """When the most urgent waiting row is due; None: none waits. Reads every waiting row."""
         stacked = (
             row.arrival_s + self.max_wait_s if row.deadline_s is None else row.deadline_s
-            for batch in self._stack
+            for stack in self._stacks.values()
+            for batch in stack
             for row in batch
         )
         waiting = super().urgency_s()
@@ -71,21 +76,25 @@ class Lazy(QueuePolicy):
 
     def remove(self, row: Row) -> None:
         """Forget a waiting row, be it in the stack or not yet."""
-        for batch in self._stack:
+        for batch in (stack := self._stacks.get(row.priority, [])):
             if row in batch:  # rows are compared by identity
                 batch.remove(row)
                 self.waiting -= 1
                 break
         else:
             super().remove(row)
-        self._stack = [batch for batch in self._stack if batch]
+        self._keep(row.priority, [batch for batch in stack if batch])
 
     def next(self, now_s: float) -> Step | None:
-        """One slice for the top of the stack, after newcomers were let in."""
-        self._let_in(now_s)
-        if not self._stack:
+        """One slice for the top of the lowest level's stack, after newcomers of that level were let in."""
+        levels = (queue[0].priority for queue in self.queues.values() if queue)
+        level = min((*self._stacks, *levels), default=None)
+        if level is None:
             return None
-        batch = self._stack.pop()
+        self._let_in(level, now_s)
+        stack = self._stacks[level]
+        batch = stack.pop()
+        self._keep(level, stack)
         self.waiting -= len(batch)
         start = batch[0].boundary
         return Step(self.model, SHARED, start, start + 1, tuple(batch))
@@ -100,13 +109,20 @@ class Lazy(QueuePolicy):
             self._push(list(step.rows))
         return []
 
-    def _let_in(self, now_s: float) -> None:
+    def _keep(self, level: int, stack: list[list[Row]]) -> None:
+        if stack:
+            self._stacks[level] = stack
+        else:
+            self._stacks.pop(level, None)
+
+    def _let_in(self, level: int, now_s: float) -> None:
         """Newcomers, oldest first, as long as everybody's slack allows; all that fit, when the stack is empty."""
-        newcomers = sorted((row for queue in self.queues.values() for row in queue[: self.max_batch]), key=by_age)
+        first = (row for queue in self.queues.values() for row in queue[: self.max_batch] if row.priority == level)
+        newcomers = sorted(first, key=by_turn)
         if not newcomers:
             return
         alone_s = self._costs.tails(1)
-        stacked = [row for batch in self._stack for row in batch]
+        stacked = [row for batch in self._stacks.get(level, ()) for row in batch]
         work_s = sum(alone_s[row.boundary] for row in stacked)
         due_s = min((self._due_s(row) for row in stacked), default=math.inf)
         for entered, row in enumerate(newcomers):
@@ -121,17 +137,18 @@ class Lazy(QueuePolicy):
     def _push(self, batch: list[Row]) -> None:
         """Put a batch where its progress belongs, least advanced on top, and merge it with one that is as far."""
         boundary = batch[0].boundary
-        at = len(self._stack)
-        while at and self._stack[at - 1][0].boundary < boundary:
+        stack = self._stacks.setdefault(batch[0].priority, [])
+        at = len(stack)
+        while at and stack[at - 1][0].boundary < boundary:
             at -= 1
         self.waiting += len(batch)
         # Several batches may be equally far when one is full. The older rows go first, so they lie above.
-        while at and batch and self._stack[at - 1][0].boundary == boundary:
-            both = sorted(self._stack[at - 1] + batch, key=by_age)
-            self._stack[at - 1], batch = both[: self.max_batch], both[self.max_batch :]
+        while at and batch and stack[at - 1][0].boundary == boundary:
+            both = sorted(stack[at - 1] + batch, key=by_turn)
+            stack[at - 1], batch = both[: self.max_batch], both[self.max_batch :]
             at -= 1
         if batch:
-            self._stack.insert(at, batch)
+            stack.insert(at, batch)
 
     def _due_s(self, row: Row) -> float:
         return row.deadline_s if row.deadline_s is not None else row.arrival_s + (self.slo_s or self.max_wait_s)

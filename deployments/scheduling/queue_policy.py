@@ -1,4 +1,4 @@
-"""Rows in queues, each in order of arrival: what most strategies share, and an own one may start from."""
+"""Rows in queues, each in the order in which they are served: what most strategies share."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from deployments.scheduling.scheduler import SHARED, Resident, Row, Step
 from slicer.errors import ConfigError
 
 
-def by_age(row: Row) -> tuple[float, int]:
-    """Sort key: the oldest row first; of two that arrived together, the one submitted first."""
-    return row.arrival_s, row.key
+def by_turn(row: Row) -> tuple[int, float, int]:
+    """Sort key: the lowest level first, then the oldest row; of two that arrived together, the one submitted first."""
+    return row.priority, row.arrival_s, row.key
 
 
 @dataclass
 class QueuePolicy:
-    """Rows in queues, each in order of arrival: what the four strategies share. An own one may start from it.
+    """Rows in queues, each by level, then by arrival: what the four strategies share. An own one may start from it.
 
-    A subclass says in `queue_of` where a row waits, in `next` what runs, in `residents` with which weights.
+    A subclass says in `queue_of` where a row waits, in `next` what runs, in `residents` with which weights. With `take`
+    no row leaves a queue before one of a lower level that waits in it; with `oldest_queue` or `filled`, each step has a
+    row of the lowest level that waits at all.
 
     Args:
         model: the model's name in the application.
@@ -57,9 +59,16 @@ class QueuePolicy:
         raise NotImplementedError(f"{type(self).__name__} must say what runs next")
 
     def add(self, row: Row) -> None:
-        """Let a row wait, behind the older and before the younger rows of its queue."""
-        # Nearly always the youngest, so this appends; rows between two slices go in front of later arrivals.
-        bisect.insort(self.queues.setdefault(self.queue_of(row), []), row, key=by_age)
+        """Let a row wait, behind the older and before the younger rows of its level in its queue."""
+        queue = self.queues.setdefault(self.queue_of(row), [])
+        last = queue[-1] if queue else None
+        if last is None or (
+            last.priority <= row.priority
+            and (last.arrival_s < row.arrival_s or (last.arrival_s == row.arrival_s and last.key < row.key))
+        ):
+            queue.append(row)  # nearly always
+        else:  # one between two slices goes in front of later arrivals, and an urgent one in front of others
+            bisect.insort(queue, row, key=by_turn)
         self.waiting += 1
 
     def remove(self, row: Row) -> None:
@@ -85,12 +94,18 @@ class QueuePolicy:
         return [row for row in step.rows if row.boundary == self.num_slices]
 
     def oldest_queue(self) -> int | None:
-        """The queue that holds the oldest row; None: no row waits."""
+        """The queue that holds the oldest row of the lowest level that waits; None: no row waits."""
         filled = [name for name, queue in self.queues.items() if queue]
-        return min(filled, key=lambda name: by_age(self.queues[name][0]), default=None)
+        return min(filled, key=lambda name: by_turn(self.queues[name][0]), default=None)
+
+    def filled(self) -> list[int]:
+        """The queues that hold a row of the lowest level that waits: all filled ones, where rows are of one level."""
+        levels = {name: queue[0].priority for name, queue in self.queues.items() if queue}
+        lowest = min(levels.values(), default=0)
+        return [name for name, level in levels.items() if level == lowest]
 
     def take(self, queue: int, limit: int | None = None) -> tuple[Row, ...]:
-        """The oldest rows of a queue, up to `limit` (default: max_batch); they no longer wait."""
+        """The first rows of a queue, by level and age, up to `limit` (default: max_batch); they no longer wait."""
         count = self.max_batch if limit is None else limit
         rows = tuple(self.queues[queue][:count])
         del self.queues[queue][:count]

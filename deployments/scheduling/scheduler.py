@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+from slicer.protocol.messages import DEFAULT_PRIORITY
+
 #: Name of the one copy of the weights that all entries use together.
 SHARED = "shared"
 
@@ -32,6 +34,7 @@ class Row:
         entry: the cut at which it entered the server.
         arrival_s: when it arrived at the server, on the engine's clock.
         deadline_s: from then on the answer is worthless, same clock; None: no deadline.
+        priority: its level: 1 is served first, then 2, ... A default row has `DEFAULT_PRIORITY`. Never changes.
         boundary: how many slices have run. Starts at `entry`; moved on by `Policy.finish` only.
         rank: its policy's alone, which may keep here what it sorts rows by.
 
@@ -43,6 +46,7 @@ class Row:
     entry: int
     arrival_s: float
     deadline_s: float | None
+    priority: int
     boundary: int = field(init=False)
     rank: Any = field(init=False, repr=False)
     place: object = field(init=False, repr=False)  # whether it waits or runs, and in which scheduler
@@ -51,12 +55,21 @@ class Row:
     rows_per_step: list[int] = field(init=False, repr=False)  # of each of these steps
 
     # By hand: one call instead of two, for every request.
-    def __init__(self, key: int, model: str, entry: int, arrival_s: float, deadline_s: float | None = None) -> None:
+    def __init__(
+        self,
+        key: int,
+        model: str,
+        entry: int,
+        arrival_s: float,
+        deadline_s: float | None = None,
+        priority: int = DEFAULT_PRIORITY,
+    ) -> None:
         self.key = key
         self.model = model
         self.entry = self.boundary = entry
         self.arrival_s = arrival_s
         self.deadline_s = deadline_s
+        self.priority = priority
         self.rank = self.place = None
         self.opened_s = self.execution_s = 0.0
         self.rows_per_step = []
@@ -90,6 +103,9 @@ class Resident:
 
 class Policy(Protocol):
     """How one model's rows are batched. One policy object serves one model.
+
+    The shipped ones serve the lowest level that waits (`Row.priority`) before the others, strictly: as long as rows of
+    a lower level keep the accelerator busy, the others wait. An own policy may do so; a `QueuePolicy` does.
 
     A row is in exactly one place: waiting in the policy (from `add` to `next`, or from `finish` to `next`), or running
     (from `next` to `finish`). Steps of one model may be finished in another order than they were begun.
@@ -179,7 +195,7 @@ _ENDED = object()
 
 
 class Scheduler:
-    """Several models on one accelerator: the model with the most urgent row goes first.
+    """Several models on one accelerator: the one with a row of the lowest level goes first, then the most urgent.
 
     Args:
         policies: model name -> its policy. Not changed afterwards, so `policies` may be read from any thread.
@@ -193,6 +209,7 @@ class Scheduler:
         }
         self._in_order = list(self._served.values())
         self._rows: dict[int, Row] = {}  # all that wait or run
+        self._has_levels = False  # whether any row ever had another level than the default
         #: Whether any row ever had a deadline, so that `expired` may find one.
         self.has_deadlines = False
         self._deadlines: list[tuple[float, int]] = []  # (when the row must run at the latest, or earlier; key)
@@ -219,6 +236,8 @@ class Scheduler:
         self._rows[row.key] = row
         row.place = served.waits
         served.waiting += 1
+        if row.priority != DEFAULT_PRIORITY:
+            self._has_levels = True
         if row.deadline_s is not None:
             self.has_deadlines = True
             heapq.heappush(self._deadlines, (self._latest_s(row, row.deadline_s), row.key))
@@ -321,6 +340,12 @@ class Scheduler:
         filled = [served for served in self._in_order if served.waiting]
         if len(filled) > 1:  # urgency is a scan of all rows, and of one there is nothing to choose
             filled.sort(key=lambda served: (served.policy.urgency_s() or 0.0, served.model))
+            if self._has_levels:
+                levels: dict[str, int] = {}
+                for row in self._rows.values():
+                    if row.place is self._served[row.model].waits:
+                        levels[row.model] = min(levels.get(row.model, row.priority), row.priority)
+                filled.sort(key=lambda served: levels[served.model])
         return filled
 
     def _latest_s(self, row: Row, deadline_s: float) -> float:

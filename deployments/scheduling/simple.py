@@ -3,6 +3,10 @@
 They differ in two things only: which rows form a step, and which weights are resident. None of them waits for a fuller
 batch: a batch is whatever waits, up to the limit, at the moment when the accelerator is free (late binding).
 
+Levels (`Row.priority`): each step has a row of the lowest level that waits at all, and no row is in it while one of a
+lower level stays behind at the same place. What they say of the oldest row is said of that level's. Rows of other
+levels may fill up a batch.
+
 Source of per_tail and per_slice: Mubark & Uddin, "Batching Model Slices for Resource-Efficient Execution of Transformer
 Models in Edge AI", IEEE MDM 2025 ("batch per model" and "batch per slice").
 """
@@ -68,7 +72,7 @@ class PerSlice(QueuePolicy):
 
     Args:
         order: which queue goes: ``oldest`` (holds the oldest row; the only stable one under load), ``deepest`` (nearest
-            to the end), ``shallowest``, ``fullest`` (of equal ones the deepest).
+            to the end), ``shallowest``, ``fullest`` (of equal ones the deepest); of those with the lowest level.
 
     Raises:
         ConfigError: the order is unknown.
@@ -90,16 +94,15 @@ class PerSlice(QueuePolicy):
 
     def deepest_queue(self) -> int | None:
         """The filled queue nearest to the end."""
-        return max((name for name, queue in self.queues.items() if queue), default=None)
+        return max(self.filled(), default=None)
 
     def shallowest_queue(self) -> int | None:
         """The filled queue nearest to the input."""
-        return min((name for name, queue in self.queues.items() if queue), default=None)
+        return min(self.filled(), default=None)
 
     def fullest_queue(self) -> int | None:
         """The queue with the most rows, of equal ones the deepest."""
-        filled = [name for name, queue in self.queues.items() if queue]
-        return max(filled, key=lambda name: (len(self.queues[name]), name), default=None)
+        return max(self.filled(), key=lambda name: (len(self.queues[name]), name), default=None)
 
 
 #: Which queue goes next, by the name of `PerSlice.order`.

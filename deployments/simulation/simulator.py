@@ -22,6 +22,7 @@ from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Row, Scheduler, Step
 from slicer.common.comparison import queue_grew
 from slicer.errors import ConfigError
+from slicer.protocol.messages import DEFAULT_PRIORITY
 
 MODEL = "simulated"
 
@@ -30,11 +31,12 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Arrival:
-    """One request: when it arrives at the server, and at which boundary it enters."""
+    """One request: when it arrives at the server, at which boundary it enters, its deadline and level (`Row`)."""
 
     arrival_s: float
     entry: int
     deadline_s: float | None = None
+    priority: int = DEFAULT_PRIORITY
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,9 @@ class Simulation:
             while due < count and arrivals[due].arrival_s <= now_s:
                 accelerator = self._route(due)
                 arrival = arrivals[due]
-                accelerator.scheduler.add(Row(due, MODEL, arrival.entry, arrival.arrival_s, arrival.deadline_s))
+                accelerator.scheduler.add(
+                    Row(due, MODEL, arrival.entry, arrival.arrival_s, arrival.deadline_s, arrival.priority)
+                )
                 accelerator.held += 1
                 touched[accelerator.index] = accelerator
                 due += 1

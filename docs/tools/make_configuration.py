@@ -23,7 +23,7 @@ from actors.device.config import DeviceKeys, Retry
 from actors.fleet.config import CacheConfig, FleetConfig, GroupConfig
 from actors.network.emulated_link import EmulatedLink
 from actors.planning.online_planner import PlanConfig
-from deployments.config import HttpConfig, IngressConfig, ModelConfig, ServerConfig
+from deployments.config import GrpcConfig, HttpConfig, IngressConfig, ModelConfig, ServerConfig
 from deployments.executors.cuda.executor import CudaExecutor
 from deployments.executors.emulated import EmulatedExecutor
 from deployments.scheduling.registry import POLICIES, make_policy
@@ -223,6 +223,7 @@ MODELS: dict[type[BaseModel], str] = {
     ServerConfig: "The server's file",
     ModelConfig: "A model",
     HttpConfig: "HTTP",
+    GrpcConfig: "gRPC",
     IngressConfig: "Fronts",
     FleetConfig: "The fleet's file",
     GroupConfig: "A group of devices",
@@ -238,6 +239,7 @@ INTRODUCTIONS: dict[type[BaseModel], str] = {
     ServerConfig: "For `headtail serve FILE`, `serve run deployments.app:build`, and the `args` of `serve.yaml`.",
     ModelConfig: "An item of `models`.",
     HttpConfig: "The key `http`.",
+    GrpcConfig: "The key `grpc` ([guide](guide/grpc.md)).",
     IngressConfig: "The key `ingress`: the processes that speak to clients.",
     FleetConfig: "For `headtail load --fleet FILE`.",
     GroupConfig: "An item of `groups`.",

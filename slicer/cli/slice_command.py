@@ -37,6 +37,7 @@ class SliceFlags:
     at: list[str | int] | None = None
     boundaries: bool | None = None
     checkpoint: str | None = None
+    checkpoint_key: str | None = None
     pretrained: bool | None = None
     img_size: int | None = None
     kwargs: dict[str, Any] | None = None
@@ -79,6 +80,7 @@ def _run(flags: SliceFlags) -> str:
         flags.model,
         kwargs=kwargs,
         checkpoint=flags.checkpoint,
+        checkpoint_key=flags.checkpoint_key,
         pretrained=bool(flags.pretrained),
         dtype=flags.dtype,
         seed=flags.seed,
@@ -262,6 +264,7 @@ def _kwargs(text: str) -> dict[str, Any]:
 @option("--at", type=Parsed("A,B", _places), help="Cut here instead: after these blocks or boundaries.")
 @option("--boundaries", is_flag=True, default=None, help="List every place where the model can be cut, and stop.")
 @option("--checkpoint", metavar="FILE", help="Weights (.safetensors, .pth, .ckpt, ...).")
+@option("--checkpoint-key", metavar="KEY", help="Where in that file they lie, such as model_ema or state_dict.teacher.")
 @option("--pretrained", is_flag=True, default=None, help="timm's pretrained weights (model hub or its local cache).")
 @option("--img-size", type=int, metavar="PX", help="Side of the square input, if not the model's own.")
 @option("--kwargs", type=Parsed("JSON", _kwargs), help='More arguments of the model, such as {"depth": 6}.')

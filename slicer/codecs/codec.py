@@ -129,6 +129,7 @@ class ImageCodec(ABC):
         name, agreement, encode_ns: as of `Codec`.
         as_taken: it carries the image as it was taken, and the server does all of the preprocessing; else the device
             brings it to the model's size first.
+        planned: a planner may choose it; else only who names it sends by it.
         suffixes: of files that are in the codec's form already, in lower case; a device sends them as they are.
     """
 
@@ -137,6 +138,7 @@ class ImageCodec(ABC):
     encode_ns: float = 0.0
     carries_images: ClassVar[bool] = True
     as_taken: bool = True
+    planned: bool = True
     suffixes: tuple[str, ...] = ()
 
     def payload_bytes(self, shape: Sequence[int]) -> int | None:

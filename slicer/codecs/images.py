@@ -1,13 +1,15 @@
 """Images on the wire, for cut 0: the server decodes them and makes the model's input exactly as timm would.
 
-| codec | what is sent                                                    | what the server does on it           |
-|-------|-----------------------------------------------------------------|--------------------------------------|
-| rgb8  | pixels after timm's resize and crop, uint8 [H, W, C], row-major | the rest: to floats, mean, std       |
-| png   | the image as it was taken, a PNG file                           | timm's whole transform               |
-| jpeg  | the image as it was taken, a JPEG file                          | timm's whole transform of what it is |
+| codec  | what is sent                                                    | what the server does on it           |
+|--------|-----------------------------------------------------------------|--------------------------------------|
+| rgb8   | pixels after timm's resize and crop, uint8 [H, W, C], row-major | the rest: to floats, mean, std       |
+| png    | the image as it was taken, a PNG file                           | timm's whole transform               |
+| jpeg   | the image as it was taken, a JPEG file                          | timm's whole transform of what it is |
+| pixels | height, width, channels; pixels as taken, uint8 [H, W, C]       | timm's whole transform               |
 
 timm resizes and crops in uint8, so that rgb8 loses nothing: the input equals timm's, bit for bit, and no camera's image
-is larger than H * W * C bytes. How long a PNG or JPEG is depends on the image. All functions are thread-safe.
+is larger than H * W * C bytes. How long the others are depends on the image.
+No planner chooses pixels: it is for who has them in memory and names it. All functions are thread-safe.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def encode_image(codec: str, image: str | Path | Image.Image, preprocess: Transf
     """One image to its payload.
 
     Args:
-        preprocess: of the model; gives rgb8 its size, png and jpeg their mode (RGB; L for a model of one channel).
+        preprocess: of the model; gives rgb8 its size, the others their mode (RGB; L for a model of one channel).
         quality: of JPEG, 1 to 95.
 
     Raises:

@@ -18,11 +18,15 @@ _HEAD = struct.Struct("<III")  # as `slicer.protocol.oip.requests` writes it
 
 
 class Pixels(ImageCodec):
-    """The image as it was taken, of any size, for who has it in memory; exact, and many times a PNG's size."""
+    """The image as it was taken, of any size, for who has it in memory; exact, and many times a PNG's size.
+
+    A planner leaves it to who names it: a camera's own file is always smaller.
+    """
 
     name = "pixels"
     agreement = 1.0
     encode_ns = 1.0
+    planned = False
 
     @override
     def encode(self, image: str | Path | Image.Image, transform: Transform, quality: int) -> bytes:
@@ -37,7 +41,7 @@ class Pixels(ImageCodec):
             try:
                 row[...] = transform(_image(memoryview(payload)))
             except ImageError as error:
-                raise CodecError(f"the pixels: {error}") from error
+                raise CodecError(f"the pixels payload of {len(payload)} bytes: {error}") from error
         return rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def _short_repr(value: Any, depth: int = 3) -> str:
     if isinstance(value, dict | list | tuple):
         if depth == 0:
             return "..."
-        first = list(value.items() if isinstance(value, dict) else value)[:8]
+        first = list(islice(value.items() if isinstance(value, dict) else value, 8))
         more = ", ..." if len(value) > len(first) else ""
         if isinstance(value, dict):
             inner = ", ".join(f"{_short_repr(k, depth - 1)}: {_short_repr(v, depth - 1)}" for k, v in first)

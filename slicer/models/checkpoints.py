@@ -1,31 +1,28 @@
-"""Weights from a file into a model: .safetensors, or PyTorch's own format without running any pickled code.
+"""Weights from a file into a model, as people have them: nested, prefixed, averaged, of another size.
 
-timm's reader is used, so nested checkpoints (``state_dict``, ``model``, EMA weights, DDP prefixes) work as in timm, and
-so does the family's own ``checkpoint_filter_fn``, which renames the keys of the original authors' releases. A prefix
-that a wrapper gave to all keys (``model.``, ``backbone.``) is taken off where what remains fits exactly.
+Which tensors of a file are the model's is found by trying: a group of tensors as it is, without what wrappers put into
+its names (DDP, torch.compile, FSDP), without a prefix that all names share, and each of these as timm's own rules for
+the model's family change it. These rename the original authors' releases, and resample position embeddings for another
+size of image. Only what fits name by name and shape by shape is taken; all else is refused with what to do, and what
+was changed or left out is said in the log.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
-from slicer.common.error_text import first_line
+from slicer.common.validation import nearest
 from slicer.errors import ModelError
+from slicer.models.checkpoint_file import State, read_groups
+from slicer.models.checkpoint_fit import Trial, best_trial, classifier_layers, endings, some
 from slicer.models.weights import refuse_foreign
 
-SUFFIXES: tuple[str, ...] = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
-
 logger = logging.getLogger("headtail.models")
-
-_State = dict[str, torch.Tensor]
 
 
 class OtherClasses(ModelError):
@@ -41,164 +38,172 @@ class OtherClasses(ModelError):
         self.classes, self.instead_of = classes, instead_of
 
 
-def load_checkpoint(module: nn.Module, path: str) -> None:
+def load_checkpoint(
+    module: nn.Module,
+    path: str,
+    key: str | None = None,
+    *,
+    groups: Mapping[str, State] | None = None,
+    open_classes: bool = False,
+) -> None:
     """Copy the weights of the file `path` into `module`; the parameters keep their dtype.
 
+    Args:
+        key: where in the file they lie, or what their names begin with, or both: ``model_ema``, ``teacher.backbone``.
+            None: the only tensors in it that fit; of a model and its average (``model_ema`` beside ``model``) the
+            average, as timm does.
+        groups: the file's, if it was read before.
+        open_classes: nobody said how many classes there are to be. Else weights of as many win over others in the same
+            file, and a model without classes leaves the checkpoint's classifier out.
+
     Raises:
-        ModelError: the file is missing or unreadable, its keys or shapes are not exactly those of the model, or a
-            tensor is no weight (integers in place of floats, NaN, infinity, beyond the dtype); the message names them.
+        ModelError: the file is missing or unreadable; there is nothing at `key`; its names or shapes are not exactly
+            those of the model; two places of it fit; or a tensor is no weight (integers in place of floats, NaN,
+            infinity, beyond the dtype). The message names them.
             OtherClasses: it differs in the number of classes alone.
     """
-    own = module.state_dict()
-    state = read_state(path)
-    source = f"checkpoint {path}"
-    complaint = _mismatch(own, state)
-    if complaint:
-        refuse_foreign(own, state, source)  # of a quantised model the scales are left over, which says less
-        classes = _other_classes(module, own, state)
-        for prefix, candidate in _candidates(module, state):
-            classes = classes or _other_classes(module, own, candidate)
-            if not _mismatch(own, candidate):
-                if prefix:
-                    logger.warning("%s: all its keys begin with %r, which was taken off", source, prefix)
-                state = candidate
-                break
-        else:
-            if classes:
-                raise OtherClasses(
-                    f"{path} does not fit {type(module).__name__}: {complaint}; it has {classes[0]} classes, the model "
-                    f"{classes[1]}: give kwargs num_classes={classes[0]}",
-                    *classes,
-                )
-            raise ModelError(
-                f"{path} does not fit {type(module).__name__}: {complaint}; {_prefix_remedy(own, state)}give the "
-                "model's name and kwargs (num_classes, img_size, ...) with which the checkpoint was made"
-            )
-    refuse_foreign(own, state, source)
-    module.load_state_dict(state, strict=True)
-
-
-def read_state(path: str) -> dict[str, torch.Tensor]:
-    """The tensors of a weights file, by name, on the CPU; no code in it runs. Raises ModelError."""
-    from timm.models import load_state_dict
-
-    file = Path(path)
-    if not file.name.endswith(SUFFIXES):
-        raise ModelError(f"checkpoint {path}: unknown extension {file.suffix!r}; known are {', '.join(SUFFIXES)}")
-    if not file.is_file():
-        raise ModelError(f"checkpoint {path}: there is no such file; check the path")
-    try:
-        read: Any = load_state_dict(str(file), weights_only=True)
-    except Exception as error:  # safetensors, zipfile and torch each have their own classes for a broken file
-        raise ModelError(
-            f"checkpoint {path} cannot be read ({first_line(error)}); it must be a complete .safetensors file or a "
-            "torch file of tensors only (save model.state_dict())"
-        ) from error
-    state: dict[Any, Any] = _nested(read)
-    if wrong := [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]:
-        inside = [str(key) for key, value in read.items() if _is_state(value)]
-        raise ModelError(
-            f"checkpoint {path}: {_some(wrong)} is no tensor; save model.state_dict()"
-            + (f" ({_some(inside)} each hold tensors: save one of them)" if inside else "")
+    own, source = module.state_dict(), f"checkpoint {path}"
+    groups = read_groups(path) if groups is None else groups
+    notes: tuple[str, ...] = ()
+    if key is not None:
+        groups, notes = _at(groups, key, own, source)
+    best = {name: best_trial(module, own, state, open_classes) for name, state in groups.items()}
+    fitting = [name for name, trial in best.items() if not trial.complaint]
+    if not fitting or open_classes:
+        fitting += [name for name, trial in best.items() if trial.classes]
+    if not fitting:
+        name = min(best, key=lambda name: best[name].wrong)
+        for state in (groups[name], best[name].state):  # of a quantised model the scales are left over: says less
+            refuse_foreign(own, state, source)
+        raise ModelError(_refusal(module, own, path, groups, name, best[name]))
+    if len(fitting) > 1:
+        fitting, more = _one_of({name: best[name].state for name in fitting}, source)
+        notes += more
+    trial, average = best[fitting[0]], f"{fitting[0]}_ema"
+    if fitting[0] and average in best and best[average].complaint and not trial.classes:
+        notes += (f"{average!r} does not fit ({best[average].complaint}), so {fitting[0]!r} was taken",)
+    if trial.classes:
+        raise OtherClasses(
+            f"{path} does not fit {type(module).__name__}: {trial.complaint}; it has {trial.classes[0]} classes, the "
+            f"model {trial.classes[1]}: give kwargs num_classes={trial.classes[0]}",
+            *trial.classes,
         )
-    return state
+    refuse_foreign(own, trial.state, source)
+    module.load_state_dict(trial.state, strict=True)
+    if fitting[0]:
+        logger.info("%s: the weights at %r were taken", source, fitting[0])
+    for note in (*notes, *trial.notes):
+        logger.warning("%s: %s", source, note)
 
 
-def _nested(read: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The one state dict in `read`, under whatever name (``model_state_dict``, ``net``); `read` if it is none or not
-    the only one."""
-    inside = [value for value in read.values() if _is_state(value)]
-    flat = any(isinstance(value, torch.Tensor) and value.ndim for value in read.values())
-    return dict(inside[0]) if len(inside) == 1 and not flat else dict(read)
+# ---- where in the file ----
 
 
-def _is_state(value: object) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(one, torch.Tensor) for one in value.values())
+def _at(
+    groups: Mapping[str, State], key: str, own: Mapping[str, torch.Tensor], source: str
+) -> tuple[dict[str, State], tuple[str, ...]]:
+    """The groups at `key`, or what of a group has names that begin with it; and what lies beside it, in words."""
+    key = key.strip(".")
+    found = {name: state for name, state in groups.items() if name == key}
+    if not found:
+        found = {name: state for name, state in groups.items() if name.startswith(f"{key}.")}
+    if found:
+        return found, ()
+    notes: list[str] = []
+    for whole in (True, False):  # the key from the file's top, else from any group's
+        for name, state in groups.items():
+            prefix = f"{key}."
+            if whole and name:
+                if not prefix.startswith(f"{name}."):
+                    continue
+                prefix = prefix.removeprefix(f"{name}.")
+            inside = {one.removeprefix(prefix): tensor for one, tensor in state.items() if one.startswith(prefix)}
+            if inside:
+                found[f"{name}.{prefix}".strip(".")] = inside
+                if beside := [one for one in state if not one.startswith(prefix)]:
+                    notes.append(f"left out, since {key!r} was asked for: {some(beside)}")
+        if found:
+            return found, tuple(notes)
+    known = [name for name in groups if name]
+    firsts = {one.partition(".")[0] for state in groups.values() for one in state if "." in one}
+    known += sorted(firsts - {one.partition(".")[0] for one in own})
+    raise ModelError(
+        f"{source}: nothing in it is at checkpoint_key={key!r}{nearest(key, known)}; it has {some(known) or 'none'}"
+    )
 
 
-def _candidates(module: nn.Module, state: _State) -> Iterator[tuple[str, _State]]:
-    """The state as it may have been meant: renamed by timm, without a prefix that all keys share, or both."""
-    prefix = ""
-    while True:
-        stripped = {key.removeprefix(prefix): value for key, value in state.items()}
-        if prefix:
-            yield prefix, stripped
-        if (renamed := _renamed_by_timm(module, stripped)) is not None:
-            yield prefix, renamed
-        first = {key.partition(".")[0] for key in stripped}
-        if len(first) != 1 or not all("." in key for key in stripped):
-            return
-        prefix += first.pop() + "."
+def _one_of(groups: Mapping[str, State], source: str) -> tuple[list[str], tuple[str, ...]]:
+    """Of several places that fit the one that is meant, and why; ModelError if that cannot be known."""
+    fitting = list(groups)
+    averages = [name for name in fitting if _averaged(name) is not None]
+    plain = [name for name in fitting if name not in averages]
+    if all(_same(groups[fitting[0]], groups[other]) for other in fitting[1:]):
+        return plain or fitting, ()
+    if len(averages) == 1 and plain and all(_same(groups[plain[0]], groups[other]) for other in plain[1:]):
+        average, of = averages[0], str(_averaged(averages[0]))
+        for name in plain:
+            if name == of or name.startswith(f"{of}."):
+                note = f"it has {name!r} and their average {average!r}, which was taken, as timm does"
+                return [average], (f"{note}; checkpoint_key={name!r} takes the others",)
+    places = " and ".join(repr(name) if name else "its top" for name in fitting)
+    raise ModelError(
+        f"{source}: there are weights that fit at {places}, and they differ; say which ones are meant: "
+        f"checkpoint_key={' or '.join(repr(name) for name in fitting if name)}"
+    )
 
 
-def _mismatch(own: Mapping[str, torch.Tensor], state: _State) -> str:
-    """What is missing, left over or of another shape, in words; empty when the state fits."""
-    parts = []
-    if missing := [key for key in own if key not in state]:
-        parts.append(f"missing {_some(missing)}")
-    if leftover := [key for key in state if key not in own]:
-        parts.append(f"leftover {_some(leftover)}")
-    for key, tensor in own.items():
-        if key in state and state[key].shape != tensor.shape:
-            parts.append(f"{key} has shape {tuple(state[key].shape)} instead of {tuple(tensor.shape)}")
-            break
-    return ", ".join(parts)
+def _averaged(name: str) -> str | None:
+    """Of which place the place `name` is the average: ``model`` of ``model_ema`` and of ``model_ema.module``."""
+    parts = name.split(".")
+    number = next((number for number, part in enumerate(parts) if part.endswith("_ema")), None)
+    return None if number is None else ".".join([*parts[:number], parts[number].removesuffix("_ema")])
 
 
-def _other_classes(module: nn.Module, own: Mapping[str, torch.Tensor], state: _State) -> tuple[int, int] | tuple[()]:
-    """How many classes the checkpoint has, and how many the model, where nothing but the classifier's size differs."""
-    about: Any = getattr(module, "pretrained_cfg", None)
-    named: Any = about.get("classifier") if isinstance(about, Mapping) else None
-    layers = [named] if isinstance(named, str) else list(named or ())
-    if own.keys() != state.keys():
-        return ()
-    differ = {key for key, tensor in own.items() if state[key].shape != tensor.shape}
-    heads = {key for layer in layers for key in (f"{layer}.weight", f"{layer}.bias") if key in own}
-    if not differ or differ != heads or any(own[key].shape[1:] != state[key].shape[1:] for key in heads):
-        return ()
-    sizes = {(state[key].shape[0], own[key].shape[0]) for key in heads if own[key].ndim and state[key].ndim}
-    return sizes.pop() if len(sizes) == 1 else ()
+def _same(one: State, other: State) -> bool:
+    try:
+        return one.keys() == other.keys() and all(
+            tensor.shape == other[key].shape and tensor.dtype == other[key].dtype and torch.equal(tensor, other[key])
+            for key, tensor in one.items()
+        )
+    except (RuntimeError, NotImplementedError):  # of tensors that cannot be compared, which are no weights either
+        return False
 
 
-def _prefix_remedy(own: Mapping[str, torch.Tensor], state: _State) -> str:
-    """Where the model's names stand behind a prefix, but beside others: which prefix, and how to take it off."""
+# ---- what to say ----
+
+
+def _refusal(
+    module: nn.Module,
+    own: Mapping[str, torch.Tensor],
+    path: str,
+    groups: Mapping[str, State],
+    name: str,
+    trial: Trial,
+) -> str:
+    where = f" (its {name!r})" if name else ""
+    others = [repr(other) for other in groups if other and other != name]
+    beside = f"; it also has {some(others)}, which fit less" if others else ""
+    absent = [key for key in own if key not in trial.state]
+    layers = tuple(f"{layer}." for layer in classifier_layers(module))
+    if absent and len(absent) == trial.wrong and layers and all(key.startswith(layers) for key in absent):
+        remedy = "it has no classifier: give kwargs num_classes=0 for a model without one"
+    else:
+        remedy = _prefix_remedy(own, name, groups[name]) + (
+            "give the model's name and kwargs (num_classes, img_size, ...) with which the checkpoint was made"
+        )
+    return f"{path}{where} does not fit {type(module).__name__}: {trial.complaint}{beside}; {remedy}"
+
+
+def _prefix_remedy(own: Mapping[str, torch.Tensor], place: str, state: State) -> str:
+    """Where the model's names stand behind a prefix, but beside others: which prefix, and how to ask for it."""
     found: Counter[str] = Counter()
     for key in state:
-        found.update(key[: -len(name)] for name in _endings(key) if name in own)
-    if not found:
+        found.update(key[: -len(name)] for name in endings(key) if name in own and name != key)
+    counts = [(prefix, count) for prefix, count in found.most_common(4) if count > max(1, len(own) // 2)]
+    if not counts:
         return ""
-    prefix, count = found.most_common(1)[0]
-    if count <= max(1, len(own) // 2):
-        return ""
+    said = " and ".join(f"{count} behind {prefix!r}" for prefix, count in counts)
+    keys = " or ".join(repr(f"{place}.{prefix}".strip(".")) for prefix, _ in counts)
     return (
-        f"{count} of its {len(state)} keys are the model's behind {prefix!r}; if these are the weights, save them "
-        f"alone: {{k[{len(prefix)}:]: v for k, v in state.items() if k.startswith({prefix!r})}}; else "
+        f"of its {len(state)} keys the model's are {said}; if these are the weights, give checkpoint_key={keys}; else "
     )
-
-
-def _endings(key: str) -> Iterator[str]:
-    """``b.c`` and ``c`` of ``a.b.c``."""
-    while "." in key:
-        key = key.partition(".")[2]
-        yield key
-
-
-def _renamed_by_timm(module: nn.Module, state: _State) -> _State | None:
-    """The state with the keys that this family's module in timm gives to foreign checkpoints; None if it cannot."""
-    family = type(module).__module__
-    if not family.startswith("timm.models."):
-        return None
-    rename: Callable[[_State, nn.Module], Any] | None = getattr(
-        importlib.import_module(family), "checkpoint_filter_fn", None
-    )
-    if rename is None:
-        return None
-    try:
-        renamed = rename(dict(state), module)
-    except Exception:  # written for known releases only; on anything else the plain mismatch is the better message
-        return None
-    return renamed if isinstance(renamed, dict) else None
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

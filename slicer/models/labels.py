@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from slicer.common.error_text import shown
 from slicer.common.yaml_files import parse_json, read_small
 from slicer.errors import ConfigError
+from slicer.models.checkpoint_file import beside_weights
 from slicer.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def usable(value: object, classes: int) -> Labels:
 
 def of_checkpoint(path: str, classes: int) -> Labels:
     """What a weights file holds of them; no code of it runs, and no tensor is read where its form allows it."""
-    for place in _places(_beside_weights(path)):
+    for place in _places(beside_weights(path)):
         by_key = {str(key).lower(): value for key, value in place.items()}
         for key in KEYS:
             if found := _if_labels(by_key.get(key), classes):
@@ -245,31 +246,6 @@ def _if_labels(value: object, classes: int) -> Labels:
     except ConfigError:
         return ()
     return () if all(_PLACEHOLDER.fullmatch(label) for label in labels) else labels
-
-
-def _beside_weights(path: str) -> Mapping[Any, Any]:
-    """What a weights file holds beside its weights; empty if it says nothing, or cannot be read, which is told by who
-    loads the weights."""
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors import safe_open
-
-            with safe_open(path, "pt") as file:
-                return dict(file.metadata() or {})
-        read: Any = _torch_file(path)
-    except Exception:  # whatever the file is
-        return {}
-    return read if isinstance(read, Mapping) else {}
-
-
-def _torch_file(path: str) -> Any:
-    import torch
-
-    with torch.serialization.safe_globals([Namespace]):  # what scripts keep their flags in: a class without code
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # a file of before torch 1.6
-            return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _places(top: Mapping[Any, Any], depth: int = 2) -> Iterator[Mapping[Any, Any]]:

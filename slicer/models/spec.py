@@ -24,6 +24,8 @@ class ModelSpec:
         kwargs: keyword arguments for timm's create_model or the callable (JSON values only). Of ``hf:NAME`` what
             `slicer.models.hugging_face.source.expand` makes: class, config, attention, output.
         checkpoint: a file with the weights (.safetensors, .pth, .ckpt, ...); None for random or pretrained ones.
+        checkpoint_key: where in that file the weights lie, or what their names begin with (``model_ema``,
+            ``state_dict.teacher``); None: the only ones that fit, of a model and its average the average.
         pretrained: load timm's pretrained weights (needs the model hub or its local cache).
         dtype: fp32, fp16 or bf16.
         seed: of the random weights, where there are no others.
@@ -42,6 +44,7 @@ class ModelSpec:
     seed: int = 0
     data_config: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    checkpoint_key: str | None = None
 
     @property
     def kind(self) -> Literal["timm", "own", "hf"]:

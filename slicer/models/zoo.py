@@ -27,6 +27,7 @@ from slicer.common.validation import nearest
 from slicer.common.yaml_files import read_yaml
 from slicer.errors import ConfigError, ModelError
 from slicer.models import timm_hub
+from slicer.models.checkpoint_file import State, read_groups
 from slicer.models.checkpoints import OtherClasses, load_checkpoint
 from slicer.models.data_config import DATA_KEYS, EXIF_KEY, data_config
 from slicer.models.hub import offline_if_unreachable
@@ -59,6 +60,7 @@ def resolve(
     *,
     kwargs: Mapping[str, Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_key: str | None = None,
     pretrained: bool = False,
     dtype: str | None = None,
     seed: int | None = None,
@@ -71,6 +73,7 @@ def resolve(
             transformers' ``save_pretrained`` wrote; ``hf-hub:ORG/NAME`` for timm's models there.
         kwargs: for timm's create_model or the callable; they win over the model file's.
         checkpoint: wins over the model file's.
+        checkpoint_key: where in the checkpoint the weights lie (`ModelSpec`).
         pretrained: timm's pretrained weights.
         dtype: fp32, fp16 or bf16; None: what the model file says, else fp32.
         seed: of random weights; None: what the model file says, else 0.
@@ -96,7 +99,9 @@ def resolve(
     if kwargs:
         spec = replace(spec, kwargs={**spec.kwargs, **kwargs})
     if checkpoint is not None or pretrained:  # other weights than the file's
-        spec = replace(spec, checkpoint=cast("str | None", checkpoint), pretrained=pretrained)
+        spec = replace(spec, checkpoint=cast("str | None", checkpoint), checkpoint_key=None, pretrained=pretrained)
+    if checkpoint_key is not None:
+        spec = replace(spec, checkpoint_key=checkpoint_key)
     spec = replace(spec, dtype=spec.dtype if dtype is None else dtype, seed=spec.seed if seed is None else seed)
     return check(_expanded(check(spec)))
 
@@ -114,6 +119,8 @@ def check(spec: ModelSpec) -> ModelSpec:
         raise ModelError(f"unknown dtype {spec.dtype!r}; known are {', '.join(DTYPES)}")
     if spec.checkpoint is not None and spec.pretrained:
         raise ModelError(f"both a checkpoint ({spec.checkpoint}) and pretrained weights were asked for; choose one")
+    if spec.checkpoint_key is not None and spec.checkpoint is None:
+        raise ModelError(f"checkpoint_key {shown(repr(spec.checkpoint_key))} is for a checkpoint; give checkpoint=FILE")
     if reserved := [key for key in spec.kwargs if key in _RESERVED]:
         raise ModelError(f"kwargs may not hold {', '.join(reserved)}; use the options checkpoint and pretrained")
     if unknown := [key for key in spec.data_config if key not in DATA_KEYS]:
@@ -132,13 +139,20 @@ def build(spec: ModelSpec) -> nn.Module:
     Raises:
         ModelError: it cannot be built, or its weights cannot be had; the message says what to do instead.
     """
+    return _built(spec, None if spec.checkpoint is None else read_groups(spec.checkpoint))
+
+
+def _built(spec: ModelSpec, groups: Mapping[str, State] | None) -> nn.Module:
+    """`build`, with what the checkpoint's file holds."""
     with torch.inference_mode(False):  # weights made in inference mode could not be traced
         with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
             loads = spec.kind == "hf" and spec.checkpoint is not None  # transformers fills what it builds
             module = _with_weights(spec) if loads else _instantiate(spec)
         if spec.checkpoint is not None and not loads:
-            load_checkpoint(module, spec.checkpoint)
+            load_checkpoint(
+                module, spec.checkpoint, spec.checkpoint_key, groups=groups, open_classes=_open_classes(spec)
+            )
         return convert(module, spec.dtype).eval().requires_grad_(False)
 
 
@@ -149,10 +163,11 @@ def build_for_weights(spec: ModelSpec) -> tuple[nn.Module, ModelSpec]:
     Raises:
         ModelError: as `build`; also where more than the classifier differs.
     """
+    groups = None if spec.checkpoint is None or spec.kind == "hf" else read_groups(spec.checkpoint)
     try:
-        return build(spec), spec
+        return _built(spec, groups), spec
     except OtherClasses as error:
-        if spec.kind != "timm" or spec.kwargs.get("num_classes") is not None:
+        if not _open_classes(spec):
             raise
         logger.warning(
             "checkpoint %s: %d classes, so %s is built with num_classes=%d instead of %d",
@@ -160,7 +175,12 @@ def build_for_weights(spec: ModelSpec) -> tuple[nn.Module, ModelSpec]:
         )
         labels = spec.labels if len(spec.labels) == error.classes else ()
         spec = replace(spec, kwargs={**spec.kwargs, "num_classes": error.classes}, labels=labels)
-    return build(spec), spec
+    return _built(spec, groups), spec
+
+
+def _open_classes(spec: ModelSpec) -> bool:
+    """Whether nobody says how many classes a model of timm has."""
+    return spec.kind == "timm" and spec.kwargs.get("num_classes") is None
 
 
 def build_structure(spec: ModelSpec) -> nn.Module:
@@ -245,6 +265,9 @@ def _right_kinds(spec: ModelSpec) -> ModelSpec:
         checkpoint = os.fspath(checkpoint)
         if not checkpoint or "\0" in checkpoint:
             raise wrong("checkpoint", checkpoint, "must be the path of a weights file")
+    inside: Any = spec.checkpoint_key
+    if inside is not None and (not isinstance(inside, str) or not inside.strip(".")):
+        raise wrong("checkpoint_key", inside, "must be a name in the checkpoint, such as model_ema")
     return replace(spec, seed=seed, checkpoint=checkpoint)
 
 

@@ -192,8 +192,8 @@ def estimate_all(
 
 
 def offered(facts: ModelFacts, cut: int) -> list[str]:
-    """The codecs of a cut: those of activations, and at cut 0 those of images."""
-    known = (*CODECS, *(IMAGE_CODECS if cut == 0 else ()))
+    """The codecs of a cut that a planner may choose: those of activations, and at cut 0 those of images."""
+    known = (*CODECS, *((name for name, one in IMAGE_CODECS.items() if one.planned) if cut == 0 else ()))
     return [codec for codec in known if codec in facts.codecs]
 
 

@@ -2,7 +2,7 @@
 
 The HTTP ingress makes its routes of `ENDPOINTS`, both transports make their calls of one. An endpoint is a `GET`, so it
 may be asked again: its arguments travel in the path and the query, its answer is the body. Requests for inference are
-no endpoint: they go as packets (`slicer.protocol.packet`), by a way of their own.
+no endpoint: they go by the Open Inference Protocol (`slicer.protocol.oip`), by a way of their own.
 
 To add one: declare it here and append it to `ENDPOINTS`, write the method of this name of
 `deployments.replica.tail_server.TailServer`, and that of `actors.network.client.Server`, which only asks.

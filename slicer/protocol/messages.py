@@ -50,12 +50,13 @@ class Request:
         payload: the encoded activation; a memoryview where it came in a larger body (`slicer.protocol.packet`).
         top_k: return so many (class, score) pairs; None returns all logits.
         deadline_ms: what is left until the answer is worthless, at the moment of sending; None: no deadline.
-        again: this id was sent before and its answer did not come: the server gives the answer that it has, or that is
-            on its way, instead of running the row twice. Whoever sets it makes ids that nobody else makes.
         wants_load: the reply shall say how busy the server is (`Reply.load`).
         key: what all sendings of one request have in common, and no other request: the server runs it once, however
-            often it comes. Empty: each sending is a request of its own.
-        priority: 1 is the most urgent, 2 the next; 0 stands for the default, `DEFAULT_PRIORITY`.
+            often it comes within a minute, and gives all of them its answer. Make it so that nobody guesses it: who
+            knows it may get the answer. Empty: each sending is a request of its own.
+        priority: 1 is the most urgent, 2 the next, `MAX_PRIORITY` the last; 0 stands for the default,
+            `DEFAULT_PRIORITY`. Strict: as long as more urgent ones wait, the others do. Of several sendings under one
+            key, that of the one that runs counts.
     """
 
     id: str
@@ -67,7 +68,6 @@ class Request:
     payload: bytes | memoryview
     top_k: int | None = None
     deadline_ms: float | None = None
-    again: bool = False
     wants_load: bool = False
     key: str = ""
     priority: int = 0

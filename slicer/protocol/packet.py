@@ -66,7 +66,7 @@ def encode_requests(requests: Sequence[Request]) -> bytes:
             "top_k": request.top_k,
             "deadline_ms": request.deadline_ms,
             "size": len(request.payload),
-            **({"again": True} if request.again else {}),
+            "key": request.key,
             **({"wants_load": True} if request.wants_load else {}),
         }
         for request in requests
@@ -76,6 +76,8 @@ def encode_requests(requests: Sequence[Request]) -> bytes:
 
 def decode_requests(body: Buffer) -> list[Request]:
     """The requests of a body; their payloads are memoryviews into it, so keep it unchanged while they are in use.
+
+    An older client sends no key, and all sendings of one of its requests have the id in common: that is the key then.
 
     Raises:
         CodecError: the body is truncated, too long, of another version, or a field has the wrong type or range.
@@ -95,8 +97,8 @@ def decode_requests(body: Buffer) -> list[Request]:
                 payload=_piece(rest, start, size),
                 top_k=None if entry.get("top_k") is None else _integer(entry, "top_k", -_MAX_DIM),
                 deadline_ms=None if entry.get("deadline_ms") is None else _number(entry, "deadline_ms"),
-                again=_flag(entry, "again"),
                 wants_load=_flag(entry, "wants_load"),
+                key=_text(entry, "key" if "key" in entry else "id"),
             )
         )
         start += size

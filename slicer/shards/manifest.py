@@ -28,7 +28,7 @@ from slicer.protocol.messages import ShardInfo
 FILE = "manifest.json"
 
 _FORMAT = 2
-_NO_PART = ("checkpoint", "labels")  # of a spec
+_NO_PART = ("checkpoint", "checkpoint_key", "labels")  # of a spec
 _KEYS = frozenset(
     {"format", "spec", "torch", "timm", "boundaries", "shapes", "dtypes", "shards", "programs", "reads", "channel_axes"}
 )

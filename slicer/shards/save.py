@@ -95,7 +95,7 @@ def _write_slice(sliced: SlicedModel, index: int, scratch: Path) -> ShardInfo:
 
 def _manifest(sliced: SlicedModel, shards: tuple[ShardInfo, ...]) -> Manifest:
     assert sliced.spec is not None
-    spec = replace(sliced.spec, checkpoint=None, labels=())
+    spec = replace(sliced.spec, checkpoint=None, checkpoint_key=None, labels=())
     if tuple(data_config(spec)["input_size"]) != sliced.input_shape:  # it was given while slicing
         spec = replace(spec, data_config={**spec.data_config, "input_size": list(sliced.input_shape)})
     return Manifest(

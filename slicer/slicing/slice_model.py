@@ -45,6 +45,7 @@ def slice_model(
     at: Sequence[str | int] | None = None,
     pretrained: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_key: str | None = None,
     input_shape: Sequence[int] | None = None,
     dtype: str | None = None,
     seed: int | None = None,
@@ -58,7 +59,8 @@ def slice_model(
         num_slices: balanced by FLOPs; "all" cuts at every boundary.
         at: cut here instead: names of boundaries, or numbers of blocks ("cut after block i"), in order.
         pretrained: timm's pretrained weights.
-        checkpoint: a .safetensors or .pth file.
+        checkpoint: a file with the weights (.safetensors, .pth, .ckpt, ...).
+        checkpoint_key: where in that file they lie (`slicer.models.spec.ModelSpec`).
         input_shape: of one input, without the batch dimension; None: what the model says, else 3x224x224.
         dtype: fp32, fp16 or bf16; None: as the model is.
         seed: of random weights.
@@ -73,7 +75,13 @@ def slice_model(
     """
     if not isinstance(name_or_module, nn.Module):
         spec = zoo.resolve(
-            name_or_module, kwargs=timm_kwargs, checkpoint=checkpoint, pretrained=pretrained, dtype=dtype, seed=seed
+            name_or_module,
+            kwargs=timm_kwargs,
+            checkpoint=checkpoint,
+            checkpoint_key=checkpoint_key,
+            pretrained=pretrained,
+            dtype=dtype,
+            seed=seed,
         )
         return slice_spec(spec, num_slices, at, input_shape=input_shape, verify=verify)
     module = name_or_module
@@ -81,9 +89,11 @@ def slice_model(
     if pretrained or timm_kwargs or seed is not None:
         given = ", ".join([*timm_kwargs, *(["pretrained"] * pretrained), *(["seed"] * (seed is not None))])
         raise ModelError(f"{given} cannot be applied to a module that is built already; build it with them")
+    if checkpoint_key is not None and checkpoint is None:
+        raise ModelError(f"checkpoint_key {checkpoint_key!r} is for a checkpoint; give checkpoint=FILE")
     with torch.inference_mode(False):  # the caller may be inside of it; what is made there cannot be traced
         if checkpoint is not None:
-            load_checkpoint(module, str(checkpoint))
+            load_checkpoint(module, str(checkpoint), checkpoint_key)
         if dtype is not None:
             convert(module, dtype)
         shape = _shape_of(module) if input_shape is None else input_shape

@@ -43,12 +43,20 @@ HERE = [c for c in RUN if c.startswith(("headtail serve", "headtail load")) and 
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Mapping[str, str]:
+def reader(tmp_path: Path) -> Iterator[Mapping[str, str]]:
     """Of somebody with the documents' files in the current folder and the project's commands at hand."""
     put_files(tmp_path)
     (tmp_path / "home").mkdir()
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    return {**kept, "PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(tmp_path / "home"), "PWD": str(tmp_path)}
+    # A folder of its own for Ray: the tests' shared cluster, which `headtail serve` would join, is not the reader's.
+    with tempfile.TemporaryDirectory(prefix="ray-") as ray_folder:  # tmp_path is too long for Ray's sockets
+        yield {
+            **kept,
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "HOME": str(tmp_path / "home"),
+            "PWD": str(tmp_path),
+            "RAY_TMPDIR": ray_folder,
+        }
 
 
 def run(command: str, env: Mapping[str, str], timeout_s: float = 900) -> str:

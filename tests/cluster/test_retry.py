@@ -72,21 +72,20 @@ def test_every_answer_of_a_run_is_lost_once_and_no_request_runs_twice(handle: An
 def test_the_same_request_while_it_is_at_work_and_after_it_has_ended(handle: Any) -> None:
     served = handle.describe.remote("digits_vit").result(timeout_s=30)
     payload = activations.encode("fp32", np.ones((3, 32, 32), np.float32))
-    first = Request("one", "digits_vit", served.manifest, 0, "fp32", (3, 32, 32), payload, top_k=10)
-    again = replace(first, again=True)
+    one = Request("one", "digits_vit", served.manifest, 0, "fp32", (3, 32, 32), payload, top_k=10, key="test/1")
     before = steps(handle)
 
     async def all_at_once() -> list[Reply]:
-        # All marked: calls side by side may arrive in any order, and one that is not marked always runs.
-        calls = [handle.infer_parcel.remote([again]) for _ in range(4)]
+        calls = [handle.infer_parcel.remote([one]) for _ in range(4)]
         return [answer for [answer] in await asyncio.gather(*calls)]
 
     answers = asyncio.run(all_at_once())
     assert steps(handle) - before == 1
-    [later] = handle.infer_parcel.remote([again]).result(timeout_s=30)
+    [later] = handle.infer_parcel.remote([one]).result(timeout_s=30)
     assert (
         len({(answer.top_k, answer.timings.execution_ms) for answer in (*answers, later)}) == 1
     )  # one run, five times
     assert steps(handle) - before == 1
-    handle.infer_parcel.remote([first]).result(timeout_s=30)  # not marked, so it runs: what counts above does count
+    unkeyed = replace(one, key="")
+    handle.infer_parcel.remote([unkeyed]).result(timeout_s=30)  # it runs: what counts above does count
     assert steps(handle) - before == 2

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 from aiohttp import web
@@ -38,7 +41,7 @@ async def served(app: Ingress) -> AsyncIterator[str]:
         headers = [(name.decode(), value.decode()) for name, value in start["headers"]]
         return web.Response(status=start["status"], headers=headers, body=content["body"])
 
-    server = web.Application()
+    server = web.Application(client_max_size=64 << 20)
     server.router.add_route("*", "/{path:.*}", handle)
     runner = web.AppRunner(server)
     await runner.setup()
@@ -47,3 +50,24 @@ async def served(app: Ingress) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}/headtail"
     finally:
         await runner.cleanup()
+
+
+@contextlib.contextmanager
+def served_in_a_thread(app: Ingress) -> Iterator[str]:
+    """As `served`, for code that blocks."""
+    ready: Future[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def serve() -> None:
+        enough = asyncio.Event()
+        async with served(app) as url:
+            ready.set_result((url, asyncio.get_running_loop(), enough))
+            await enough.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    url, loop, enough = ready.result(30)
+    try:
+        yield url
+    finally:
+        loop.call_soon_threadsafe(enough.set)
+        thread.join()

@@ -27,7 +27,7 @@ from deployments.replica.admission.calls import Call, CheckedRequest, Place, Res
 from deployments.replica.admission.decode import decode_rows
 from deployments.replica.admission.decode_queue import DecodeQueue
 from slicer.codecs.registry import IMAGE_CODECS
-from slicer.protocol.messages import Refusal, Request
+from slicer.protocol.messages import DEFAULT_PRIORITY, Refusal, Request
 
 #: A call of up to this much is decoded on the event loop (well below 1 ms); more, and any image, goes to a thread, so
 #: that the loop is never held for longer than it took to receive what it decodes.
@@ -129,7 +129,7 @@ class Admission(Generic[Sink]):
             [checked.arrived_s for checked in requests],
             [checked.deadline_s for checked in requests],
             [key_of(checked.request) for checked in requests],
-            [checked.request.again for checked in requests],
+            [checked.request.priority or DEFAULT_PRIORITY for checked in requests],
         )
         tickets = self.sink.submit(batch)
         for ticket, (call, index) in zip(tickets, good, strict=True):

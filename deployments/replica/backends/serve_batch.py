@@ -3,8 +3,9 @@
 One decorated function per model and entry stacks its batch, runs the whole tail in a thread and returns the logits.
 The thread drives the same executor as every other strategy's engine does.
 Batches are closed before the accelerator is free, which is what makes it slow under load (Serve 2.60;
-measure it with `headtail load --strategy serve_batch`). It has no deadlines, no limit of its own and no isolation
-of a failing row, because the plain pattern has none; requests are checked and decoded as for every other strategy.
+measure it with `headtail load --strategy serve_batch`). It has no deadlines, no priorities, no limit of its own, no
+isolation of a failing row and no memory of what came before (`Request.key`), because the plain pattern has none;
+requests are checked and decoded as for every other strategy.
 """
 
 from __future__ import annotations

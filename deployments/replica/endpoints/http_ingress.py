@@ -122,9 +122,9 @@ class Ingress:
         if name == "health" and not rest:
             _expect(method, "GET")
             return await self._health()
-        if name == "v2" and rest in ("health/live", "health/ready"):
+        if name == "v2" and (asked := rest.rstrip("/")) in ("health/live", "health/ready"):
             _expect(method, "GET")
-            return await self._v2_health(rest)
+            return await self._v2_health(asked)
         headers = dict(scope["headers"])
         self._authorise(headers.get(b"authorization", b""))
         if name == "v2":

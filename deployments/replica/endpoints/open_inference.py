@@ -57,13 +57,16 @@ class OpenInference:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    async def infer(self, asked: Sequence[InferRequest]) -> list[InferResponse | Refusal]:
-        """Each answered or refused for itself, in order, all when the last row has ended."""
+    async def infer(self, asked: Sequence[InferRequest | Refusal]) -> list[InferResponse | Refusal]:
+        """Each answered or refused for itself, in order, all when the last row has ended; a refusal stays one."""
         models = self._server.models
         found: dict[int, InferResponse | Refusal] = {}
         rows: list[Request] = []
-        spans: list[tuple[int, HostedModel, int, int]] = []
+        spans: list[tuple[int, InferRequest, HostedModel, int, int]] = []
         for number, one in enumerate(asked):
+            if isinstance(one, Refusal):
+                found[number] = one
+                continue
             model = models.get(one.model)
             if model is None:
                 found[number] = self._server.absent(one.id, one.model)
@@ -74,11 +77,11 @@ class OpenInference:
             except BadRequestError as error:
                 found[number] = Refusal(one.id, "bad_request", str(error))
                 continue
-            spans.append((number, model, len(rows), len(rows) + len(of_one)))
+            spans.append((number, one, model, len(rows), len(rows) + len(of_one)))
             rows += of_one
         answers = await self._server.infer_parcel(rows) if rows else []
-        for number, model, start, end in spans:
-            found[number] = response_of(asked[number], model, answers[start:end])
+        for number, one, model, start, end in spans:
+            found[number] = response_of(one, model, answers[start:end])
         return [found[number] for number in range(len(asked))]
 
     async def predict(self, image: Buffer, *, model: str = "", count: int = 5) -> dict[str, Any]:

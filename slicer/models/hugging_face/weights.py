@@ -13,7 +13,7 @@ from torch import nn
 
 from slicer.common.error_text import first_line, shown
 from slicer.errors import ModelError
-from slicer.models.checkpoints import read_state
+from slicer.models.checkpoint_file import read_groups
 from slicer.models.hugging_face.structure import build
 from slicer.models.weights import refuse_not_finite
 
@@ -62,7 +62,7 @@ def load(kwargs: Mapping[str, Any], checkpoint: str) -> nn.Module:
 def read_weights(checkpoint: str) -> dict[str, torch.Tensor]:
     """All tensors of a file, or of the files that an index names. No code in them runs. Raises ModelError."""
     if not checkpoint.endswith(INDEX):
-        return read_state(checkpoint)
+        return _read(checkpoint)
     folder = Path(checkpoint).parent
     try:
         files = sorted(set(json.loads(Path(checkpoint).read_bytes())["weight_map"].values()))
@@ -70,8 +70,16 @@ def read_weights(checkpoint: str) -> dict[str, torch.Tensor]:
         raise ModelError(f"weights {checkpoint}: no index of weights ({first_line(error)})") from error
     state: dict[str, torch.Tensor] = {}
     for file in files:
-        state.update(read_state(str(folder / Path(str(file)).name)))  # an index may name files beside it only
+        state.update(_read(str(folder / Path(str(file)).name)))  # an index may name files beside it only
     return state
+
+
+def _read(path: str) -> dict[str, torch.Tensor]:
+    """Of a file that holds one model, by name."""
+    groups = read_groups(path)
+    if len(groups) > 1 and "" not in groups:
+        raise ModelError(f"weights {path} lie at several places ({', '.join(groups)}); give a folder of one model")
+    return groups[""] if "" in groups else next(iter(groups.values()))
 
 
 def has_pooler(checkpoint: str) -> bool:

@@ -24,7 +24,10 @@ from slicer.errors import BadRequestError
 from slicer.protocol.messages import Refusal
 from slicer.protocol.oip import tensors
 from slicer.protocol.oip.tensors import (
+    MAX_DIMS,
     MAX_TENSORS,
+    MAX_TEXT,
+    MAX_VALUES,
     Buffer,
     InferRequest,
     InferResponse,
@@ -41,7 +44,7 @@ from slicer.protocol.oip.tensors import (
 LENGTH_HEADER = "Inference-Header-Content-Length"
 
 #: The most bytes of JSON before tensors, of JSON that holds the tensors itself, and the most lists and objects in it:
-#: Python's own for each weigh some 60 bytes.
+#: Python's own for each weigh some 60 bytes. As many members (``"name": value``) may these have in all.
 MAX_HEADER_BYTES = 1 << 20
 MAX_JSON_BYTES = 16 << 20
 MAX_NODES = 1 << 16
@@ -88,25 +91,51 @@ def decode_request(body: Buffer, json_bytes: str | None, model: str, version: st
     Raises:
         BadRequestError: the body is malformed, truncated or too long, or a field has the wrong type or range.
     """
-    document, rest = _document(body, json_bytes)
+    document, view = document_of(body, json_bytes)
+    rest = _Rest(view)
     request = _request(document, rest, model, version)
     rest.ended()
     return request
 
 
-def decode_parcel(body: Buffer, json_bytes: str | None) -> list[InferRequest]:
-    """The requests of a parcel. Raises BadRequestError as `decode_request`."""
-    document, rest = _document(body, json_bytes)
+def decode_parcel(body: Buffer, json_bytes: str | None) -> list[InferRequest | Refusal]:
+    """The requests of a parcel, in order; of one that is bad in itself its refusal, so that it harms no other.
+
+    Raises:
+        BadRequestError: the body itself is bad, or which bytes belong to which request cannot be told.
+    """
+    document, view = document_of(body, json_bytes)
+    rest = _Rest(view)
     entries = _list(document, "requests", "the parcel")
     if not 1 <= len(entries) <= MAX_REQUESTS:
         raise BadRequestError(f"{len(entries)} requests in one parcel; there are 1 to {MAX_REQUESTS}")
-    requests = []
+    requests: list[InferRequest | Refusal] = []
     for entry in entries:
         entry = _mapping(entry, "a request of the parcel")
-        model = checked_text("model_name", entry.get("model_name"))
-        requests.append(_request(entry, rest, model, checked_text("model_version", entry.get("model_version", ""))))
+        own = _Rest(rest.take("a request of the parcel", _tensor_bytes(entry)))
+        try:
+            model = checked_text("model_name", entry.get("model_name"))
+            request = _request(entry, own, model, checked_text("model_version", entry.get("model_version", "")))
+            own.ended()
+            requests.append(request)
+        except BadRequestError as error:
+            given = entry.get("id", "")
+            requests.append(Refusal(given[:MAX_TEXT] if isinstance(given, str) else "", "bad_request", str(error)))
     rest.ended()
     return requests
+
+
+def _tensor_bytes(entry: Mapping[str, Any]) -> int:
+    """How many bytes behind the JSON belong to a request, whatever else is wrong with it."""
+    total = 0
+    inputs = entry.get("inputs")
+    for one in inputs if isinstance(inputs, list) else ():
+        parameters = one.get("parameters") if isinstance(one, dict) else None
+        size = parameters.get(_SIZE, 0) if isinstance(parameters, dict) else 0
+        if type(size) is not int or size < 0:
+            raise wrong("binary_data_size of a request of the parcel", size, "a whole number, at least 0")
+        total += size
+    return total
 
 
 def encode_response(response: InferResponse, request: InferRequest) -> tuple[bytes, int | None]:
@@ -121,14 +150,22 @@ def encode_response(response: InferResponse, request: InferRequest) -> tuple[byt
 
 
 def encode_responses(
-    responses: Sequence[InferResponse | Refusal], requests: Sequence[InferRequest]
+    responses: Sequence[InferResponse | Refusal], requests: Sequence[InferRequest | Refusal]
 ) -> tuple[bytes, int | None]:
-    """The body of the answer to a parcel, as `encode_response`."""
+    """The body of the answer to a parcel, as `encode_response`; to what `decode_parcel` refused is a refusal."""
     pieces: list[Buffer] = []
-    entries = [
-        refusal_json(response) if isinstance(response, Refusal) else _response_json(response, request, pieces)
-        for response, request in zip(responses, requests, strict=True)
-    ]
+    entries = []
+    for response, request in zip(responses, requests, strict=True):
+        if isinstance(response, Refusal):
+            entries.append(refusal_json(response))
+        else:
+            assert isinstance(request, InferRequest), "what is refused is not answered"
+            kept = len(pieces)
+            try:
+                entries.append(_response_json(response, request, pieces))
+            except BadRequestError as error:  # it cannot be said in JSON; the others can
+                del pieces[kept:]
+                entries.append(refusal_json(Refusal(response.id, "bad_request", str(error))))
     text = _JSON.encode({"responses": entries}).encode()
     return (b"".join([text, *pieces]), len(text)) if pieces else (text, None)
 
@@ -162,7 +199,8 @@ def encode_parcel(requests: Sequence[InferRequest]) -> tuple[bytes, int]:
 
 def decode_response(body: Buffer, json_bytes: str | None) -> InferResponse:
     """A server's response. Raises BadRequestError: it is none."""
-    document, rest = _document(body, json_bytes, trusted=True)
+    document, view = document_of(body, json_bytes, trusted=True)
+    rest = _Rest(view)
     response = _response(document, rest)
     rest.ended()
     return response
@@ -170,7 +208,8 @@ def decode_response(body: Buffer, json_bytes: str | None) -> InferResponse:
 
 def decode_responses(body: Buffer, json_bytes: str | None) -> list[InferResponse | Json]:
     """A server's answers to a parcel, of a refusal its JSON object. Raises BadRequestError: it is none."""
-    document, rest = _document(body, json_bytes, trusted=True)
+    document, view = document_of(body, json_bytes, trusted=True)
+    rest = _Rest(view)
     found: list[InferResponse | Json] = []
     for entry in _list(document, "responses", "the answer"):
         entry = _mapping(entry, "an answer of the parcel")
@@ -179,21 +218,28 @@ def decode_responses(body: Buffer, json_bytes: str | None) -> list[InferResponse
     return found
 
 
-def _document(body: Buffer, json_bytes: str | None, *, trusted: bool = False) -> tuple[Mapping[str, Any], _Rest]:
-    """The JSON object of a body, and what follows it."""
+def document_of(body: Buffer, json_bytes: str | None, *, trusted: bool = False) -> tuple[Mapping[str, Any], memoryview]:
+    """The JSON object of a body, and what follows it.
+
+    Args:
+        trusted: of a server that was asked; its JSON may be as long as it likes.
+
+    Raises:
+        BadRequestError: there is no such object, or it is too long.
+    """
     view = memoryview(body)
     if json_bytes is None:
         end, most = len(view), MAX_JSON_BYTES
     elif json_bytes.isascii() and json_bytes.isdigit() and len(json_bytes) <= 18 and int(json_bytes) <= len(view):
-        end, most = int(json_bytes), MAX_JSON_BYTES if int(json_bytes) == len(view) else MAX_HEADER_BYTES
+        end = int(json_bytes)
+        most = MAX_JSON_BYTES if end == len(view) else MAX_HEADER_BYTES
     else:
         raise wrong(LENGTH_HEADER, json_bytes, f"a whole number, at most the {len(view)} bytes of the body")
     if end > most and not trusted:
         raise BadRequestError(f"{end} bytes of JSON; at most {most}: send tensors as bytes (binary_tensor_data)")
     piece = view[:end]
-    # One node takes a byte at least, so that a short text cannot hold too many.
-    if end > MAX_NODES and not trusted and _nodes(bytes(piece)) > MAX_NODES:
-        raise BadRequestError(f"more than {MAX_NODES} lists and objects in the JSON; send tensors as bytes, or flat")
+    if end > MAX_NODES and not trusted:  # one node takes a byte at least: a shorter text cannot hold too many
+        _check_nodes(bytes(piece))
     try:
         document = json.loads(str(piece, "utf-8"))
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of 10,000 digits, depth 10,000
@@ -204,12 +250,17 @@ def _document(body: Buffer, json_bytes: str | None, *, trusted: bool = False) ->
                 f"follow the JSON the header {LENGTH_HEADER} says how long the JSON is"
             ) from None
         raise BadRequestError(f"the JSON cannot be read ({type(error).__name__}): {str(error)[:200]}") from None
-    return _mapping(document, "the body"), _Rest(view[end:])
+    return _mapping(document, "the body"), view[end:]
 
 
-def _nodes(text: bytes) -> int:
-    """At most so many lists and objects."""
-    return text.count(b"[") + text.count(b"{")
+def _check_nodes(text: bytes) -> None:
+    """Before it is read, which holds the event loop; what stands within strings counts as well."""
+    if max(text.count(b"[") + text.count(b"{"), text.count(b":")) > MAX_NODES:
+        raise BadRequestError(
+            f"more than {MAX_NODES} lists and objects, or members of these, in the JSON; send tensors as bytes, or flat"
+        )
+    if text.count(b",") > MAX_VALUES:
+        raise BadRequestError(f"more than {MAX_VALUES} values in the JSON; send tensors as bytes (binary_tensor_data)")
 
 
 def _request(document: Mapping[str, Any], rest: _Rest, model: str, version: str) -> InferRequest:
@@ -233,7 +284,9 @@ def _request(document: Mapping[str, Any], rest: _Rest, model: str, version: str)
 
 
 def _text_of(value: Any) -> Any:
-    """Clients send whole numbers as ids, too."""
+    """Clients send whole numbers as ids, too, and null where they have none."""
+    if value is None:
+        return ""
     return str(value) if type(value) is int and abs(value) < 1 << 63 else value
 
 
@@ -256,11 +309,14 @@ def _tensor(entry: Mapping[str, Any], rest: _Rest, kind: str) -> Tensor:
     return tensors.tensor_of_values(name, datatype, shape, values, parameters)
 
 
-def _bytes_of(what: str, values: Any) -> Any:
-    """JSON has no bytes: an element is text, base64 where it is no plain text of its own (`encoded_bytes`)."""
-    if not isinstance(values, list):
+def _bytes_of(what: str, values: Any, depth: int = 0) -> Any:
+    """JSON has no bytes: an element is text, base64 where it is no plain text of its own (`from_base64`).
+
+    Lists that are nested too deep stay as they are: `tensor_of_values` refuses them.
+    """
+    if not isinstance(values, list) or depth > MAX_DIMS:
         return values
-    return [_bytes_of(what, one) if isinstance(one, list) else _element(what, one) for one in values]
+    return [_bytes_of(what, one, depth + 1) if isinstance(one, list) else _element(what, one) for one in values]
 
 
 def _element(what: str, one: Any) -> bytes:
@@ -307,12 +363,12 @@ def _request_json(request: InferRequest, pieces: list[Buffer]) -> Json:
 
 def _response_json(response: InferResponse, request: InferRequest, pieces: list[Buffer]) -> Json:
     every = request.parameters.get(_ALL_BINARY, False)
-    binary = {output.name: output.parameters.get(_BINARY, every) for output in request.outputs}
+    binary = [output.parameters.get(_BINARY, every) for output in request.outputs] or [every] * len(response.outputs)
     outputs = []
-    for tensor in response.outputs:
+    for tensor, as_bytes in zip(response.outputs, binary, strict=True):
         entry: Json = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
         parameters = dict(tensor.parameters)
-        if binary.get(tensor.name, every):
+        if as_bytes:
             raw = tensor.raw()
             parameters[_SIZE] = len(raw)
             pieces.append(raw)

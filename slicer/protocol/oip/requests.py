@@ -91,9 +91,8 @@ def rows_of(infer: InferRequest, model: ModelFacts, *, limit: int = MAX_REQUESTS
     if not parameters.keys() <= _TAKEN:
         unknown = next(name for name in parameters if name not in _TAKEN)
         raise BadRequestError(f"unknown parameter {unknown[:80]!r}; there are {names(PARAMETERS)}")
+    _check_rows(tensor, limit)
     rows = _images(tensor, parameters) if tensor.name == IMAGE else _activations(tensor, parameters, model)
-    if not 1 <= len(rows) <= limit:
-        raise BadRequestError(f"{len(rows)} rows in one request; there are 1 to {limit}")
     cut = _whole(parameters, "cut", 1 << 31)
     manifest = _text(parameters, "manifest")
     if not manifest:
@@ -124,6 +123,14 @@ def rows_of(infer: InferRequest, model: ModelFacts, *, limit: int = MAX_REQUESTS
         )
         for number, (codec, shape, payload) in enumerate(rows)
     ]
+
+
+def _check_rows(tensor: Tensor, limit: int) -> None:
+    """Before any row is made: a shape with a 0 in it says billions of rows of no bytes."""
+    alone = tensor.name == IMAGE and tensor.datatype == "UINT8" and len(tensor.shape) == 3
+    count = 1 if alone else tensor.shape[0] if tensor.shape else 1  # a shape without dimensions is refused later
+    if not 1 <= count <= limit:
+        raise BadRequestError(f"{count} rows in one request; there are 1 to {limit}")
 
 
 #: A row: codec, shape (empty: as the model has it at the cut), payload.
@@ -169,10 +176,16 @@ def image_file(data: Buffer) -> tuple[str, bytes | memoryview]:
     """
     if codec := _codec_of(data):
         return codec, memoryview(data)
-    plain = from_base64(f"an image of {len(data)} bytes that begins with {bytes(data[:8])!r}", data)
-    if codec := _codec_of(plain):
-        return codec, plain
-    raise BadRequestError(f"an image that begins with {plain[:8]!r} is neither JPEG nor PNG; convert it")
+    what = f"an image of {len(data)} bytes that begins with {bytes(data[:8])!r}"
+    begin = from_base64(what, data[:8])  # tells before all of it is read
+    if codec := _codec_of(begin):
+        return codec, from_base64(what, data)
+    raise BadRequestError(f"an image that begins with {begin!r} is neither JPEG nor PNG; convert it")
+
+
+def is_image_file(data: Buffer) -> bool:
+    """Whether it begins as files do that may be sent as they are."""
+    return bool(_codec_of(data))
 
 
 def _codec_of(data: Buffer) -> str:
@@ -193,7 +206,7 @@ def _activations(tensor: Tensor, parameters: Mapping[str, Parameter], model: Mod
     if want == "UINT8":
         shape = ()
     data = memoryview(tensor.data)  # type: ignore[arg-type]
-    size = len(data) // count if count else 0
+    size = len(data) // count
     return [(codec, shape, data[at * size : (at + 1) * size]) for at in range(count)]
 
 

@@ -28,6 +28,9 @@ from slicer.protocol.oip.tensors import (
 #: How many classes `TOP_K` has, where nobody says.
 DEFAULT_K = 5
 
+#: A response's parameters that are `Timings`, in their order.
+_DURATIONS = ("admission_ms", "queue_ms", "execution_ms", "total_ms")
+
 #: Letters of a digest that make a version.
 VERSION_LETTERS = 12
 
@@ -50,6 +53,10 @@ def check_outputs(infer: InferRequest, model: ModelFacts) -> None:
     """
     for output in infer.outputs:
         _check_output(output, model)
+    if len({(output.name, _count(output) > 0) for output in infer.outputs}) < len(infer.outputs):
+        raise BadRequestError(
+            f"outputs: {names(output.name for output in infer.outputs)}; name each once, {LOGITS} also as classes"
+        )
     if infer.version and infer.version != version_of(model.digest):
         raise BadRequestError(
             f"version {infer.version[:80]!r} of model {model.name!r}; version {version_of(model.digest)!r} is served"
@@ -68,17 +75,14 @@ def response_of(infer: InferRequest, model: ModelFacts, answers: Sequence[Answer
             where = f"row {number} of {len(answers)}: " if len(answers) > 1 else ""
             return Refusal(infer.id, answer.code, where + answer.message, answer.server)
         replies.append(answer)
-    count, shape = len(replies), replies[0].logits_shape
-    data = replies[0].logits if count == 1 else b"".join([reply.logits for reply in replies])
-    logits = np.frombuffer(data, "<f4").reshape(count, *shape)
+    shape = (len(replies), *replies[0].logits_shape)
+    raw = b"".join([reply.logits for reply in replies])
     outputs = infer.outputs or [WantedOutput(name) for name in output_names(model)]
-    tensors = [_output(output, model, logits) for output in outputs]
-    slowest = max(replies, key=_served_ms) if count > 1 else replies[0]
+    tensors = [_output(output, model, raw, shape) for output in outputs]
+    slowest = replies[0]
+    if len(replies) > 1:
+        slowest = max(replies, key=lambda reply: reply.timings.queue_ms + reply.timings.execution_ms)
     return InferResponse(model.name, tensors, infer.id, version_of(model.digest), _parameters(slowest))
-
-
-def _served_ms(reply: Reply) -> float:
-    return reply.timings.queue_ms + reply.timings.execution_ms
 
 
 def output_names(model: ModelFacts) -> Sequence[str]:
@@ -120,10 +124,11 @@ def _count(output: WantedOutput) -> int:
     return value or (DEFAULT_K if output.name == TOP_K else 0)
 
 
-def _output(output: WantedOutput, model: ModelFacts, logits: Array) -> Tensor:
+def _output(output: WantedOutput, model: ModelFacts, raw: bytes, shape: tuple[int, ...]) -> Tensor:
     count = _count(output)
     if not count:
-        return Tensor(output.name, "FP32", logits.shape, logits.tobytes())
+        return Tensor(output.name, "FP32", shape, raw)
+    logits: Array = np.frombuffer(raw, "<f4").reshape(shape)
     values = softmax(logits) if output.name == TOP_K else logits
     labels = model.labels
     elements: list[Buffer] = [_class_text(pair, labels) for row in values for pair in top_k(row, count)]
@@ -137,23 +142,24 @@ def _class_text(pair: tuple[int, float], labels: Sequence[str]) -> bytes:
     return f"{value!r}:{index}{label}".encode()
 
 
-def class_of(text: Buffer) -> tuple[float, int, str]:
+def class_of(text: str | Buffer) -> tuple[float, int, str]:
     """Value, index and label of `_class_text`. Raises BadRequestError."""
-    parts = bytes(text).decode("utf-8", "replace").split(":", 2)
+    parts = (text if isinstance(text, str) else bytes(text).decode("utf-8", "replace")).split(":", 2)
     try:
         return float(parts[0]), int(parts[1]), parts[2] if len(parts) > 2 else ""
     except (ValueError, IndexError):
-        raise wrong("a class", bytes(text[:80]), "value:index or value:index:label") from None
+        raise wrong("a class", ":".join(parts), "value:index or value:index:label") from None
 
 
 def _parameters(reply: Reply) -> dict[str, Parameter]:
     timings = reply.timings
     found: dict[str, Parameter] = {
         "server": reply.server,
-        "admission_ms": timings.admission_ms,
-        "queue_ms": timings.queue_ms,
-        "execution_ms": timings.execution_ms,
-        "total_ms": timings.total_ms,
+        # To the microsecond: more digits tell nothing, and to write them costs one each.
+        "admission_ms": round(timings.admission_ms, 3),
+        "queue_ms": round(timings.queue_ms, 3),
+        "execution_ms": round(timings.execution_ms, 3),
+        "total_ms": round(timings.total_ms, 3),
         "rows_per_step": ",".join(map(str, timings.rows_per_step)),
     }
     if reply.load:
@@ -163,19 +169,17 @@ def _parameters(reply: Reply) -> dict[str, Parameter]:
 
 def timings_of(parameters: Mapping[str, Parameter]) -> Timings:
     """Of a response. Raises BadRequestError: they are missing, or of the wrong kind."""
-    rows = parameters.get("rows_per_step", "")
+    durations: list[Any] = [parameters.get(name) for name in _DURATIONS]
+    for name, value in zip(_DURATIONS, durations, strict=True):
+        if type(value) is not float and type(value) is not int:
+            raise wrong(name, value, "a duration")
+    rows = parameters.get("rows_per_step")
     try:
-        return Timings(
-            admission_ms=_number(parameters, "admission_ms"),
-            queue_ms=_number(parameters, "queue_ms"),
-            execution_ms=_number(parameters, "execution_ms"),
-            total_ms=_number(parameters, "total_ms"),
-            rows_per_step=tuple(int(count) for count in str(rows).split(",") if count),
-        )
-    except ValueError as error:
-        if isinstance(error, BadRequestError):
-            raise
+        steps = tuple(map(int, str(rows).split(","))) if rows else ()
+    except ValueError:
         raise wrong("rows_per_step", rows, "whole numbers with commas between") from None
+    admission_ms, queue_ms, execution_ms, total_ms = durations
+    return Timings(admission_ms, queue_ms, execution_ms, total_ms, steps)
 
 
 def reply_of(response: InferResponse, request: Request) -> Reply:
@@ -195,7 +199,9 @@ def reply_of(response: InferResponse, request: Request) -> Reply:
         raise wrong("the datatype of logits", output.datatype, "FP32")
     parameters = response.parameters
     server = parameters.get("server", "")
-    return Reply(request.id, timings_of(parameters), pairs, logits, shape, str(server), _load_of(parameters))
+    return Reply(
+        request.id, timings_of(parameters), pairs, logits, shape, str(server), load_of(parameters.get("load", "[]"))
+    )
 
 
 def refusal_of(document: Mapping[str, Any], request_id: str) -> Refusal:
@@ -206,15 +212,8 @@ def refusal_of(document: Mapping[str, Any], request_id: str) -> Refusal:
     return Refusal(request_id, code, message, str(document.get("server", "")))
 
 
-def _number(parameters: Mapping[str, Parameter], name: str) -> float:
-    value = parameters.get(name)
-    if type(value) not in (int, float):
-        raise wrong(name, value, "a duration")
-    return float(value)  # type: ignore[arg-type]
-
-
-def _load_of(parameters: Mapping[str, Parameter]) -> tuple[tuple[int, float, float], ...]:
-    text = parameters.get("load", "[]")
+def load_of(text: Parameter) -> tuple[tuple[int, float, float], ...]:
+    """How busy the server says that it is (`Reply.load`). Raises BadRequestError."""
     try:
         return tuple((int(entry), float(queue), float(run)) for entry, queue, run in json.loads(str(text)))
     except (ValueError, TypeError, RecursionError):

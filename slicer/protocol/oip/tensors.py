@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slicer.common.error_text import shown
 from slicer.errors import BadRequestError
 
 Buffer = bytes | bytearray | memoryview
@@ -46,6 +47,8 @@ MAX_DIMS, MAX_DIM = 8, 1 << 31
 MAX_TEXT = 4096
 MAX_TENSORS = 16
 MAX_PARAMETERS = 64
+MAX_VALUES = 1 << 20  # that are not raw bytes: each becomes an object of Python's
+MAX_ELEMENTS = 1 << 16  # of BYTES: Python's object for each weighs more than an empty one takes in a body
 
 _LENGTH = struct.Struct("<I")
 _SINGLE = frozenset((bool, int, float, str))
@@ -134,7 +137,8 @@ class InferResponse:
 
 def wrong(what: str, value: Any, want: str) -> BadRequestError:
     """An error that shows the value and says what it must be."""
-    return BadRequestError(f"{what} is {repr(value)[:80]}; it must be {want}")
+    text = repr(value[:80]) if isinstance(value, str) else shown(value)  # however long it is, this takes no time
+    return BadRequestError(f"{what} is {text[:80]}; it must be {want}")
 
 
 def checked_text(what: str, value: Any, limit: int = MAX_TEXT) -> str:
@@ -146,7 +150,7 @@ def checked_text(what: str, value: Any, limit: int = MAX_TEXT) -> str:
 
 def checked_shape(what: str, dims: Any) -> tuple[int, ...]:
     """Dimensions from 0 on. Raises BadRequestError."""
-    if not isinstance(dims, Sequence) or isinstance(dims, (str, bytes)) or len(dims) > MAX_DIMS:
+    if not isinstance(dims, (list, tuple)) or len(dims) > MAX_DIMS:
         raise wrong(f"the shape of {what}", dims, f"a list of at most {MAX_DIMS} dimensions")
     for dim in dims:
         if type(dim) is not int or not 0 <= dim < MAX_DIM:
@@ -234,6 +238,8 @@ def tensor_of_array(name: str, array: npt.NDArray[Any], parameters: Mapping[str,
 
 def _split(name: str, data: memoryview, count: int) -> list[Buffer]:
     """Elements of BYTES. Stops at `count`, so no shape makes it do more than the data holds."""
+    if count > MAX_ELEMENTS:
+        raise BadRequestError(f"input {name[:80]!r} has {count} elements of BYTES; at most {MAX_ELEMENTS}")
     found: list[Buffer] = []
     at = 0
     while at < len(data) and len(found) < count:
@@ -255,14 +261,16 @@ def _split(name: str, data: memoryview, count: int) -> list[Buffer]:
     return found
 
 
-def _flat(name: str, values: Any) -> list[Any]:
-    """Level by level, all of one depth."""
-    if not isinstance(values, list):
-        raise wrong(f"the data of input {name[:80]!r}", values, "a list")
+def _flat(name: str, nested: Any) -> list[Any]:
+    """Level by level, all of one depth; the list itself where it is flat."""
+    if not isinstance(nested, list):
+        raise wrong(f"the data of input {name[:80]!r}", nested, "a list")
+    values: list[Any] = nested
     for _ in range(MAX_DIMS):
-        if not any(type(value) is list for value in values):
-            return list(values)
-        if not all(type(value) is list for value in values):
+        kinds = set(map(type, values))
+        if list not in kinds:
+            return values
+        if len(kinds) > 1:
             raise BadRequestError(f"the data of input {name[:80]!r} is ragged: values and lists side by side")
         values = list(itertools.chain.from_iterable(values))
     raise BadRequestError(f"the data of input {name[:80]!r} is nested deeper than {MAX_DIMS} lists")

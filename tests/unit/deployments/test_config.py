@@ -136,6 +136,7 @@ SAMPLES: dict[str, list[str]] = {
     "slices": ["--slices", "3"],
     "shards": ["--shards", "folder"],
     "checkpoint": ["--checkpoint", "w.pth"],
+    "checkpoint_key": ["--checkpoint-key", "model_ema"],
     "labels": ["--labels", "none"],
     "strategy": ["--strategy", "serve_batch"],
     "max_batch": ["--max-batch", "3"],

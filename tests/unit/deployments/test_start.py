@@ -177,6 +177,13 @@ def test_a_person_is_told_where_it_is_and_never_the_token(host: str, url: str) -
             said = cli.document(settled, "cams", "10.0.0.1:6379", way_in)
             assert (said["url"], said["predict_url"]) == (url, predict or None)
             assert said["token_file"] == (None if file is None else str(file)) and "secret-1" not in str(said)
+    open_too = as_asked(
+        parse_config({"http": {"enabled": True, "host": host}, "grpc": {"enabled": True, "port": 9001}})
+    )
+    where = f"{'10.0.0.1' if host == '0.0.0.0' else host}:9001"
+    assert f"gRPC: {where}, metadata application: cams" in cli.running(open_too, "cams", "10.0.0.1:6379", way_in, [])
+    assert cli.document(open_too, "cams", "10.0.0.1:6379", way_in)["grpc"] == where
+    assert "gRPC" not in told and said["grpc"] is None
     closed = as_asked(parse_config({"http": {"enabled": False}}))
     assert "HTTP" not in cli.running(closed, "cams", "10.0.0.1:6379", Access(), [])
 

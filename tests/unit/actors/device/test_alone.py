@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -231,14 +232,26 @@ def test_a_device_whose_memory_does_not_hold_the_tail_says_so_and_asks_again_as_
     assert (alone, record.outcome, record.attempts, record.alone) == ("", "answered", 3, "")
 
 
-def test_a_retried_request_says_so_under_an_id_that_is_this_devices_own() -> None:
+def test_all_sendings_of_a_request_have_a_key_in_common_that_is_no_other_requests_and_no_other_devices() -> None:
     server = fake_server()
-    go(server, assignment(arrivals=ask(1)), ("vanish", "vanish"))
-    assert [request.again for request in server.requests] == [False, True, True]
-    assert len({request.id for request in server.requests}) == 1
+    go(server, assignment(arrivals=ask(2, 60.0)), ("vanish", "vanish"))
+    keys = [request.key for request in server.requests]
+    assert keys[0] == keys[1] == keys[2] != keys[3]
+    (session, first), (same, second) = (key.split("/") for key in keys[2:])
+    assert re.fullmatch("[0-9a-f]{16}", session)
+    assert (same, first, second) == (session, "1", "2")
+    assert len({request.id for request in server.requests}) == 2
     other = fake_server()
     go(other, assignment(arrivals=ask(1)))
     assert other.requests[0].id != server.requests[0].id  # the same record of another device
+    assert other.requests[0].key not in keys
+
+
+def test_a_look_whether_the_server_is_back_has_no_key_since_an_old_answer_would_tell_nothing() -> None:
+    server = fake_server()
+    go(server, assignment(arrivals=ask(3, 5.0)), ("vanish", "vanish"), alone="tail")
+    probes = [request for request in server.requests if request.id.endswith("/probe")]
+    assert probes and {request.key for request in probes} == {""}
 
 
 # --- moving ----------------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from actors.network import http_transport
-from actors.network.http_transport import ComeAgain, HttpTransport
+from actors.network.http_transport import HttpTransport
+from slicer.client import retries
+from slicer.client.connection import ComeAgain
 from slicer.errors import ModelError, ServerError, ShardError
 from slicer.protocol import packet
 from slicer.protocol.messages import Request, ServedModel
@@ -105,7 +106,7 @@ def with_answers(
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_transport, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(retries, "PAUSE_S", 0.01)
 
 
 @pytest.mark.parametrize("answer", AGAIN.values(), ids=AGAIN)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from unittest import mock
 
+import numpy as np
 import pytest
 from aiohttp import web
 
@@ -16,28 +19,54 @@ from actors.network.serve_transport import ServeTransport
 from slicer.errors import ConfigError, ModelError, ServerError, ShardError
 from slicer.protocol import packet
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
+from slicer.protocol.oip import http_body
+from slicer.protocol.oip.requests import rows_of
+from slicer.protocol.oip.responses import response_of
+from slicer.protocol.oip.tensors import InferRequest, InferResponse
 
 MODEL = ServedModel("m", "d", "{}", 4, (0, 1), "per_slice", ("fp32",))
 Use = Callable[[HttpTransport], Awaitable[object]]
 
 
-def request(name: str, size: int = 8) -> Request:
-    return Request(name, "m", "d", 1, "fp32", (2,), b"x" * size)
+FACTS = SimpleNamespace(name="m", digest="d", shapes=((4,), (2,), (1,)), labels=())
+
+
+def request(name: str, size: int = 8, top_k: int | None = 1) -> Request:
+    return Request(name, "m", "d", 1, "fp32", (size // 4,), b"x" * size, top_k)
+
+
+def answer_to(infer: InferRequest) -> InferResponse | Refusal:
+    """One class, whose logit is the payload's length."""
+    if infer.id == "bad":
+        return Refusal(infer.id, "bad_cut", "no", "s")
+    (row,) = rows_of(infer, FACTS)
+    logits = np.array([len(row.payload)], "<f4").tobytes()
+    return response_of(infer, FACTS, [Reply(infer.id, Timings(1.0, 1.0, 1.0, 3.0, (1,)), (), logits, (1,), "s")])
+
+
+def body_of(body: bytes, json_bytes: int | None) -> web.Response:
+    return web.Response(body=body, headers={http_body.LENGTH_HEADER: str(json_bytes)} if json_bytes else {})
 
 
 async def infer(http: web.Request) -> web.Response:
-    requests = packet.decode_requests(await http.read())
-    if requests[0].id == "short":
-        requests = requests[:1]
-    if requests[0].id == "text":
+    assert http.headers["x-request-disconnect-disabled"] == "?1"  # Serve itself need not watch
+    model, length = http.match_info["model"], http.headers[http_body.LENGTH_HEADER]
+    asked = http_body.decode_request(await http.read(), length, model)
+    if asked.id == "text":
         return web.Response(body=b"hello")
-    answers = [
-        Refusal(r.id, "bad_cut", "no", "s")
-        if r.id == "bad"
-        else Reply(r.id, Timings(1.0, 1.0, 1.0, 3.0, (1,)), ((len(r.payload), 1.5),), server="s")
-        for r in requests
-    ]
-    return web.Response(body=packet.encode_answers(answers), content_type=packet.CONTENT_TYPE)
+    response = answer_to(asked)
+    if isinstance(response, Refusal):
+        return web.json_response(http_body.refusal_json(response), status=400)
+    return body_of(*http_body.encode_response(response, asked))
+
+
+async def parcel(http: web.Request) -> web.Response:
+    asked = http_body.decode_parcel(await http.read(), http.headers[http_body.LENGTH_HEADER])
+    if asked[0].id == "short":
+        asked = asked[:1]
+    if asked[0].id == "text":
+        return web.Response(body=b"hello")
+    return body_of(*http_body.encode_responses([answer_to(one) for one in asked], asked))
 
 
 async def describe(http: web.Request) -> web.Response:
@@ -70,7 +99,8 @@ def against(use: Use, given: str = "secret") -> object:
 
     async def run() -> object:
         app = web.Application(middlewares=[token], client_max_size=64 << 20)
-        app.router.add_post("/headtail/infer", infer)
+        app.router.add_post("/headtail/v2/models/{model}/infer", infer)
+        app.router.add_post("/headtail/v2/parcel", parcel)
         app.router.add_get("/headtail/describe", describe)
         app.router.add_get("/headtail/shard/{sha256}", shard)
         runner = web.AppRunner(app)
@@ -90,12 +120,28 @@ def against(use: Use, given: str = "secret") -> object:
 def test_one_request_and_a_parcel_are_answered_in_order() -> None:
     async def use(transport: HttpTransport) -> None:
         [one] = await transport.infer([request("a")])
-        assert isinstance(one, Reply) and (one.id, one.top_k) == ("a", ((8, 1.5),))
-        many = await transport.infer([request("a"), request("bad"), request("c", 2 << 20)])
+        assert isinstance(one, Reply) and (one.id, one.top_k, one.server) == ("a", ((0, 8.0),), "s")
+        assert one.timings == Timings(1.0, 1.0, 1.0, 3.0, (1,))
+        many = await transport.infer([request("a", top_k=None), request("bad"), request("c", 2 << 20)])
         assert [answer.id for answer in many] == ["a", "bad", "c"]
-        assert isinstance(many[1], Refusal) and isinstance(many[2], Reply) and many[2].top_k[0][0] == 2 << 20
+        first, refused, large = many
+        assert isinstance(first, Reply) and (first.logits_shape, first.top_k) == ((1,), ())
+        assert np.frombuffer(first.logits, "<f4").tolist() == [8.0]
+        assert refused == Refusal("bad", "bad_cut", "no", "s")
+        assert isinstance(large, Reply) and large.top_k == ((0, 2 << 20),)
+        assert await transport.infer([request("bad")]) == [refused]
 
     against(use)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "m/versions/1", "m?x=1", "é", "100%", ""])
+def test_a_name_that_no_path_can_hold_arrives_as_it_is(name: str) -> None:
+    async def use(transport: HttpTransport) -> None:
+        (answer,) = await transport.infer([replace(request("a"), model=name)])
+        assert isinstance(answer, Reply)
+
+    with mock.patch.object(FACTS, "name", name):
+        against(use)
 
 
 def test_describe_and_shard() -> None:
@@ -115,6 +161,9 @@ def test_a_foreign_answer_is_a_server_error(first: str, says: str) -> None:
     async def use(transport: HttpTransport) -> None:
         with pytest.raises(ServerError, match=says):
             await transport.infer([request(first), request("b")])
+        if first == "text":
+            with pytest.raises(ServerError, match=says):
+                await transport.infer([request(first)])
 
     against(use)
 
@@ -201,8 +250,8 @@ def test_auto_takes_http_where_the_server_offers_it_and_it_answers_from_here() -
         for url, token in (
             ("", ""),  # no HTTP
             ("http://127.0.0.1:1/app", "secret"),  # told, but nothing answers
-            (there._url, "wrong"),
-            (there._url, "secret"),
+            (there.connection.url, "wrong"),
+            (there.connection.url, "secret"),
             ("", ""),
         ):
             handle.url, handle.token = url, token
@@ -217,10 +266,11 @@ def test_auto_takes_http_where_the_server_offers_it_and_it_answers_from_here() -
 def test_auto_looks_for_the_server_anew_when_http_fails() -> None:
     async def use(there: HttpTransport) -> None:
         transport, handle = auto()
-        handle.url = there._url
+        handle.url = there.connection.url
         await transport.describe("m")
         assert transport._http is not None
-        transport._http._token, transport._http._session = "of before its restart", None
+        connection = transport._http.connection
+        connection._token, connection._session = "of before its restart", None
         with pytest.raises(ServerError, match="401"):
             await transport.infer([request("a")])
         assert transport._looking is not None

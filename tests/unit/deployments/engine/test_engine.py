@@ -344,6 +344,8 @@ def test_what_the_caller_gets_wrong_is_told_to_the_caller() -> None:
             bench.submit(entry, 1)
     with pytest.raises(ValueError, match="2 rows, 1 arrivals, 2 deadlines"):
         bench.engine.submit("a", 0, rows_at(1, 2), [0.0], [None, None])
+    with pytest.raises(ValueError, match="2 rows, 1 priorities"):
+        bench.engine.submit("a", 0, rows_at(1, 2), [0.0] * 2, [None] * 2, [8])
     with pytest.raises(ValueError, match="max_rows 0"):
         Bench(max_rows=0)
     assert bench.submit(0) == []  # no rows, no harm

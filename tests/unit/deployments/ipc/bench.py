@@ -133,8 +133,8 @@ class Front:
         entry: int = 0,
         model: str = "m",
         manifest: str | None = None,
-        again: bool = False,
         keys: Sequence[bytes] | None = None,
+        priority: int = 8,
         rows: npt.NDArray[Any] | None = None,
     ) -> list[int]:
         """Rows of these names, in the arena if `rows` is None; no key, so that each runs.
@@ -149,7 +149,7 @@ class Front:
         if manifest is None:
             served = self.sink.models.get(model)
             manifest = served.manifest.digest if served is not None else ""
-        columns = [0.0] * count, [None] * count, list(keys or [b""] * count), [again] * count
+        columns = [0.0] * count, [None] * count, list(keys or [b""] * count), [priority] * count
         tickets = self.sink.submit(RowBatch(model, manifest, entry, rows, *columns))
         assert before == set(self.outcomes), "nothing is delivered before the tickets are known"
         return tickets
@@ -192,7 +192,7 @@ class Stranger:
         rows, answers = self.arena.empty((len(names), 2)), self.arena.empty((len(names), 64), np.uint8)
         rows[...] = rows_at(*names)
         self._kept = [*getattr(self, "_kept", []), rows, answers]
-        columns: list[Any] = [[value] * len(names) for value in (0.0, None, b"", False)]
+        columns: list[Any] = [[value] * len(names) for value in (0.0, None, b"", 8)]
         places = self.arena.offset_of(rows), self.arena.offset_of(answers)
         self.say(messages.SUBMIT, "m", 0, "<f4", first, *places, *columns)
 

@@ -12,39 +12,30 @@ from deployments.ipc import idempotency
 from deployments.ipc.idempotency import Answered, key_of
 from slicer.protocol.messages import Request
 
-REQUEST = Request("r1", "m", "digest", 1, "fp32", (1,), b"\0\0\0\0")
+REQUEST = Request("r1", "m", "digest", 1, "fp32", (1,), b"\0\0\0\0", key="k1")
 KEY = key_of(REQUEST)
 ANSWER = Outcome(1, np.zeros(3, np.float32))
 
 
 def test_an_answer_that_was_given_is_given_again() -> None:
     book: Answered[str] = Answered()
-    assert book.begin(KEY, "a", again=False) is True
+    assert book.begin(KEY, "a") is True
     assert book.end(KEY, ANSWER) == []
-    assert book.begin(KEY, "b", again=True) is ANSWER
+    assert book.begin(KEY, "b") is ANSWER
 
 
-def test_a_row_that_was_not_sent_before_always_runs() -> None:
+def test_who_sends_again_what_is_at_work_waits_for_it() -> None:
     book: Answered[str] = Answered()
-    assert book.begin(KEY, "a", again=False) is True
-    assert book.begin(KEY, "b", again=False) is True
-    book.end(KEY, ANSWER)
-    assert book.begin(KEY, "c", again=False) is True
-
-
-@pytest.mark.parametrize("first", [False, True], ids=["first", "only ever seen as a retry"])
-def test_who_sends_again_what_is_at_work_waits_for_it(first: bool) -> None:
-    book: Answered[str] = Answered()
-    assert book.begin(KEY, "a", again=first) is True
-    assert [book.begin(KEY, name, again=True) for name in "bcd"] == [False] * 3
+    assert book.begin(KEY, "a") is True
+    assert [book.begin(KEY, name) for name in "bcd"] == [False] * 3
     assert book.end(KEY, ANSWER) == ["b", "c", "d"]
 
 
 def test_what_ended_without_an_answer_is_not_kept() -> None:
     book: Answered[str] = Answered()
-    book.begin(KEY, "a", again=False)
+    book.begin(KEY, "a")
     book.end(KEY, Outcome(1, None, "overloaded", "full"))
-    assert book.begin(KEY, "b", again=True) is True
+    assert book.begin(KEY, "b") is True
 
 
 def test_what_is_kept_is_bounded_in_number_size_and_time() -> None:
@@ -52,19 +43,19 @@ def test_what_is_kept_is_bounded_in_number_size_and_time() -> None:
     book: Answered[str] = Answered(lambda: now_s)
     for number in range(idempotency.MOST + 10):
         book.end(str(number).encode(), ANSWER)
-    assert book.begin(b"5", "a", again=True) is True
-    assert book.begin(b"15", "a", again=True) is ANSWER
+    assert book.begin(b"5", "a") is True
+    assert book.begin(b"15", "a") is ANSWER
     book.end(b"large", Outcome(1, np.zeros(idempotency.MOST_BYTES // 4 + 1, np.float32)))
-    assert book.begin(b"large", "a", again=True) is True
+    assert book.begin(b"large", "a") is True
     now_s = idempotency.KEPT_S + 1
-    assert book.begin(b"15", "b", again=True) is True
+    assert book.begin(b"15", "b") is True
 
 
 def test_a_key_is_of_all_that_decides_the_answer_and_not_of_the_sending() -> None:
-    again = replace(REQUEST, again=True, deadline_ms=5.0, payload=memoryview(REQUEST.payload))
+    again = replace(REQUEST, id="r2", deadline_ms=5.0, priority=3, payload=memoryview(REQUEST.payload))
     assert key_of(again) == KEY
     others = [
-        replace(REQUEST, id="r2"),
+        replace(REQUEST, key="k2"),
         replace(REQUEST, model="n"),
         replace(REQUEST, manifest="new"),
         replace(REQUEST, cut=2),
@@ -72,6 +63,15 @@ def test_a_key_is_of_all_that_decides_the_answer_and_not_of_the_sending() -> Non
         replace(REQUEST, payload=b"\0\0\0\1"),
     ]
     assert len({KEY, *map(key_of, others)}) == 7
+
+
+def test_a_request_without_a_key_has_none() -> None:
+    assert key_of(replace(REQUEST, key="")) == b""
+
+
+def test_a_key_that_utf_8_cannot_say_is_one_like_others() -> None:
+    keys = {key_of(replace(REQUEST, key=key)) for key in ("\ud800", "\ud801", "?", "k\0")}
+    assert len(keys) == 4 and b"" not in keys
 
 
 @pytest.mark.parametrize("size", [1, 8191, 8192, 16384, 16385, 38_000, 151_000])

@@ -10,7 +10,7 @@ import pytest
 from deployments.ipc import messages
 from tests.unit.deployments.ipc.bench import Bench, Gate, Stranger, answers, arena_descriptors, until
 
-_GOOD: list[Any] = [messages.SUBMIT, "m", 0, "<f4", 0, 0, 64, [0.0], [None], [b"key"], [False]]
+_GOOD: list[Any] = [messages.SUBMIT, "m", 0, "<f4", 0, 0, 64, [0.0], [None], [b"key"], [8]]
 
 
 def _but(place: int, value: Any) -> bytes:
@@ -34,7 +34,7 @@ NONSENSE: dict[str, bytes] = {
     "no offset": _but(5, None),
     "two deadlines": _but(8, [None, None]),
     "no key": _but(9, []),
-    "two marks": _but(10, [True, False]),
+    "two priorities": _but(10, [8, 8]),
 }
 
 
@@ -59,7 +59,7 @@ def test_a_front_that_speaks_nonsense_is_disconnected_alone(message: bytes, host
         assert _at_its_end(stranger)
         assert await front.ended(tickets) == answers(1)
         # Nobody waits for what never began.
-        assert await front.ended(front.submit(1, keys=[b"key"], again=True)) == answers(1)
+        assert await front.ended(front.submit(1, keys=[b"key"])) == answers(1)
         await until(lambda: core.empty and core.intake.fronts == 1)
 
     host.run(work)

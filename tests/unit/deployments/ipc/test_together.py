@@ -88,11 +88,32 @@ def test_who_sends_again_by_another_front_gets_the_answer_of_the_first_row(host:
         first, second = host.front(), host.front()
         a = first.submit(1, keys=[b"key"])
         await until(gate.reached.is_set)
-        b = second.submit(1, keys=[b"key"], again=True)  # at work
+        b = second.submit(1, keys=[b"key"])  # at work
         gate.open.set()
         assert await second.ended(b) == await first.ended(a) == answers(1)
-        assert await second.ended(second.submit(1, keys=[b"key"], again=True)) == answers(1)  # ended
+        assert await second.ended(second.submit(1, keys=[b"key"])) == answers(1)  # ended
         assert core.ran == 1
+
+    host.run(work)
+
+
+def test_a_level_that_a_front_says_counts_among_the_rows_of_all_fronts(host: Bench) -> None:
+    async def work() -> None:
+        gate = Gate()
+        core = host.core(gate=gate)
+        first, second = host.front(), host.front()
+        running = first.submit(0)
+        await until(gate.reached.is_set)
+        # One entry each, so that each is a step of its own.
+        sent = [
+            (front, front.submit(name, entry=entry, priority=level))
+            for front, name, entry, level in ((first, 1, 0, 9), (second, 2, 1, 8), (second, 3, 2, 1), (first, 4, 3, 2))
+        ]
+        gate.open.set()  # the core reads the sockets when the step has ended
+        await first.ended(running)
+        for front, tickets in sent:
+            await front.ended(tickets)
+        assert [step.rows[0].entry for step in core.executor.steps] == [0, 2, 3, 1, 0]
 
     host.run(work)
 
@@ -221,7 +242,7 @@ def test_rows_of_a_front_that_has_gone_leave_the_engine_and_others_run(host: Ben
         gone.sink.close()
         assert await gone.ended(first) == ["stopped"] * 4
         kept = stays.submit(*range(50, 60))
-        again = stays.submit(*range(10, 20), keys=[b"%d" % number for number in range(10, 20)], again=True)
+        again = stays.submit(*range(10, 20), keys=[b"%d" % number for number in range(10, 20)])
         gate.open.set()
         assert await stays.ended(kept) == answers(*range(50, 60))
         assert await stays.ended(again) == answers(*range(10, 20))

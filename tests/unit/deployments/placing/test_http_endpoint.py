@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,19 +43,19 @@ def as_asked(port: int) -> int:
 
 def test_by_default_one_node_offers_it_to_itself_with_a_token_of_its_own() -> None:
     settled = settle(config(), ONE, None, as_asked)
-    assert settled.http == HttpAddress("127.0.0.1", 8000)
+    assert settled.http == HttpAddress("127.0.0.1", 8000, grpc_port=9000)
     assert len(settled.config.token) >= 32
     assert settle(config(), ONE, None, as_asked).config.token != settled.config.token
 
 
 def test_by_default_several_hosts_offer_it_on_all_interfaces_since_haproxy_binds_the_same_everywhere() -> None:
-    assert settle(config(), TWO, None, as_asked).http == HttpAddress("0.0.0.0", 8000)
+    assert settle(config(), TWO, None, as_asked).http == HttpAddress("0.0.0.0", 8000, grpc_port=9000)
 
 
 def test_by_default_a_taken_port_is_left_alone() -> None:
-    assert settle(config(), ONE, None, taken).http == HttpAddress("127.0.0.1", 41000)
-    asked = settle(config(port=9000), ONE, None, taken).http
-    assert asked == HttpAddress("127.0.0.1", 9000)  # this one was asked for
+    assert settle(config(), ONE, None, taken).http == HttpAddress("127.0.0.1", 41000, grpc_port=41000)
+    asked = settle(config(port=9000), ONE, None, as_asked).http
+    assert asked == HttpAddress("127.0.0.1", 9000, grpc_port=9001)  # this one was asked for
 
 
 def test_by_default_it_is_off_where_it_cannot_work() -> None:
@@ -72,7 +73,7 @@ def test_an_application_that_comes_later_takes_what_is_there() -> None:
 
 def test_what_is_asked_for_is_given_or_refused() -> None:
     settled = settle(config(enabled=True, host="0.0.0.0"), SAME_HOST, None, taken)
-    assert (settled.http, settled.config.token) == (HttpAddress("0.0.0.0", 8000), "")
+    assert (settled.http, settled.config.token) == (HttpAddress("0.0.0.0", 8000, grpc_port=41000), "")
     assert settle(config(enabled=False), ONE, None, as_asked).http is None
     with pytest.raises(ServerError, match=r"already runs with HTTP at 10\.0\.0\.1:8123, not at any address:9000"):
         settle(config(enabled=True, port=9000), ONE, Running("10.0.0.1", 8123, haproxy=True), as_asked)
@@ -90,9 +91,12 @@ def test_a_given_token_is_kept() -> None:
 
 
 def test_haproxys_own_ports_move_where_they_are_taken_and_the_operators_word_counts() -> None:
-    stats, metrics, fallback = OWN_PORTS
-    assert own_ports({}, as_asked) == {stats: "8404", metrics: "9101", fallback: "8500"}
-    assert own_ports({stats: "8405"}, taken) == {stats: "8405", metrics: "41000", fallback: "41000"}
+    stats, metrics, fallback, grpc_fallback = OWN_PORTS
+    assert own_ports({}, as_asked) == {stats: "8404", metrics: "9101", fallback: "8500", grpc_fallback: "9500"}
+    assert own_ports({stats: "8405"}, taken) == {
+        stats: "8405",
+        **dict.fromkeys((metrics, fallback, grpc_fallback), "41000"),
+    }
 
 
 def test_haproxys_files_lie_where_no_other_user_gets_and_a_sockets_path_is_not_too_long(tmp_path: Path) -> None:
@@ -122,3 +126,53 @@ def test_http_that_is_asked_for_without_an_address_is_at_serves_own() -> None:
     http = http_endpoint.as_asked(config(enabled=True)).http
     assert http is not None
     assert http.of("cameras", "10.0.0.1") == "http://127.0.0.1:8000/cameras"
+
+
+def grpc_config(http: dict[str, object] | None = None, **grpc: object) -> ServerConfig:
+    return parse_config({"http": http or {}, "grpc": grpc, "token": ""})
+
+
+def test_grpc_is_where_http_is() -> None:
+    there = Running("0.0.0.0", 8123, haproxy=True, grpc_port=9123)
+    assert settle(config(), TWO, there, as_asked).http == HttpAddress("0.0.0.0", 8123, grpc_port=9123)
+    assert settle(grpc_config(port=9123), TWO, there, as_asked).http == HttpAddress("0.0.0.0", 8123, grpc_port=9123)
+    assert settle(grpc_config(port=9999), TWO, there, as_asked).http == HttpAddress("0.0.0.0", 8123)
+    without = settle(grpc_config(), TWO, Running("0.0.0.0", 8123, haproxy=True), as_asked)
+    assert without.http == HttpAddress("0.0.0.0", 8123)
+    assert settle(grpc_config({"enabled": False}), ONE, None, as_asked).http is None
+
+
+def test_grpc_that_is_not_wanted_is_not_there() -> None:
+    running = Running("127.0.0.1", 8000, haproxy=True, grpc_port=9000)
+    for there in (None, running):
+        assert settle(grpc_config(enabled=False), ONE, there, as_asked).http == HttpAddress("127.0.0.1", 8000)
+
+
+def test_grpc_that_is_asked_for_is_given_or_refused() -> None:
+    for asked in ({"enabled": True}, {"port": 9000}, {"enabled": True, "port": 9000}):
+        http = settle(grpc_config({"port": 8000}, **asked), ONE, None, taken).http
+        assert http == HttpAddress("127.0.0.1", 8000, grpc_port=9000)
+    running = Running("127.0.0.1", 8000, haproxy=True)
+    with pytest.raises(ServerError, match="Serve already runs with no gRPC, not at port 9000"):
+        settle(grpc_config(enabled=True), ONE, running, as_asked)
+    with pytest.raises(ServerError, match="Serve already runs with gRPC at port 9123, not at port 9999"):
+        settle(grpc_config(enabled=True, port=9999), ONE, replace(running, grpc_port=9123), as_asked)
+    with pytest.raises(ServerError, match="but HTTP is not possible here"):
+        settle(grpc_config(enabled=True), SAME_HOST, None, as_asked)
+    with pytest.raises(ConfigError, match="gRPC comes with HTTP"):
+        grpc_config({"enabled": False}, enabled=True)
+    with pytest.raises(ConfigError, match=r"http\.port and grpc\.port are both 8123"):
+        grpc_config({"port": 8123}, port=8123)
+
+
+def test_where_grpc_is_reached() -> None:
+    assert HttpAddress("0.0.0.0", 8000, grpc_port=9000).grpc_of("10.0.0.1") == "10.0.0.1:9000"
+    assert HttpAddress("::1", 8000, grpc_port=9000).grpc_of("10.0.0.1") == "[::1]:9000"
+    assert HttpAddress("127.0.0.1", 8000).grpc_of("10.0.0.1") == ""
+    assert [HttpAddress(host, 1).local for host in ("127.0.0.1", "::1", "0.0.0.0")] == [True, True, False]
+
+
+def test_a_configuration_that_says_itself_where_grpc_is() -> None:
+    asked = grpc_config({"enabled": True}, enabled=True)
+    assert http_endpoint.as_asked(asked).http == HttpAddress("127.0.0.1", 8000, grpc_port=9000)
+    assert http_endpoint.as_asked(config(enabled=True)).http == HttpAddress("127.0.0.1", 8000)

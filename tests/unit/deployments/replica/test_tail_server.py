@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from deployments.costs.profile_files import load_cost_profile
 from deployments.executors.torch_executor import TorchExecutor
 from deployments.replica.tail_server import TailServer
 from deployments.scheduling.registry import STRATEGIES
+from deployments.scheduling.scheduler import Step
 from slicer.codecs import activations
 from slicer.codecs.images import encode_image
 from slicer.errors import ConfigError
 from slicer.models import zoo
 from slicer.models.images import Preprocess
-from slicer.protocol.messages import Refusal, Reply, Request
+from slicer.protocol.messages import DEFAULT_PRIORITY, MAX_PRIORITY, Refusal, Reply, Request
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 from tests.paths import ROOT
 
@@ -133,6 +135,7 @@ def test_a_bad_request_answers_for_itself_and_its_neighbours_are_served(sliced: 
         "bad_shape": replace(good, id="4", shape=(3, 224, 224)),
         "bad_codec": replace(good, id="5", codec="jpeg"),
         "not_finite": replace(good, id="6", payload=holes.tobytes()),
+        "bad_request": replace(good, id="9", priority=MAX_PRIORITY + 1),
     }
     truncated = replace(good, id="7", payload=good.payload[:-4])
 
@@ -421,16 +424,60 @@ def test_a_request_that_comes_again_runs_once(sliced: SlicedModel, shard_dir: Pa
     server = server_of(shard_dir)
     image = images(sliced, 1)[0]
 
-    async def work() -> tuple[list[Any], int]:
-        first = request_at(sliced, server, 1, image, "r@device")
-        again = replace(first, again=True)
-        together = await asyncio.gather(ask(server, first), ask(server, again), ask(server, again))
-        later = await ask(server, again)
-        return [*together, later], server._backend.engine.stats().steps
+    async def work() -> tuple[list[Any], int, int]:
+        one = replace(request_at(sliced, server, 1, image), key="device/1")
+        together = await asyncio.gather(*(ask(server, replace(one, id=name)) for name in "abc"))
+        later = await ask(server, one)
+        ran = server._backend.engine.stats().steps
+        await ask(server, replace(one, key=""))
+        await ask(server, replace(one, key="device/2"))
+        return [*together, later], ran, server._backend.engine.stats().steps
 
-    answers, steps = run(work, server)
+    answers, ran, then = run(work, server)
+    assert [answer.id for answer in answers] == ["a", "b", "c", "r"]
     assert len({(answer.top_k, answer.timings.execution_ms) for answer in answers}) == 1  # one run, four times
-    assert steps == 3  # three slices, once
+    assert ran == 3  # three slices, once
+    assert then == 9  # what has no key, or another one, runs: what counts above does count
+
+
+@pytest.mark.parametrize("strategy", ["unbatched", "per_tail_shared", "per_slice", "lazy", "continuous"])
+def test_requests_of_a_parcel_run_in_order_of_their_priority(
+    strategy: str, sliced: SlicedModel, shard_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, opened, entered = threading.Event(), threading.Event(), list[int]()
+    held = False
+    run_step = TorchExecutor.run
+
+    def gated(executor: TorchExecutor, step: Step) -> float:
+        if held:
+            reached.set()
+            assert opened.wait(60)
+        entered.extend(row.priority for row in step.rows if row.boundary == row.entry)
+        return run_step(executor, step)
+
+    monkeypatch.setattr(TorchExecutor, "run", gated)
+    server = server_of(shard_dir, strategy=strategy, max_batch=1)
+    image = images(sliced, 1)[0]
+    one = request_at(sliced, server, 1, image)
+    priorities = (MAX_PRIORITY, 0, 2, 9, 1, DEFAULT_PRIORITY)
+    parcel = [replace(one, id=str(number), priority=value) for number, value in enumerate(priorities)]
+
+    async def work() -> tuple[Any, list[Any]]:
+        nonlocal held
+        held = True
+        entered.clear()
+        running = asyncio.ensure_future(ask(server, one))  # the accelerator is busy while the parcel comes
+        await asyncio.to_thread(reached.wait, 60)
+        answering = asyncio.ensure_future(server.infer_parcel(parcel))
+        while server._backend.engine.stats().waiting[MODEL] < 1 + len(parcel):
+            await asyncio.sleep(0)
+        opened.set()
+        return await running, await answering
+
+    first, answers = run(work, server)
+    assert [answer.id for answer in answers] == [request.id for request in parcel]
+    assert all(isinstance(answer, Reply) for answer in (first, *answers))
+    assert entered == [DEFAULT_PRIORITY, 1, 2, DEFAULT_PRIORITY, DEFAULT_PRIORITY, 9, MAX_PRIORITY]
 
 
 def test_a_reply_says_how_busy_the_server_is_when_asked(sliced: SlicedModel, shard_dir: Path) -> None:

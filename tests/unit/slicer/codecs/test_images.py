@@ -47,6 +47,18 @@ def test_rgb8_and_png_give_the_bits_of_timms_transform(model: str, size: tuple[i
         np.testing.assert_array_equal(rows, np.stack([timms(model, image) for image in images]))
 
 
+@pytest.mark.parametrize("size", [(224, 224), (640, 480), (97, 301)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_pixels_of_an_image_give_the_bits_of_its_png(preprocess: Preprocess, size: tuple[int, int], mode: str) -> None:
+    image = photograph(*size).convert(mode)
+    by_png = decode_images("png", [encode_image("png", image, preprocess)], preprocess)
+    assert (decode_images("pixels", [encode_image("pixels", image, preprocess)], preprocess) == by_png).all()
+    # As a client has them, who does not know what the model takes.
+    pixels = np.asarray(image)
+    as_they_are = struct.pack("<III", size[1], size[0], 1 if mode == "L" else len(mode)) + pixels.tobytes()
+    assert (decode_images("pixels", [as_they_are], preprocess) == by_png).all()
+
+
 def test_jpeg_gives_the_bits_of_timms_transform_of_the_decoded_image(preprocess: Preprocess) -> None:
     payload = encode_image("jpeg", photograph(500, 375), preprocess, quality=80)
 
@@ -69,6 +81,7 @@ def test_a_model_of_one_channel_gets_luminance() -> None:
 def test_the_size_of_rgb8_is_exact_and_none_is_known_of_the_others(preprocess: Preprocess) -> None:
     assert image_bytes("rgb8", preprocess.shape) == len(encode_image("rgb8", photograph(9, 9), preprocess)) == 150_528
     assert image_bytes("jpeg", preprocess.shape) is image_bytes("png", preprocess.shape) is None
+    assert image_bytes("pixels", preprocess.shape) is None
 
 
 def test_no_payload_is_a_batch_of_none(preprocess: Preprocess) -> None:

@@ -16,7 +16,18 @@ from actors.fleet.config import parse_fleet
 from slicer.codecs import activations, codec, images
 from slicer.codecs.registry import CODECS, IMAGE_CODECS, any_codec, as_taken, register
 from slicer.errors import CodecError, ConfigError
-from slicer.planning.cut_planner import ModelFacts, offered
+from slicer.planning.cut_planner import (
+    Choice,
+    DeviceView,
+    Goal,
+    LinkView,
+    ModelFacts,
+    ServerView,
+    choose,
+    estimate,
+    estimate_all,
+    offered,
+)
 from tests.paths import ROOT
 
 Array = npt.NDArray[np.float32]
@@ -51,12 +62,24 @@ def rounded() -> Iterator[Rounded]:
 
 def test_the_built_in_codecs_in_the_order_in_which_they_are_offered() -> None:
     assert list(CODECS) == ["fp32", "fp16", "bf16", "int8", "int4"]
-    assert list(IMAGE_CODECS) == ["rgb8", "png", "jpeg"]
+    assert list(IMAGE_CODECS) == ["rgb8", "png", "jpeg", "pixels"]
     for name, one in (*CODECS.items(), *IMAGE_CODECS.items()):
         assert one.name == name and any_codec(name) is one
         assert one.carries_images is (name in IMAGE_CODECS)
         assert 0 < one.agreement <= 1 and one.encode_ns >= 0
-    assert [name for name in (*CODECS, *IMAGE_CODECS) if as_taken(name)] == ["png", "jpeg"]
+    assert [name for name in (*CODECS, *IMAGE_CODECS) if as_taken(name)] == ["png", "jpeg", "pixels"]
+
+
+def test_pixels_can_be_named_but_no_planner_chooses_them() -> None:
+    assert parse_fleet({"groups": [{"name": "a", "cut": 0, "codec": "pixels"}]}).groups[0].codec == "pixels"
+    facts = ModelFacts(((3, 4, 4), (3,)), (1,), (0,), (*CODECS, *IMAGE_CODECS))
+    assert offered(facts, 0) == ["fp32", "fp16", "bf16", "int8", "int4", "rgb8", "png", "jpeg"]
+    # Where it would be the best, known and free of charge, it is not among what is compared.
+    device = DeviceView((1e3,), 5.0, image_bytes={"pixels": 1.0, "png": 1e9, "jpeg": 1e9})
+    chosen = choose(estimate_all(facts, device, LinkView(1e3, 1.0), ServerView({}, {}), Goal()), Goal())
+    assert chosen is not None and chosen.choice.codec != "pixels"
+    named = estimate(facts, Choice(0, "pixels"), device, LinkView(1e3, 1.0), ServerView({}, {}), Goal())
+    assert named.cost < chosen.cost
 
 
 def test_an_own_codec_needs_no_more_than_its_registration(rounded: Rounded) -> None:

@@ -106,12 +106,12 @@ def _of_servers_environment(token: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def _of_device(token: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    return HttpTransport("http://h/a", token)._token
+    return HttpTransport("http://h/a", token).connection._token
 
 
 def _of_devices_environment(token: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("HEADTAIL_TOKEN", token)
-    return HttpTransport("http://h/a")._token
+    return HttpTransport("http://h/a").connection._token
 
 
 @pytest.mark.parametrize("take", [_of_server, _of_servers_environment, _of_device, _of_devices_environment])

@@ -27,6 +27,8 @@ REQUESTS = st.builds(
     payload=st.binary(max_size=300),
     top_k=st.none() | st.integers(-3, 1000),
     deadline_ms=st.none() | st.floats(-1e6, 1e6),
+    wants_load=st.booleans(),
+    key=TEXT,
 )
 TIMINGS = st.builds(Timings, MS, MS, MS, MS, st.lists(st.integers(0, 4096), max_size=5).map(tuple))
 REPLIES = st.builds(
@@ -64,6 +66,14 @@ def entry(**changes: object) -> dict[str, object]:
 @given(st.lists(REQUESTS, min_size=1, max_size=5))
 def test_requests_come_back_as_they_were(requests: list[Request]) -> None:
     assert packet.decode_requests(packet.encode_requests(requests)) == requests
+
+
+def test_the_id_of_an_older_client_is_the_key_and_its_mark_of_what_came_before_says_nothing_more() -> None:
+    old = {"requests": [entry(id="r1@camera", again=True), entry(id="r2@camera"), entry(id="", again="nonsense")]}
+    assert [request.key for request in packet.decode_requests(body(old))] == ["r1@camera", "r2@camera", ""]
+    new = [request(), request(key="session/1")]
+    assert [request.key for request in packet.decode_requests(packet.encode_requests(new))] == ["", "session/1"]
+    assert b"again" not in packet.encode_requests(new)
 
 
 @given(st.lists(REPLIES | REFUSALS, min_size=1, max_size=5))

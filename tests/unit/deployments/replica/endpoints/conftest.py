@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,15 +90,9 @@ def png(photo: Image.Image) -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server of `MODEL` in four slices, in a thread."""
-    config = {
-        "models": [{"name": MODEL, "strategy": "continuous"}],
-        "torch_threads": 1,
-        "shard_dir": str(tmp_path_factory.mktemp("served")),
-        "http": {"max_body_bytes": MOST_BYTES},
-    }
+@contextlib.contextmanager
+def serving(config: dict[str, Any]) -> Iterator[tuple[str, TailServer]]:
+    """A server of that configuration in a thread: its ``host:port``, and what it serves."""
     started: dict[str, object] = {}
     ready = threading.Event()
 
@@ -128,12 +124,31 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         )
         thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         thread.start()
-        assert ready.wait(60)
+        assert ready.wait(120)
         tail = started["tail"]
         assert isinstance(tail, TailServer)
-        sliced = slice_spec(zoo.resolve(MODEL), 4)
-        yield Running(f"127.0.0.1:{started['port']}", sliced, zoo.build(sliced.spec), tail.models[MODEL].digest)
+        yield f"127.0.0.1:{started['port']}", tail
         server = started["server"]
         assert isinstance(server, uvicorn.Server)
         server.should_exit = True
         thread.join(20)
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[[dict[str, Any]], AbstractContextManager[tuple[str, TailServer]]]:
+    """`serving`, for a test with a configuration of its own."""
+    return serving
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of `MODEL` in four slices, in a thread."""
+    config = {
+        "models": [{"name": MODEL, "strategy": "continuous"}],
+        "torch_threads": 1,
+        "shard_dir": str(tmp_path_factory.mktemp("served")),
+        "http": {"max_body_bytes": MOST_BYTES},
+    }
+    with serving(config) as (address, tail):
+        sliced = slice_spec(zoo.resolve(MODEL), 4)
+        yield Running(address, sliced, zoo.build(sliced.spec), tail.models[MODEL].digest)

@@ -24,6 +24,7 @@ class Server:
     def __init__(self) -> None:
         self.alive = True
         self.seen: list[Request] = []
+        self.models = {"m": None}
 
     async def infer_parcel(self, requests: list[Request]) -> list[Answer]:
         self.seen += requests
@@ -124,7 +125,10 @@ def test_without_the_token_there_is_no_answer_but_health(given: bytes | None) ->
     for method, path in (("POST", "/infer"), ("GET", "/describe"), ("GET", "/shard/abc"), ("GET", "/nothing")):
         assert call(app, method, path, body, headers=headers)[0] == 401
     assert server.seen == []
-    assert call(app, "GET", "/health")[0] == 200
+    for path in ("/health", "/health/", "/v2/health/live", "/v2/health/live/", "/v2/health/ready/"):
+        assert call(app, "GET", path)[0] == 200
+    for path in ("/v2", "/v2/models", "/v2/health", "/v2/health/live/x", "/health/x", "/openapi.json"):
+        assert call(app, "GET", path)[0] == 401
     assert call(app, "POST", "/infer", body, headers={b"authorization": b"Bearer secret"})[0] == 200
 
 

@@ -223,6 +223,12 @@ def test_wrong_requests_are_refused_with_the_value_and_the_remedy(running: Runni
         (asking(running, good, cut=1, priority=99), 400, "priority"),
         (asking(running, good, cut=1, idempotency_key=1), 400, "idempotency_key"),
         (asking(running, good, WantedOutput("x"), cut=1), 400, "top_k, logits"),
+        (
+            asking(running, good, WantedOutput("top_k"), LOGITS, WantedOutput("top_k", {"k": 2}), cut=1),
+            400,
+            "each once",
+        ),
+        (asking(running, good, LOGITS, LOGITS, cut=1), 400, "each once"),
         (asking(running, good, WantedOutput("logits", {"classification": -1}), cut=1), 400, "classes"),
         (asking(running, good, WantedOutput("logits", {"x": 1}), cut=1), 400, "'x'"),
         (asking(running, tensor_of_array("ACTIVATION", nan), cut=1), 400, "NaN"),

@@ -96,6 +96,25 @@ def test_all_outputs_as_bytes_where_the_request_says_so_for_all() -> None:
     assert length is not None and len(body) - length == 12
 
 
+def test_null_is_what_is_not_there() -> None:
+    """So do clients write whose classes have all members."""
+    nothing = {"id": None, "parameters": None, "outputs": None}
+    document = json.loads(of({"data": [1, 2], "parameters": None}))
+    assert http_body.decode_request(
+        json.dumps({**document, **nothing}).encode(), None, "m"
+    ) == http_body.decode_request(of({"data": [1, 2]}), None, "m")
+
+
+def test_one_output_in_two_ways_each_as_it_was_asked_for() -> None:
+    classes = Tensor("logits", "BYTES", (1, 1), [b"0.5:1"])
+    response = InferResponse("m", [classes, tensor_of_array("logits", np.zeros((1, 3), np.float32))])
+    wanted = [WantedOutput("logits", {"classification": 1}), WantedOutput("logits", {"binary_data": True})]
+    body, length = http_body.encode_response(response, InferRequest("m", [], wanted))
+    assert length is not None
+    first, second = json.loads(body[:length])["outputs"]
+    assert first["data"] == ["0.5:1"] and second["parameters"]["binary_data_size"] == 12 == len(body) - length
+
+
 def test_answers_to_a_parcel_each_for_itself() -> None:
     asked = [InferRequest("m", [], [WantedOutput("logits", {"binary_data": True})]) for _ in range(3)]
     good = InferResponse("m", [tensor_of_array("logits", np.ones((1, 2), np.float32))], "a")
@@ -153,6 +172,10 @@ BAD = {
     "a negative number of bytes": of({"parameters": {"binary_data_size": -8}}),
     "a number of bytes that is text": of({"parameters": {"binary_data_size": "8"}}),
     "BF16 in JSON": of({"datatype": "BF16", "data": [1, 2]}),
+    "BYTES nested deeper than Python": b'{"inputs":[{"name":"x","datatype":"BYTES","shape":[1],"data":'
+    + b"[" * 600
+    + b"]" * 600
+    + b"}]}",
     "BYTES that are no text": of({"datatype": "BYTES", "data": [1, 2]}),
     "parameters of another kind": of({"data": [1, 2]}, parameters=[1]),
     "a parameter of another kind": of({"data": [1, 2]}, parameters={"cut": [1]}),
@@ -252,3 +275,36 @@ def test_memory_for_a_hostile_body_is_a_small_multiple_of_it(text: bytes) -> Non
     finally:
         tracemalloc.stop()
     assert peak < 16 * len(text) + (8 << 20)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"inputs":[{"name":"x","datatype":"UINT8","shape":[1],"data":[' + b"1," * (1 << 20) + b"1]}]}",
+        b'{"inputs":[],"parameters":{' + b",".join(b'"%x":1' % n for n in range(70_000)) + b"}}",
+    ],
+    ids=["values", "members"],
+)
+def test_more_than_the_event_loop_has_time_for_is_refused_before_it_is_read(
+    text: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json, "loads", lambda _: pytest.fail("it was read"))
+    with pytest.raises(BadRequestError, match=r"more than .* as bytes"):
+        http_body.decode_request(text, None, "m")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"shape": [1] * 500_000}, {"shape": [1], "data": {str(n): n for n in range(100_000)}}, {"datatype": "x" * 10**7}],
+    ids=["shape", "data", "datatype"],
+)
+def test_what_is_shown_of_a_wrong_value_costs_nothing(entry: dict[str, Any]) -> None:
+    document = json.loads(of(entry))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequestError) as caught:
+            http_body._request(document, http_body._Rest(memoryview(b"")), "m", "")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 18 and len(str(caught.value)) < 400
