@@ -139,7 +139,12 @@ def build(spec: ModelSpec) -> nn.Module:
     Raises:
         ModelError: it cannot be built, or its weights cannot be had; the message says what to do instead.
     """
-    return _built(spec, None if spec.checkpoint is None else read_groups(spec.checkpoint))
+    return _built(spec, _groups(spec))
+
+
+def _groups(spec: ModelSpec) -> Mapping[str, State] | None:
+    """What its checkpoint's file holds; None: it has none, or transformers reads it."""
+    return None if spec.checkpoint is None or spec.kind == "hf" else read_groups(spec.checkpoint)
 
 
 def _built(spec: ModelSpec, groups: Mapping[str, State] | None) -> nn.Module:
@@ -163,7 +168,7 @@ def build_for_weights(spec: ModelSpec) -> tuple[nn.Module, ModelSpec]:
     Raises:
         ModelError: as `build`; also where more than the classifier differs.
     """
-    groups = None if spec.checkpoint is None or spec.kind == "hf" else read_groups(spec.checkpoint)
+    groups = _groups(spec)
     try:
         return _built(spec, groups), spec
     except OtherClasses as error:
