@@ -160,12 +160,19 @@ def test_images_go_through_a_real_device_and_its_server(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("as_json", [False, True])
 def test_ctrl_c_shows_what_has_ended_until_then(
-    as_json: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    as_json: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     def say(line: str) -> None:
         if "answered" in line:  # the first second has gone by
             signal.raise_signal(signal.SIGINT)
 
+    # A shell starts what runs in its background with SIGINT ignored, and Python leaves it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     monkeypatch.setattr(cli, "say", say)
     monkeypatch.setenv("HOME", str(tmp_path))
     fleet = tmp_path / "fleet.yaml"
