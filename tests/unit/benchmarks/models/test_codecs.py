@@ -35,8 +35,8 @@ def test_a_small_run_reports_every_codec_and_ends_with_one_json_document(
 
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document == json.loads(out.read_text(encoding="utf-8"))
-    assert set(document["codecs"]) == {"fp32", "fp16", "bf16", "int8", "int4", "rgb8", "png", "jpeg"}
+    assert set(document["codecs"]) == {"fp32", "fp16", "bf16", "int8", "int4", "rgb8", "png", "jpeg", "pixels"}
     assert document["codecs"]["int8"]["bytes"] == 197 * 768 + 2 * 768
-    for exact in ("fp32", "rgb8", "png"):
+    for exact in ("fp32", "rgb8", "png", "pixels"):
         assert document["codecs"][exact]["agreement_top1_min"] == 1
     assert document["reached"]["int8_holds_with_outliers"] and document["manifest"]["seeds"] == [0]
