@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,8 @@ print("all of it")
 
 
 def test_kserve_s_client(running: Running, photo: Image.Image, png: bytes, tmp_path: Path) -> None:
-    pytest.importorskip("kserve")
+    if find_spec("kserve") is None:  # looked for, not imported: see KSERVE
+        pytest.skip("kserve is not installed")
     cuts = {f"cut{cut}": running.activation(cut) for cut in range(4)}
     file = tmp_path / "there.npz"
     seen = np.frombuffer(png, np.uint8)
