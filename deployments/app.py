@@ -24,8 +24,8 @@ from deployments.placing import grpc_reachable, http_endpoint, placement
 from deployments.placing.fronts import decide_fronts
 from deployments.replica import preflight
 from deployments.replica.core_replica import CoreReplica
-from deployments.replica.endpoints import grpc_service
 from deployments.replica.front import Front
+from deployments.replica.ingress import grpc_service
 from deployments.replica.tail_server import TailServer
 from slicer.common.addresses import application_name
 from slicer.common.error_text import last_line

@@ -42,7 +42,7 @@ from slicer.common.comparison import paired_ratio
 from slicer.errors import ServerError
 from slicer.protocol import packet
 from slicer.protocol.messages import Request
-from slicer.protocol.oip import http_body
+from slicer.protocol.oip import http_body, http_writing
 from slicer.protocol.oip.requests import infer_request
 from slicer.protocol.oip.tensors import InferRequest, Tensor
 from slicer.shards.manifest import Manifest
@@ -86,8 +86,8 @@ def bodies(served: dict[str, Any]) -> dict[str, dict[str, Body]]:
         one = Request("r", "toy", served["manifest"], 0, codec, SHAPE, payload, top_k=1)
         found[f"{CODECS[codec]}, {'singly' if size == 1 else f'{size} together'}"] = {
             "packet": Body("/infer", packet.encode_requests([one] * size), dict(packet.UNWATCHED), size),
-            "oip": _body("/v2/models/toy/infer", *http_body.encode_request(_batch(one, size)), size),
-            "parcel": _body("/v2/parcel", *http_body.encode_parcel([infer_request(one)] * size), size),
+            "oip": _body("/v2/models/toy/infer", *http_writing.encode_request(_batch(one, size)), size),
+            "parcel": _body("/v2/parcel", *http_writing.encode_parcel([infer_request(one)] * size), size),
         }
     return found
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from deployments.ipc.hosted_model import HostedModel
 from deployments.replica.admission.calls import CheckedRequest, Result
-from deployments.replica.endpoints.grpc_methods import GrpcEndpoint, GrpcMethods
-from deployments.replica.endpoints.http_ingress import Ingress
 from deployments.replica.identity import Identity
+from deployments.replica.ingress.grpc_methods import GrpcIngress, GrpcMethods
+from deployments.replica.ingress.http_ingress import Ingress
 from deployments.replica.metrics import RequestMetrics
 from deployments.replica.replies import Replies
 from slicer.protocol.messages import Answer, Refusal, Request, ServedModel
@@ -39,7 +39,7 @@ class RequestServer(GrpcMethods):
         self._identity, self._token, self._max_body_bytes = identity, token, max_body_bytes
         self._replies = Replies(identity.name)
         self._counted = RequestMetrics()
-        self._grpc = GrpcEndpoint(self, token=token, local_only=identity.local_only)
+        self._grpc = GrpcIngress(self, token=token, local_only=identity.local_only)
 
     @property
     @abstractmethod

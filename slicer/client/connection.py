@@ -24,7 +24,7 @@ from slicer.errors import BadRequestError, ServerError
 from slicer.protocol import packet
 from slicer.protocol.endpoints import BINARY, Endpoint
 from slicer.protocol.messages import Answer, Refusal, Request
-from slicer.protocol.oip import http_body, one_row
+from slicer.protocol.oip import http_body, http_writing, one_row
 from slicer.protocol.oip.responses import refusal_of
 from slicer.protocol.oip.status import CODES
 from slicer.protocol.oip.tensors import InferRequest, InferResponse
@@ -117,7 +117,7 @@ class Connection:
     async def infer(self, requests: Sequence[InferRequest]) -> list[InferResponse | Refusal]:
         """Any requests of the protocol, in one body, as `infer_requests`."""
         if len(requests) == 1 and _IN_PATH.fullmatch((request := requests[0]).model):
-            body, json_bytes = http_body.encode_request(request)
+            body, json_bytes = http_writing.encode_request(request)
             response = await self._infer(self._of_model(request.model), body, json_bytes)
             if response.status != 200:
                 return [self._refusal(response, request.id)]
@@ -125,7 +125,7 @@ class Connection:
                 return [http_body.decode_response(response.body, response.json_bytes)]
             except BadRequestError as error:
                 raise self._foreign_body(error) from error
-        body, json_bytes = http_body.encode_parcel(requests)
+        body, json_bytes = http_writing.encode_parcel(requests)
         response = await self._infer(self._parcel, body, json_bytes)
         self._check(response)
         try:

@@ -1,4 +1,4 @@
 """What device and server say to each other.
 
-Not here: connections (`actors.network`, `deployments.replica.endpoints.http_ingress`).
+Not here: connections (`actors.network`, `deployments.replica.ingress.http_ingress`).
 """

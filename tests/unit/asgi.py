@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from deployments.replica.endpoints.http_ingress import Ingress
+from deployments.replica.ingress.http_ingress import Ingress
 
 
 @contextlib.asynccontextmanager

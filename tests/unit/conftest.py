@@ -13,10 +13,8 @@ import ray
 import ray.cluster_utils
 import torch
 from ray import serve
-from ray.serve import context
-from ray.serve._private.common import DeploymentID, ReplicaID
-from ray.serve._private.config import DeploymentConfig
-from ray.serve.schema import ReplicaRank
+
+from tests.unit.replica_context import put_replica_context
 
 torch.set_num_threads(1)
 
@@ -54,13 +52,6 @@ def only_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def replica_context(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`@serve.batch` asks its replica for max_ongoing_requests; this is all of a replica that it needs."""
-    monkeypatch.setattr(context, "_INTERNAL_REPLICA_CONTEXT", None)
-    context._set_internal_replica_context(
-        replica_id=ReplicaID("unit", DeploymentID("TailServer", "unit")),
-        servable_object=lambda: None,
-        _deployment_config=DeploymentConfig(max_ongoing_requests=1000),
-        rank=ReplicaRank(rank=0, node_rank=0, local_rank=0),
-        world_size=1,
-    )
+    """As if this process were a replica of Serve."""
+    put_replica_context(monkeypatch)
     yield

@@ -20,7 +20,7 @@ TIMINGS = Timings(0.5, 1.0, 2.0, 4.0, (1, 2))
 
 
 class TinyServer:
-    """`deployments.replica.endpoints.open_inference.Server`, and what devices ask.
+    """`deployments.replica.ingress.open_inference.Server`, and what devices ask.
 
     Args:
         sliced: the model. directory: its shards. names: under which it is served. labels: of its classes.

@@ -1,6 +1,6 @@
 """Requests of one row each, as devices send them, written and read in one pass.
 
-`encode_request` gives what `http_body.encode_request` makes of `requests.infer_request`, and `decode_answer` what
+`encode_request` gives what `http_writing.encode_request` makes of `requests.infer_request`, and `decode_answer` what
 `responses.reply_of` makes of `http_body.decode_response`, without the objects in between: half of the time of a small
 request was theirs. What does not change from one request to the next is JSON once.
 """

@@ -130,7 +130,9 @@ def _check_rows(tensor: Tensor, limit: int) -> None:
     alone = tensor.name == IMAGE and tensor.datatype == "UINT8" and len(tensor.shape) == 3
     count = 1 if alone else tensor.shape[0] if tensor.shape else 1  # a shape without dimensions is refused later
     if not 1 <= count <= limit:
-        raise BadRequestError(f"{count} rows in one request; there are 1 to {limit}")
+        raise BadRequestError(
+            f"{count} rows in one request; a body has 1 to {MAX_REQUESTS}, and {limit} are left in this one"
+        )
 
 
 #: A row: codec, shape (empty: as the model has it at the cut), payload.

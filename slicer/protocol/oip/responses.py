@@ -57,10 +57,6 @@ def check_outputs(infer: InferRequest, model: ModelFacts) -> None:
         raise BadRequestError(
             f"outputs: {names(output.name for output in infer.outputs)}; name each once, {LOGITS} also as classes"
         )
-    if infer.version and infer.version != version_of(model.digest):
-        raise BadRequestError(
-            f"version {infer.version[:80]!r} of model {model.name!r}; version {version_of(model.digest)!r} is served"
-        )
 
 
 def response_of(infer: InferRequest, model: ModelFacts, answers: Sequence[Answer]) -> InferResponse | Refusal:

@@ -35,7 +35,7 @@ from deployments.config import ServerConfig, parse_config
 from deployments.doctor import checks
 from deployments.doctor.checks import Facts, Finding
 from deployments.executors.registry import EXECUTORS, make_executor
-from deployments.replica.endpoints.http_ingress import Ingress
+from deployments.replica.ingress.http_ingress import Ingress
 from deployments.replica.tail_server import TailServer
 from deployments.scheduling import registry
 from deployments.scheduling.registry import Strategy

@@ -19,7 +19,7 @@ from actors.network.serve_transport import ServeTransport
 from slicer.errors import ConfigError, ModelError, ServerError, ShardError
 from slicer.protocol import packet
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
-from slicer.protocol.oip import http_body
+from slicer.protocol.oip import http_body, http_writing
 from slicer.protocol.oip.requests import rows_of
 from slicer.protocol.oip.responses import response_of
 from slicer.protocol.oip.tensors import InferRequest, InferResponse
@@ -56,8 +56,8 @@ async def infer(http: web.Request) -> web.Response:
         return web.Response(body=b"hello")
     response = answer_to(asked)
     if isinstance(response, Refusal):
-        return web.json_response(http_body.refusal_json(response), status=400)
-    return body_of(*http_body.encode_response(response, asked))
+        return web.json_response(http_writing.refusal_json(response), status=400)
+    return body_of(*http_writing.encode_response(response, asked))
 
 
 async def parcel(http: web.Request) -> web.Response:
@@ -66,7 +66,7 @@ async def parcel(http: web.Request) -> web.Response:
         asked = asked[:1]
     if asked[0].id == "text":
         return web.Response(body=b"hello")
-    return body_of(*http_body.encode_responses([answer_to(one) for one in asked], asked))
+    return body_of(*http_writing.encode_responses([answer_to(one) for one in asked], asked))
 
 
 async def describe(http: web.Request) -> web.Response:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deployments.replica.endpoints.http_ingress import Ingress
+from deployments.replica.ingress.http_ingress import Ingress
 from slicer import shards
 from slicer.client import Client, retries
 from slicer.models import zoo

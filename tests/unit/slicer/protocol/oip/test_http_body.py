@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import Refusal
-from slicer.protocol.oip import http_body
+from slicer.protocol.oip import http_body, http_writing
 from slicer.protocol.oip.tensors import DATATYPES, InferRequest, InferResponse, Tensor, WantedOutput, tensor_of_array
 
 TEXT = st.text(max_size=20)
@@ -60,13 +60,13 @@ def same(one: InferRequest, other: InferRequest) -> None:
 
 @given(request=requests())
 def test_a_request_arrives_as_it_was_sent(request: InferRequest) -> None:
-    body, length = http_body.encode_request(request)
+    body, length = http_writing.encode_request(request)
     same(http_body.decode_request(body, str(length), request.model), request)
 
 
 @given(several=st.lists(requests(), min_size=1, max_size=4))
 def test_a_parcel_arrives_as_it_was_sent(several: list[InferRequest]) -> None:
-    body, length = http_body.encode_parcel(several)
+    body, length = http_writing.encode_parcel(several)
     for one, other in zip(http_body.decode_parcel(body, str(length)), several, strict=True):
         same(one, other)
 
@@ -82,7 +82,7 @@ def test_a_response_arrives_as_it_was_sent(binary: bool) -> None:
         {"total_ms": 1.5},
     )
     request = InferRequest("m", [], [WantedOutput("logits", {"binary_data": binary}), WantedOutput("top_k")])
-    body, length = http_body.encode_response(response, request)
+    body, length = http_writing.encode_response(response, request)
     assert (length is not None) is binary
     got = http_body.decode_response(body, None if length is None else str(length))
     assert [plain(tensor) for tensor in got.outputs] == [plain(tensor) for tensor in response.outputs]
@@ -92,7 +92,7 @@ def test_a_response_arrives_as_it_was_sent(binary: bool) -> None:
 def test_all_outputs_as_bytes_where_the_request_says_so_for_all() -> None:
     response = InferResponse("m", [tensor_of_array("logits", np.zeros((1, 3), np.float32))])
     request = InferRequest("m", [], [], parameters={"binary_data_output": True})
-    body, length = http_body.encode_response(response, request)
+    body, length = http_writing.encode_response(response, request)
     assert length is not None and len(body) - length == 12
 
 
@@ -109,7 +109,7 @@ def test_one_output_in_two_ways_each_as_it_was_asked_for() -> None:
     classes = Tensor("logits", "BYTES", (1, 1), [b"0.5:1"])
     response = InferResponse("m", [classes, tensor_of_array("logits", np.zeros((1, 3), np.float32))])
     wanted = [WantedOutput("logits", {"classification": 1}), WantedOutput("logits", {"binary_data": True})]
-    body, length = http_body.encode_response(response, InferRequest("m", [], wanted))
+    body, length = http_writing.encode_response(response, InferRequest("m", [], wanted))
     assert length is not None
     first, second = json.loads(body[:length])["outputs"]
     assert first["data"] == ["0.5:1"] and second["parameters"]["binary_data_size"] == 12 == len(body) - length
@@ -118,7 +118,7 @@ def test_one_output_in_two_ways_each_as_it_was_asked_for() -> None:
 def test_answers_to_a_parcel_each_for_itself() -> None:
     asked = [InferRequest("m", [], [WantedOutput("logits", {"binary_data": True})]) for _ in range(3)]
     good = InferResponse("m", [tensor_of_array("logits", np.ones((1, 2), np.float32))], "a")
-    body, length = http_body.encode_responses([good, Refusal("b", "overloaded", "full", "srv"), good], asked)
+    body, length = http_writing.encode_responses([good, Refusal("b", "overloaded", "full", "srv"), good], asked)
     first, refused, last = http_body.decode_responses(body, str(length))
     assert isinstance(first, InferResponse) and isinstance(last, InferResponse)
     assert refused == {"error": "full", "code": "overloaded", "server": "srv", "id": "b"}

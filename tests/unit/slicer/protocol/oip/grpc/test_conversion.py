@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slicer.errors import BadRequestError
-from slicer.protocol.oip import http_body
+from slicer.protocol.oip import http_body, http_writing
 from slicer.protocol.oip.grpc import conversion
 from slicer.protocol.oip.grpc.conversion import decode_request, decode_response, encode_request, encode_response
 from slicer.protocol.oip.grpc.messages import Message, ModelInferRequest
@@ -71,7 +71,7 @@ def test_a_response_comes_as_it_was_sent(response: InferResponse) -> None:
 def test_the_same_request_by_http_is_the_same() -> None:
     data = np.arange(6, dtype="<f4").tobytes()
     sent = InferRequest("m", [Tensor("ACTIVATION", "FP32", (1, 6), data, {"cut": 2})], [WantedOutput("logits")], "7")
-    body, json_bytes = http_body.encode_request(sent)
+    body, json_bytes = http_writing.encode_request(sent)
     assert http_body.decode_request(body, str(json_bytes), "m") == decode_request(
         encode_request(sent).SerializeToString()
     )

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.replica.endpoints.http_ingress import Ingress
+from deployments.replica.ingress.http_ingress import Ingress
 from slicer.protocol import packet
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
 

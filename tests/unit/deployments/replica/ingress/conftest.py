@@ -17,16 +17,13 @@ import pytest
 import torch
 import uvicorn
 from PIL import Image
-from ray.serve import context
-from ray.serve._private.common import DeploymentID, ReplicaID
-from ray.serve._private.config import DeploymentConfig
-from ray.serve.schema import ReplicaRank
 
-from deployments.replica.endpoints.http_ingress import Ingress
+from deployments.replica.ingress.http_ingress import Ingress
 from deployments.replica.tail_server import TailServer
 from slicer.models import zoo
 from slicer.models.images import Preprocess
 from slicer.slicing.slice_model import SlicedModel, slice_spec
+from tests.unit.replica_context import put_replica_context
 
 MODEL = "digits_vit"
 
@@ -114,14 +111,7 @@ def serving(config: dict[str, Any]) -> Iterator[tuple[str, TailServer]]:
         tail.close()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(context, "_INTERNAL_REPLICA_CONTEXT", None)
-        context._set_internal_replica_context(
-            replica_id=ReplicaID("unit", DeploymentID("TailServer", "unit")),
-            servable_object=lambda: None,
-            _deployment_config=DeploymentConfig(max_ongoing_requests=1000),
-            rank=ReplicaRank(rank=0, node_rank=0, local_rank=0),
-            world_size=1,
-        )
+        put_replica_context(patch)
         thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         thread.start()
         assert ready.wait(120)

@@ -25,10 +25,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from deployments.replica.endpoints.openapi import openapi
-from slicer.protocol.oip import http_body
+from deployments.replica.ingress.openapi import openapi
+from slicer.protocol.oip import http_body, http_writing
 from slicer.protocol.oip.tensors import InferRequest, WantedOutput, tensor_of_array
-from tests.unit.deployments.replica.endpoints.conftest import MODEL, MOST_BYTES, PREFIX, Running
+from tests.unit.deployments.replica.ingress.conftest import MODEL, MOST_BYTES, PREFIX, Running
 
 INFER = f"{PREFIX}/v2/models/{MODEL}/infer"
 LENGTH = http_body.LENGTH_HEADER
@@ -57,7 +57,8 @@ def good(running: Running) -> None:
     connection.close()
     tensor = tensor_of_array("ACTIVATION", running.activation(2))
     parameters = {"cut": 2, "manifest": running.digest}
-    body, length = http_body.encode_request(InferRequest(MODEL, [tensor], [WantedOutput("logits")], "", "", parameters))
+    request = InferRequest(MODEL, [tensor], [WantedOutput("logits")], "", "", parameters)
+    body, length = http_writing.encode_request(request)
     status, answer = exchange(running, INFER, body, {LENGTH: str(length)})
     assert status == 200
     np.testing.assert_allclose(answer["outputs"][0]["data"], running.logits()[0], rtol=0, atol=1e-5)

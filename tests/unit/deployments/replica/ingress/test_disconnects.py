@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from deployments.replica.endpoints import disconnects
-from deployments.replica.endpoints.disconnects import Connections, Disconnected
-from deployments.replica.endpoints.http_ingress import Ingress
+from deployments.replica.ingress import disconnects
+from deployments.replica.ingress.disconnects import Connections, Disconnected
+from deployments.replica.ingress.http_ingress import Ingress
 from slicer.protocol import packet
 from slicer.protocol.messages import Answer, Request
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.serve._private.grpc_util import gRPCGenericServer
 
-from deployments.replica.endpoints import grpc_methods
-from deployments.replica.endpoints.grpc_methods import CODE_KEY, SERVER_KEY, GrpcEndpoint, GrpcMethods
-from deployments.replica.endpoints.grpc_service import METHODS, add_to_server
+from deployments.replica.ingress import grpc_methods
+from deployments.replica.ingress.grpc_methods import CODE_KEY, SERVER_KEY, GrpcIngress, GrpcMethods
+from deployments.replica.ingress.grpc_service import METHODS, add_to_server
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
 from slicer.protocol.oip.grpc.conversion import decode_response, encode_request
 from slicer.protocol.oip.grpc.messages import POOL, SERVICE, Message, message_class
@@ -98,20 +98,20 @@ class Context:
         self.trailing = trailing_metadata
 
 
-def ask(endpoint: GrpcEndpoint, method: str, context: Context | None = None, **fields: Any) -> tuple[Message, Context]:
+def ask(endpoint: GrpcIngress, method: str, context: Context | None = None, **fields: Any) -> tuple[Message, Context]:
     """One RPC's response and its context."""
     context = context or Context()
     request = message_class(f"{method}Request")(**fields).SerializeToString()
     return asyncio.run(endpoint.answer(method, request, context)), context
 
 
-def infer(endpoint: GrpcEndpoint, request: InferRequest, context: Context | None = None) -> tuple[Message, Context]:
+def infer(endpoint: GrpcIngress, request: InferRequest, context: Context | None = None) -> tuple[Message, Context]:
     context = context or Context()
     return asyncio.run(endpoint.answer("ModelInfer", encode_request(request).SerializeToString(), context)), context
 
 
 def test_a_request_is_answered() -> None:
-    response, context = infer(GrpcEndpoint(Server()), INFER)
+    response, context = infer(GrpcIngress(Server()), INFER)
     assert context.code is None and not context.trailing
     answer = decode_response(response.SerializeToString())
     assert (answer.model, answer.version, answer.id) == ("m", DIGEST[:12], "7")
@@ -120,7 +120,7 @@ def test_a_request_is_answered() -> None:
 
 
 def test_without_a_word_about_outputs_the_classes_come_with_their_names() -> None:
-    response, _ = infer(GrpcEndpoint(Server()), InferRequest("m", [ROW]))
+    response, _ = infer(GrpcIngress(Server()), InferRequest("m", [ROW]))
     first, _ = decode_response(response.SerializeToString()).outputs
     assert (first.name, first.datatype, first.shape) == ("top_k", "BYTES", (1, 3))
     assert bytes(first.elements()[0]).endswith(b":2:c")
@@ -128,7 +128,7 @@ def test_without_a_word_about_outputs_the_classes_come_with_their_names() -> Non
 
 def test_what_is_told_of_the_server_and_its_models() -> None:
     server = Server()
-    endpoint = GrpcEndpoint(server)
+    endpoint = GrpcIngress(server)
     assert ask(endpoint, "ServerLive")[0].live is True
     assert ask(endpoint, "ServerReady")[0].ready is True
     assert ask(endpoint, "ModelReady", name="m")[0].ready is True
@@ -165,7 +165,7 @@ def test_what_is_told_of_the_server_and_its_models() -> None:
 def test_a_refusal_has_a_status_our_words_and_its_code(refusal: Refusal, code: grpc.StatusCode) -> None:
     server = Server()
     server.refuse = refusal
-    response, context = infer(GrpcEndpoint(server), INFER)
+    response, context = infer(GrpcIngress(server), INFER)
     assert not response.ByteSize() and context.code is code
     assert context.details.isascii() and context.details[:3] == refusal.message[:3].replace("ü\nü", "\\xf")
     assert len(context.details) <= grpc_methods.MAX_DETAILS
@@ -173,7 +173,7 @@ def test_a_refusal_has_a_status_our_words_and_its_code(refusal: Refusal, code: g
 
 
 def test_an_unknown_model_is_refused_by_every_method_that_names_one() -> None:
-    endpoint = GrpcEndpoint(Server())
+    endpoint = GrpcIngress(Server())
     calls = [ask(endpoint, "ModelMetadata", name="n"), ask(endpoint, "ModelConfig", name="n")]
     for _, context in [*calls, infer(endpoint, InferRequest("n", [ROW]))]:
         assert (context.code, context.details) == (grpc.StatusCode.NOT_FOUND, "no model 'n'")
@@ -184,14 +184,14 @@ def test_an_unknown_model_is_refused_by_every_method_that_names_one() -> None:
 @given(st.sampled_from(METHODS), st.binary(max_size=40))
 def test_any_bytes_are_answered_or_refused(method: str, data: bytes) -> None:
     context = Context()
-    response = asyncio.run(GrpcEndpoint(Server()).answer(method, data, context))
+    response = asyncio.run(GrpcIngress(Server()).answer(method, data, context))
     assert response.DESCRIPTOR.name == f"{method}Response"
     assert context.code in (None, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
 
 
 @pytest.mark.parametrize("given_", [[], [("authorization", "Bearer no")], [("authorization", "Bearer ü")]])
 def test_without_the_token_only_probes_are_answered(given_: list[tuple[str, str]]) -> None:
-    endpoint = GrpcEndpoint(Server(), token="secret")
+    endpoint = GrpcIngress(Server(), token="secret")
     for method in METHODS:
         _, context = ask(endpoint, method, Context(given_))
         probe = method in ("ServerLive", "ServerReady")
@@ -206,16 +206,16 @@ def test_without_the_token_only_probes_are_answered(given_: list[tuple[str, str]
     [("ipv4:127.0.0.1:5000", True), ("ipv6:%5B::1%5D:5000", True), ("ipv4:10.0.0.2:5000", False), ("", False)],
 )
 def test_where_only_this_machine_may_ask_others_are_turned_away(peer: str, fine: bool) -> None:
-    _, context = ask(GrpcEndpoint(Server(), local_only=True), "ServerLive", Context(of=peer))
+    _, context = ask(GrpcIngress(Server(), local_only=True), "ServerLive", Context(of=peer))
     assert context.code is (None if fine else grpc.StatusCode.PERMISSION_DENIED)
-    assert ask(GrpcEndpoint(Server()), "ServerLive", Context(of=peer))[1].code is None
+    assert ask(GrpcIngress(Server()), "ServerLive", Context(of=peer))[1].code is None
 
 
 class Ingress(GrpcMethods):
     """A class that Serve would call."""
 
     def __init__(self, server: Server) -> None:
-        self._grpc = GrpcEndpoint(server)
+        self._grpc = GrpcIngress(server)
 
 
 def by_a_client(play: Callable[[grpc.aio.Channel, Server], Awaitable[None]]) -> None:

@@ -1,7 +1,7 @@
 """The gRPC way in: what a replica answers to each RPC of the Open Inference Protocol.
 
 `GrpcMethods` gives a class the methods that Serve calls by the RPC's name; each takes the message's bytes and returns a
-message. `GrpcEndpoint` does the work. A call that is refused gets a status, our message as its details, and the code in
+message. `GrpcIngress` does the work. A call that is refused gets a status, our message as its details, and the code in
 the trailing metadata `CODE_KEY`; the message that it returns beside that never reaches the client. (Serve would
 write a traceback into the log for an exception, and drop the metadata.)
 """
@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.json_format import ParseDict
 
-from deployments.replica.endpoints.grpc_service import remaining_s
-from deployments.replica.endpoints.open_inference import OpenInference, Refused, Server
+from deployments.replica.ingress.grpc_service import remaining_s
+from deployments.replica.ingress.open_inference import OpenInference, Refused, Server
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import Refusal
 from slicer.protocol.oip import metadata
@@ -65,7 +65,7 @@ class _Denied(Exception):
         self.code = code
 
 
-class GrpcEndpoint:
+class GrpcIngress:
     """Of one replica. All methods run on its event loop.
 
     Args:
@@ -168,7 +168,7 @@ class GrpcMethods:
     """Methods by the names of the RPCs. Each takes a message as bytes, and gives a message back; none raises for a bad
     request."""
 
-    _grpc: GrpcEndpoint
+    _grpc: GrpcIngress
 
     async def ServerLive(self, request: bytes, grpc_context: Context) -> Message:
         """Whether the process answers."""

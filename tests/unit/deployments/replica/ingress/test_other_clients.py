@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.deployments.replica.endpoints.conftest import MODEL, PREFIX, Running
+from tests.unit.deployments.replica.ingress.conftest import MODEL, PREFIX, Running
 
 triton = pytest.importorskip("tritonclient.http")
 from tritonclient.utils import InferenceServerException  # noqa: E402

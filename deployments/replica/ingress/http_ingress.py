@@ -28,14 +28,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
-from deployments.replica.endpoints.disconnects import Connections, Disconnected, Receive
-from deployments.replica.endpoints.open_inference import OpenInference, Refused, Server
-from deployments.replica.endpoints.openapi import openapi
+from deployments.replica.ingress.disconnects import Connections, Disconnected, Receive
+from deployments.replica.ingress.open_inference import OpenInference, Refused, Server
+from deployments.replica.ingress.openapi import openapi
 from slicer.errors import BadRequestError, CodecError
 from slicer.protocol import packet
 from slicer.protocol.endpoints import BINARY, ENDPOINTS, JSON, Endpoint
 from slicer.protocol.messages import RETRYABLE, Refusal
-from slicer.protocol.oip import http_body, metadata
+from slicer.protocol.oip import http_body, http_writing, metadata
 from slicer.protocol.oip.status import http_status
 
 logger = logging.getLogger("headtail.server")
@@ -66,7 +66,7 @@ class Problem(Exception):
 
     def response(self) -> Response:
         """What the client gets."""
-        body = {"error": str(self)} if self.refusal is None else http_body.refusal_json(self.refusal)
+        body = {"error": str(self)} if self.refusal is None else http_writing.refusal_json(self.refusal)
         return self.status, [*_JSON, _COME_AGAIN] if self.status == 503 else _JSON, json.dumps(body).encode()
 
 
@@ -166,7 +166,7 @@ class Ingress:
             body = await self._body(headers, receive)
             asked = http_body.decode_parcel(body, _header(headers, _LENGTH))
             responses = await self._connections.while_there(receive, self._inference.infer(asked))
-            return _inferred(*http_body.encode_responses(responses, asked))
+            return _inferred(*http_writing.encode_responses(responses, asked))
         raise Problem(
             404,
             f"nothing at {'/v2/' + rest[:200]!r}; there are /v2, /v2/health/live, /v2/health/ready, /v2/models, "
@@ -182,7 +182,7 @@ class Ingress:
             (response,) = await self._connections.while_there(receive, self._inference.infer([asked]))
             if isinstance(response, Refusal):
                 raise refused(response)
-            return _inferred(*http_body.encode_response(response, asked))
+            return _inferred(*http_writing.encode_response(response, asked))
         _expect(method, "GET")
         if action == "ready":
             ready = self._inference.model_ready(model, version)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, Timings
-from slicer.protocol.oip import http_body, one_row
+from slicer.protocol.oip import http_body, http_writing, one_row
 from slicer.protocol.oip.requests import infer_request, rows_of
 from slicer.protocol.oip.responses import reply_of, response_of
 
@@ -51,11 +51,11 @@ def test_a_body_says_what_the_general_way_says(several: list[Request]) -> None:
     general = [infer_request(request) for request in several]
     body, json_bytes = one_row.encode_request(several[0])
     assert http_body.decode_request(body, str(json_bytes), several[0].model) == http_body.decode_request(
-        *map_text(http_body.encode_request(general[0])), several[0].model
+        *map_text(http_writing.encode_request(general[0])), several[0].model
     )
     body, json_bytes = one_row.encode_parcel(several)
     assert http_body.decode_parcel(body, str(json_bytes)) == http_body.decode_parcel(
-        *map_text(http_body.encode_parcel(general))
+        *map_text(http_writing.encode_parcel(general))
     )
 
 
@@ -86,7 +86,7 @@ def test_an_answer_says_what_the_general_way_says(
 ) -> None:
     request = Request("a", "m", "d", 1, "fp32", (4,), b"x" * 16, top_k)
     response, infer = answered(request, [0.5, -1e-7, 3.25], load)
-    body, json_bytes = map_text(http_body.encode_response(response, infer))
+    body, json_bytes = map_text(http_writing.encode_response(response, infer))
     found = one_row.decode_answer(body, json_bytes, request)
     assert found == reply_of(http_body.decode_response(body, json_bytes), request)
     assert (found.server, found.timings, found.load) == ("s", TIMINGS, load)
@@ -102,7 +102,7 @@ def test_answers_of_a_parcel_keep_their_order_and_their_refusals() -> None:
     asked = [infer_request(request) for request in several]
     responses: list[Any] = [answered(request, [float(n), 7.0])[0] for n, request in enumerate(several)]
     responses[2] = Refusal("2", "overloaded", "the queue is full", "s")
-    body, json_bytes = map_text(http_body.encode_responses(responses, asked))
+    body, json_bytes = map_text(http_writing.encode_responses(responses, asked))
     found: list[Answer] = one_row.decode_answers(body, json_bytes, several)
     assert found[2] == responses[2]
     assert [one.logits for one in found if isinstance(one, Reply)] == [
@@ -167,7 +167,7 @@ def test_an_answer_that_json_cannot_say_harms_no_other() -> None:
     responses[1] = replace(
         responses[1], outputs=[responses[1].outputs[0], replace(responses[1].outputs[0], name="again")]
     )
-    body, json_bytes = map_text(http_body.encode_responses(responses, asked))
+    body, json_bytes = map_text(http_writing.encode_responses(responses, asked))
     first, refused, last = one_row.decode_answers(body, json_bytes, several)
     assert isinstance(refused, Refusal) and "not finite" in refused.message
     assert isinstance(first, Reply) and isinstance(last, Reply) and first.logits == last.logits
@@ -181,7 +181,7 @@ WRONG: list[Any] = [None, True, -1, 1 << 40, 0.5, "x", "x:y", [], {}, [[]], [Non
 def test_what_is_no_answer_is_a_bad_request_error_and_nothing_else(data: st.DataObject) -> None:
     top_k = data.draw(st.sampled_from([None, 2]))
     request = Request("a", "m", "d", 1, "fp32", (4,), b"x" * 16, top_k)
-    body, json_bytes = map_text(http_body.encode_response(*answered(request, [0.5, 1.5], ((0, 1.0, 2.0),))))
+    body, json_bytes = map_text(http_writing.encode_response(*answered(request, [0.5, 1.5], ((0, 1.0, 2.0),))))
     end = len(body) if json_bytes is None else int(json_bytes)
     document, rest = json.loads(body[:end]), body[end:]
     place: Any = document

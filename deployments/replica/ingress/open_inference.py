@@ -71,6 +71,9 @@ class OpenInference:
             if model is None:
                 found[number] = self._server.absent(one.id, one.model)
                 continue
+            if not _is_served(model, one.version):
+                found[number] = _other_version(one.id, model, one.version)
+                continue
             try:
                 check_outputs(one, model)
                 of_one = rows_of(one, model, limit=MAX_REQUESTS - len(rows))
@@ -123,7 +126,7 @@ class OpenInference:
     def model_ready(self, name: str, version: str = "") -> bool:
         """Whether requests for it have a chance."""
         model = self._server.models.get(name)
-        return model is not None and version in ("", version_of(model.digest))
+        return model is not None and _is_served(model, version)
 
     def metadata(self, name: str, version: str = "") -> dict[str, Any]:
         """Raises Refused: there is no such model."""
@@ -142,11 +145,8 @@ class OpenInference:
 
     def _offered(self, name: str, version: str) -> OfferedModel:
         model = self._model(name)
-        if version not in ("", version_of(model.digest)):
-            served = version_of(model.digest)
-            raise Refused(
-                Refusal("", "unknown_model", f"version {version[:80]!r} of model {name!r}; {served!r} is served")
-            )
+        if not _is_served(model, version):
+            raise Refused(_other_version("", model, version))
         return OfferedModel(
             model.describe(self._server.emulated),
             model.shapes,
@@ -170,6 +170,16 @@ class OpenInference:
 
     def _bad(self, message: str) -> Refused:
         return Refused(Refusal("", "bad_request", message))
+
+
+def _is_served(model: HostedModel, version: str) -> bool:
+    """Whether it is the one that is here; empty: any will do."""
+    return version in ("", version_of(model.digest))
+
+
+def _other_version(request_id: str, model: HostedModel, version: str) -> Refusal:
+    message = f"version {version[:80]!r} of model {model.name!r}; {version_of(model.digest)!r} is served"
+    return Refusal(request_id, "unknown_model", message)
 
 
 def prediction(reply: Reply, model: str, labels: Sequence[str], count: int) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from slicer.codecs import activations
-from slicer.protocol.oip import http_body
+from slicer.protocol.oip import http_body, http_writing
 from slicer.protocol.oip.tensors import InferRequest, Tensor, WantedOutput, tensor_of_array
-from tests.unit.deployments.replica.endpoints.conftest import MODEL, Running
+from tests.unit.deployments.replica.ingress.conftest import MODEL, Running
 
 
 def call(
@@ -39,8 +39,9 @@ def get(url: str) -> Any:
 
 def infer(running: Running, request: InferRequest) -> Any:
     """Its response, or (status, document) of a refusal."""
-    body, length = http_body.encode_request(request)
-    url = f"{running.url}/v2/models/{request.model}/infer"
+    body, length = http_writing.encode_request(request)
+    version = f"/versions/{request.version}" if request.version else ""
+    url = f"{running.url}/v2/models/{request.model}{version}/infer"
     status, headers, got = call(url, body, {http_body.LENGTH_HEADER: str(length)})
     if status != 200:
         return status, json.loads(got)
@@ -120,7 +121,7 @@ def test_a_parcel_is_answered_each_for_itself(running: Running) -> None:
     ]
     bad = asking(running, tensor_of_array("ACTIVATION", running.activation(0)), LOGITS, cut=9)
     unknown = InferRequest("none", rows[0].inputs)
-    body, length = http_body.encode_parcel([rows[0], bad, rows[1], unknown, rows[2]])
+    body, length = http_writing.encode_parcel([rows[0], bad, rows[1], unknown, rows[2]])
     status, headers, got = call(f"{running.url}/v2/parcel", body, {http_body.LENGTH_HEADER: str(length)})
     answers = http_body.decode_responses(got, headers.get(http_body.LENGTH_HEADER.lower()))
     assert status == 200
@@ -207,6 +208,7 @@ def test_wrong_requests_are_refused_with_the_value_and_the_remedy(running: Runni
     at = {"cut": 1}
     cases: list[tuple[InferRequest, int, str]] = [
         (InferRequest(MODEL, []), 400, "give one"),
+        (InferRequest(MODEL, [image], version="7"), 404, "'7'"),
         (InferRequest(MODEL, [image, image]), 400, "give one"),
         (InferRequest(MODEL, [Tensor("x", "BYTES", (1,), [png])]), 400, "ACTIVATION"),
         (InferRequest(MODEL, [good], parameters=at), 400, "manifest"),
