@@ -30,7 +30,7 @@ HELD_S = 3.0
 
 
 async def headtail(spec: dict[str, Any]) -> Send:
-    """A packet by HTTP, by the transport that devices use. Entries are named in blocks, as for all."""
+    """By HTTP, by the transport that devices use. Entries are named in blocks, as for all."""
     from actors.network.http_transport import HttpTransport
     from slicer.protocol.messages import Reply, Request
 

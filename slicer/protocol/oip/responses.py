@@ -107,17 +107,17 @@ def _check_output(output: WantedOutput, model: ModelFacts) -> None:
         raise BadRequestError(
             f"unknown parameter {unknown[:80]!r} of output {output.name}; there are {names(sorted(allowed))}"
         )
-    count = _count(output)
-    if count and not _classifies(model):
-        raise BadRequestError(f"classification of model {model.name!r}: its output is {list(model.shapes[-1])}")
+    _count(output)  # it raises
 
 
 def _count(output: WantedOutput) -> int:
-    """How many classes; 0: the tensor itself."""
-    value: Any = output.parameters.get("k", output.parameters.get("classification", 0))
-    if type(value) is not int or not 0 <= value < 1 << 31:
-        raise wrong(f"the number of classes of output {output.name}", value, "a whole number")
-    return value or (DEFAULT_K if output.name == TOP_K else 0)
+    """How many classes; 0: the tensor itself. Of an output of several dimensions they count through all its values."""
+    value: Any = output.parameters.get("k", output.parameters.get("classification"))
+    if value is None:
+        return DEFAULT_K if output.name == TOP_K else 0
+    if type(value) is not int or not 1 <= value < 1 << 31:
+        raise wrong(f"the number of classes of output {output.name}", value, "a whole number, at least 1")
+    return value
 
 
 def _output(output: WantedOutput, model: ModelFacts, raw: bytes, shape: tuple[int, ...]) -> Tensor:
