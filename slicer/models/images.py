@@ -20,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 from slicer.errors import ImageError
+from slicer.models import video
 from slicer.models.data_config import EXIF_KEY, data_config
 from slicer.models.pixels import check_size, plain
 from slicer.models.spec import ModelSpec
@@ -130,7 +131,13 @@ class Preprocess:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """The decoded image of a file. Raises ImageError with the file's name when it is none, too large, or damaged."""
+    """The decoded image of a file, or a video's frame by its name (`slicer.models.video`).
+
+    Raises:
+        ImageError: with the file's name when it is none, too large, or damaged.
+    """
+    if (frame := video.parse_name(path)) is not None and not Path(path).exists():
+        return video.read_frame(*frame)
     try:
         with Path(path).open("rb") as file:
             image: Image.Image = Image.open(file)
