@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from actors.load import applications
-from actors.load.config import LoadConfig
+from actors.load.config import FRAME_AGE_MS, VIDEO, LoadConfig
 from actors.report import report_tables
 from actors.report.result import Result, document
 from slicer.codecs.activations import CODECS
@@ -78,6 +78,8 @@ class LoadFlags:
     max_age_ms: float | None = None
     deadline_ms: float | None = None
     images: str | None = None
+    video: tuple[str, ...] = ()
+    more_video: tuple[str, ...] = ()
     labels: str | None = None
     top_k: int | None = None
     codec: str | None = None
@@ -105,8 +107,11 @@ def config_of(flags: LoadFlags) -> LoadConfig:
         return DEMO[name] if flags.demo and name in DEMO else DEFAULTS.get(name)
 
     _refuse_idle(flags)
+    video = (*flags.video, *flags.more_video)
+    if flags.more_video and not flags.video:
+        raise ConfigError(f"{flags.more_video[0]!r} follows no flag; is it a file of --video?")
     rates = (flags.rate, flags.device_rate, flags.concurrency)
-    load_given = any(rate is not None for rate in rates) or (flags.arrivals or "").startswith("trace:")
+    load_given = any(rate is not None for rate in rates) or (flags.arrivals or "").startswith("trace:") or bool(video)
     return LoadConfig(
         strategies=strategies_of(value("strategy"), flags.server),
         fleet=value("fleet"),
@@ -116,15 +121,16 @@ def config_of(flags: LoadFlags) -> LoadConfig:
         device_rate_rps=flags.device_rate if load_given else value("device_rate"),
         concurrency=flags.concurrency,
         think_ms=value("think_ms"),
-        arrivals=value("arrivals"),
+        arrivals=flags.arrivals or VIDEO if video else value("arrivals"),
         duration_s=flags.duration if flags.requests is not None else value("duration"),
         requests=flags.requests,
         warmup_s=value("warmup"),
         drain_s=value("drain"),
         seeds=seeds_of(value("seeds")),
-        images=value("images"),
+        images=flags.images or VIDEO if video else value("images"),
+        video=video,
         labels=flags.labels,
-        max_age_ms=flags.max_age_ms,
+        max_age_ms=(flags.deadline_ms or FRAME_AGE_MS) if video and flags.max_age_ms is None else flags.max_age_ms,
         deadline_ms=flags.deadline_ms,
         slices=value("slices"),
         accelerator=value("accelerator"),
@@ -233,6 +239,7 @@ _OWN = "Own servers"
             "headtail load --server cameras --fleet fleet.yaml --rate 20 --duration 30 --out results/cameras",
             "a server that runs, a fleet of your own, a report",
         ),
+        ("headtail load --server cameras --video a.mp4 b.mp4 --duration 30", "devices that are cameras"),
     ),
     notes="On a terminal tables are printed; elsewhere the last line of stdout is one JSON document. "
     "Exit status: 0 measured; 2 wrong input, no server, or one that went away; 130 interrupted.",
@@ -260,9 +267,26 @@ _OWN = "Own servers"
 @option("--warmup", type=float, metavar="S", help="Load before the window, not counted (default 2).", group=_LOAD)
 @option("--drain", type=float, metavar="S", help="Wait for open requests after the window (default 30).", group=_LOAD)
 @option("--seeds", metavar="N", help="How many seeds (default 1), or a list such as 3,7.", group=_LOAD)
-@option("--max-age-ms", type=float, metavar="MS", help="Devices drop images older than this: misses.", group=_LOAD)
+@option(
+    "--max-age-ms",
+    type=float,
+    metavar="MS",
+    help="Devices drop images older than this: misses. With --video: the deadline, else 1000.",
+    group=_LOAD,
+)
 @option("--deadline-ms", type=float, metavar="MS", help="An answer later than this is refused: a miss.", group=_LOAD)
 @option("--images", metavar="DIR", help="DIR/class/file, or digits (default).", group=_WHAT)
+@option(
+    "--video",
+    type=click.Path(),
+    multiple=True,
+    metavar="FILE...",
+    shell_complete=command_line.files,
+    help="Each device is a camera that plays one of these files (in turn, again at the end): a frame is asked at its "
+    "timestamp. Instead of a rate and --images. Needs pip install 'headtail[video]'.",
+    group=_WHAT,
+)
+@click.argument("more_video", nargs=-1, metavar="", type=click.Path())
 @option("--labels", metavar="CSV", help="Rows of file,label instead of class directories.", group=_WHAT)
 @option("--top-k", type=int, metavar="K", help="Classes in an answer (default 5).", group=_WHAT)
 @option(

@@ -12,6 +12,7 @@ import itertools
 from actors.device.answer import RequestOptions, TopK
 from actors.device.config import DeviceConfig
 from actors.device.device import Device
+from actors.device.frame_order import Deliver, FrameOrder
 from actors.records.assignment import Assignment, Closed
 from actors.records.record import Record
 
@@ -19,15 +20,22 @@ from actors.records.record import Record
 class DeviceRun:
     """An assignment on its way through one device, on the device's event loop. Runs once.
 
+    Args:
+        deliver: told each record and answer in the order of the arrivals, where the assignment is `in_order`.
+
     Attributes:
         records: one per intended request, in order of intention; complete and closed when `run` has returned.
     """
 
-    def __init__(self, device: Device, assignment: Assignment) -> None:
+    def __init__(
+        self, device: Device, assignment: Assignment, *, deliver: Deliver = lambda record, answer: None
+    ) -> None:
         self.records: list[Record] = []
         self._device = device
         self._clock = device.clock
         self._assignment = assignment
+        self._deliver = deliver
+        self._order: FrameOrder | None = None
         self._ask = RequestOptions(assignment.top_k, assignment.max_age_ms, assignment.deadline_ms)
         for arrival in assignment.arrivals:
             self._record(arrival.image, arrival.at_s)
@@ -59,11 +67,13 @@ class DeviceRun:
 
     async def _open(self, began_s: float) -> None:
         tasks = []
-        for record in self.records:
+        if self._assignment.in_order:
+            self._order = FrameOrder(self._deliver, lambda: self._clock.now_s() - began_s)
+        for number, record in enumerate(self.records):
             due_s = began_s + record.scheduled_s
             await self._clock.until(due_s)
             record.generator_lag_ms = (self._clock.now_s() - due_s) * 1e3
-            tasks.append(asyncio.create_task(self._one(record, began_s)))
+            tasks.append(asyncio.create_task(self._one(record, began_s, number)))
         await self._drain(tasks)
 
     async def _closed(self, closed: Closed, began_s: float) -> None:
@@ -88,8 +98,10 @@ class DeviceRun:
             await all_begun.wait()
         await self._drain(clients)
 
-    async def _one(self, record: Record, began_s: float) -> None:
-        await self._device.answer(self._assignment.images[record.image], record, began_s, self._ask)
+    async def _one(self, record: Record, began_s: float, number: int = 0) -> None:
+        answer = await self._device.answer(self._assignment.images[record.image], record, began_s, self._ask)
+        if self._order is not None:
+            self._order.ended(number, record, answer)
 
     async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
         """Wait for what is on its way, then end it."""
@@ -99,13 +111,15 @@ class DeviceRun:
         for task in late:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for record in self.records:
+        for number, record in enumerate(self.records):
             if record.finished_s is None:
                 message = (
                     f"no answer {self._assignment.drain_s:g} s after the run's last request began; the server is "
                     "overloaded or gone (`serve status` says which)"
                 )
                 self._device.lost(record, message)
+                if self._order is not None:
+                    self._order.ended(number, record, ())
 
     def _record(self, image: int, scheduled_s: float) -> Record:
         record = make_record(self._device.config, self._assignment, image, scheduled_s, str(len(self.records)))

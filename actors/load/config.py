@@ -14,10 +14,16 @@ from slicer.errors import ConfigError
 #: `--images` that means the held-out digits shipped with the package.
 DIGITS = "digits"
 
+#: What `images` and `arrivals` say where both come from `--video`.
+VIDEO = "video"
+
+#: A camera's frame that is older when its turn comes is dropped, where neither --max-age-ms nor --deadline-ms says so.
+FRAME_AGE_MS = 1000.0
+
 
 @dataclass(frozen=True)
 class LoadConfig:
-    """One load job. Exactly one of `rate_rps`, `device_rate_rps` and `concurrency` is given, except for a trace.
+    """One load job. Exactly one of `rate_rps`, `device_rate_rps` and `concurrency` is given, except for a trace and for videos.
 
     Attributes:
         strategies: in the order of the tables; empty with `server`: whatever it serves.
@@ -26,7 +32,9 @@ class LoadConfig:
         server: name of a running application; None: the job starts its own and takes them down.
         rate_rps: open loop, images per second of the whole fleet; `device_rate_rps`: of each device.
         concurrency: closed loop, clients of the whole fleet; `think_ms`: their pause after an answer.
-        arrivals: open loop: poisson, periodic or trace:FILE.
+        arrivals: open loop: poisson, periodic or trace:FILE; ``video`` with `video`.
+        video: files that the devices play, one each in turn; empty: none. `images` is ``video`` then, and without
+            `duration_s` the longest file is played once, its beginning as warm-up.
         duration_s: length of the measured window; or `requests`: how many, of the whole fleet.
         warmup_s: load before the window, not counted; `drain_s`: how long open requests are waited for after it.
         seeds: one run of every strategy for each.
@@ -60,6 +68,7 @@ class LoadConfig:
     drain_s: float = 30.0
     seeds: tuple[int, ...] = (0,)
     images: str = DIGITS
+    video: tuple[str, ...] = ()
     labels: str | None = None
     max_age_ms: float | None = None
     deadline_ms: float | None = None
@@ -107,6 +116,9 @@ class LoadConfig:
             "--concurrency": self.concurrency,
         }
         named = [name for name, value in given.items() if value is not None]
+        if self.video:
+            self._check_video(named)
+            return
         if len(named) > 1:
             raise ConfigError(
                 f"{' and '.join(named)} are given; open loop (--rate or --device-rate) and closed loop (--concurrency) "
@@ -124,6 +136,17 @@ class LoadConfig:
             raise ConfigError(f"--max-age-ms {self.max_age_ms:g} is for an open loop; a closed loop has no old images")
         if (self.duration_s is None) == (self.requests is None):
             raise ConfigError("give one of --duration (seconds) and --requests (images of the whole fleet)")
+
+    def _check_video(self, named: list[str]) -> None:
+        others = {"--images": self.images != VIDEO, "--arrivals": self.arrivals != VIDEO, "--labels": self.labels}
+        named = [*named, *(name for name, given in others.items() if given)]
+        if self.requests is not None:
+            named.append("--requests")
+        if named:
+            raise ConfigError(
+                f"{' and '.join(named)} beside --video {self.video[0]}: frames are the images, and come at their own "
+                f"timestamps; leave out {' and '.join(named)} (--duration says how long)"
+            )
 
     def _check_numbers(self) -> None:
         positive = {
@@ -162,10 +185,12 @@ class LoadConfig:
 
     def describe(self, devices: int) -> str:
         """The load in one line; begins with the kind of loop."""
-        length = f"{self.duration_s:g} s" if self.duration_s is not None else f"{self.requests} images"
+        length = f"{round(self.duration_s, 2):g} s" if self.duration_s is not None else f"{self.requests} images"
         seeds = f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}"
         if self.concurrency is not None:
             what = f"closed loop: {self.concurrency} clients on {devices} devices, think time {self.think_ms:g} ms"
+        elif self.video:
+            what = f"open loop: frames of {', '.join(self.video)} at their timestamps, from {devices} devices"
         else:
             rate = self.fleet_rate_rps(devices)
             speed = "at its own rate" if rate is None else f"{rate:g} images/s"

@@ -58,17 +58,17 @@ class Expected:
                 self.top1[model] = dict(zip(order, found.top1, strict=True))
                 classes = found.classes
                 names = labels.class_names(module, classes or 0) or (names if len(names) == classes else ())
-            matched = self.labels[model] = labels.match(
-                model,
-                self._images,
-                classes,
-                names,
-                shipped=self._config.images == DIGITS,
-                csv=self._config.labels is not None,
-            )
+            matched = self.labels[model] = self._match(model, classes, names)
             if matched.note:
                 self.notes.append(matched.note)
                 say(matched.note)
+
+    def _match(self, model: str, classes: int | None, names: tuple[str, ...]) -> labels.Labels:
+        if self._config.video:
+            note = "no top-1: the frames of a video have no labels. All other figures hold"
+            return labels.Labels((None,) * len(self._images), "", note)
+        shipped, csv = self._config.images == DIGITS, self._config.labels is not None
+        return labels.match(model, self._images, classes, names, shipped=shipped, csv=csv)
 
     def add_to(self, record: Record, model: str) -> None:
         """Write both into a record of a device with this model."""

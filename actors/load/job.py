@@ -10,7 +10,7 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from actors.load.arrivals import parse_process
 from actors.load.config import DIGITS, LoadConfig
 from actors.load.expected import Expected
 from actors.load.strategies import Strategies
+from actors.load.video import Cameras
 from actors.records.step import on_run_clock
 from actors.report import provenance
 from actors.report.result import Result
@@ -65,24 +66,31 @@ class Job:
     """
 
     def __init__(self, config: LoadConfig) -> None:
+        cameras = None
+        if config.video:
+            say(f"reading {', '.join(config.video)}")
+            cameras = Cameras(config)
+            config = replace(config, duration_s=cameras.duration_s)
         self._config = config
         self._fleet = fleet_of(config)
         devices = [device for group in self._fleet.groups for device in self._fleet.devices(group)]
         self._models = list(dict.fromkeys(device.model for device in devices))
         self._model_of = {device.name: device.model for device in devices}
-        self._images = images_of(config)
+        self._images = images_of(config) if cameras is None else cameras.images
         self._process = None
-        if config.loop == "open":
+        if config.loop == "open" and cameras is None:
             self._process = parse_process(config.arrivals, config.fleet_rate_rps(len(devices)))
         self._assignments = {
-            seed: schedule.assignments(config, self._process, list(self._model_of), self._images.files, seed)
+            seed: schedule.assignments(config, self._process, list(self._model_of), self._images.files, seed, cameras)
             for seed in config.seeds
         }
         self._id = uuid.uuid4().hex[:8]
         self._strategies = Strategies(config, self._models, self._id)
         self._expected = Expected(config, self._images)
         self._runs: list[StrategyRun] = []
-        self._notes: list[str] = []
+        self._notes: list[str] = [] if cameras is None else list(cameras.notes)
+        for note in self._notes:
+            say(note)
         self._failures: list[str] = []
         self._emulated: dict[str, None] = {}
         self._facts: dict[str, Any] = {}
@@ -212,6 +220,11 @@ class Job:
         records = tuple(record for device in assignments for record in by_device[device])
         for record in records:
             self._expected.add_to(record, self._model_of[record.device])
+        if held := [record.held_ms for record in records if record.held_ms]:
+            self._notes.append(
+                f"{strategy}, seed {seed}: {len(held)} answers overtook an earlier frame of their camera and were held "
+                f"until that one had ended, {max(held):.1f} ms at most; no inference time counts this"
+            )
         try:
             after = applications.status(app)
         except ServerError as error:

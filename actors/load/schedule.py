@@ -10,6 +10,7 @@ import numpy as np
 from actors.load import arrivals
 from actors.load.arrivals import ArrivalProcess
 from actors.load.config import LoadConfig
+from actors.load.video import Cameras
 from actors.records.assignment import Assignment, Capture, Closed
 
 #: Images each device asks, one by one, before a run's clock starts.
@@ -22,14 +23,20 @@ def assignments(
     devices: Sequence[str],
     files: Sequence[Path],
     seed: int,
+    cameras: Cameras | None = None,
 ) -> dict[str, Assignment]:
-    """An assignment per device, by name, for one seed. `process` is None in closed loop. The labels stay with the job.
+    """An assignment per device, by name, for one seed. The labels stay with the job.
+
+    Args:
+        process: None in closed loop, and of videos.
+        cameras: of videos, which have their own times.
 
     Raises:
         ConfigError: the load cannot be scheduled.
     """
     made = {} if process is None else _open(config, process, devices, len(files), seed)
-    closed = _closed(config, devices, len(files), seed) if process is None else {}
+    made = made if cameras is None else cameras.arrivals(devices, seed)
+    closed = _closed(config, devices, len(files), seed) if config.loop == "closed" else {}
     paths = tuple(map(str, files))
     return {
         device: Assignment(
@@ -41,8 +48,13 @@ def assignments(
             max_age_ms=config.max_age_ms,
             deadline_ms=config.deadline_ms,
             top_k=config.top_k,
-            warmup=tuple(index % len(files) for index in range(WARMUP_IMAGES)),
+            # A video's decoder shall stand where the device's camera begins.
+            warmup=tuple(
+                index % len(files) if cameras is None or not made[device] else made[device][0].image
+                for index in range(WARMUP_IMAGES)
+            ),
             drain_s=config.drain_s,
+            in_order=cameras is not None,
         )
         for device in devices
     }

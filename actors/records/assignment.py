@@ -59,6 +59,7 @@ class Assignment:
         max_age_ms: an image older than this when the device gets to it is dropped; None: never.
         deadline_ms: how long after its intended capture an answer is worth something; travels with the request; None:
             no deadline.
+        in_order: answers are handed on in the order of the arrivals (`actors.device.frame_order`); open loop only.
         top_k: how many (class, logit) pairs to ask for.
         warmup: images (indices) that are asked one after the other before the clock starts; they leave no record.
         drain_s: how long after the last intended capture (closed loop: after the last request was begun) the device
@@ -78,6 +79,7 @@ class Assignment:
     top_k: int = 5
     warmup: tuple[int, ...] = ()
     drain_s: float = 30.0
+    in_order: bool = False
 
     def rest(self, asked: int, from_s: float) -> Assignment | None:
         """What is left of it after `from_s` seconds of the run, when `asked` requests have ended; None: nothing."""

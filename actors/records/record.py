@@ -34,6 +34,8 @@ class Record:
         started_s: when the device began to work on it, same clock; `finished_s`: when the answer was there.
         wait_ms, head_ms, encode_ms, network_ms, admission_ms, queue_ms, execution_ms: the phases.
         inference_ms: finished_s - scheduled_s: from the intended capture to the answer in the device's hands.
+        held_ms: of a camera's answer: how long it was held for an earlier frame that it had overtaken; not in
+            `inference_ms`. 0: it had overtaken none; None: nobody asked for an order.
         generator_lag_ms: how late the arrival was noticed by the load generator itself (not the device's queue).
         rows_per_step: rows in each step the request took part in.
         overrun: an emulated slice took longer on this host than its profile says.
@@ -59,6 +61,7 @@ class Record:
     queue_ms: float | None = None
     execution_ms: float | None = None
     inference_ms: float | None = None
+    held_ms: float | None = None
     generator_lag_ms: float = 0.0
     rows_per_step: tuple[int, ...] = ()
     payload_bytes: int = 0
