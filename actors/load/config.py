@@ -23,7 +23,8 @@ FRAME_AGE_MS = 1000.0
 
 @dataclass(frozen=True)
 class LoadConfig:
-    """One load job. Exactly one of `rate_rps`, `device_rate_rps` and `concurrency` is given, except for a trace and for videos.
+    """One load job. Exactly one of `rate_rps`, `device_rate_rps` and `concurrency` is given, except for a trace and
+    for videos.
 
     Attributes:
         strategies: in the order of the tables; empty with `server`: whatever it serves.

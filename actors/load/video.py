@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from actors.load.arrivals import MAX_ARRIVALS
@@ -67,7 +68,7 @@ def read_clip(file: str, until_s: float | None) -> Clip:
             f"video {file}: it holds {len(pts)} frame{'s' * (len(pts) != 1)}{broken}; give one with at least two, "
             "or pictures by --images DIR"
         )
-    period_s = median(later - earlier for earlier, later in zip(at_s, at_s[1:], strict=False))
+    period_s = median(later - earlier for earlier, later in pairwise(at_s))
     # The last frame's own time, where the file says it sensibly.
     last_s = shown_s if 0 < shown_s <= 100 * period_s else period_s
     length_s = at_s[-1] + last_s if whole else None
@@ -154,7 +155,7 @@ class Cameras:
         return made
 
     def _play(self, clip: Clip, begin_s: float) -> tuple[Capture, ...]:
-        captures, offset = [], self._offsets[clip.file]
+        captures, offset = list[Capture](), self._offsets[clip.file]
         while begin_s < self._until_s:
             for number, at_s in enumerate(clip.at_s):
                 if begin_s + at_s >= self._until_s:
