@@ -72,18 +72,24 @@ def read_clip(file: str, until_s: float | None) -> Clip:
     # The last frame's own time, where the file says it sensibly.
     last_s = shown_s if 0 < shown_s <= 100 * period_s else period_s
     length_s = at_s[-1] + last_s if whole else None
-    return Clip(file, tuple(pts), tuple(at_s), period_s, length_s, tuple(_notes(file, met, at_s[-1])))
+    notes = _notes(file, met)
+    # Some say their length from the first frame, some from 0; sound may go on a little longer.
+    end_s = at_s[-1] + last_s
+    if whole and (met.ended_early or max(end_s, first_s + end_s) < met.stated_s - 0.5):
+        why = met.ended_early or f"its header says {met.stated_s:.2f} s"
+        notes.append(f"{file}: breaks off after {end_s:.2f} s ({why}); what is before is played ({_AGAIN})")
+    return Clip(file, tuple(pts), tuple(at_s), period_s, length_s, tuple(notes))
 
 
-def _notes(file: str, met: video.Decoded, end_s: float) -> list[str]:
+def _notes(file: str, met: video.Decoded) -> list[str]:
     notes = []
     if met.broken:
         notes.append(
             f"{file}: {met.broken} broken frames or packets are left out, the first at {met.broken_at_s or 0.0:.2f} s "
             f"({_AGAIN})"
         )
-    if met.ended_early:
-        notes.append(f"{file}: breaks off after {end_s:.2f} s ({met.ended_early}); what is before is played ({_AGAIN})")
+    if met.damaged:
+        notes.append(f"{file}: {met.damaged} frames are damaged, and asked as the decoder mends them ({_AGAIN})")
     if met.turned:
         notes.append(f"{file}: turned upright, as its display matrix says")
     if met.skewed:

@@ -51,12 +51,16 @@ class Decoded:
         broken: packets that could not be decoded, frames without a picture or a later timestamp than the one before.
         broken_at_s: where the first of them was, seconds after the first frame.
         ended_early: the file breaks off: reading failed before its end.
+        stated_s: how long the file says it is, from its first frame or from 0; 0: it does not say.
+        damaged: frames that the decoder marked: parts of their pictures are made up.
         turned: a display matrix was applied; `skewed`: there is one that is no quarter turn or mirror, and was not.
     """
 
     broken: int = 0
     broken_at_s: float | None = None
     ended_early: str = ""
+    stated_s: float = 0.0
+    damaged: int = 0
     turned: bool = False
     skewed: bool = False
 
@@ -101,6 +105,7 @@ def frames(file: str | Path, met: Decoded | None = None) -> Iterator[Frame]:
     met = Decoded() if met is None else met
     with _opened(file) as container:
         stream = _stream(container, file)
+        met.stated_s = _stated_s(container, stream)
         last: int | None = None
         first_s = 0.0
         for found in _decoded(container, stream, met):
@@ -119,6 +124,7 @@ def frames(file: str | Path, met: Decoded | None = None) -> Iterator[Frame]:
                 met.broken += 1
                 met.broken_at_s = time_s - first_s if met.broken_at_s is None else met.broken_at_s
                 continue
+            met.damaged += found.is_corrupt
             first_s = time_s if last is None else first_s
             last = found.pts
             shown_s = float((found.duration or 0) * found.time_base)
@@ -201,6 +207,13 @@ def _stream(container: InputContainer, file: str | Path) -> VideoStream:
     stream.codec_context.thread_count = 1
     found: VideoStream = stream
     return found
+
+
+def _stated_s(container: InputContainer, stream: VideoStream) -> float:
+    """Of the stream where it says so, else of the whole file."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return float(container.duration or 0) / _av().time_base
 
 
 @dataclass(frozen=True)

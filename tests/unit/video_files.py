@@ -19,7 +19,7 @@ def make_video(path: Path, times: Sequence[Fraction | int], *, codec: str = "mpe
     """One frame at each time, in seconds, as exact as the container allows."""
     with av.open(str(path), "w", options=options) as container:
         stream: Any = container.add_stream(codec, rate=10)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
         stream.codec_context.gop_size = 5
         for number, time_s in enumerate(times):

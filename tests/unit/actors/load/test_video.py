@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def test_frames_come_at_their_timestamps_whatever_rate_and_beginning_the_file_ha
     for number, (start_s, times) in enumerate([(0, every(TENTH, 6)), (0, uneven), (100, uneven)]):
         file = make_video(tmp_path / f"{number}.mkv", [start_s + time_s for time_s in times], codec="libx264")
         [found] = played(cameras(file, duration_s=0.95))
-        assert found == pytest.approx([float(time_s) for time_s in times], abs=1e-3)
+        assert found[:6] == pytest.approx([float(time_s) for time_s in times], abs=1e-3)
 
 
 def test_cameras_begin_within_a_frames_time_as_the_seed_draws(tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_a_file_that_is_shorter_than_the_run_begins_again_and_says_so(tmp_path: 
     made = cameras(make_video(tmp_path / "a.mp4", every(TENTH, 5)), duration_s=1.2)
     captures = made.arrivals(("a",), 0)["a"]
     assert [capture.image for capture in captures] == [k % 5 for k in range(len(captures))]
-    gaps = [later.at_s - earlier.at_s for earlier, later in zip(captures, captures[1:], strict=False)]
+    gaps = [later.at_s - earlier.at_s for earlier, later in pairwise(captures)]
     assert len(captures) in (11, 12) and gaps == pytest.approx([0.1] * len(gaps), abs=1e-3)
     assert [note for note in made.notes if "0.50 s long, played again" in note]
     assert not cameras(tmp_path / "a.mp4", duration_s=0.4).notes

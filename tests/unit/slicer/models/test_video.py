@@ -88,7 +88,7 @@ def test_a_matrix_that_is_no_quarter_turn_is_told_and_not_applied(tmp_path: Path
 
 
 def test_broken_packets_in_the_middle_cost_their_own_frames(tmp_path: Path) -> None:
-    file = make_video(tmp_path / "a.mkv", every(TENTH, 10), codec="ffv1")
+    file = make_video(tmp_path / "a.mkv", every(TENTH, 10), codec="mjpeg")
     with av.open(str(file)) as container:
         packets = [(packet.pts, bytes(packet)) for packet in container.demux(video=0) if packet.size]
     data = file.read_bytes()
@@ -113,7 +113,7 @@ def test_what_is_no_video_is_refused_with_its_name_and_a_remedy(tmp_path: Path) 
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))  # type: ignore[attr-defined]
     lost = make_video(tmp_path / "lost.mp4", every(TENTH, 10))
-    lost.write_bytes(lost.read_bytes()[:-200])  # the index stands at the end
+    lost.write_bytes(lost.read_bytes().partition(b"moov")[0])  # the index, which stands at the end
     cases = {
         tmp_path / "none.mp4": "there is no such file",
         text: "cannot be read as a video",
