@@ -36,7 +36,7 @@ class DeviceRun:
         self._assignment = assignment
         self._deliver = deliver
         self._order: FrameOrder | None = None
-        self._ask = RequestOptions(assignment.top_k, assignment.max_age_ms, assignment.deadline_ms)
+        self._ask = RequestOptions(assignment.top_k, assignment.max_age_ms, assignment.deadline_ms, assignment.in_order)
         for arrival in assignment.arrivals:
             self._record(arrival.image, arrival.at_s)
 

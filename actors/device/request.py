@@ -43,6 +43,10 @@ class NoTime(ServerError):
     """The deadline leaves no time to ask the server; this says nothing of the server."""
 
 
+class TooOld(Exception):
+    """The image passed its age limit while it waited for the server; it is not sent any more."""
+
+
 class Requester(Protocol):
     """What a request needs of its device; `actors.device.device.Device` says what each is."""
 
@@ -114,6 +118,9 @@ class PendingRequest:
                 answer = await (self._once(computed) if device.fallback.model else self._exchange(computed))
             except NoTime as error:
                 return await self._alone(computed, str(error))
+            except TooOld:
+                self._drop(" when the server could be asked")
+                return ()
             except ServerError as error:
                 if not device.fallback.model:
                     raise
@@ -140,7 +147,7 @@ class PendingRequest:
                 record.started_s = self.now_s()
                 record.wait_ms = self.age_ms()
                 if limit_ms is not None and record.wait_ms > limit_ms:
-                    self.close("dropped", "stale_image", f"{record.wait_ms:.0f} ms old, limit {limit_ms:g} ms")
+                    self._drop()
                     return None
                 device.cut.reconsider(self._ask.deadline_ms)  # an answer may be overdue
             choice = device.cut.choice
@@ -156,6 +163,9 @@ class PendingRequest:
                 planner.encoded(choice, computed.encode_ms, len(computed.payload))
         return computed
 
+    def _drop(self, when: str = "") -> None:
+        self.close("dropped", "stale_image", f"{self.age_ms():.0f} ms old{when}, limit {self._ask.max_age_ms:g} ms")
+
     async def _once(self, computed: Computed) -> Reply | Refusal:
         """Send once, and wait no longer than leaves the device the time to be in time by itself. Raises as `_send`, and
         NoTime."""
@@ -168,12 +178,16 @@ class PendingRequest:
 
         Raises:
             ServerError: no answer within the budget.
+            TooOld: it had to wait, and passed its age limit before it could be sent, or sent again.
         """
         device, retry, record, refused = self._device, self._config.retry, self._record, 0
         until_s = self._time() + retry.budget_s
         while True:
+            waits = record.attempts > 0 or not device.health.breaker.closed
             try:
                 async with device.health.backlog.passage(until_s, self._patience_s()) as probe:
+                    if waits and self._too_old():
+                        raise TooOld
                     record.attempts += 1
                     try:
                         limit_s = min(until_s, self._time() + self._patience_s()) if probe else until_s
@@ -196,6 +210,10 @@ class PendingRequest:
             if refused == retry.attempts or self._time() + pause_s >= until_s:
                 return answer
             await asyncio.sleep(pause_s)
+
+    def _too_old(self) -> bool:
+        limit_ms = self._ask.max_age_ms
+        return self._ask.fresh_only and limit_ms is not None and self.age_ms() > limit_ms
 
     def _patience_s(self) -> float:
         return max(_PATIENCE * self._device.health.served_ms, _SILENCE_MS) / 1e3

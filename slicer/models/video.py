@@ -213,7 +213,7 @@ def _stated_s(container: InputContainer, stream: VideoStream) -> float:
     """Of the stream where it says so, else of the whole file."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    return float(container.duration or 0) / _av().time_base
+    return float(container.duration or 0) / float(_av().time_base)
 
 
 @dataclass(frozen=True)

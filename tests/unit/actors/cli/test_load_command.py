@@ -141,6 +141,8 @@ SAMPLES: dict[str, tuple[str, ...]] = {
     "max_age_ms": ("9",),
     "deadline_ms": ("9",),
     "images": ("folder",),
+    "video": ("a.mp4",),
+    "more_video": (),
     "labels": ("x.csv",),
     "top_k": ("3",),
     "codec": ("fp16",),

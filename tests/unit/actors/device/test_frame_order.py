@@ -65,6 +65,17 @@ def test_a_busy_camera_drops_old_frames_and_the_ledger_closes() -> None:
     assert all((record.wait_ms or 0.0) <= 25.0 + 1e-6 for record in records if record.outcome == "answered")
 
 
+def test_frames_that_waited_for_a_server_which_was_away_are_dropped_and_fresh_ones_answered() -> None:
+    arrivals = tuple(k / 10 for k in range(60))
+    _, records = play(arrivals, *("vanish",) * 6, max_age_ms=300.0)
+    outcomes = [record.outcome for record in records]
+    assert set(outcomes) == {"answered", "dropped"} and outcomes[-10:] == ["answered"] * 10
+    assert all(r.finished_s is not None and r.inference_ms is not None for r in records if r.outcome == "answered")
+    waited = [record for record in records if record.outcome == "dropped"]
+    assert waited and all("when the server could be asked, limit 300 ms" in record.message for record in waited)
+    assert max(record.inference_ms or 0.0 for record in records) <= 300.0 + 31, "none was sent when it was too old"
+
+
 def test_without_an_order_nothing_is_held() -> None:
     async def scenario() -> list[Record]:
         server = fake_server()
