@@ -118,7 +118,7 @@ class LoadConfig:
         }
         named = [name for name, value in given.items() if value is not None]
         if self.video:
-            self._check_video(named)
+            self._check_video([f"{name} {given[name]:g}" for name in named])
             return
         if len(named) > 1:
             raise ConfigError(
@@ -139,10 +139,10 @@ class LoadConfig:
             raise ConfigError("give one of --duration (seconds) and --requests (images of the whole fleet)")
 
     def _check_video(self, named: list[str]) -> None:
-        others = {"--images": self.images != VIDEO, "--arrivals": self.arrivals != VIDEO, "--labels": self.labels}
-        named = [*named, *(name for name, given in others.items() if given)]
+        others = {"--images": self.images, "--arrivals": self.arrivals, "--labels": self.labels or VIDEO}
+        named = [*named, *(f"{name} {given}" for name, given in others.items() if given != VIDEO)]
         if self.requests is not None:
-            named.append("--requests")
+            named.append(f"--requests {self.requests}")
         if named:
             raise ConfigError(
                 f"{' and '.join(named)} beside --video {self.video[0]}: frames are the images, and come at their own "

@@ -21,7 +21,7 @@ from slicer.models import video
 from slicer.models.images import LabelledImages
 
 #: What to do with a file that is damaged.
-_AGAIN = "ffmpeg -i FILE OUT.mp4 writes a whole one"
+_AGAIN = "ffmpeg -i FILE OUT.mp4 writes a file without damage"
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,13 @@ def _notes(file: str, met: video.Decoded) -> list[str]:
     notes = []
     if met.broken:
         notes.append(
-            f"{file}: {met.broken} broken frames or packets are left out, the first at {met.broken_at_s or 0.0:.2f} s "
-            f"({_AGAIN})"
+            f"{file}: {met.broken} broken frame{'s' * (met.broken > 1)} left out, the first at "
+            f"{met.broken_at_s or 0.0:.2f} s ({_AGAIN})"
         )
     if met.damaged:
-        notes.append(f"{file}: {met.damaged} frames are damaged, and asked as the decoder mends them ({_AGAIN})")
+        notes.append(
+            f"{file}: {met.damaged} damaged frame{'s' * (met.damaged > 1)} asked as the decoder mends them ({_AGAIN})"
+        )
     if met.turned:
         notes.append(f"{file}: turned upright, as its display matrix says")
     if met.skewed:
