@@ -17,8 +17,8 @@ from actors.load.arrivals import MAX_ARRIVALS
 from actors.load.config import LoadConfig
 from actors.records.assignment import Capture
 from slicer.errors import ConfigError, ImageError
-from slicer.models import video
 from slicer.models.images import LabelledImages
+from slicer.video import frames
 
 #: What to do with a file that is damaged.
 _AGAIN = "ffmpeg -i FILE OUT.mp4 writes a file without damage"
@@ -49,9 +49,9 @@ def read_clip(file: str, until_s: float | None) -> Clip:
     Raises:
         ImageError: it is no video, PyAV is not installed, or there is nothing in it to play.
     """
-    met, pts, at_s = video.Decoded(), list[int](), list[float]()
+    met, pts, at_s = frames.Decoded(), list[int](), list[float]()
     first_s, shown_s, whole = 0.0, 0.0, True
-    for frame in video.frames(file, met):
+    for frame in frames.frames(file, met):
         first_s = first_s if pts else frame.time_s
         time_s = frame.time_s - first_s
         if until_s is not None and len(pts) > 1 and time_s >= until_s:
@@ -81,7 +81,7 @@ def read_clip(file: str, until_s: float | None) -> Clip:
     return Clip(file, tuple(pts), tuple(at_s), period_s, length_s, tuple(notes))
 
 
-def _notes(file: str, met: video.Decoded) -> list[str]:
+def _notes(file: str, met: frames.Decoded) -> list[str]:
     notes = []
     if met.broken:
         notes.append(
@@ -118,7 +118,7 @@ class Cameras:
         until_s = None if config.duration_s is None else config.warmup_s + config.duration_s
         clips = {file: read_clip(file, until_s) for file in config.video}
         self._clips = [clips[file] for file in config.video]
-        names = tuple(video.name_of(clip.file, pts) for clip in clips.values() for pts in clip.pts)
+        names = tuple(frames.name_of(clip.file, pts) for clip in clips.values() for pts in clip.pts)
         self.images = LabelledImages(names, (0,) * len(names), ("frame",))
         offset = 0
         self._offsets: dict[str, int] = {}

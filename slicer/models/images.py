@@ -20,10 +20,10 @@ from PIL import Image
 from torch import nn
 
 from slicer.errors import ImageError
-from slicer.models import video
 from slicer.models.data_config import EXIF_KEY, data_config
 from slicer.models.pixels import check_size, plain
 from slicer.models.spec import ModelSpec
+from slicer.video import frames
 
 #: What is taken for an image in a directory; other files in it are refused by name, hidden ones are skipped.
 EXTENSIONS: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff")
@@ -131,13 +131,13 @@ class Preprocess:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """The decoded image of a file, or a video's frame by its name (`slicer.models.video`).
+    """The decoded image of a file, or a video's frame by its name (`slicer.video.frames`).
 
     Raises:
         ImageError: with the file's name when it is none, too large, or damaged.
     """
-    if (frame := video.parse_name(path)) is not None and not Path(path).exists():
-        return video.read_frame(*frame)
+    if (frame := frames.parse_name(path)) is not None and not Path(path).exists():
+        return frames.read_frame(*frame)
     try:
         with Path(path).open("rb") as file:
             image: Image.Image = Image.open(file)

@@ -15,7 +15,7 @@ from actors.load.config import LoadConfig
 from actors.load.video import Cameras, read_clip
 from slicer.common.command_line import values
 from slicer.errors import ConfigError, ImageError
-from slicer.models.video import parse_name
+from slicer.video.frames import parse_name
 from tests.unit.video_files import every, make_video
 
 TENTH = Fraction(1, 10)

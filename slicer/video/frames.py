@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from slicer.errors import ImageError
-from slicer.models.pixels import check_size
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -76,8 +75,7 @@ class Frame:
     turn: Image.Transpose | None = None
 
     def picture(self) -> Image.Image:
-        """The frame as RGB, upright. Raises ImageError: its size is out of bounds, or it cannot be converted."""
-        check_size(self.image.width, self.image.height)
+        """The frame as RGB, upright. Raises ImageError: it cannot be converted."""
         try:
             picture: Image.Image = self.image.to_image()
         except Exception as error:  # FFmpeg's and PyAV's own classes
