@@ -93,7 +93,7 @@ def config_of(flags: ServeFlags) -> ServerConfig:
     for key in FILES & of_model.keys():  # a replica on a cluster that runs already has another current folder
         if Path(of_model[key]).exists():
             of_model[key] = str(Path(of_model[key]).resolve())
-    if flags.model is not None:
+    if flags.model is not None and flags.shards is None:
         of_model |= _of_folder(flags.model)
     if flags.config and flags.model is not None:
         names = ", ".join(model.name for model in file.models)
@@ -153,7 +153,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @option(
     "--model",
     metavar="M",
-    help="A timm name, package.module:callable, hf:ORG/NAME or ./FOLDER of such a model, a model file or a shipped demo.",
+    help="A timm name, package.module:callable, hf:ORG/NAME or ./FOLDER of such a one, a model file or a shipped demo.",
 )
 @option(
     "--slices", type=click.IntRange(min=1), metavar="N", help=f"Number of slices {_default(ModelConfig, 'num_slices')}."
@@ -337,9 +337,10 @@ def about(served: ServedModel, config: ModelConfig) -> str:
     output = manifest["shapes"][-1]
     if len(output) != 1:
         return f"{served.name}: answers {output}"
-    kwargs = manifest["spec"]["kwargs"]
-    if (kind := kwargs.get("output", "logits")) != "logits" and str(manifest["spec"]["architecture"]).startswith(HF):
-        return f"{served.name}: answers {output[0]} numbers, its {kind}, no classes"
+    spec = manifest["spec"]
+    kwargs = spec["kwargs"]
+    if spec.get("architecture", "").startswith(HF) and kwargs["output"] != "logits":
+        return f"{served.name}: answers {output[0]} numbers ({kwargs['output']}), which are no classes"
     line = f"{served.name}: {output[0]} classes"
     if config.checkpoint and not config.shards and "num_classes" in kwargs:
         line += ", as the checkpoint has" if "num_classes" not in spec_of(config).kwargs else ""
