@@ -6,6 +6,7 @@ What is compared with comes from the same folder by transformers alone, through 
 from __future__ import annotations
 
 import json
+import shutil
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -188,3 +189,24 @@ def test_at_every_cut_transformers_bits(family: Family, cut: int, served: Folder
 @pytest.mark.parametrize("family", TOWERS, ids=ids)
 def test_a_tower_has_no_labels(family: Family, served: Folders) -> None:
     assert served.models[family.name].labels == ()
+
+
+def test_a_name_of_the_hub_is_served_from_a_filled_cache(
+    served: Folders, serve: Serve, photo: Image.Image, png: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository, commit = tmp_path / "hub" / "models--acme--my-swin", "0123456789abcdef0123456789abcdef01234567"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (swin,) = (family for family in SERVED if family.name == "Swin")
+    shutil.copytree(served.folder / "Swin", repository / "snapshots" / commit)
+    config = {"models": [{"name": "hf:acme/my-swin"}], "torch_threads": 1, "shard_dir": str(tmp_path / "served")}
+    with serve(config) as (address, _):
+        here = Folders(f"http://{address}/headtail", served.folder, {})
+        best, logits = here.infer("hf:acme/my-swin", Tensor("IMAGE", "BYTES", (1,), [png])).outputs
+    want = served.theirs(swin, served.pixels(swin, photo, pil(swin)))
+    assert np.array_equal(logits.array()[0], want)
+    assert bytes(best.elements()[0]).decode().split(":", 2)[2] == LABELS[int(want.argmax())]
