@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ from slicer.common import command_line
 from slicer.common.addresses import application_name
 from slicer.common.command_line import Command, option, say
 from slicer.errors import ConfigError
+from slicer.models.spec import HF
 from slicer.protocol.messages import ServedModel
 
 #: Flag -> the key of a model that it sets.
@@ -91,6 +93,8 @@ def config_of(flags: ServeFlags) -> ServerConfig:
     for key in FILES & of_model.keys():  # a replica on a cluster that runs already has another current folder
         if Path(of_model[key]).exists():
             of_model[key] = str(Path(of_model[key]).resolve())
+    if flags.model is not None and flags.shards is None:
+        of_model |= _of_folder(flags.model)
     if flags.config and flags.model is not None:
         names = ", ".join(model.name for model in file.models)
         raise ConfigError(f"--model {flags.model}: {flags.config} names its models ({names}); leave out one of the two")
@@ -107,6 +111,15 @@ def config_of(flags: ServeFlags) -> ServerConfig:
         if given is not None:
             values[head] = {**values.get(head, {}), inner: given} if inner else given
     return parse_config(values)
+
+
+def _of_folder(model: str) -> dict[str, str]:
+    """Name and place of a model whose flag names a folder, which a URL and another machine can use; else nothing."""
+    found = re.fullmatch(r"(hf:|local-dir:|)(.+)", model)
+    if found is None or (not found[1] and os.sep not in model) or not Path(found[2]).expanduser().is_dir():
+        return {}
+    folder = Path(found[2]).expanduser().resolve()
+    return {"name": folder.name, "model": f"{found[1]}{folder}"} if folder.name else {}
 
 
 class _Ended(BaseException):
@@ -140,7 +153,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @option(
     "--model",
     metavar="M",
-    help="A timm name, package.module:callable, hf:ORG/NAME or its folder, a model file or a shipped demo model.",
+    help="A timm name, package.module:callable, hf:ORG/NAME or ./FOLDER of such a one, a model file or a shipped demo.",
 )
 @option(
     "--slices", type=click.IntRange(min=1), metavar="N", help=f"Number of slices {_default(ModelConfig, 'num_slices')}."
@@ -324,8 +337,12 @@ def about(served: ServedModel, config: ModelConfig) -> str:
     output = manifest["shapes"][-1]
     if len(output) != 1:
         return f"{served.name}: answers {output}"
+    spec = manifest["spec"]
+    kwargs = spec["kwargs"]
+    if spec.get("architecture", "").startswith(HF) and kwargs["output"] != "logits":
+        return f"{served.name}: answers {output[0]} numbers ({kwargs['output']}), which are no classes"
     line = f"{served.name}: {output[0]} classes"
-    if config.checkpoint and not config.shards and "num_classes" in manifest["spec"]["kwargs"]:
+    if config.checkpoint and not config.shards and "num_classes" in kwargs:
         line += ", as the checkpoint has" if "num_classes" not in spec_of(config).kwargs else ""
     if not served.labels:
         return f"{line}, without names (--labels FILE)"

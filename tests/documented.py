@@ -29,6 +29,7 @@ ELSEWHERE = {
     ".venv/bin/python benchmarks/peers/peers.py --setup": "needs the internet",
     ".venv/bin/python benchmarks/peers/peers.py": "needs what --setup installs, and minutes of a quiet machine",
     ".venv/bin/python benchmarks/peers/peers.py --quick --peers headtail_continuous,triton --rates 40,330": "likewise",
+    "headtail serve --model ./my-vit": "a folder of the reader; tests/cluster/own_ray/test_hugging_face.py serves one",
     "ray start --head": "starts a Ray that goes on; these tests have one of their own",
     "headtail serve --model digits_vit --strategy continuous --address auto --name digits": "on that Ray",
     "ray job submit --address http://127.0.0.1:8265 --submission-id first-load --working-dir . -- python -m actors "

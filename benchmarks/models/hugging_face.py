@@ -38,6 +38,9 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "tests" / "data" / "coverage_hugging_face.json"
 ROW_TOLERANCE = 1e-4
 
+#: The test that serves every family.
+SERVED_BY = "tests/unit/deployments/replica/ingress/test_hugging_face.py"
+
 _VIT = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
 _VIT_TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 _VIT_TINY |= {"image_size": 32, "patch_size": 8}
@@ -233,6 +236,10 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         "*Exact*: at every boundary, head and tail give what the library's own model gives; in the fresh process,",
         "slice by slice and with `load_span` at three cuts. All parameters are random and seeded, also those that",
         "begin at zero. *A row alone*: as above.",
+        "",
+        f"All families of transformers below, and ConvNeXt V2, are also served as folders: `{SERVED_BY}`",
+        "posts an image file and activations at every cut. Labels, their order and the logits are those that",
+        "transformers' own processor and model give for the folder.",
         "",
         "| family | class | answer | attention | boundaries | result | a row alone |",
         "|---|---|---|---|---|---|---|",

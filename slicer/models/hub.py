@@ -72,7 +72,10 @@ class Source:
             return ModelError(
                 f"model folder {self.folder}: it has no {name}; give the folder that save_pretrained wrote"
             )
-        return ModelError(f"model {self.name}: the hub's repository has no {name}; {_REMEDY.format(name=self.name)}")
+        return ModelError(
+            f"model {self.name}: neither the hub's repository, if it could be reached, nor the local cache has {name}; "
+            f"{_REMEDY.format(name=self.name.partition('@')[0])}"
+        )
 
 
 def find_source(name: str) -> Source:

@@ -119,6 +119,30 @@ def test_labels_are_read_where_the_configuration_is_and_go_with_shards(tmp_path:
         parse_config({"models": [{"name": "a", "labels": str(tmp_path / "pets.txt")}]})
 
 
+@pytest.mark.parametrize(
+    ("given", "name", "prefix"),
+    [("./my-vit", "my-vit", ""), ("hf:my-vit", "my-vit", "hf:"), ("local-dir:sub/../my-vit", "my-vit", "local-dir:")],
+)
+def test_a_folder_by_model_is_served_under_its_own_name_from_wherever_a_replica_runs(
+    given: str, name: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my-vit").mkdir()
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model = config_of(flags_of(["--model", given])).models[0]
+    assert (model.name, model.model) == (name, f"{prefix}{tmp_path.resolve() / 'my-vit'}")
+
+
+@pytest.mark.parametrize("given", ["hf:acme/my-vit", "vit_tiny_patch16_224", "my-vit", "hf:"])
+def test_another_name_than_a_folder_s_stays_as_it_is(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my-vit").mkdir()  # without a separator it may be timm's
+    monkeypatch.chdir(tmp_path)
+    model = config_of(flags_of(["--model", given])).models[0]
+    assert (model.name, model.model) == (given, "")
+
+
 def test_the_flags_of_headtail_serve_make_the_same_configuration() -> None:
     args = flags_of(["--model", "vit_tiny_patch16_224", "--slices", "6", "--strategy", "per_slice"])
     model = config_of(args).models[0]

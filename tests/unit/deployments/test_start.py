@@ -207,6 +207,14 @@ def test_a_person_sees_which_classes_a_model_has(
     assert cli.about(features, config) == "pets: answers [16, 96]"
 
 
+def test_a_person_sees_that_a_tower_of_hugging_face_has_no_classes() -> None:
+    spec = {"architecture": "hf:acme/clip", "kwargs": {"output": "image_embeds"}}
+    manifest = json.dumps({"shapes": [[3, 224, 224], [512]], "spec": spec})
+    served = ServedModel("clip", "digest", manifest, 1, (0,), "per_slice", ("fp32",))
+    says = "clip: answers 512 numbers (image_embeds), which are no classes"
+    assert cli.about(served, ModelConfig(name="clip", model="hf:acme/clip")) == says
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_during_the_start_is_one_line_and_its_own_exit_status(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
