@@ -1,7 +1,7 @@
 """What a model gives, and where each of it lies in the one row that leaves the last slice.
 
-A model that gives several outputs returns them flattened, one behind another, so that batches, steps and memory know one
-tensor only. Nothing here needs torch.
+A model that gives several outputs returns them flattened, one behind another, so that batches, steps and memory know
+one tensor only. Nothing here needs torch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Models that give more than their own result: the pooled embedding, and the tokens or map that it comes from.
 
 ``with_outputs`` lets a module return them beside its result, flattened and one behind another, in one pass. timm's
-models have ``forward_features`` and ``forward_head(x, pre_logits=True)`` for it, and so may an own module; transformers'
-say it in their ModelOutput. The module keeps its parts and their names, so its slices before the last are the same
+models have ``forward_features`` and ``forward_head(x, pre_logits=True)`` for it, and so may an own module;
+transformers' say it in their ModelOutput. The module keeps its parts and their names, so its slices before the last are the same
 files with and without further outputs.
 """
 
@@ -131,4 +131,6 @@ def _several(module: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
 
 def _as_timm(module: nn.Module) -> bool:
     head = getattr(module, "forward_head", None)
-    return hasattr(module, "forward_features") and head is not None and "pre_logits" in inspect.signature(head).parameters
+    return (
+        hasattr(module, "forward_features") and head is not None and "pre_logits" in inspect.signature(head).parameters
+    )

@@ -90,8 +90,8 @@ class _Runs:
         own = own_forward(self.sliced.module, x)
         if not _equal(own.flatten(1), self.whole(x)[:, : self.sliced.outputs[0].size]):
             raise NotSliceable(
-                f"{self.name} cannot give further outputs: its forward_head(forward_features(x)) is another result than "
-                "its forward(x); leave outputs out"
+                f"{self.name} cannot give further outputs: its forward_head(forward_features(x)) is another result "
+                "than its forward(x); leave outputs out"
             )
 
     def check_beside_nan(self, rows: Mapping[str, torch.Tensor]) -> None:
