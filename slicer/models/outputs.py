@@ -2,8 +2,8 @@
 
 ``with_outputs`` lets a module return them beside its result, flattened and one behind another, in one pass. timm's
 models have ``forward_features`` and ``forward_head(x, pre_logits=True)`` for it, and so may an own module;
-transformers' say it in their ModelOutput. The module keeps its parts and their names, so its slices before the last are the same
-files with and without further outputs.
+transformers' say it in their ModelOutput. The module keeps its parts and their names, so its slices before the last are
+the same files with and without further outputs.
 """
 
 from __future__ import annotations

@@ -148,11 +148,11 @@ def test_a_class_map_is_the_best_class_at_each_place(offered: str, png: bytes) -
 
 def test_what_the_model_does_not_give_is_refused_with_what_there_is(offered: str, png: bytes) -> None:
     with Client(offered) as client:
-        with pytest.raises(RefusedError, match="'features'.*'dense'.*class_map, logits"):
+        with pytest.raises(RefusedError, match=r"'features'.*'dense'.*class_map, logits"):
             client.output("features", png, model="dense")
-        with pytest.raises(RefusedError, match="'class_map'.*top_k, logits, features, tokens"):
+        with pytest.raises(RefusedError, match=r"'class_map'.*top_k, logits, features, tokens"):
             client.output("class_map", png, model="vit")
-        with pytest.raises(RefusedError, match="'FP8'.*FP32 or FP16"):
+        with pytest.raises(RefusedError, match=r"'FP8'.*FP32 or FP16"):
             client.output("features", png, model="vit", datatype="FP8")  # type: ignore[arg-type]
 
 
