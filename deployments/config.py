@@ -18,13 +18,17 @@ from deployments.executors.registry import EXECUTORS
 from deployments.scheduling.registry import SHIPPED, current_name
 from slicer.common.addresses import application_url, bearer_token
 from slicer.common.error_text import shown
+from slicer.common.outputs import FURTHER
 from slicer.common.validation import Strict, explain, nearest
 from slicer.common.yaml_files import read_yaml
 from slicer.errors import ConfigError
 from slicer.models.labels import given_labels
 
 #: Keys that an exported directory has answered already; beside `shards` they would do nothing.
-_SHARDS_DECIDE = ("model", "kwargs", "checkpoint", "checkpoint_key", "pretrained", "seed", "dtype", "num_slices", "at")
+_SHARDS_DECIDE = (
+    *("model", "kwargs", "checkpoint", "checkpoint_key", "pretrained", "seed", "dtype", "num_slices", "at"),
+    "outputs",
+)
 
 #: Keys of `ServerConfig` that had another name before, and have this one now.
 RENAMED_KEYS = {
@@ -58,6 +62,9 @@ class ModelConfig(Strict):
         labels: what its classes are called: a list, or a file with a label on each line or JSON; it is read where the
             configuration is, so no other machine needs it. ``auto``: what the model, its checkpoint or timm say;
             ``none``: no labels.
+        outputs: what a request may ask for beside classes and logits: ``features``, the pooled embedding; ``tokens``,
+            what it is pooled from. They are computed and kept for every row, and sent to who asks.
+        max_answer_bytes: most bytes of the outputs of one request, all its rows together; more is refused.
     """
 
     name: str = Field(min_length=1)
@@ -77,11 +84,21 @@ class ModelConfig(Strict):
     entries: tuple[int, ...] | None = None
     profile: str | None = None
     labels: tuple[str, ...] | Literal["auto"] = "auto"
+    outputs: tuple[str, ...] = ()
+    max_answer_bytes: int = Field(default=16 << 20, ge=1)
 
     @field_validator("labels", mode="before")
     @classmethod
     def _read_labels(cls, labels: Any) -> tuple[str, ...] | Literal["auto"]:
         return given_labels(labels)
+
+    @field_validator("outputs")
+    @classmethod
+    def _known_outputs(cls, outputs: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in outputs if name not in FURTHER]:
+            near = nearest(unknown[0], FURTHER)
+            raise ValueError(f"unknown output {shown(repr(unknown[0]))}{near}; there are {', '.join(FURTHER)}")
+        return tuple(name for name in FURTHER if name in outputs)
 
     @field_validator("strategy")
     @classmethod
@@ -97,7 +114,9 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> ModelConfig:
-        decided = [key for key in _SHARDS_DECIDE if key in self.model_fields_set and getattr(self, key) is not None]
+        decided = [
+            key for key in _SHARDS_DECIDE if key in self.model_fields_set and getattr(self, key) not in (None, ())
+        ]
         if self.shards and decided:
             raise ValueError(
                 f"model {self.name!r}: shards={self.shards!r} already holds weights and cuts; "

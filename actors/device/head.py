@@ -23,6 +23,7 @@ from actors.device.head_runtime import Computed
 from slicer.codecs import activations
 from slicer.codecs.images import encode_image
 from slicer.codecs.registry import as_taken, image_codec_named
+from slicer.common.outputs import Output
 from slicer.errors import ImageError
 from slicer.models.images import Preprocess
 from slicer.planning.cut_planner import Choice
@@ -41,6 +42,7 @@ class Head:
         slices: slices 0, 1, ..., as many as are loaded. `dtype` and `accelerator` are where they run and in what.
         manifest, num_slices: what they are the beginning of; `slice_bytes`: of the shards of all slices.
         channel_axes: of the activations at the cuts 0..n, for the codecs; empty: measured.
+        own_result: which part of what the last slice gives is the model's own; None: all of it.
         profile: how long slices and preprocessing take, if they are emulated; `seed`: of the times drawn from it.
         sleep: waits so many seconds.
     """
@@ -54,6 +56,7 @@ class Head:
         num_slices: int,
         slice_bytes: Sequence[int] = (),
         channel_axes: Sequence[int] = (),
+        own_result: Output | None = None,
         dtype: torch.dtype = torch.float32,
         accelerator: str = "cpu",
         profile: Profile = NATIVE,
@@ -64,6 +67,7 @@ class Head:
         self.num_slices = num_slices
         self._slice_bytes = tuple(slice_bytes)
         self._channel_axes = tuple(channel_axes)
+        self._own_result = own_result
         self._prepare = prepare
         self._slices = list(slices)
         self._dtype = dtype
@@ -115,6 +119,7 @@ class Head:
         head_done = time.perf_counter()
         head_ms = (head_done - began) * 1e3
         if whole:
+            activation = self._own(activation)
             activations.check_finite(activation)
             payload, encode_ms = b"", 0.0
         else:
@@ -148,6 +153,7 @@ class Head:
             prepare_ms = self._prepare_ms((time.perf_counter() - began) * 1e3)
         logits, slices_ms = self._run(activation, computed.cut, self.num_slices)
         _, overrun = self._keep_time(began, prepare_ms, slices_ms, computed.cut)
+        logits = self._own(logits)
         activations.check_finite(logits)
         head_ms = (time.perf_counter() - began) * 1e3
         return Computed(self.manifest, logits.shape, b"", logits, head_ms, 0.0, overrun, self.num_slices)
@@ -172,6 +178,9 @@ class Head:
         prepare_ms, overrun = self._keep_time(began, planned_ms, [])
         head_ms = (time.perf_counter() - began) * 1e3
         return Computed(self.manifest, prepare.shape, payload, None, head_ms, 0.0, overrun, 0, name, prepare_ms)
+
+    def _own(self, row: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return row if self._own_result is None else self._own_result.of(row)
 
     def _prepare_ms(self, spent_ms: float) -> float:
         """What preprocessing takes on the device: what it took here, or what is drawn."""

@@ -42,7 +42,7 @@ def host(config: ModelConfig, shard_dir: Path) -> Hosted:
         config.labels,
         sliced.module,
         sliced.spec,
-        shapes[-1],
+        sliced.outputs[0].shape,
         name=config.name,
         directory=directory if config.shards else None,
     )
@@ -59,6 +59,7 @@ def spec_of(config: ModelConfig) -> ModelSpec:
         pretrained=config.pretrained,
         dtype=config.dtype,
         seed=config.seed,
+        outputs=config.outputs or None,
     )
 
 

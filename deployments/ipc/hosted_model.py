@@ -60,6 +60,8 @@ class HostedModel:
         self.labels = labels
         self.shapes, self.num_slices = shapes, len(shapes) - 1
         self.channel_axes = self.manifest.channel_axes
+        self.outputs = self.manifest.outputs
+        self._output_names = frozenset(output.name for output in self.outputs)
         self.entries = self._entries()
         self._takes_images = 0 in self.entries and self.shapes[0][0] in (1, 3) and len(self.shapes[0]) == 3
         self._files = {shard.sha256: self.directory / shard.file for shard in self.manifest.shards}
@@ -155,6 +157,11 @@ class HostedModel:
             return Refusal(request.id, "bad_shape", f"top_k is {request.top_k}; it must be at least 1, or None")
         if request.priority not in _PRIORITIES:
             message = f"priority is {request.priority}; it must be 1 (first) to {MAX_PRIORITY}, or 0 for the default"
+            return Refusal(request.id, "bad_request", message)
+        if request.outputs and not self._output_names.issuperset(request.outputs):
+            message = (
+                f"outputs {', '.join(request.outputs)[:200]}; model {self.name!r} has {', '.join(self._output_names)}"
+            )
             return Refusal(request.id, "bad_request", message)
         if request.codec in activations.IMAGE_CODECS:
             return self._check_image(request)

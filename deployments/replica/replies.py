@@ -49,10 +49,19 @@ class Replies:
             load = self._loads[model.name, request.manifest] = LoadReport(model.entries, model.num_slices)
         load.observe(request.cut, timings.admission_ms + timings.queue_ms, timings.execution_ms)
         said = load.report() if request.wants_load else ()
+        outputs = model.outputs
+        if request.outputs:
+            values = tuple(
+                (one.name, one.shape, np.ascontiguousarray(one.of(outcome.logits), "<f4").tobytes())
+                for one in outputs
+                if one.name in request.outputs
+            )
+            return Reply(request.id, timings, server=self._replica, load=said, outputs=values)
+        own = outputs[0].of(outcome.logits) if len(outputs) > 1 else outcome.logits
         if request.top_k is None:
-            logits = np.ascontiguousarray(outcome.logits, dtype="<f4")
+            logits = np.ascontiguousarray(own, dtype="<f4")
             return Reply(request.id, timings, (), logits.tobytes(), logits.shape, self._replica, said)
-        return Reply(request.id, timings, top_k(outcome.logits, request.top_k), b"", (), self._replica, said)
+        return Reply(request.id, timings, top_k(own, request.top_k), b"", (), self._replica, said)
 
     def unknown(self, request_id: str, model: str, models: Iterable[str]) -> Refusal:
         """Of a model that is none of those that are served here."""

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,11 @@ from slicer.client.images import As, ImageLike, image_tensor
 from slicer.client.prediction import Prediction, predictions_of
 from slicer.client.retries import patiently
 from slicer.codecs import activations
+from slicer.common.outputs import LOGITS
 from slicer.errors import BadRequestError, ConfigError, CutError, RefusedError, ServerError
 from slicer.protocol.endpoints import DESCRIBE, SHARD
 from slicer.protocol.messages import RETRYABLE, Answer, Refusal, Request, ServedModel
-from slicer.protocol.oip.requests import ACTIVATION, LOGITS, TENSOR_CODECS, TOP_K
+from slicer.protocol.oip.requests import ACTIVATION, TENSOR_CODECS, TOP_K
 from slicer.protocol.oip.tensors import InferRequest, InferResponse, Parameter, Tensor, WantedOutput, names
 from slicer.shards.manifest import Manifest
 
@@ -194,7 +195,7 @@ class AsyncClient:
         known = self._described.get(name) or await self._describe(name, until)
         rows, single = _rows_of(activation, cut, known)
         tensor = _encoded(codec, rows, known.manifest.channel_axes[cut])
-        output = WantedOutput(LOGITS, {"binary_data": True})
+        output = WantedOutput(LOGITS, {"binary_data": True, "datatype": "FP32"})
         if top_k is not None:
             output = WantedOutput(TOP_K, {"k": _checked_count(top_k)})
         parameters: dict[str, Parameter] = {"cut": cut, "codec": codec, "manifest": manifest or known.served.manifest}
@@ -204,6 +205,55 @@ class AsyncClient:
             return found[0] if single else found
         logits = self._read(lambda: _logits(response, len(rows)))
         return logits[0] if single else logits
+
+    async def output(
+        self,
+        name: str,
+        given: ImageLike | Floats,
+        *,
+        cut: int | None = None,
+        model: str | None = None,
+        codec: str = "fp32",
+        datatype: Literal["FP32", "FP16"] | None = None,
+        send_as: As = "pixels",
+        timeout_s: float | None = None,
+    ) -> npt.NDArray[Any]:
+        """One whole output of the model, of one image, or of an activation whose head ran here.
+
+        Args:
+            name: ``logits``; ``features``, the pooled embedding, or ``tokens``, where the server's model has them
+                (``outputs:`` of its configuration); ``class_map``, the best class at each place of a dense output.
+            given: an image, as of `predict`; with `cut` an activation, as of `infer`.
+            cut, codec: of the activation.
+            datatype: how numbers travel; None: as the model's metadata says, FP16 for large outputs.
+            model, send_as, timeout_s: as of `predict`.
+
+        Returns:
+            float32 or float16 in the output's shape, [B, ...] of B activations; a class map uint8 or uint16.
+
+        Raises:
+            RefusedError: of code ``bad_request``: the model has no such output, or its answer is too large.
+        """
+        until = _Until(timeout_s, self._timeout_s)
+        asked = await self._name(model, until)
+        parameters: dict[str, Parameter] = {}
+        single = True
+        if cut is None:
+            tensor = await asyncio.to_thread(image_tensor, given, send_as)  # type: ignore[arg-type]
+        else:
+            known = self._described.get(asked) or await self._describe(asked, until)
+            rows, single = _rows_of(given, cut, known)  # type: ignore[arg-type]
+            tensor = _encoded(codec, rows, known.manifest.channel_axes[cut])
+            parameters = {"cut": cut, "codec": codec, "manifest": known.served.manifest}
+        wanted: dict[str, Parameter] = {"binary_data": True}
+        if datatype is not None:
+            wanted["datatype"] = datatype
+        request = InferRequest(asked, [tensor], [WantedOutput(name, wanted)], parameters=parameters)
+        (response,) = await self._infer([request], until)
+        if [one.name for one in response.outputs] != [name]:
+            raise ServerError(f"{self._connection.url} answered with other outputs than {name}")
+        found = self._read(response.outputs[0].array)
+        return found[0] if single else found
 
     async def describe(self, model: str | None = None, *, timeout_s: float | None = None) -> ServedModel:
         """What the server says of a model now: digest of its weights, cuts, codecs. Raises ModelError: it has none."""

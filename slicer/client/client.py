@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, overload
 
+import numpy.typing as npt
+
 from slicer.client.async_client import TIMEOUT_S, AsyncClient, Floats, Logits
 from slicer.client.images import As, ImageLike
 from slicer.client.prediction import Prediction
@@ -129,6 +131,13 @@ class Client:
             lambda: self._client.infer(activation, **arguments, manifest=manifest, timeout_s=timeout_s)
         )
         return answer
+
+    def output(self, name: str, given: ImageLike | Floats, **arguments: Any) -> npt.NDArray[Any]:
+        """One whole output of the model, such as ``features``, of an image, or with `cut` of an activation.
+
+        Arguments, result and errors are those of `AsyncClient.output`.
+        """
+        return self._run(lambda: self._client.output(name, given, **arguments))
 
     def describe(self, model: str | None = None, *, timeout_s: float | None = None) -> ServedModel:
         """What the server says of a model now: digest of its weights, cuts, codecs."""

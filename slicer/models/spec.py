@@ -34,6 +34,7 @@ class ModelSpec:
             leaves images as they lie in the file.
         labels: what its classes are called (`slicer.models.labels`); in a model file also the path of a file. They are
             no part of the model's identity.
+        outputs: what it gives beside its own result, of ``features`` and ``tokens`` (`slicer.models.outputs`).
     """
 
     architecture: str
@@ -45,6 +46,7 @@ class ModelSpec:
     data_config: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     checkpoint_key: str | None = None
+    outputs: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Literal["timm", "own", "hf"]:

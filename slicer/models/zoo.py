@@ -12,7 +12,7 @@ import logging
 import operator
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -36,6 +36,7 @@ from slicer.models.hugging_face import structure as hugging_face_structure
 from slicer.models.hugging_face import weights as hugging_face_weights
 from slicer.models.labels import as_labels, given_labels
 from slicer.models.numbers import whole
+from slicer.models.outputs import check_outputs, with_outputs
 from slicer.models.spec import HF, ModelSpec
 from slicer.models.weights import DTYPES, convert
 from slicer.tracing.plain_module import must_be_plain
@@ -64,6 +65,7 @@ def resolve(
     pretrained: bool = False,
     dtype: str | None = None,
     seed: int | None = None,
+    outputs: Sequence[str] | None = None,
 ) -> ModelSpec:
     """What `model` means; nothing is built. Only of a name of the Hugging Face hub, files are downloaded.
 
@@ -77,6 +79,7 @@ def resolve(
         pretrained: timm's pretrained weights.
         dtype: fp32, fp16 or bf16; None: what the model file says, else fp32.
         seed: of random weights; None: what the model file says, else 0.
+        outputs: what it gives beside its own result (`slicer.models.outputs`); None: what the model file says.
 
     Raises:
         ModelError: nothing of that name, a wrong value, or a model file that cannot be read.
@@ -103,12 +106,15 @@ def resolve(
     if checkpoint_key is not None:
         spec = replace(spec, checkpoint_key=checkpoint_key)
     spec = replace(spec, dtype=spec.dtype if dtype is None else dtype, seed=spec.seed if seed is None else seed)
+    if outputs is not None:
+        spec = replace(spec, outputs=cast("tuple[str, ...]", outputs))
     return check(_expanded(check(spec)))
 
 
 def check(spec: ModelSpec) -> ModelSpec:
     """The spec with its mappings as plain JSON values. Raises ModelError for whatever cannot be built from it."""
     spec = _right_kinds(spec)
+    spec = replace(spec, outputs=check_outputs(spec.outputs))
     if spec.labels:
         spec = replace(spec, labels=_model_error(as_labels, spec.labels, "labels"))
     if spec.kind == "timm":
@@ -158,7 +164,7 @@ def _built(spec: ModelSpec, groups: Mapping[str, State] | None) -> nn.Module:
             load_checkpoint(
                 module, spec.checkpoint, spec.checkpoint_key, groups=groups, open_classes=_open_classes(spec)
             )
-        return convert(module, spec.dtype).eval().requires_grad_(False)
+        return with_outputs(convert(module, spec.dtype), spec.outputs).eval().requires_grad_(False)
 
 
 def build_for_weights(spec: ModelSpec) -> tuple[nn.Module, ModelSpec]:
@@ -196,7 +202,7 @@ def build_structure(spec: ModelSpec) -> nn.Module:
     """
     with torch.inference_mode(False), _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.device("meta"):
         module = _instantiate(replace(spec, pretrained=False))
-        return module.to(DTYPES[spec.dtype]).eval().requires_grad_(False)
+        return with_outputs(module.to(DTYPES[spec.dtype]), spec.outputs).eval().requires_grad_(False)
 
 
 def _from_file(path: Path) -> ModelSpec:

@@ -57,6 +57,7 @@ class Request:
         priority: 1 is the most urgent, 2 the next, `MAX_PRIORITY` the last; 0 stands for the default,
             `DEFAULT_PRIORITY`. Strict: as long as more urgent ones wait, the others do. Of several sendings under one
             key, that of the one that runs counts.
+        outputs: of the model, to be returned whole (`slicer.common.outputs`); empty: its own result, by `top_k`.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Request:
     wants_load: bool = False
     key: str = ""
     priority: int = 0
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class Reply:
         server: name of the replica, for the record.
         load: (entry, ms in queues, ms of execution) of this model's entries, smoothed; where it was asked for and the
             server has seen requests lately.
+        outputs: (name, shape, float32 little-endian) of those that `Request.outputs` asked for, in the model's order;
+            then `top_k` and `logits` are empty.
     """
 
     id: str
@@ -111,6 +115,7 @@ class Reply:
     logits_shape: tuple[int, ...] = ()
     server: str = ""
     load: tuple[tuple[int, float, float], ...] = ()
+    outputs: tuple[tuple[str, tuple[int, ...], bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

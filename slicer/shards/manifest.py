@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from slicer.common.outputs import LOGITS, Output, packed
 from slicer.errors import CutError, ShardError
 from slicer.models.spec import ModelSpec
 from slicer.protocol.messages import ShardInfo
@@ -53,6 +54,7 @@ class Manifest:
             (`slicer.shards.channel_axes`); what int8 and int4 share their scales over.
         reads: numbers that the model's forward reads out of weights while it is traced: names of these, and the value
             as a Python literal; whoever loads a span without the weights is told them.
+        outputs: what a row that leaves the last slice holds; empty: the model's own result alone.
     """
 
     spec: ModelSpec
@@ -65,6 +67,11 @@ class Manifest:
     programs: tuple[str, ...]
     channel_axes: tuple[int, ...]
     reads: tuple[tuple[str, str], ...] = ()
+    outputs: tuple[Output, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.outputs:
+            object.__setattr__(self, "outputs", packed([(LOGITS, self.shapes[-1])]))
 
     @property
     def num_slices(self) -> int:
@@ -84,9 +91,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, ASCII; equal manifests give equal text."""
+        spec = {key: value for key, value in dataclasses.asdict(self.spec).items() if key not in _NO_PART}
         document = {
             "format": _FORMAT,
-            "spec": {key: value for key, value in dataclasses.asdict(self.spec).items() if key not in _NO_PART},
+            "spec": spec,
             "torch": self.torch,
             "timm": self.timm,
             "boundaries": self.boundaries,
@@ -97,6 +105,10 @@ class Manifest:
             "channel_axes": self.channel_axes,
             "reads": self.reads,
         }
+        if len(self.outputs) > 1:
+            document["outputs"] = [[output.name, output.shape] for output in self.outputs]
+        else:  # as exports of earlier releases are, so that these keep their digest
+            del spec["outputs"]
         return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @classmethod
@@ -132,8 +144,8 @@ def load_manifest(directory: str | Path) -> Manifest:
 def _parse(document: Any) -> Manifest:
     if not isinstance(document, Mapping) or document.get("format") != _FORMAT:
         raise ValueError(f"it is not of format {_FORMAT}")
-    if document.keys() != _KEYS:
-        raise ValueError(f"its keys differ: {', '.join(sorted(document.keys() ^ _KEYS))}")
+    if odd := (document.keys() - {"outputs"}) ^ _KEYS:
+        raise ValueError(f"its keys differ: {', '.join(sorted(odd))}")
     shards = tuple(ShardInfo(str(s["file"]), str(s["sha256"]), int(s["size_bytes"])) for s in document["shards"])
     for shard in shards:
         if not _SHARD_NAME.fullmatch(shard.file) or not _SHA256.fullmatch(shard.sha256) or shard.size_bytes < 0:
@@ -143,7 +155,7 @@ def _parse(document: Any) -> Manifest:
     if not all(isinstance(program, str) and _SHA256.fullmatch(program) for program in document["programs"]):
         raise ValueError("programs must be sha256 digests")
     manifest = Manifest(
-        spec=ModelSpec(**document["spec"]),
+        spec=ModelSpec(**{**document["spec"], "outputs": tuple(document["spec"].get("outputs", ()))}),
         torch=str(document["torch"]),
         timm=str(document["timm"]),
         boundaries=tuple(str(name) for name in document["boundaries"]),
@@ -153,6 +165,7 @@ def _parse(document: Any) -> Manifest:
         programs=tuple(document["programs"]),
         channel_axes=tuple(int(axis) for axis in document["channel_axes"]),
         reads=tuple((str(weights), str(value)) for weights, value in document["reads"]),
+        outputs=packed([(str(name), [int(size) for size in shape]) for name, shape in document.get("outputs", ())]),
     )
     n = manifest.num_slices
     lengths = (len(manifest.boundaries), len(manifest.shapes), len(manifest.dtypes), len(manifest.programs))
@@ -161,4 +174,15 @@ def _parse(document: Any) -> Manifest:
     axes = zip(manifest.channel_axes, manifest.shapes, strict=False)
     if len(manifest.channel_axes) != n + 1 or any(axis not in (0, max(len(shape) - 1, 0)) for axis, shape in axes):
         raise ValueError("channel_axes must be the first axis or the last of each activation")
+    _check_outputs(manifest)
     return manifest
+
+
+def _check_outputs(manifest: Manifest) -> None:
+    outputs = manifest.outputs
+    if len(outputs) == 1 and outputs[0].shape == manifest.shapes[-1] and not manifest.spec.outputs:
+        return
+    if tuple(output.name for output in outputs) != (LOGITS, *manifest.spec.outputs) or manifest.shapes[-1] != (
+        sum(output.size for output in outputs),
+    ):
+        raise ValueError("its outputs are not those of its spec, or do not fit what leaves the last slice")

@@ -109,6 +109,7 @@ def _manifest(sliced: SlicedModel, shards: tuple[ShardInfo, ...]) -> Manifest:
         channel_axes=channel_axes(sliced),
         programs=tuple(digest(lines) for lines in sliced.programs),
         reads=tuple((read.weights, _literal(read)) for read in sliced.reads),
+        outputs=sliced.outputs,
     )
 
 

@@ -10,7 +10,9 @@ from typing import Literal, SupportsIndex
 import torch
 from torch import nn
 
+from slicer.common.outputs import LOGITS, packed
 from slicer.errors import CutError
+from slicer.models.outputs import has_outputs, outputs_of
 from slicer.models.spec import ModelSpec
 from slicer.slicing.boundaries import Boundary, Crossing
 from slicer.slicing.program import program
@@ -73,6 +75,8 @@ class SlicedModel:
         input_shape: of one input, without the batch dimension.
         input_dtype: of the input.
         programs: what each slice does, line by line (`slicer.slicing.program`).
+        outputs: what a row that leaves the last slice holds; more than `LOGITS` only where the spec says so, and then
+            that row is flat (`slicer.common.outputs`).
         reads: the numbers that the model's forward read out of its weights while it was traced.
         shared_names: state_dict keys that more than one slice holds (tied weights, or an embedding that each slice adds
             again); empty for most models, whose heads and tails then have disjoint keys.
@@ -101,6 +105,11 @@ class SlicedModel:
         # Before anything runs: some units remember the shapes that they have seen.
         self.programs = tuple(tuple(program(self.span(index, index + 1), module)) for index in range(self.num_slices))
         self.reads = traced.reads
+        self.outputs = (
+            outputs_of(module, self.input_shape)
+            if has_outputs(module)
+            else packed([(LOGITS, self.shape_at(self.num_slices))])
+        )
         tensors = [self.tensors(index, index + 1) for index in range(self.num_slices)]
         self.slices: tuple[SliceInfo, ...] = tuple(
             self._describe(index, tensors[index]) for index in range(len(tensors))

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 
 from slicer.errors import NotSliceable
+from slicer.models.outputs import own_forward
 from slicer.slicing.sliced_model import SlicedModel
 from slicer.tracing.data_watch import DataUse, Watch, data_use
 from slicer.tracing.module_state import changed, fingerprint, kept_values
@@ -67,6 +68,8 @@ def verify(sliced: SlicedModel, quick: bool = False) -> None:
     rows = {kind: row.to(device, sliced.input_dtype) for kind, row in example_rows(sliced.input_shape).items()}
     with torch.no_grad():
         runs = _Runs(sliced)
+        if len(sliced.outputs) > 1:
+            runs.check_own_result(rows["noise"][None])
         if quick:
             runs.check_beside_nan(rows)
         else:
@@ -81,6 +84,15 @@ class _Runs:
         self.name = type(sliced.module).__name__
         self.watch = Watch(sliced.module)
         self.spans = [sliced.span(index, index + 1) for index in range(sliced.num_slices)]
+
+    def check_own_result(self, x: torch.Tensor) -> None:
+        """With further outputs the model's own result must stay what it is without them."""
+        own = own_forward(self.sliced.module, x)
+        if not _equal(own.flatten(1), self.whole(x)[:, : self.sliced.outputs[0].size]):
+            raise NotSliceable(
+                f"{self.name} cannot give further outputs: its forward_head(forward_features(x)) is another result "
+                "than its forward(x); leave outputs out"
+            )
 
     def check_beside_nan(self, rows: Mapping[str, torch.Tensor]) -> None:
         batch = torch.stack([rows["noise"], torch.full_like(rows["noise"], math.nan)])

@@ -87,7 +87,7 @@ def _trace_with_weights(
     """Try a copy on meta first. Some models look at values while they run: those are traced with their weights."""
     meta = torch.device("meta")
     try:
-        tracer = ValueTracer(_meta_twin(module), input_shape, dtype, meta, allow_constants=False, reads=reads)
+        tracer = ValueTracer(meta_twin(module), input_shape, dtype, meta, allow_constants=False, reads=reads)
         return tracer, tracer.trace(tracer.module)
     except Exception:
         restore = snapshot(module)
@@ -113,13 +113,13 @@ def takes(module: nn.Module, input_shape: tuple[int, ...]) -> bool:
     """Whether `module` runs on inputs of that shape, as far as can be seen without computing anything."""
     try:
         with torch.no_grad(), torch.device("meta"):
-            _meta_twin(module)(torch.empty(2, *input_shape))
+            meta_twin(module)(torch.empty(2, *input_shape))
     except Exception:  # whatever a model raises for a shape that it does not take
         return False
     return True
 
 
-def _meta_twin(module: nn.Module) -> nn.Module:
+def meta_twin(module: nn.Module) -> nn.Module:
     """A copy of `module` whose tensors have shapes but no values, made without copying any weight."""
     memo: dict[int, Any] = {}
     for tensor in named_tensors(module).values():

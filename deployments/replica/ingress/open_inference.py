@@ -6,6 +6,7 @@ one of them is. Nothing here waits for anything else.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from slicer.protocol.messages import Answer, Refusal, Reply, Request
 from slicer.protocol.oip.http_body import MAX_REQUESTS
 from slicer.protocol.oip.metadata import OfferedModel, model_config, model_metadata
 from slicer.protocol.oip.requests import image_file, rows_of
-from slicer.protocol.oip.responses import check_outputs, response_of, softmax, version_of
+from slicer.protocol.oip.responses import check_outputs, check_size, response_of, softmax, version_of
 from slicer.protocol.oip.tensors import Buffer, InferRequest, InferResponse
 
 
@@ -51,6 +52,18 @@ class Refused(Exception):
         self.refusal = refusal
 
 
+#: Which request it is, its model, and the first of its rows and that after its last.
+_Span = tuple[int, InferRequest, HostedModel, int, int]
+
+#: Bytes of an answer that may be put together on the event loop; that of more takes milliseconds, and has a thread.
+_ON_LOOP = 1 << 19
+
+
+def _respond(spans: Sequence[_Span], answers: Sequence[Answer], found: dict[int, InferResponse | Refusal]) -> None:
+    for number, one, model, start, end in spans:
+        found[number] = response_of(one, model, answers[start:end])
+
+
 class OpenInference:
     """Of one replica. All methods run on its event loop."""
 
@@ -62,7 +75,8 @@ class OpenInference:
         models = self._server.models
         found: dict[int, InferResponse | Refusal] = {}
         rows: list[Request] = []
-        spans: list[tuple[int, InferRequest, HostedModel, int, int]] = []
+        spans: list[_Span] = []
+        large = False
         for number, one in enumerate(asked):
             if isinstance(one, Refusal):
                 found[number] = one
@@ -75,16 +89,19 @@ class OpenInference:
                 found[number] = _other_version(one.id, model, one.version)
                 continue
             try:
-                check_outputs(one, model)
-                of_one = rows_of(one, model, limit=MAX_REQUESTS - len(rows))
+                outputs = check_outputs(one, model)
+                of_one = rows_of(one, model, outputs=outputs, limit=MAX_REQUESTS - len(rows))
+                large = large or check_size(one, model, len(of_one), model.config.max_answer_bytes) > _ON_LOOP
             except BadRequestError as error:
                 found[number] = Refusal(one.id, "bad_request", str(error))
                 continue
             spans.append((number, one, model, len(rows), len(rows) + len(of_one)))
             rows += of_one
         answers = await self._server.infer_parcel(rows) if rows else []
-        for number, one, model, start, end in spans:
-            found[number] = response_of(one, model, answers[start:end])
+        if large:
+            await asyncio.to_thread(_respond, spans, answers, found)
+        else:
+            _respond(spans, answers, found)
         return [found[number] for number in range(len(asked))]
 
     async def predict(self, image: Buffer, *, model: str = "", count: int = 5) -> dict[str, Any]:
@@ -99,8 +116,9 @@ class OpenInference:
             Refused: as any request.
         """
         hosted = self._model(model or self._only())
-        if len(hosted.shapes[-1]) != 1:
-            raise self._bad(f"model {hosted.name!r} answers {list(hosted.shapes[-1])}, not classes; ask by /v2 for it")
+        own = hosted.outputs[0].shape
+        if len(own) != 1:
+            raise self._bad(f"model {hosted.name!r} answers {list(own)}, not classes; ask by /v2 for it")
         try:
             codec, payload = image_file(image)
         except BadRequestError as error:
@@ -150,6 +168,7 @@ class OpenInference:
         return OfferedModel(
             model.describe(self._server.emulated),
             model.shapes,
+            model.outputs,
             model.takes_images,
             len(model.labels),
             model.config.max_batch,

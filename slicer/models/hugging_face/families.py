@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from slicer.common.error_text import shown
+from slicer.common.outputs import TOKENS as TOKENS_OUTPUT
 from slicer.errors import ModelError
 
 #: Vision towers, by the model_type of a config: what is built where no head for classification was saved.
@@ -79,3 +82,30 @@ def outputs(class_name: str) -> tuple[str, ...]:
 def take(result: Mapping[str, Any], output: str) -> Any:
     """The answer out of a ModelOutput."""
     return result[TOKENS][:, 0] if output == FIRST_TOKEN else result[output]
+
+
+def tower_of(model: nn.Module) -> nn.Module:
+    """What a classifier classifies the output of; a tower itself, which has no such part."""
+    if not type(model).__name__.endswith(_CLASSIFIERS):
+        return model
+    return max(model.children(), key=lambda part: sum(weights.numel() for weights in part.parameters()))
+
+
+def further(tower: nn.Module, seen: Mapping[str, Any], result: Mapping[str, Any], name: str) -> Any:
+    """A further output (`slicer.models.outputs`) out of what a tower returned.
+
+    Features are what transformers calls the pooled output, of CLIP with a projection the projected one. A tower without
+    one gives its class token, or without such a token the mean of all tokens.
+
+    Args:
+        seen: of the tower; `result`: of the whole model.
+    """
+    tokens = seen[TOKENS]
+    if name == TOKENS_OUTPUT:
+        return tokens
+    for pooled in (result.get("image_embeds"), seen.get("pooler_output")):
+        if pooled is not None:
+            return pooled
+    if any(path.endswith("cls_token") or path.endswith("class_embedding") for path, _ in tower.named_parameters()):
+        return tokens[:, 0]
+    return tokens.mean(1)

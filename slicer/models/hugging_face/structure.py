@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,18 @@ class HuggingFaceModel(nn.Module):
         """The chosen field of the model's ModelOutput."""
         answer: torch.Tensor = families.take(self.model(pixels_BCHW), self._output)
         return answer
+
+    def forward_outputs(self, pixels_BCHW: torch.Tensor, names: Sequence[str]) -> list[torch.Tensor]:
+        """The chosen field, and further outputs (`slicer.models.outputs`) of the same pass."""
+        tower = families.tower_of(self.model)
+        seen: list[Mapping[str, Any]] = []
+        handle = tower.register_forward_hook(lambda _, __, result: seen.append(result))
+        try:
+            result = self.model(pixels_BCHW)
+        finally:
+            handle.remove()
+        further = [families.further(tower, seen[-1], result, name) for name in names]
+        return [families.take(result, self._output), *further]
 
 
 def transformers() -> Any:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slicer.common.outputs import Output
 from slicer.common.version import headtail_version
 from slicer.protocol.messages import ServedModel
-from slicer.protocol.oip.requests import ACTIVATION, IMAGE, LOGITS, PARAMETERS, TOP_K
-from slicer.protocol.oip.responses import version_of
+from slicer.protocol.oip.requests import ACTIVATION, CLASS_MAP, IMAGE, PARAMETERS, TOP_K
+from slicer.protocol.oip.responses import datatype_of, version_of
 
 SERVER_NAME = "headtail"
 PLATFORM = "headtail"
@@ -36,6 +37,7 @@ class OfferedModel:
     Attributes:
         served: as devices learn it.
         shapes: of one row, at every cut from 0 to the number of slices.
+        outputs: what a row that has run holds.
         takes_images: whether whole images may enter.
         labels: how many classes have a name.
         max_batch: most rows of one step.
@@ -43,6 +45,7 @@ class OfferedModel:
 
     served: ServedModel
     shapes: Sequence[tuple[int, ...]]
+    outputs: Sequence[Output]
     takes_images: bool
     labels: int
     max_batch: int
@@ -82,24 +85,12 @@ def model_metadata(model: OfferedModel) -> Json:
             },
         }
     )
-    classes = shapes[-1][0] if len(shapes[-1]) == 1 else 0
-    outputs: list[Json] = []
-    if classes:
-        outputs.append(
-            {
-                "name": TOP_K,
-                "datatype": "BYTES",
-                "shape": [-1, -1],
-                "parameters": {"elements": "probability:class:label, best first", "labels": model.labels},
-            }
-        )
-    outputs.append({"name": LOGITS, "datatype": "FP32", "shape": [-1, *shapes[-1]]})
     return {
         "name": served.name,
         "versions": [version_of(served.manifest)],
         "platform": PLATFORM,
         "inputs": inputs,
-        "outputs": outputs,
+        "outputs": _outputs(model),
         "parameters": {
             "request": dict(PARAMETERS),
             "num_slices": served.num_slices,
@@ -107,6 +98,30 @@ def model_metadata(model: OfferedModel) -> Json:
             "emulated": list(served.emulated),
         },
     }
+
+
+def _outputs(model: OfferedModel) -> list[Json]:
+    own = model.outputs[0].shape
+    found: list[Json] = []
+    if len(own) == 1:
+        found.append(
+            {
+                "name": TOP_K,
+                "datatype": "BYTES",
+                "shape": [-1, -1],
+                "parameters": {"elements": "probability:class:label, best first", "labels": model.labels},
+            }
+        )
+    elif own:
+        datatype = "UINT8" if own[0] <= 1 << 8 else "UINT16"
+        found.append({"name": CLASS_MAP, "datatype": datatype, "shape": [-1, *own[1:]]})
+    for output in model.outputs:
+        parameters = {"datatypes": ["FP32", "FP16"]}
+        shape = [-1, *output.shape]
+        found.append(
+            {"name": output.name, "datatype": datatype_of(None, output), "shape": shape, "parameters": parameters}
+        )
+    return found
 
 
 def model_config(model: OfferedModel) -> Json:

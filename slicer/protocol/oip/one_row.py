@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
+from slicer.common.outputs import LOGITS
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import Answer, Reply, Request
 from slicer.protocol.oip.http_body import MAX_REQUESTS, document_of
-from slicer.protocol.oip.requests import ACTIVATION, LOGITS, TENSOR_CODECS
+from slicer.protocol.oip.requests import ACTIVATION, TENSOR_CODECS
 from slicer.protocol.oip.responses import class_of, load_of, refusal_of, timings_of
 from slicer.protocol.oip.tensors import Buffer, wrong
 
@@ -91,7 +92,7 @@ def _template(
     before = f'"inputs":[{{"name":"{ACTIVATION}","datatype":"{datatype}","shape":'
     if datatype != "UINT8":
         before += json.dumps([1, *shape], separators=(",", ":"))
-    output = '{"binary_data":true}' if top_k is None else f'{{"classification":{top_k}}}'
+    output = '{"binary_data":true,"datatype":"FP32"}' if top_k is None else f'{{"classification":{top_k}}}'
     parameters = f'"cut":{cut},"codec":{quoted(codec)},"manifest":{quoted(manifest)}'
     parameters += f',"priority":{priority}' if priority else ""
     return before, f'"outputs":[{{"name":"{LOGITS}","parameters":{output}}}],"parameters":{{{parameters}'

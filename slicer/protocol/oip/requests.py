@@ -16,13 +16,20 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from slicer.common.outputs import LOGITS, Output
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import MAX_PRIORITY, Request
 from slicer.protocol.oip.http_body import MAX_REQUESTS, from_base64
 from slicer.protocol.oip.tensors import Buffer, InferRequest, Parameter, Tensor, WantedOutput, names, wrong
 
 IMAGE, ACTIVATION = "IMAGE", "ACTIVATION"
-TOP_K, LOGITS = "top_k", "logits"
+TOP_K = "top_k"
+
+#: The most likely class at each place of a dense output [classes, ...].
+CLASS_MAP = "class_map"
+
+#: Outputs of floats with more values than this travel as FP16, where nobody says otherwise.
+LARGE = 1 << 14
 
 #: Codecs whose payload is a plain tensor -> its datatype. Payloads of all others are opaque: UINT8 [B, bytes].
 TENSOR_CODECS: Mapping[str, str] = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
@@ -67,17 +74,24 @@ class ModelFacts(Protocol):
         """Of one row, at every cut from 0 to the number of slices."""
 
     @property
+    def outputs(self) -> Sequence[Output]:
+        """What a row that has run holds."""
+
+    @property
     def labels(self) -> Sequence[str]:
         """Names of its classes, in order; empty: none are known."""
 
 
-def rows_of(infer: InferRequest, model: ModelFacts, *, limit: int = MAX_REQUESTS) -> list[Request]:
+def rows_of(
+    infer: InferRequest, model: ModelFacts, *, outputs: tuple[str, ...] = (), limit: int = MAX_REQUESTS
+) -> list[Request]:
     """One request per row; each asks for all logits, of which `responses.response_of` makes what was asked for.
 
     Their payloads are views into the tensors. What can only be said of a row itself (its cut, its shape) is not checked
     here: `HostedModel.check` does that for every way in.
 
     Args:
+        outputs: of the model that the rows shall return whole, where that is more than its logits.
         limit: rows of one request.
 
     Raises:
@@ -120,6 +134,7 @@ def rows_of(infer: InferRequest, model: ModelFacts, *, limit: int = MAX_REQUESTS
             wants_load=load,
             key=f"{key}/{number}" if key and several else key,
             priority=priority,
+            outputs=outputs,
         )
         for number, (codec, shape, payload) in enumerate(rows)
     ]
@@ -226,7 +241,7 @@ def infer_request(request: Request) -> InferRequest:
     if request.wants_load:
         parameters["load"] = True
     output: dict[str, Parameter]
-    output = {"binary_data": True} if request.top_k is None else {"classification": request.top_k}
+    output = {"binary_data": True, "datatype": "FP32"} if request.top_k is None else {"classification": request.top_k}
     return InferRequest(
         request.model,
         [Tensor(ACTIVATION, datatype, shape, request.payload)],

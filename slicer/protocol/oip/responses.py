@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slicer.common.outputs import LOGITS, Output
 from slicer.common.top_k import top_k
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, Timings
-from slicer.protocol.oip.requests import LOGITS, TOP_K, ModelFacts
+from slicer.protocol.oip.requests import CLASS_MAP, LARGE, TOP_K, ModelFacts
 from slicer.protocol.oip.status import CODES
 from slicer.protocol.oip.tensors import (
     Buffer,
@@ -34,8 +35,13 @@ _DURATIONS = ("admission_ms", "queue_ms", "execution_ms", "total_ms")
 #: Letters of a digest that make a version.
 VERSION_LETTERS = 12
 
-_CLASSIFIER, _OTHER = (TOP_K, LOGITS), (LOGITS,)
-_OF_OUTPUT = frozenset(("classification", "binary_data"))
+_FLOATS = {"FP32": 4, "FP16": 2}
+_OF_OUTPUT: Mapping[str, frozenset[str]] = {
+    TOP_K: frozenset(("classification", "k", "binary_data")),
+    CLASS_MAP: frozenset(("binary_data",)),
+    LOGITS: frozenset(("classification", "binary_data", "datatype")),
+}
+_OF_FURTHER = frozenset(("binary_data", "datatype"))
 
 Array = npt.NDArray[np.float32]
 
@@ -45,8 +51,11 @@ def version_of(digest: str) -> str:
     return digest[:VERSION_LETTERS]
 
 
-def check_outputs(infer: InferRequest, model: ModelFacts) -> None:
+def check_outputs(infer: InferRequest, model: ModelFacts) -> tuple[str, ...]:
     """What is asked for can be given; said before anything runs.
+
+    Returns:
+        What `Request.outputs` of its rows must be.
 
     Raises:
         BadRequestError: it cannot.
@@ -57,6 +66,32 @@ def check_outputs(infer: InferRequest, model: ModelFacts) -> None:
         raise BadRequestError(
             f"outputs: {names(output.name for output in infer.outputs)}; name each once, {LOGITS} also as classes"
         )
+    sources = {_source(output.name) for output in infer.outputs} or {LOGITS}
+    return () if sources == {LOGITS} else tuple(one.name for one in model.outputs if one.name in sources)
+
+
+def answer_bytes(infer: InferRequest, model: ModelFacts, rows: int) -> int:
+    """Bytes of the tensors that answer it, classes as text not counted."""
+    known = {one.name: one for one in model.outputs}
+    total = 0
+    for output in wanted(infer, model):
+        source = known[_source(output.name)]
+        if output.name == CLASS_MAP:
+            total += source.size // source.shape[0] * (1 if source.shape[0] <= 1 << 8 else 2)
+        elif not _count(output):
+            total += source.size * _FLOATS[datatype_of(output.parameters.get("datatype"), source)]
+    return rows * total
+
+
+def check_size(infer: InferRequest, model: ModelFacts, rows: int, limit: int) -> int:
+    """`answer_bytes`. Raises BadRequestError: more than `limit`."""
+    size = answer_bytes(infer, model, rows)
+    if size > limit:
+        raise BadRequestError(
+            f"an answer of {size} bytes for {rows} rows; model {model.name!r} gives at most {limit} "
+            f"(max_answer_bytes): ask for fewer rows or outputs, for datatype FP16, or for {CLASS_MAP} of a dense one"
+        )
+    return size
 
 
 def response_of(infer: InferRequest, model: ModelFacts, answers: Sequence[Answer]) -> InferResponse | Refusal:
@@ -71,10 +106,11 @@ def response_of(infer: InferRequest, model: ModelFacts, answers: Sequence[Answer
             where = f"row {number} of {len(answers)}: " if len(answers) > 1 else ""
             return Refusal(infer.id, answer.code, where + answer.message, answer.server)
         replies.append(answer)
-    shape = (len(replies), *replies[0].logits_shape)
-    raw = b"".join([reply.logits for reply in replies])
-    outputs = infer.outputs or [WantedOutput(name) for name in output_names(model)]
-    tensors = [_output(output, model, raw, shape) for output in outputs]
+    given = _given(replies)
+    try:
+        tensors = [_output(output, model, *given[_source(output.name)]) for output in wanted(infer, model)]
+    except BadRequestError as error:
+        return Refusal(infer.id, "bad_request", str(error), replies[0].server)
     slowest = replies[0]
     if len(replies) > 1:
         slowest = max(replies, key=lambda reply: reply.timings.queue_ms + reply.timings.execution_ms)
@@ -82,8 +118,24 @@ def response_of(infer: InferRequest, model: ModelFacts, answers: Sequence[Answer
 
 
 def output_names(model: ModelFacts) -> Sequence[str]:
-    """What the model answers, in the order of its metadata."""
-    return _CLASSIFIER if _classifies(model) else _OTHER
+    """What the model can answer, in the order of its metadata."""
+    own = model.outputs[0]
+    special = [TOP_K] if len(own.shape) == 1 else [CLASS_MAP] if len(own.shape) > 1 and own.shape[0] else []
+    return (*special, *(output.name for output in model.outputs))
+
+
+def wanted(infer: InferRequest, model: ModelFacts) -> Sequence[WantedOutput]:
+    """What is asked for; where nothing is named, the classes and logits."""
+    return infer.outputs or ([WantedOutput(TOP_K)] if len(model.outputs[0].shape) == 1 else []) + [WantedOutput(LOGITS)]
+
+
+def datatype_of(given: Parameter | None, output: Output) -> str:
+    """In which an output of floats travels. Raises BadRequestError: in none that there is."""
+    if given is None:
+        return "FP16" if output.size > LARGE else "FP32"
+    if not isinstance(given, str) or given not in _FLOATS:
+        raise wrong(f"the datatype of output {output.name}", given, " or ".join(_FLOATS))
+    return given
 
 
 def softmax(logits: Array) -> Array:
@@ -92,8 +144,20 @@ def softmax(logits: Array) -> Array:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
 
 
-def _classifies(model: ModelFacts) -> bool:
-    return len(model.shapes[-1]) == 1
+def _source(name: str) -> str:
+    """Of which of the model's outputs it is made."""
+    return LOGITS if name in (TOP_K, CLASS_MAP) else name
+
+
+def _given(replies: Sequence[Reply]) -> Mapping[str, tuple[bytes, tuple[int, ...]]]:
+    """The model's outputs by name: float32 of all rows, and their shape with the rows first."""
+    first = replies[0]
+    if not first.outputs:
+        return {LOGITS: (b"".join([reply.logits for reply in replies]), (len(replies), *first.logits_shape))}
+    return {
+        name: (b"".join([reply.outputs[place][2] for reply in replies]), (len(replies), *shape))
+        for place, (name, shape, _) in enumerate(first.outputs)
+    }
 
 
 def _check_output(output: WantedOutput, model: ModelFacts) -> None:
@@ -101,13 +165,14 @@ def _check_output(output: WantedOutput, model: ModelFacts) -> None:
         raise BadRequestError(
             f"unknown output {output.name[:80]!r} of model {model.name!r}; it has {names(output_names(model))}"
         )
-    allowed = _OF_OUTPUT if output.name == LOGITS else _OF_OUTPUT | {"k"}
+    allowed = _OF_OUTPUT.get(output.name, _OF_FURTHER)
     if not output.parameters.keys() <= allowed:
         unknown = next(name for name in output.parameters if name not in allowed)
         raise BadRequestError(
             f"unknown parameter {unknown[:80]!r} of output {output.name}; there are {names(sorted(allowed))}"
         )
-    _count(output)  # it raises
+    if not _count(output) and output.name != CLASS_MAP:  # both raise
+        datatype_of(output.parameters.get("datatype"), model.outputs[0])
 
 
 def _count(output: WantedOutput) -> int:
@@ -122,13 +187,31 @@ def _count(output: WantedOutput) -> int:
 
 def _output(output: WantedOutput, model: ModelFacts, raw: bytes, shape: tuple[int, ...]) -> Tensor:
     count = _count(output)
+    if output.name == CLASS_MAP:
+        classes = np.frombuffer(raw, "<f4").reshape(shape).argmax(1)
+        datatype, kind = ("UINT8", "u1") if shape[1] <= 1 << 8 else ("UINT16", "<u2")
+        return Tensor(CLASS_MAP, datatype, classes.shape, classes.astype(kind).tobytes())
     if not count:
-        return Tensor(output.name, "FP32", shape, raw)
+        source = next(one for one in model.outputs if one.name == output.name)
+        datatype = datatype_of(output.parameters.get("datatype"), source)
+        return Tensor(output.name, datatype, shape, raw if datatype == "FP32" else _half(output.name, raw))
     logits: Array = np.frombuffer(raw, "<f4").reshape(shape)
     values = softmax(logits) if output.name == TOP_K else logits
     labels = model.labels
     elements: list[Buffer] = [_class_text(pair, labels) for row in values for pair in top_k(row, count)]
     return Tensor(output.name, "BYTES", (len(logits), len(elements) // len(logits)), elements)
+
+
+def _half(name: str, raw: bytes) -> bytes:
+    """Numbers as FP16. Raises BadRequestError: one is beyond it."""
+    values: Array = np.frombuffer(raw, "<f4")
+    with np.errstate(over="ignore"):
+        half = values.astype("<f2")
+    if np.isinf(half).any() and (beyond := np.isinf(half) & np.isfinite(values)).any():
+        raise BadRequestError(
+            f"output {name} holds {values[beyond][0]:.6g}, which FP16 cannot; ask for it with datatype FP32"
+        )
+    return half.tobytes()
 
 
 def _class_text(pair: tuple[int, float], labels: Sequence[str]) -> bytes:

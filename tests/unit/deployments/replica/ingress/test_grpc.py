@@ -18,6 +18,7 @@ from ray.serve._private.grpc_util import gRPCGenericServer
 from deployments.replica.ingress import grpc_methods
 from deployments.replica.ingress.grpc_methods import CODE_KEY, SERVER_KEY, GrpcIngress, GrpcMethods
 from deployments.replica.ingress.grpc_service import METHODS, add_to_server
+from slicer.common.outputs import LOGITS, packed
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
 from slicer.protocol.oip.grpc.conversion import decode_response, encode_request
 from slicer.protocol.oip.grpc.messages import POOL, SERVICE, Message, message_class
@@ -29,9 +30,10 @@ MODEL = SimpleNamespace(
     name="m",
     digest=DIGEST,
     shapes=[(3, 2, 2), (2,), (3,)],
+    outputs=packed([(LOGITS, (3,))]),
     labels=["a", "b", "c"],
     takes_images=True,
-    config=SimpleNamespace(max_batch=8),
+    config=SimpleNamespace(max_batch=8, max_answer_bytes=1 << 20),
     describe=lambda emulated: SERVED,
 )
 ROW = Tensor("ACTIVATION", "FP32", (1, 2), np.array([1, 2], "<f4").tobytes(), {"cut": 1, "manifest": DIGEST})

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slicer.common.outputs import LOGITS, packed
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, Timings
 from slicer.protocol.oip import http_body, http_writing, one_row
@@ -19,7 +20,9 @@ from slicer.protocol.oip.requests import infer_request, rows_of
 from slicer.protocol.oip.responses import reply_of, response_of
 
 TEXT = st.text(max_size=12)
-MODEL: Any = SimpleNamespace(name="m", digest="d", shapes=((2, 3), (4,)), labels=("a", "b:c"))
+MODEL: Any = SimpleNamespace(
+    name="m", digest="d", shapes=((2, 3), (4,)), outputs=packed([(LOGITS, (4,))]), labels=("a", "b:c")
+)
 TIMINGS = Timings(1.25, 0.0, 3.0, 5.0, (1, 7))
 
 

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from slicer.common.outputs import LOGITS, packed
 from slicer.errors import BadRequestError
 from slicer.protocol.oip.requests import ACTIVATION, IMAGE, image_file, rows_of
 from slicer.protocol.oip.tensors import InferRequest, Tensor
 
-MODEL: Any = SimpleNamespace(name="m", digest="d" * 64, shapes=[(3, 4, 4), (10,)], labels=())
+MODEL: Any = SimpleNamespace(
+    name="m", digest="d" * 64, shapes=[(3, 4, 4), (10,)], outputs=packed([(LOGITS, (10,))]), labels=()
+)
 
 MANY = 200_000
 

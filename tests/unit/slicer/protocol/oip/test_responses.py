@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from slicer.common.outputs import LOGITS, packed
 from slicer.common.top_k import top_k
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import Reply, Request, Timings
@@ -17,7 +18,9 @@ from slicer.protocol.oip.tensors import InferRequest, InferResponse, WantedOutpu
 
 
 def model_of(*shape: int) -> Any:
-    return SimpleNamespace(name="m", digest="d" * 64, shapes=[(3, 4, 4), shape], labels=())
+    return SimpleNamespace(
+        name="m", digest="d" * 64, shapes=[(3, 4, 4), shape], outputs=packed([(LOGITS, shape)]), labels=()
+    )
 
 
 @pytest.mark.parametrize("shape", [(10,), (1, 6, 6), (2, 3), (1,)])

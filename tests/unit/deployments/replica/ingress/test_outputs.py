@@ -1,0 +1,182 @@
+"""Whole outputs on request: features, tokens, dense maps, by stock clients and ours, at every cut."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tritonclient.http as triton
+from PIL import Image
+from torch import nn
+
+from deployments.replica.tail_server import TailServer
+from headtail import Client
+from slicer.errors import RefusedError
+from slicer.models import zoo
+from slicer.models.images import Preprocess
+from slicer.slicing.slice_model import SlicedModel, slice_spec
+
+TIMM = {"img_size": 64, "num_classes": 7}
+
+
+class Segmenter(nn.Module):
+    """A dense model: 300 classes at each of 64 places."""
+
+    def __init__(self, classes: int = 300) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1) for i in range(3)])
+        self.classify = nn.Conv2d(8, classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = torch.relu(block(x))
+        return self.classify(x)
+
+
+def segmenter() -> nn.Module:
+    return Segmenter()
+
+
+SPEC = zoo.resolve("vit_tiny_patch16_224", kwargs=TIMM, seed=3, outputs=["features", "tokens"])
+
+
+@pytest.fixture(scope="module")
+def offered(
+    serve: Callable[[dict[str, Any]], AbstractContextManager[tuple[str, TailServer]]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """URL of a server of both models."""
+    config = {
+        "models": [
+            {"name": "vit", "model": "vit_tiny_patch16_224", "kwargs": TIMM, "seed": 3, "strategy": "continuous"}
+            | {"outputs": ["tokens", "features"]},
+            {"name": "dense", "model": f"{__name__}:segmenter", "seed": 3, "num_slices": 3, "strategy": "per_slice"}
+            | {"max_answer_bytes": 61_000_000},
+        ],
+        "torch_threads": 1,
+        "shard_dir": str(tmp_path_factory.mktemp("served")),
+    }
+    with serve(config) as (address, _):
+        yield f"http://{address}/headtail"
+
+
+@pytest.fixture(scope="module")
+def vit() -> SlicedModel:
+    return slice_spec(SPEC, 4)
+
+
+@pytest.fixture(scope="module")
+def wanted(photo: Image.Image, vit: SlicedModel) -> dict[str, np.ndarray[Any, Any]]:
+    """What timm itself says of the photo."""
+    whole = zoo.build(zoo.resolve("vit_tiny_patch16_224", kwargs=TIMM, seed=3))
+    with torch.inference_mode():
+        x = torch.from_numpy(Preprocess(SPEC)(photo))[None]
+        tokens = whole.forward_features(x)  # type: ignore[operator]
+        features = whole.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
+        found = {"logits": whole(x), "features": features, "tokens": tokens, "pixels": x}
+    return {name: value[0].numpy() for name, value in found.items()}
+
+
+def test_an_image_gives_each_output_as_timm_has_it(
+    offered: str, png: bytes, wanted: dict[str, np.ndarray[Any, Any]]
+) -> None:
+    with Client(offered) as client:
+        for name in ("logits", "features", "tokens"):
+            found = client.output(name, png, model="vit", datatype="FP32")
+            assert found.dtype == np.float32
+            np.testing.assert_array_equal(found, wanted[name])
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_an_activation_gives_the_same_at_every_cut(
+    offered: str, cut: int, vit: SlicedModel, wanted: dict[str, np.ndarray[Any, Any]]
+) -> None:
+    with torch.inference_mode():
+        activation = vit.head(cut)(torch.from_numpy(wanted["pixels"])[None])[0].numpy()
+    with Client(offered) as client:
+        np.testing.assert_array_equal(client.output("features", activation, cut=cut, model="vit"), wanted["features"])
+        np.testing.assert_array_equal(client.infer(activation, cut=cut, model="vit"), wanted["logits"])
+        best = client.infer(activation, cut=cut, model="vit", top_k=1)
+        assert best.class_index == wanted["logits"].argmax()
+
+
+def test_a_stock_client_gets_several_outputs_of_several_rows_in_one_response(
+    offered: str, vit: SlicedModel, wanted: dict[str, np.ndarray[Any, Any]]
+) -> None:
+    with torch.inference_mode():
+        pixels = torch.from_numpy(np.stack([wanted["pixels"], -wanted["pixels"]]))
+        activation, whole = vit.head(2)(pixels).numpy(), vit.module(pixels).numpy()
+    client = triton.InferenceServerClient(offered.removeprefix("http://"))
+    tensor = triton.InferInput("ACTIVATION", activation.shape, "FP32")
+    tensor.set_data_from_numpy(activation)
+    names = ("tokens", "logits", "top_k", "features")
+    answer = client.infer(
+        "vit",
+        [tensor],
+        outputs=[triton.InferRequestedOutput(name) for name in names],
+        parameters={"cut": 2, "manifest": client.get_model_metadata("vit")["inputs"][1]["parameters"]["manifest"]},
+    )
+    parts = {output.name: np.stack([output.of(row) for row in whole]) for output in vit.outputs}
+    for name in ("logits", "features", "tokens"):
+        # rows of one request may run in other batches than two: other kernels, up to rounding
+        np.testing.assert_allclose(answer.as_numpy(name), parts[name], atol=1e-5)
+    assert answer.as_numpy("top_k").shape == (2, 5)
+
+
+def test_large_outputs_travel_as_fp16_unless_one_says_otherwise(offered: str, png: bytes) -> None:
+    with Client(offered) as client:
+        assert client.output("features", png, model="vit").dtype == np.float32
+        half = client.output("logits", png, model="dense")
+        whole = client.output("logits", png, model="dense", datatype="FP32")
+        assert (half.dtype, whole.dtype, whole.shape) == (np.float16, np.float32, (300, 224, 224))
+        np.testing.assert_array_equal(half, whole.astype(np.float16))
+
+
+def test_a_class_map_is_the_best_class_at_each_place(offered: str, png: bytes) -> None:
+    with Client(offered) as client:
+        classes = client.output("class_map", png, model="dense")
+        whole = client.output("logits", png, model="dense", datatype="FP32")
+    assert classes.dtype == np.uint16
+    np.testing.assert_array_equal(classes, whole.argmax(0))
+
+
+def test_what_the_model_does_not_give_is_refused_with_what_there_is(offered: str, png: bytes) -> None:
+    with Client(offered) as client:
+        with pytest.raises(RefusedError, match=r"'features'.*'dense'.*class_map, logits"):
+            client.output("features", png, model="dense")
+        with pytest.raises(RefusedError, match=r"'class_map'.*top_k, logits, features, tokens"):
+            client.output("class_map", png, model="vit")
+        with pytest.raises(RefusedError, match=r"'FP8'.*FP32 or FP16"):
+            client.output("features", png, model="vit", datatype="FP8")  # type: ignore[arg-type]
+
+
+def test_an_answer_above_the_limit_is_refused_before_anything_runs(offered: str) -> None:
+    pixels = np.zeros((2, 3, 224, 224), np.float32)
+    with Client(offered) as client, pytest.raises(RefusedError, match=r"120422400 bytes.*at most 61000000.*class_map"):
+        client.output("logits", pixels, cut=0, model="dense", datatype="FP32")
+
+
+def test_metadata_says_what_there_is_and_how_it_travels(offered: str) -> None:
+    with urllib.request.urlopen(f"{offered}/v2/models/vit") as answer:
+        outputs = {one["name"]: (one["datatype"], one["shape"]) for one in json.load(answer)["outputs"]}
+    assert outputs == {
+        "top_k": ("BYTES", [-1, -1]),
+        "logits": ("FP32", [-1, 7]),
+        "features": ("FP32", [-1, 192]),
+        "tokens": ("FP32", [-1, 17, 192]),
+    }
+    with urllib.request.urlopen(f"{offered}/v2/models/dense") as answer:
+        outputs = {one["name"]: (one["datatype"], one["shape"]) for one in json.load(answer)["outputs"]}
+    assert outputs == {"class_map": ("UINT16", [-1, 224, 224]), "logits": ("FP16", [-1, 300, 224, 224])}
+
+
+def test_classes_have_no_more_than_the_classifier_has(offered: str, png: bytes) -> None:
+    """The packed row holds more numbers than classes."""
+    with Client(offered) as client:
+        assert len(client.predict(png, model="vit", top_k=1000).top_k) == TIMM["num_classes"]
