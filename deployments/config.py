@@ -64,6 +64,8 @@ class ModelConfig(Strict):
             ``none``: no labels.
         outputs: what a request may ask for beside classes and logits: ``features``, the pooled embedding; ``tokens``,
             what it is pooled from. They are computed and kept for every row, and sent to who asks.
+        trunk: the name of another model of the application that differs from this one in the last slice only: both run
+            as one up to there, and share batches, strategy and queue.
         max_answer_bytes: most bytes of the outputs of one request, all its rows together; more is refused.
     """
 
@@ -85,6 +87,7 @@ class ModelConfig(Strict):
     profile: str | None = None
     labels: tuple[str, ...] | Literal["auto"] = "auto"
     outputs: tuple[str, ...] = ()
+    trunk: str | None = None
     max_answer_bytes: int = Field(default=16 << 20, ge=1)
 
     @field_validator("labels", mode="before")
@@ -348,6 +351,7 @@ class ServerConfig(Strict):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"two models are named {doubled[0]!r}; give each a name of its own")
+        self._check_trunks()
         alone = [m for m in self.models if m.strategy in SHIPPED and not SHIPPED[m.strategy].in_engine]
         if alone and any(model.strategy != alone[0].strategy for model in self.models):
             raise ValueError(
@@ -370,6 +374,29 @@ class ServerConfig(Strict):
                 f"admission_concurrency = {least}, so batches could never fill; raise it or lower those"
             )
         return self
+
+    def _check_trunks(self) -> None:
+        known = {model.name: model for model in self.models}
+        for model in self.models:
+            if model.trunk is None:
+                continue
+            trunk = known.get(model.trunk)
+            others = [name for name, other in known.items() if other is not model and other.trunk is None]
+            if trunk is None or trunk is model or trunk.trunk is not None:
+                raise ValueError(
+                    f"model {model.name!r}: trunk {shown(repr(model.trunk))} must be another model of the application "
+                    f"that has no trunk itself; there are {', '.join(others) or 'none'}"
+                )
+            if trunk.strategy in SHIPPED and not SHIPPED[trunk.strategy].in_engine:
+                raise ValueError(
+                    f"model {model.name!r}: strategy {trunk.strategy} of its trunk has no engine; leave out trunk"
+                )
+            for key in ("strategy", "options", "max_batch", "profile"):
+                if key in model.model_fields_set and getattr(model, key) != getattr(trunk, key):
+                    raise ValueError(f"model {model.name!r}: {key} is that of its trunk {trunk.name!r}; leave it out")
+            taken = {"strategy": trunk.strategy, "options": trunk.options, "max_batch": trunk.max_batch}
+            known[model.name] = model.model_copy(update=taken)
+        object.__setattr__(self, "models", tuple(known.values()))  # frozen for everybody else
 
     @property
     def ongoing(self) -> int:

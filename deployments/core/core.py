@@ -16,7 +16,7 @@ from typing import Any
 
 from deployments.config import ServerConfig
 from deployments.core.accelerator import executor_of, usable
-from deployments.core.hosting import host
+from deployments.core.hosting import host_all
 from deployments.core.loaded_engine import LoadedEngine
 from deployments.core.status import CoreStatus, Counters
 from deployments.ipc import queries, rendezvous
@@ -52,7 +52,7 @@ class Core:
     ) -> None:
         hand_over_soon()
         device, more = usable(device)
-        hosted = [host(model, Path(config.shard_dir).expanduser()) for model in config.models]
+        hosted = host_all(config.models, Path(config.shard_dir).expanduser())
         self._models = [model for model, _ in hosted]
         executor = executor_of(config, device)
         self._loaded = LoadedEngine(hosted, executor, config)

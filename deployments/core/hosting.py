@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from deployments.config import ModelConfig
+from deployments.core.sharing import SharedSlices
 from deployments.ipc.hosted_model import HostedModel
 from slicer import shards
+from slicer.errors import HeadTailError
 from slicer.models import zoo
 from slicer.models.labels import labels_of
 from slicer.models.spec import ModelSpec
+from slicer.shards.manifest import FILE as MANIFEST
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 
 #: A model and its weights on the host, which whoever runs it takes over.
@@ -49,6 +54,17 @@ def host(config: ModelConfig, shard_dir: Path) -> Hosted:
     return HostedModel(config, manifest, directory, shapes, labels), sliced
 
 
+def host_all(models: Sequence[ModelConfig], shard_dir: Path) -> list[Hosted]:
+    """`host`, of the models of one application: what they have in common lies in memory once. Errors as of `host`."""
+    shared = SharedSlices()
+    found = []
+    for config in models:
+        model, sliced = host(config, shard_dir)
+        shared.share(model.manifest, sliced)
+        found.append((model, sliced))
+    return found
+
+
 def spec_of(config: ModelConfig) -> ModelSpec:
     """What a model of the configuration is built from. Raises ModelError."""
     return zoo.resolve(
@@ -69,6 +85,7 @@ def _publish(sliced: SlicedModel, shard_dir: Path) -> tuple[shards.Manifest, Pat
     scratch = Path(tempfile.mkdtemp(prefix="export-", dir=shard_dir))
     try:
         manifest = shards.export(sliced, scratch / "shards")
+        _link_equal_files(manifest, scratch / "shards", shard_dir)
         final = shard_dir / manifest.digest
         if not final.exists():
             try:
@@ -79,3 +96,16 @@ def _publish(sliced: SlicedModel, shard_dir: Path) -> tuple[shards.Manifest, Pat
         return manifest, final
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _link_equal_files(manifest: shards.Manifest, directory: Path, shard_dir: Path) -> None:
+    """Let slices that another model's folder has already be the same files on the disk."""
+    for shard in manifest.shards:
+        for other in shard_dir.glob(f"*/{MANIFEST}"):
+            with contextlib.suppress(OSError, HeadTailError):
+                same = [one for one in shards.load_manifest(other.parent).shards if one.sha256 == shard.sha256]
+                if same:
+                    twin = directory / f"{shard.file}.link"
+                    twin.hardlink_to(other.parent / same[0].file)
+                    twin.replace(directory / shard.file)
+                    break

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deployments.config import ServerConfig
 from deployments.core.hosting import Hosted
+from deployments.core.trunks import Loadable, joined
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_cost_profile_of, save_profiles
 from deployments.engine.calibrate import calibrate
@@ -20,7 +21,6 @@ from deployments.ipc.hosted_model import HostedModel
 from deployments.scheduling.registry import find_strategy
 from deployments.scheduling.scheduler import Policy, Scheduler
 from slicer.errors import ConfigError
-from slicer.slicing.slice_model import SlicedModel
 
 #: How long a stop waits for the running step; below Serve's graceful_shutdown_timeout_s, which ends the process.
 STOP_TIMEOUT_S = 5.0
@@ -41,17 +41,20 @@ class LoadedEngine:
         self._executor, self._config = executor, config
         self._profile_dir = None if config.profile_dir is None else Path(config.profile_dir).expanduser()
         self._costs: dict[str, CostModel] = {}
-        models = [model for model, _ in hosted]
+        loadable = joined(hosted)
+        hosted.clear()
+        models = [one.model for one in loadable]
+        shapes = {one.model.name: {entry: one.model.shapes[entry] for entry in one.entries} for one in loadable}
+        self._forks = {name: fork for one in loadable for name, fork in one.forks.items()}
         self._policies: dict[str, Policy] = {}
-        while hosted:
-            name, policy = self._load(*hosted.pop(0))
+        while loadable:
+            name, policy = self._load(loadable.pop(0))
             self._policies[name] = policy
-        shapes = {model.name: {entry: model.shapes[entry] for entry in model.entries} for model in models}
         warm_up(Scheduler(self._policies), executor, shapes)
         for model in models:
             if model.name in self._costs and not model.config.profile:  # else it is known already
-                first = model.entries[0]
-                table, shape = self._costs[model.name], shapes[model.name][first]
+                first, shape = next(iter(shapes[model.name].items()))
+                table = self._costs[model.name]
                 calibrate(table, executor, model=model.name, entry=first, shape=shape)
         self._engine: Engine | None = None
 
@@ -64,7 +67,12 @@ class LoadedEngine:
     def make(self, deliver: Deliver, intake: Intake | None = None) -> Engine:
         """The engine, not started. Once."""
         return engine_class(self._executor)(
-            Scheduler(self._policies), self._executor, deliver, max_rows=self._config.max_queue_rows, intake=intake
+            Scheduler(self._policies),
+            self._executor,
+            deliver,
+            max_rows=self._config.max_queue_rows,
+            intake=intake,
+            forks=self._forks,
         )
 
     def stop(self) -> None:
@@ -74,8 +82,9 @@ class LoadedEngine:
         with contextlib.suppress(OSError, ConfigError):  # a stop is not held up by a full disk
             self._save_tables()
 
-    def _load(self, model: HostedModel, sliced: SlicedModel) -> tuple[str, Policy]:
+    def _load(self, loadable: Loadable) -> tuple[str, Policy]:
         """Its policy, with the weights on the accelerator that this one needs."""
+        model = loadable.model
         strategy = find_strategy(model.config.strategy)
         if strategy.needs_costs:
             self._costs[model.name] = self._table_of(model)
@@ -87,7 +96,7 @@ class LoadedEngine:
             options=model.config.options,
             costs=self._costs.get(model.name),
         )
-        self._executor.load(model.name, sliced, policy.residents(model.entries))
+        self._executor.load(model.name, loadable.sliced, policy.residents(loadable.entries))
         return model.name, policy
 
     def _table_of(self, model: HostedModel) -> CostModel:

@@ -25,10 +25,11 @@ from typing import TypeVar
 import numpy as np
 
 from deployments.engine.batch_limits import BatchLimits
+from deployments.engine.forks import Forks
 from deployments.engine.intake import Intake, ThreadIntake
 from deployments.engine.ledger import EngineStats, Ledger, Outcome
 from deployments.engine.trace import StepTrace
-from deployments.executors.base import AcceleratorLost, Executor, OutOfMemory, ReceivedBatch
+from deployments.executors.base import AcceleratorLost, Executor, Floats, OutOfMemory, ReceivedBatch
 from deployments.scheduling.scheduler import Row, Scheduler, Step
 from slicer.protocol.messages import RefusalCode
 
@@ -53,6 +54,8 @@ class Engine:
         clock: seconds, ascending; `Row.arrival_s` and `Row.deadline_s` are on it.
         max_rows: the most rows in the engine, of all models together; `submit` refuses the others.
         intake: by which rows come in beside `submit`, and how the thread sleeps; None: they come by `submit` only.
+        forks: models that run as another one of the scheduler's, and where their outputs lie in its output; rows come
+            in, and their outcomes go, as if each were a model of its own.
 
     Attributes:
         trace: the last steps.
@@ -73,6 +76,7 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         max_rows: int = 1024,
         intake: Intake | None = None,
+        forks: Forks | None = None,
     ) -> None:
         if max_rows < 1:
             raise ValueError(f"max_rows {max_rows}: an engine that holds no row answers none; set 1 or more")
@@ -83,6 +87,7 @@ class Engine:
         self._max_rows = max_rows
         self._ledger = Ledger(clock, max_rows)
         self._fitting = BatchLimits()
+        self._forks: Forks = dict(forks or {})
         self.trace = StepTrace()
         self._thread: threading.Thread | None = None
         self._intake: Intake = intake or ThreadIntake()
@@ -133,9 +138,12 @@ class Engine:
         Raises:
             ValueError: the model is unknown, the entry is none of its slices, or the lengths differ.
         """
+        asked, fork = model, self._forks.get(model)
+        if fork is not None:
+            model = fork.trunk
         policy = self._scheduler.policies.get(model)
         if policy is None or not 0 <= entry < policy.num_slices:
-            raise ValueError(f"model {model!r}, entry {entry}: the engine has no such entry")
+            raise ValueError(f"model {asked!r}, entry {entry}: the engine has no such entry")
         if not len(batch) == len(arrivals_s) == len(deadlines_s):
             raise ValueError(f"{len(batch)} rows, {len(arrivals_s)} arrivals, {len(deadlines_s)} deadlines: one each")
         if priorities is not None and len(priorities) != len(batch):
@@ -143,7 +151,9 @@ class Engine:
         with self._lock:
             ended_because = self._ended_because
             none = ended_because is not None
-            rows, count = self._ledger.open(model, entry, arrivals_s, deadlines_s, priorities, none=none)
+            rows, count = self._ledger.open(
+                model, entry, arrivals_s, deadlines_s, priorities, fork="" if fork is None else asked, none=none
+            )
             if count:
                 self._inbox.append((rows, batch) if count == len(rows) else (rows[:count], batch[:count]))
         if count:
@@ -342,16 +352,23 @@ class Engine:
             for row in done:
                 self._collect([row], ended)
             return
+        answers_B = self._own(done, logits_BC)
         if np.isfinite(logits_BC).all():
-            ended += self._ledger.answer(done, logits_BC)
+            ended += self._ledger.answer(done, answers_B)
             return
-        finite_B = np.logical_and.reduce(np.isfinite(logits_BC), axis=tuple(range(1, logits_BC.ndim)))
-        for index, (row, finite) in enumerate(zip(done, finite_B, strict=True)):
-            if finite:
-                ended += self._ledger.answer([row], logits_BC[index : index + 1])
+        for row, answer in zip(done, answers_B, strict=True):
+            if np.isfinite(answer).all():
+                ended += self._ledger.answer([row], [answer])
             else:
                 message = "the model's output for this activation holds NaN or infinity; check it, or serve fp32"
                 self._refuse(row.key, "failed", message, ended)
+
+    def _own(self, rows: Sequence[Row], logits_BC: Floats) -> Floats | list[Floats]:
+        """Of what the model's last slice gave, what the rows' own models would have given."""
+        if not self._forks:
+            return logits_BC
+        pairs = zip(rows, logits_BC, strict=True)
+        return [self._forks[row.fork].cut(logits) if row.fork else logits for row, logits in pairs]
 
     # --------------------------------------------------------------------------------------- rows without an answer
 

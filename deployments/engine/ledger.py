@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from deployments.engine.forks import asked_of
 from deployments.scheduling.scheduler import Row
 from slicer.protocol.messages import DEFAULT_PRIORITY, RefusalCode
 
@@ -53,7 +54,7 @@ class EngineStats:
         busy_s: seconds of execution in these steps.
         retried: calls of the executor that raised and were tried again in smaller parts.
         outcomes: rows that ended, by code; answered ones as ``answered``.
-        waiting: rows in the engine, waiting or running, by model.
+        waiting: rows in the engine, waiting or running, by the model that they were sent to.
     """
 
     started_s: float
@@ -94,9 +95,10 @@ class Ledger:
         deadlines_s: Sequence[float | None],
         priorities: Sequence[int] | None = None,
         *,
+        fork: str = "",
         none: bool = False,
     ) -> tuple[list[Row], int]:
-        """Make a row with a key of its own for each arrival, and open as many as fit (`none`: no row at all).
+        """Make a row (of `fork`) with a key of its own for each arrival, and open as many as fit (`none`: no row).
 
         Returns all rows, and how many of them, from the first on, are open.
         """
@@ -107,6 +109,7 @@ class Ledger:
             levels = [DEFAULT_PRIORITY] * len(arrivals_s) if priorities is None else priorities
             for arrival_s, deadline_s, level in zip(arrivals_s, deadlines_s, levels, strict=True):
                 row = Row(self._next_key, model, entry, arrival_s, deadline_s, level)
+                row.fork = fork
                 self._next_key += 1
                 rows.append(row)
                 if len(rows) <= free:
@@ -145,7 +148,9 @@ class Ledger:
         with self._lock:
             self._retried += 1
 
-    def answer(self, rows: Sequence[Row], logits_BC: npt.NDArray[np.float32]) -> list[Outcome]:
+    def answer(
+        self, rows: Sequence[Row], logits_BC: npt.NDArray[np.float32] | Sequence[npt.NDArray[np.float32]]
+    ) -> list[Outcome]:
         """Close rows with their logits, in order; those that are closed already are passed over.
 
         Raises:
@@ -188,7 +193,7 @@ class Ledger:
                 retried=self._retried,
                 rows_per_step=dict(self._rows_per_step),
                 outcomes={code: rows for code, rows in self._outcomes.items() if rows},
-                waiting=dict(Counter(row.model for row in self._open.values())),
+                waiting=dict(Counter(map(asked_of, self._open.values()))),
             )
 
     def reset_stats(self) -> None:

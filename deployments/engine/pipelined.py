@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from deployments.engine.engine import Engine
+from deployments.engine.forks import Forks
 from deployments.engine.intake import Intake
 from deployments.engine.ledger import Outcome
 from deployments.executors.base import Executor
@@ -72,8 +73,9 @@ class PipelinedEngine(Engine):
         clock: Callable[[], float] = time.monotonic,
         max_rows: int = 1024,
         intake: Intake | None = None,
+        forks: Forks | None = None,
     ) -> None:
-        super().__init__(scheduler, executor, deliver, clock=clock, max_rows=max_rows, intake=intake)
+        super().__init__(scheduler, executor, deliver, clock=clock, max_rows=max_rows, intake=intake, forks=forks)
         if not isinstance(executor, Enqueuing):
             raise TypeError(f"executor {executor.name!r} has no launch and wait; use Engine")
         self._queue: Enqueuing[object] = executor

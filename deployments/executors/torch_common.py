@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from deployments.executors.base import AcceleratorLost, OutOfMemory, Sliced
 from deployments.scheduling.scheduler import Resident
 from slicer.common.error_text import first_line
 from slicer.errors import ConfigError
+from slicer.tracing.tensors import named_tensors
 
 #: What a configuration may say of the weights and activations.
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -76,10 +78,23 @@ def dtype_named(name: str | None) -> torch.dtype | None:
     return None if name is None else DTYPES[name]
 
 
+#: Tensors of the host, and what an executor made of them on its accelerator; those that nobody has any more are out.
+Moved = WeakIdKeyDictionary
+
+
 def parts_on(
-    model: str, weights: str, resident: Resident, sliced: Sliced, device: torch.device, dtype: torch.dtype | None
+    model: str,
+    weights: str,
+    resident: Resident,
+    sliced: Sliced,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    moved: Moved,
 ) -> nn.ModuleList:
     """The resident slices as modules in eval mode; those of `sliced` itself where neither device nor dtype differ.
+
+    Args:
+        moved: what was put there before, for other models: a tensor that they share is not copied again.
 
     Raises:
         ConfigError: the resident lies outside the model.
@@ -91,7 +106,12 @@ def parts_on(
         )
     parts = nn.ModuleList([sliced.span(i, i + 1) for i in range(resident.start, resident.end)])
     if resident.own_copy or device.type != "cpu" or (dtype is not None and dtype_of(parts) != dtype):
-        parts = copy.deepcopy(parts).to(device, dtype)
+        own = {} if resident.own_copy else dict(named_tensors(parts))
+        parts = copy.deepcopy(parts, {id(tensor): moved[tensor] for tensor in own.values() if tensor in moved})
+        parts = parts.to(device, dtype)
+        there = named_tensors(parts)
+        for name, tensor in own.items():
+            moved[tensor] = there[name]
     return parts.eval()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from deployments.executors.base import Executor, Floats, ReceivedBatch, Sliced
 from deployments.executors.torch_common import (
+    Moved,
     device_lost,
     dtype_named,
     dtype_of,
@@ -54,6 +55,7 @@ class TorchExecutor(Executor):
         self.name = device
         self._slices: dict[tuple[str, str], tuple[int, nn.ModuleList]] = {}
         self._dtypes: dict[str, torch.dtype] = {}
+        self._moved = Moved()
         self._places: dict[int, _Place] = {}
         self._lock = threading.Lock()  # `memory` reads from other threads
 
@@ -67,7 +69,7 @@ class TorchExecutor(Executor):
             ConfigError: a resident lies outside the model.
         """
         for weights, resident in residents.items():
-            parts = parts_on(model, weights, resident, sliced, self._device, self._dtype)
+            parts = parts_on(model, weights, resident, sliced, self._device, self._dtype, self._moved)
             with self._lock:
                 self._slices[model, weights] = (resident.start, parts)
                 self._dtypes[model] = dtype_of(parts)

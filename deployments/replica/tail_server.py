@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from deployments.config import HttpAddress, ServerConfig, parse_config
 from deployments.core.accelerator import executor_of, usable
-from deployments.core.hosting import host
+from deployments.core.hosting import host_all
 from deployments.core.status import CoreStatus
 from deployments.ipc.hosted_model import HostedModel
 from deployments.replica.admission.calls import CheckedRequest, Result
@@ -50,7 +50,7 @@ class TailServer(RequestServer):
         identity = identify(http, self._config.token, note)
         super().__init__(identity, token=self._config.token, max_body_bytes=self._config.http.max_body_bytes)
         shard_dir = Path(self._config.shard_dir).expanduser()
-        hosted = [host(model, shard_dir) for model in self._config.models]
+        hosted = host_all(self._config.models, shard_dir)
         self._models = {model.name: model for model, _ in hosted}
         for model in self._models.values():
             if model.takes_images:

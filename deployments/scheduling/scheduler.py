@@ -35,6 +35,7 @@ class Row:
         arrival_s: when it arrived at the server, on the engine's clock.
         deadline_s: from then on the answer is worthless, same clock; None: no deadline.
         priority: its level: 1 is served first, then 2, ... A default row has `DEFAULT_PRIORITY`. Never changes.
+        fork: the model that it was sent to, where that runs on the trunk of `model`; empty: `model` itself.
         boundary: how many slices have run. Starts at `entry`; moved on by `Policy.finish` only.
         rank: its policy's alone, which may keep here what it sorts rows by.
 
@@ -47,6 +48,7 @@ class Row:
     arrival_s: float
     deadline_s: float | None
     priority: int
+    fork: str = field(init=False)
     boundary: int = field(init=False)
     rank: Any = field(init=False, repr=False)
     place: object = field(init=False, repr=False)  # whether it waits or runs, and in which scheduler
@@ -70,6 +72,7 @@ class Row:
         self.arrival_s = arrival_s
         self.deadline_s = deadline_s
         self.priority = priority
+        self.fork = ""
         self.rank = self.place = None
         self.opened_s = self.execution_s = 0.0
         self.rows_per_step = []

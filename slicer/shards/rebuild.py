@@ -50,7 +50,8 @@ def fill(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
         path, _, field = name.rpartition(".")
         part = module.get_submodule(path)
         if isinstance(getattr(part, field), nn.Parameter):
-            setattr(part, field, nn.Parameter(tensor, requires_grad=False))
+            known = isinstance(tensor, nn.Parameter)  # which then is the same one in both places
+            setattr(part, field, tensor if known else nn.Parameter(tensor, requires_grad=False))
         else:
             setattr(part, field, tensor)
 

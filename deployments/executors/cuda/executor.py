@@ -31,6 +31,7 @@ from deployments.executors.cuda.gpu import CudaGpu, Gpu
 from deployments.executors.cuda.graphs import Compiled, Graphs, Mode
 from deployments.executors.cuda.slab import bucket_for
 from deployments.executors.torch_common import (
+    Moved,
     dtype_named,
     dtype_of,
     in_our_words,
@@ -110,6 +111,7 @@ class CudaExecutor(Executor):
         self._weights: list[nn.ModuleList] = []
         self._num_slices: dict[str, int] = {}
         self._dtypes: dict[str, torch.dtype] = {}
+        self._moved = Moved()
         self._targets: dict[tuple[str, int], Memory] = {}  # the stages that graphs write to
         self._found: dict[tuple[str, str, int, int], _Way | None] = {}  # what `_graph` said last
         self._activations = Activations(gpu, slab_rows, max_batch, self.notes)
@@ -126,7 +128,7 @@ class CudaExecutor(Executor):
         """
         for weights, resident in residents.items():
             with in_our_words(self.name, self._gpu.lost):  # not in inference mode: the weights are ordinary tensors
-                modules = parts_on(model, weights, resident, sliced, self._gpu.device, self._dtype)
+                modules = parts_on(model, weights, resident, sliced, self._gpu.device, self._dtype, self._moved)
                 parts = [Compiled(part, self.notes) for part in modules] if self._compile else list(modules)
                 self._gpu.settle()
             with self._lock:
