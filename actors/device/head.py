@@ -23,11 +23,11 @@ from actors.device.head_runtime import Computed
 from slicer.codecs import activations
 from slicer.codecs.images import encode_image
 from slicer.codecs.registry import as_taken, image_codec_named
-from slicer.common.outputs import Output
 from slicer.errors import ImageError
 from slicer.models.images import Preprocess
 from slicer.planning.cut_planner import Choice
 from slicer.profiles.device_profile import NATIVE, Profile
+from slicer.protocol.outputs import Output
 
 #: What an image becomes, (channels, height, width), float32.
 Prepare = Callable[[str], npt.NDArray[np.float32]]

@@ -20,12 +20,12 @@ from slicer.client.images import As, ImageLike, image_tensor
 from slicer.client.prediction import Prediction, predictions_of
 from slicer.client.retries import patiently
 from slicer.codecs import activations
-from slicer.common.outputs import LOGITS
 from slicer.errors import BadRequestError, ConfigError, CutError, RefusedError, ServerError
 from slicer.protocol.endpoints import DESCRIBE, SHARD
 from slicer.protocol.messages import RETRYABLE, Answer, Refusal, Request, ServedModel
 from slicer.protocol.oip.requests import ACTIVATION, TENSOR_CODECS, TOP_K
 from slicer.protocol.oip.tensors import InferRequest, InferResponse, Parameter, Tensor, WantedOutput, names
+from slicer.protocol.outputs import LOGITS
 from slicer.shards.manifest import Manifest
 
 #: How long a call may take, all attempts together, where nobody says.

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from slicer.errors import ModelError
-from slicer.models.hub import Source, find_source
+from slicer.models.hugging_face.hub import Source, find_source
 from slicer.models.labels import usable
 from slicer.models.spec import ModelSpec
 

@@ -30,10 +30,10 @@ from slicer.models import timm_hub
 from slicer.models.checkpoint_file import State, read_groups
 from slicer.models.checkpoints import OtherClasses, load_checkpoint
 from slicer.models.data_config import DATA_KEYS, EXIF_KEY, data_config
-from slicer.models.hub import offline_if_unreachable
 from slicer.models.hugging_face import source as hugging_face
 from slicer.models.hugging_face import structure as hugging_face_structure
 from slicer.models.hugging_face import weights as hugging_face_weights
+from slicer.models.hugging_face.hub import offline_if_unreachable
 from slicer.models.labels import as_labels, given_labels
 from slicer.models.numbers import whole
 from slicer.models.outputs import check_outputs, with_outputs

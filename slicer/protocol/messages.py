@@ -57,7 +57,7 @@ class Request:
         priority: 1 is the most urgent, 2 the next, `MAX_PRIORITY` the last; 0 stands for the default,
             `DEFAULT_PRIORITY`. Strict: as long as more urgent ones wait, the others do. Of several sendings under one
             key, that of the one that runs counts.
-        outputs: of the model, to be returned whole (`slicer.common.outputs`); empty: its own result, by `top_k`.
+        outputs: of the model, to be returned whole (`slicer.protocol.outputs`); empty: its own result, by `top_k`.
     """
 
     id: str

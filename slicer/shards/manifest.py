@@ -21,10 +21,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from slicer.common.outputs import LOGITS, Output, packed
 from slicer.errors import CutError, ShardError
 from slicer.models.spec import ModelSpec
 from slicer.protocol.messages import ShardInfo
+from slicer.protocol.outputs import LOGITS, Output, packed
 
 FILE = "manifest.json"
 

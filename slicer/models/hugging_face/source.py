@@ -13,8 +13,8 @@ from typing import Any
 
 from slicer.common.error_text import shown
 from slicer.errors import ModelError
-from slicer.models.hub import Source, find_source
 from slicer.models.hugging_face import families
+from slicer.models.hugging_face.hub import Source, find_source
 from slicer.models.hugging_face.processor import data_config_of
 from slicer.models.hugging_face.structure import ATTENTIONS, KEYS, find_class, make_config, pools, transformers
 from slicer.models.hugging_face.weights import has_pooler

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slicer.common.outputs import Output
 from slicer.common.version import headtail_version
 from slicer.protocol.messages import ServedModel
 from slicer.protocol.oip.requests import ACTIVATION, CLASS_MAP, IMAGE, PARAMETERS, TOP_K
 from slicer.protocol.oip.responses import datatype_of, version_of
+from slicer.protocol.outputs import Output
 
 SERVER_NAME = "headtail"
 PLATFORM = "headtail"

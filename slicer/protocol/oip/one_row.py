@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
-from slicer.common.outputs import LOGITS
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import Answer, Reply, Request
 from slicer.protocol.oip.http_body import MAX_REQUESTS, document_of
 from slicer.protocol.oip.requests import ACTIVATION, TENSOR_CODECS
 from slicer.protocol.oip.responses import class_of, load_of, refusal_of, timings_of
 from slicer.protocol.oip.tensors import Buffer, wrong
+from slicer.protocol.outputs import LOGITS
 
 _FLOAT_BYTES = 4
 

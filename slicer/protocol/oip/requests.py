@@ -16,11 +16,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from slicer.common.outputs import LOGITS, Output
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import MAX_PRIORITY, Request
 from slicer.protocol.oip.http_body import MAX_REQUESTS, from_base64
 from slicer.protocol.oip.tensors import Buffer, InferRequest, Parameter, Tensor, WantedOutput, names, wrong
+from slicer.protocol.outputs import LOGITS, Output
 
 IMAGE, ACTIVATION = "IMAGE", "ACTIVATION"
 TOP_K = "top_k"

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slicer.common.outputs import LOGITS, Output
 from slicer.common.top_k import top_k
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, Timings
@@ -25,6 +24,7 @@ from slicer.protocol.oip.tensors import (
     names,
     wrong,
 )
+from slicer.protocol.outputs import LOGITS, Output
 
 #: How many classes `TOP_K` has, where nobody says.
 DEFAULT_K = 5

@@ -23,12 +23,13 @@ from slicer.protocol.oip import http_body, http_writing
 from slicer.protocol.oip.requests import rows_of
 from slicer.protocol.oip.responses import response_of
 from slicer.protocol.oip.tensors import InferRequest, InferResponse
+from slicer.protocol.outputs import LOGITS, packed
 
 MODEL = ServedModel("m", "d", "{}", 4, (0, 1), "per_slice", ("fp32",))
 Use = Callable[[HttpTransport], Awaitable[object]]
 
 
-FACTS = SimpleNamespace(name="m", digest="d", shapes=((4,), (2,), (1,)), labels=())
+FACTS = SimpleNamespace(name="m", digest="d", shapes=((4,), (2,), (1,)), outputs=packed([(LOGITS, (1,))]), labels=())
 
 
 def request(name: str, size: int = 8, top_k: int | None = 1) -> Request:

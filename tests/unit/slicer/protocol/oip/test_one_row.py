@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slicer.common.outputs import LOGITS, packed
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import Answer, Refusal, Reply, Request, Timings
 from slicer.protocol.oip import http_body, http_writing, one_row
 from slicer.protocol.oip.requests import infer_request, rows_of
 from slicer.protocol.oip.responses import reply_of, response_of
+from slicer.protocol.outputs import LOGITS, packed
 
 TEXT = st.text(max_size=12)
 MODEL: Any = SimpleNamespace(

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from slicer.common.outputs import LOGITS, packed
 from slicer.errors import BadRequestError
 from slicer.protocol.oip.requests import ACTIVATION, IMAGE, image_file, rows_of
 from slicer.protocol.oip.tensors import InferRequest, Tensor
+from slicer.protocol.outputs import LOGITS, packed
 
 MODEL: Any = SimpleNamespace(
     name="m", digest="d" * 64, shapes=[(3, 4, 4), (10,)], outputs=packed([(LOGITS, (10,))]), labels=()

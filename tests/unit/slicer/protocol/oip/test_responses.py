@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slicer.common.outputs import LOGITS, packed
 from slicer.common.top_k import top_k
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import Reply, Request, Timings
 from slicer.protocol.oip.requests import infer_request
 from slicer.protocol.oip.responses import check_outputs, reply_of, response_of
 from slicer.protocol.oip.tensors import InferRequest, InferResponse, WantedOutput
+from slicer.protocol.outputs import LOGITS, packed
 
 
 def model_of(*shape: int) -> Any:
