@@ -11,7 +11,7 @@ import numpy as np
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import Refusal
 from slicer.protocol.oip.http_body import ALL_BINARY, BINARY, MAX_REQUESTS, SIZE, Json
-from slicer.protocol.oip.tensors import MAX_TEXT, Buffer, InferRequest, InferResponse, Tensor
+from slicer.protocol.oip.tensors import MAX_TEXT, MAX_VALUES, Buffer, InferRequest, InferResponse, Tensor
 
 _JSON = json.JSONEncoder(separators=(",", ":"))
 
@@ -128,8 +128,12 @@ def _response_json(response: InferResponse, request: InferRequest, pieces: list[
 
 
 def _numbers(tensor: Tensor) -> list[Any]:
-    """JSON knows neither NaN nor infinity."""
+    """JSON knows neither NaN nor infinity, and many numbers hold the event loop."""
     array = tensor.array()
+    if array.size > MAX_VALUES:
+        raise BadRequestError(
+            f"output {tensor.name!r} has {array.size} numbers; as JSON at most {MAX_VALUES}: ask with binary_data: true"
+        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise BadRequestError(
             f"output {tensor.name!r} is not finite, which JSON cannot say; ask with binary_data: true"

@@ -29,6 +29,9 @@ from slicer.protocol.outputs import LOGITS, Output
 #: How many classes `TOP_K` has, where nobody says.
 DEFAULT_K = 5
 
+#: Of all rows of one answer, as text: what takes some 100 ms of the event loop.
+MOST_CLASSES = 1 << 15
+
 #: A response's parameters that are `Timings`, in their order.
 _DURATIONS = ("admission_ms", "queue_ms", "execution_ms", "total_ms")
 
@@ -84,7 +87,13 @@ def answer_bytes(infer: InferRequest, model: ModelFacts, rows: int) -> int:
 
 
 def check_size(infer: InferRequest, model: ModelFacts, rows: int, limit: int) -> int:
-    """`answer_bytes`. Raises BadRequestError: more than `limit`."""
+    """`answer_bytes`. Raises BadRequestError: more than `limit`, or more than `MOST_CLASSES` classes as text."""
+    each = model.outputs[0].size
+    if (classes := rows * sum(min(_count(output), each) for output in wanted(infer, model))) > MOST_CLASSES:
+        raise BadRequestError(
+            f"{classes} classes as text for {rows} rows; at most {MOST_CLASSES} in one answer: ask for fewer, or for "
+            f"{LOGITS} as bytes (binary_data: true)"
+        )
     size = answer_bytes(infer, model, rows)
     if size > limit:
         raise BadRequestError(

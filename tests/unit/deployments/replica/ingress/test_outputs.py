@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +20,12 @@ from torch import nn
 
 from deployments.replica.tail_server import TailServer
 from headtail import Client
-from slicer.errors import RefusedError
+from slicer.errors import BadRequestError, RefusedError
 from slicer.models import zoo
 from slicer.models.images import Preprocess
+from slicer.protocol.oip.responses import MOST_CLASSES, check_size
+from slicer.protocol.oip.tensors import InferRequest, WantedOutput
+from slicer.protocol.outputs import packed
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 
 TIMM = {"img_size": 64, "num_classes": 7}
@@ -180,3 +186,22 @@ def test_classes_have_no_more_than_the_classifier_has(offered: str, png: bytes) 
     """The packed row holds more numbers than classes."""
     with Client(offered) as client:
         assert len(client.predict(png, model="vit", top_k=1000).top_k) == TIMM["num_classes"]
+
+
+def test_many_classes_as_text_are_refused_before_anything_runs() -> None:
+    rows = MOST_CLASSES // 7 + 1
+    model: Any = SimpleNamespace(name="vit", outputs=packed([("logits", (7,))]))
+    asked = InferRequest("vit", [], [WantedOutput("top_k", {"k": 1000})])
+    assert check_size(asked, model, rows - 1, 1 << 30) == 0
+    with pytest.raises(BadRequestError, match=rf"{rows * 7} classes as text .* at most {MOST_CLASSES}"):
+        check_size(asked, model, rows, 1 << 30)
+
+
+def test_many_numbers_as_json_are_refused(offered: str, png: bytes) -> None:
+    image = {"name": "IMAGE", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(png).decode()]}
+    body = json.dumps({"inputs": [image], "outputs": [{"name": "logits", "parameters": {"datatype": "FP16"}}]})
+    request = urllib.request.Request(f"{offered}/v2/models/dense/infer", body.encode())
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request)
+    assert error.value.code == 400
+    assert b"15052800 numbers" in error.value.read()
