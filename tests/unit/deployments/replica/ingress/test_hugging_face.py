@@ -82,8 +82,10 @@ class Folders:
     folder: Path
     models: Mapping[str, HostedModel]
 
-    def infer(self, name: str, tensor: Tensor, **parameters: Any) -> InferResponse:
-        wanted = (WantedOutput("top_k", {"k": 7}), WantedOutput("logits", {"binary_data": True}))
+    def infer(
+        self, name: str, tensor: Tensor, outputs: tuple[str, ...] = ("logits",), **parameters: Any
+    ) -> InferResponse:
+        wanted = [WantedOutput("top_k", {"k": 7}), *(WantedOutput(output, {"binary_data": True}) for output in outputs)]
         body, length = http_writing.encode_request(InferRequest(name, [tensor], wanted, "", "", parameters))
         url = f"{self.url}/v2/models/{name.replace(' ', '%20')}/infer"
         request = urllib.request.Request(url, body, {http_body.LENGTH_HEADER: str(length)})
@@ -92,11 +94,15 @@ class Folders:
 
     def theirs(self, family: Family, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """[C]: what transformers makes of the folder and of pixels [3, H, W]."""
+        return answer(family, self.model(family), torch.from_numpy(pixels)[None]).numpy()[0]
+
+    def model(self, family: Family) -> Any:
+        """The folder's model, by transformers alone."""
         model = getattr(transformers, family.made).from_pretrained(self.folder / family.name).eval()
         model.requires_grad_(False)  # as whoever only infers; else attention of torch's own layer rounds otherwise
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.clone()  # pages of a mapped file are aligned otherwise, and so rounded
-        return answer(family, model, torch.from_numpy(pixels)[None]).numpy()[0]
+        return model
 
     def pixels(self, family: Family, image: Image.Image, kind: str) -> npt.NDArray[np.float32]:
         """[3, H, W]: what a processor of transformers makes of an image; `kind`: AutoImageProcessor, or a class."""
@@ -123,6 +129,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, serve: Serve) -> Iterator[F
         save(family, folder / family.name)
     models = [
         {"name": family.name, "model": f"{folder}/{family.name}", "num_slices": 3, "strategy": "continuous"}
+        | {"outputs": ["features", "tokens"]}
         for family in SERVED
     ]
     config = {"models": models, "torch_threads": 1, "shard_dir": str(folder / "served")}
@@ -184,6 +191,26 @@ def test_at_every_cut_transformers_bits(family: Family, cut: int, served: Folder
     _, logits = served.infer(family.name, tensor, cut=cut, manifest=model.digest).outputs
     want = served.theirs(family, pixels[0])
     assert np.array_equal(logits.array()[0], want), np.abs(logits.array()[0] - want).max()
+
+
+@pytest.mark.parametrize("family", SERVED, ids=ids)
+def test_features_and_tokens_are_what_transformers_tower_returns(family: Family, served: Folders) -> None:
+    model = served.models[family.name]
+    pixels = np.random.default_rng(7).standard_normal((1, 3, PX, PX), np.float32)
+    whole = served.model(family)
+    tower = whole if family in TOWERS else max(whole.children(), key=lambda part: sum(1 for _ in part.parameters()))
+    with torch.inference_mode():
+        said = tower(torch.from_numpy(pixels))
+        sent = shards.load_span(model.directory, 0, 1)(torch.from_numpy(pixels)).numpy()
+    tokens = said["last_hidden_state"]
+    pooled = said.get("image_embeds") if family.output == "image_embeds" else said.get("pooler_output")
+    if pooled is None:
+        pooled = tokens[:, 0] if "cls_token" in str(list(dict(tower.named_parameters()))) else tokens.mean(1)
+    names = ("features", "tokens")
+    tensor = tensor_of_array("ACTIVATION", sent)
+    _, *found = served.infer(family.name, tensor, names, cut=1, manifest=model.digest).outputs
+    for output, want in zip(found, (pooled, tokens), strict=True):
+        np.testing.assert_array_equal(output.array(), want.numpy(), output.name)
 
 
 @pytest.mark.parametrize("family", TOWERS, ids=ids)
