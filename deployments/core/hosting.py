@@ -17,6 +17,7 @@ from slicer.models import zoo
 from slicer.models.labels import labels_of
 from slicer.models.spec import ModelSpec
 from slicer.shards.manifest import FILE as MANIFEST
+from slicer.shards.tensor_file import describe
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 
 #: A model and its weights on the host, which whoever runs it takes over.
@@ -104,7 +105,7 @@ def _link_equal_files(manifest: shards.Manifest, directory: Path, shard_dir: Pat
         for other in shard_dir.glob(f"*/{MANIFEST}"):
             with contextlib.suppress(OSError, HeadTailError):
                 same = [one for one in shards.load_manifest(other.parent).shards if one.sha256 == shard.sha256]
-                if same:
+                if same and describe(other.parent / same[0].file, shard.file) == shard:  # nobody has damaged it
                     twin = directory / f"{shard.file}.link"
                     twin.hardlink_to(other.parent / same[0].file)
                     twin.replace(directory / shard.file)

@@ -17,6 +17,7 @@ from deployments.core.loaded_engine import LoadedEngine
 from deployments.engine.ledger import Outcome
 from deployments.executors.torch_executor import TorchExecutor
 from slicer.errors import ConfigError
+from slicer.shards.tensor_file import describe
 
 KWARGS = {"img_size": 32, "depth": 3}
 AT = ["blocks.0", "blocks.1", "norm"]
@@ -142,6 +143,14 @@ def test_equal_slices_are_one_file_on_the_disk(checkpoints: dict[str, str], tmp_
     for number in (1, 2, 3):
         assert (first / f"slice_{number}.safetensors").samefile(second / f"slice_{number}.safetensors")
     assert not (first / "slice_4.safetensors").samefile(second / "slice_4.safetensors")
+
+
+def test_a_damaged_file_of_another_model_is_not_taken_over(checkpoints: dict[str, str], tmp_path: Path) -> None:
+    config = config_of(checkpoints, tmp_path, PETS, FLOWERS)
+    ((first, _),) = host_all(config.models[:1], tmp_path / "served")
+    (first.directory / "slice_1.safetensors").write_bytes(b"not what it was")
+    ((second, _),) = host_all(config.models[1:], tmp_path / "served")
+    assert describe(second.directory / "slice_1.safetensors", "slice_1.safetensors") == second.manifest.shards[0]
 
 
 def test_a_fork_that_differs_before_the_last_slice_is_refused_with_the_slice_and_the_remedy(
