@@ -56,7 +56,9 @@ FLOWERS = {"name": "flowers", "trunk": "pets"}
 EMBEDDING = {"name": "embedding", "use": "pets", "trunk": "pets", "kwargs": {"num_classes": 0}}
 
 
-def run(config: ServerConfig, rows: Sequence[tuple[str, int]]) -> tuple[list[Outcome], list[Any], list[Hosted]]:
+def run(
+    config: ServerConfig, rows: Sequence[tuple[str, int]], scale: float = 1.0
+) -> tuple[list[Outcome], list[Any], list[Hosted]]:
     """Each row's outcome, all submitted before the first step; the steps; the models."""
     hosted = host_all(config.models, Path(config.shard_dir))
     kept = list(hosted)
@@ -66,7 +68,8 @@ def run(config: ServerConfig, rows: Sequence[tuple[str, int]]) -> tuple[list[Out
     engine = loaded.make(ended.extend)
     keys = []
     for number, (model, entry) in enumerate(rows):
-        keys += engine.submit(model, entry, activations(kept, model, entry)[number : number + 1], [0.0], [None])
+        activation = activations(kept, model, entry)[number : number + 1] * np.float32(scale)
+        keys += engine.submit(model, entry, activation, [0.0], [None])
     loaded.start(engine)
     while len(ended) < len(rows):
         assert engine.alive
@@ -182,3 +185,17 @@ def test_a_fork_says_its_trunks_strategy(checkpoints: dict[str, str], tmp_path: 
     config = config_of(checkpoints, tmp_path, PETS, FLOWERS)
     assert [model.strategy for model in config.models] == ["per_slice", "per_slice"]
     assert parse_config(config.model_dump(exclude_unset=True)) == config  # as it goes to a replica
+
+
+def test_a_fork_whose_answer_is_not_finite_fails_its_own_rows_only(checkpoints: dict[str, str], tmp_path: Path) -> None:
+    """Its classifier overflows on a large activation."""
+    state = torch.load(checkpoints["flowers"], weights_only=True)
+    state["head.weight"] *= 1e30
+    path = str(tmp_path / "huge.pth")
+    torch.save(state, path)
+    config = config_of({**checkpoints, "huge": path}, tmp_path, PETS, {"name": "huge", "trunk": "pets"})
+    (good, bad), steps, _ = run(config, [("pets", 3), ("huge", 3)], scale=1e10)
+    assert [sum(step.entries.values()) for step in steps] == [2]
+    assert (bad.code, bad.logits) == ("failed", None)
+    assert good.logits is not None
+    assert np.isfinite(good.logits).all()
