@@ -8,7 +8,6 @@ write a traceback into the log for an exception, and drop the metadata.)
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.json_format import ParseDict
 
+from deployments.replica.ingress.bearer import has_token
 from deployments.replica.ingress.grpc_service import remaining_s
 from deployments.replica.ingress.open_inference import OpenInference, Refused, Server
 from slicer.errors import BadRequestError
@@ -77,7 +77,7 @@ class GrpcIngress:
 
     def __init__(self, server: Server, *, token: str = "", local_only: bool = False) -> None:
         self._inference = OpenInference(server)
-        self._secret = f"Bearer {token}".encode() if token else b""
+        self._secret = token.encode()
         self._local_only = local_only
 
     async def answer(self, method: str, request: bytes, context: Context) -> Message:
@@ -106,7 +106,7 @@ class GrpcIngress:
             raise _Denied(grpc.StatusCode.PERMISSION_DENIED, "only this machine may ask here (http.host)")
         if self._secret and method not in _OPEN:
             given = next((value for key, value in context.invocation_metadata() if key == "authorization"), "")
-            if not hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._secret):
+            if not has_token(given.encode() if isinstance(given, str) else given, self._secret):
                 raise _Denied(
                     grpc.StatusCode.UNAUTHENTICATED,
                     "a missing or wrong token; send metadata `authorization: Bearer <HEADTAIL_TOKEN of the server>`",

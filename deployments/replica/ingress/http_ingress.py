@@ -21,13 +21,13 @@ proxy on the way says.
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
+from deployments.replica.ingress.bearer import has_token
 from deployments.replica.ingress.disconnects import Connections, Disconnected, Receive
 from deployments.replica.ingress.open_inference import OpenInference, Refused, Server
 from deployments.replica.ingress.openapi import openapi
@@ -88,7 +88,7 @@ class Ingress:
     def __init__(self, server: Server, *, token: str = "", max_body_bytes: int = 64 << 20) -> None:
         self._server = server
         self._inference = OpenInference(server)
-        self._secret = f"Bearer {token}".encode() if token else b""
+        self._secret = token.encode()
         self._max_body_bytes = max_body_bytes
         self._connections = Connections()
 
@@ -147,7 +147,7 @@ class Ingress:
         raise Problem(404, f"nothing at {path[:200]!r}; there are {there}, /openapi.json and /health")
 
     def _authorise(self, given: bytes) -> None:
-        if self._secret and not hmac.compare_digest(given, self._secret):
+        if self._secret and not has_token(given, self._secret):
             raise Problem(401, "a missing or wrong token; send `Authorization: Bearer <HEADTAIL_TOKEN of the server>`")
 
     async def _v2(self, method: str, rest: str, headers: Mapping[bytes, bytes], receive: Receive) -> Response:

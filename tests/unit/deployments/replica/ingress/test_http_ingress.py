@@ -129,7 +129,8 @@ def test_without_the_token_there_is_no_answer_but_health(given: bytes | None) ->
         assert call(app, "GET", path)[0] == 200
     for path in ("/v2", "/v2/models", "/v2/health", "/v2/health/live/x", "/health/x", "/openapi.json"):
         assert call(app, "GET", path)[0] == 401
-    assert call(app, "POST", "/infer", body, headers={b"authorization": b"Bearer secret"})[0] == 200
+    for scheme in (b"Bearer", b"bearer", b"BEARER"):
+        assert call(app, "POST", "/infer", body, headers={b"authorization": scheme + b" secret"})[0] == 200
 
 
 @pytest.mark.parametrize(
