@@ -86,9 +86,9 @@ def _publish(sliced: SlicedModel, shard_dir: Path) -> tuple[shards.Manifest, Pat
     scratch = Path(tempfile.mkdtemp(prefix="export-", dir=shard_dir))
     try:
         manifest = shards.export(sliced, scratch / "shards")
-        _link_equal_files(manifest, scratch / "shards", shard_dir)
         final = shard_dir / manifest.digest
         if not final.exists():
+            _link_equal_files(manifest, scratch / "shards", shard_dir)
             try:
                 (scratch / "shards").rename(final)
             except OSError:  # another replica was first; its folder has the same content, by its name
@@ -101,12 +101,13 @@ def _publish(sliced: SlicedModel, shard_dir: Path) -> tuple[shards.Manifest, Pat
 
 def _link_equal_files(manifest: shards.Manifest, directory: Path, shard_dir: Path) -> None:
     """Let slices that another model's folder has already be the same files on the disk."""
+    there: dict[str, Path] = {}
+    for other in shard_dir.glob(f"*/{MANIFEST}"):
+        with contextlib.suppress(HeadTailError):  # a folder that is damaged lends nothing
+            there |= {shard.sha256: other.parent / shard.file for shard in shards.load_manifest(other.parent).shards}
     for shard in manifest.shards:
-        for other in shard_dir.glob(f"*/{MANIFEST}"):
-            with contextlib.suppress(OSError, HeadTailError):
-                same = [one for one in shards.load_manifest(other.parent).shards if one.sha256 == shard.sha256]
-                if same and describe(other.parent / same[0].file, shard.file) == shard:  # nobody has damaged it
-                    twin = directory / f"{shard.file}.link"
-                    twin.hardlink_to(other.parent / same[0].file)
-                    twin.replace(directory / shard.file)
-                    break
+        with contextlib.suppress(OSError, HeadTailError):  # no links on this disk: the file is a copy, as it was
+            if (twin := there.get(shard.sha256)) and describe(twin, shard.file) == shard:
+                link = directory / f"{shard.file}.link"
+                link.hardlink_to(twin)
+                link.replace(directory / shard.file)

@@ -61,11 +61,7 @@ class Tails(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """All of them."""
-        outputs = [tail(x) for tail in self.tails]
-        flat = [output.reshape(output.shape[0], -1) for output in outputs]
-        if len({output.dtype for output in flat}) > 1:  # as answers are; a common dtype may lose bits
-            flat = [output.to(torch.float32) for output in flat]
-        return torch.cat(flat, 1)
+        return torch.cat([tail(x).reshape(x.shape[0], -1) for tail in self.tails], 1)
 
 
 class Loadable(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.scheduling.scheduler import Row
+from slicer.protocol.outputs import Output, packed
 
 
 class Fork(NamedTuple):
@@ -17,24 +17,20 @@ class Fork(NamedTuple):
 
     Attributes:
         trunk: the engine's name of the model that runs it.
-        start: its first number in a row of `total` numbers.
-        shape: of its output, without the batch dimension.
+        own: its part of a row.
+        total: numbers of a row, all models' together.
     """
 
     trunk: str
-    start: int
+    own: Output
     total: int
-    shape: tuple[int, ...]
 
     def cut(self, row: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Its own part of a row's output, in memory of its own, so that nobody keeps the others' for it.
 
         What is not of `total` numbers comes from an executor that computes no answers, and is passed on as it is.
         """
-        if row.size != self.total:
-            return row
-        own = row.reshape(-1)[self.start : self.start + math.prod(self.shape)].reshape(self.shape)
-        return np.array(own)
+        return row if row.size != self.total else np.array(self.own.of(row))
 
 
 #: By the name of the model; the trunk itself is one of them.
@@ -47,12 +43,9 @@ def forks_of(trunk: str, outputs: Mapping[str, tuple[int, ...]]) -> dict[str, Fo
     Args:
         outputs: by the models' names, in the order in which the trunk gives them: their outputs' shapes.
     """
-    total = sum(math.prod(shape) for shape in outputs.values())
-    found, start = {}, 0
-    for name, shape in outputs.items():
-        found[name] = Fork(trunk, start, total, shape)
-        start += math.prod(shape)
-    return found
+    parts = packed(list(outputs.items()))
+    total = sum(part.size for part in parts)
+    return {part.name: Fork(trunk, part, total) for part in parts}
 
 
 def asked_of(row: Row) -> str:

@@ -192,18 +192,15 @@ class AsyncClient:
         """
         until = _Until(timeout_s, self._timeout_s)
         name = await self._name(model, until)
-        known = self._described.get(name) or await self._describe(name, until)
-        rows, single = _rows_of(activation, cut, known)
-        tensor = _encoded(codec, rows, known.manifest.channel_axes[cut])
         output = WantedOutput(LOGITS, {"binary_data": True, "datatype": "FP32"})
         if top_k is not None:
             output = WantedOutput(TOP_K, {"k": _checked_count(top_k)})
-        parameters: dict[str, Parameter] = {"cut": cut, "codec": codec, "manifest": manifest or known.served.manifest}
-        (response,) = await self._infer([InferRequest(name, [tensor], [output], parameters=parameters)], until)
+        request, single = await self._of_activation(name, activation, cut, codec, manifest, output, until)
+        (response,) = await self._infer([request], until)
         if top_k is not None:
             found = self._read(lambda: predictions_of(response))
             return found[0] if single else found
-        logits = self._read(lambda: _logits(response, len(rows)))
+        logits = self._read(lambda: _logits(response, request.inputs[0].shape[0]))
         return logits[0] if single else logits
 
     async def output(
@@ -232,23 +229,22 @@ class AsyncClient:
             float32 or float16 in the output's shape, [B, ...] of B activations; a class map uint8 or uint16.
 
         Raises:
+            BadRequestError: `name` is ``top_k``.
             RefusedError: of code ``bad_request``: the model has no such output, or its answer is too large.
         """
+        if name == TOP_K:
+            raise BadRequestError(f"output {TOP_K} is text and not an array; use predict, or infer(..., top_k=5)")
         until = _Until(timeout_s, self._timeout_s)
         asked = await self._name(model, until)
-        parameters: dict[str, Parameter] = {}
-        single = True
-        if cut is None:
-            tensor = await asyncio.to_thread(image_tensor, given, send_as)  # type: ignore[arg-type]
-        else:
-            known = self._described.get(asked) or await self._describe(asked, until)
-            rows, single = _rows_of(given, cut, known)  # type: ignore[arg-type]
-            tensor = _encoded(codec, rows, known.manifest.channel_axes[cut])
-            parameters = {"cut": cut, "codec": codec, "manifest": known.served.manifest}
         wanted: dict[str, Parameter] = {"binary_data": True}
         if datatype is not None:
             wanted["datatype"] = datatype
-        request = InferRequest(asked, [tensor], [WantedOutput(name, wanted)], parameters=parameters)
+        output, single = WantedOutput(name, wanted), True
+        if cut is None:
+            tensor = await asyncio.to_thread(image_tensor, given, send_as)  # type: ignore[arg-type]
+            request = InferRequest(asked, [tensor], [output])
+        else:
+            request, single = await self._of_activation(asked, given, cut, codec, None, output, until)  # type: ignore[arg-type]
         (response,) = await self._infer([request], until)
         if [one.name for one in response.outputs] != [name]:
             raise ServerError(f"{self._connection.url} answered with other outputs than {name}")
@@ -289,6 +285,23 @@ class AsyncClient:
     async def infer_requests(self, requests: Sequence[Request]) -> list[Answer]:
         """Rows of devices in one body, each answered or refused for itself; sent once (`Connection.infer_requests`)."""
         return await self._connection.infer_requests(requests)
+
+    async def _of_activation(
+        self,
+        model: str,
+        activation: Floats,
+        cut: int,
+        codec: str,
+        manifest: str | None,
+        output: WantedOutput,
+        until: _Until,
+    ) -> tuple[InferRequest, bool]:
+        """A request for one output of activations, and whether it was one without a batch dimension."""
+        known = self._described.get(model) or await self._describe(model, until)
+        rows, single = _rows_of(activation, cut, known)
+        tensor = _encoded(codec, rows, known.manifest.channel_axes[cut])
+        parameters: dict[str, Parameter] = {"cut": cut, "codec": codec, "manifest": manifest or known.served.manifest}
+        return InferRequest(model, [tensor], [output], parameters=parameters), single
 
     async def _infer(self, requests: Sequence[InferRequest], until: _Until) -> list[InferResponse]:
         """The responses, in order; those that are refused for the moment are sent again under the same key."""

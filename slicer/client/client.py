@@ -7,7 +7,7 @@ import concurrent.futures
 import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy.typing as npt
 
@@ -132,12 +132,21 @@ class Client:
         )
         return answer
 
-    def output(self, name: str, given: ImageLike | Floats, **arguments: Any) -> npt.NDArray[Any]:
-        """One whole output of the model, such as ``features``, of an image, or with `cut` of an activation.
-
-        Arguments, result and errors are those of `AsyncClient.output`.
-        """
-        return self._run(lambda: self._client.output(name, given, **arguments))
+    def output(
+        self,
+        name: str,
+        given: ImageLike | Floats,
+        *,
+        cut: int | None = None,
+        model: str | None = None,
+        codec: str = "fp32",
+        datatype: Literal["FP32", "FP16"] | None = None,
+        send_as: As = "pixels",
+        timeout_s: float | None = None,
+    ) -> npt.NDArray[Any]:
+        """One whole output, such as ``features``, of an image, or with `cut` an activation (`AsyncClient.output`)."""
+        arguments: Any = {"cut": cut, "model": model, "codec": codec, "datatype": datatype, "send_as": send_as}
+        return self._run(lambda: self._client.output(name, given, **arguments, timeout_s=timeout_s))
 
     def describe(self, model: str | None = None, *, timeout_s: float | None = None) -> ServedModel:
         """What the server says of a model now: digest of its weights, cuts, codecs."""

@@ -117,9 +117,9 @@ def own_forward(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def _several(module: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     """Its own result and its outputs, each in its own shape."""
     names: tuple[str, ...] = getattr(module, _NAMES)
-    own: Any = module
     if hasattr(module, "forward_outputs"):
-        return cast("list[torch.Tensor]", own.forward_outputs(x, names))
+        return cast(GivesOutputs, module).forward_outputs(x, names)
+    own: Any = module
     tokens = own.forward_features(x)
     given = [own.forward_head(tokens)]
     if FEATURES in names:

@@ -28,7 +28,7 @@ class Output:
     """One output of a model.
 
     Attributes:
-        name: `LOGITS`, or one of `FURTHER`.
+        name: `LOGITS` or one of `FURTHER`; of models on one trunk the model (`deployments.engine.forks`).
         shape: of one row.
         start: where it begins in the packed row, in values.
     """

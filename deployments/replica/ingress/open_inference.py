@@ -19,7 +19,15 @@ from slicer.protocol.messages import Answer, Refusal, Reply, Request
 from slicer.protocol.oip.http_body import MAX_REQUESTS
 from slicer.protocol.oip.metadata import OfferedModel, model_config, model_metadata
 from slicer.protocol.oip.requests import image_file, rows_of
-from slicer.protocol.oip.responses import check_outputs, check_size, response_of, softmax, version_of
+from slicer.protocol.oip.responses import (
+    MOST_CLASSES,
+    check_classes,
+    check_outputs,
+    check_size,
+    response_of,
+    softmax,
+    version_of,
+)
 from slicer.protocol.oip.tensors import Buffer, InferRequest, InferResponse
 
 
@@ -76,7 +84,7 @@ class OpenInference:
         found: dict[int, InferResponse | Refusal] = {}
         rows: list[Request] = []
         spans: list[_Span] = []
-        large = False
+        large, classes = False, 0
         for number, one in enumerate(asked):
             if isinstance(one, Refusal):
                 found[number] = one
@@ -91,6 +99,7 @@ class OpenInference:
             try:
                 outputs = check_outputs(one, model)
                 of_one = rows_of(one, model, outputs=outputs, limit=MAX_REQUESTS - len(rows))
+                classes += check_classes(one, model, len(of_one), MOST_CLASSES - classes)
                 large = large or check_size(one, model, len(of_one), model.config.max_answer_bytes) > _ON_LOOP
             except BadRequestError as error:
                 found[number] = Refusal(one.id, "bad_request", str(error))

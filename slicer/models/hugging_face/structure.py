@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import inspect
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,13 @@ class HuggingFaceModel(nn.Module):
         """The chosen field, and further outputs (`slicer.models.outputs`) of the same pass."""
         tower = families.tower_of(self.model)
         seen: list[Mapping[str, Any]] = []
-        handle = tower.register_forward_hook(lambda _, __, result: seen.append(result))
+        mine = threading.get_ident()
+
+        def keep(_: nn.Module, __: Any, result: Mapping[str, Any]) -> None:
+            if threading.get_ident() == mine:  # the hook is the module's, which other threads may be running
+                seen.append(result)
+
+        handle = tower.register_forward_hook(keep)
         try:
             result = self.model(pixels_BCHW)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from slicer.errors import BadRequestError
 from slicer.protocol.messages import Refusal
 from slicer.protocol.oip.http_body import ALL_BINARY, BINARY, MAX_REQUESTS, SIZE, Json
-from slicer.protocol.oip.tensors import MAX_TEXT, MAX_VALUES, Buffer, InferRequest, InferResponse, Tensor
+from slicer.protocol.oip.tensors import MAX_TEXT, MAX_VALUES, Buffer, InferRequest, InferResponse, Parameter, Tensor
 
 _JSON = json.JSONEncoder(separators=(",", ":"))
 
@@ -23,6 +24,7 @@ def encode_response(response: InferResponse, request: InferRequest) -> tuple[byt
         request: what is answered; it says which outputs travel as bytes.
     """
     pieces: list[Buffer] = []
+    _check_numbers(response, request, MAX_VALUES)
     text = _JSON.encode(_response_json(response, request, pieces)).encode()
     return (b"".join([text, *pieces]), len(text)) if pieces else (text, None)
 
@@ -33,6 +35,7 @@ def encode_responses(
     """The body of the answer to a parcel, as `encode_response`; to what `decode_parcel` refused is a refusal."""
     pieces: list[Buffer] = []
     entries = []
+    left = MAX_VALUES
     for response, request in zip(responses, requests, strict=True):
         if isinstance(response, Refusal):
             entries.append(refusal_json(response))
@@ -40,6 +43,7 @@ def encode_responses(
             assert isinstance(request, InferRequest), "what is refused is not answered"
             kept = len(pieces)
             try:
+                left -= _check_numbers(response, request, left)
                 entries.append(_response_json(response, request, pieces))
             except BadRequestError as error:  # it cannot be said in JSON; the others can
                 del pieces[kept:]
@@ -101,11 +105,27 @@ def _request_json(request: InferRequest, pieces: list[Buffer]) -> Json:
     return found
 
 
-def _response_json(response: InferResponse, request: InferRequest, pieces: list[Buffer]) -> Json:
+def _as_bytes(response: InferResponse, request: InferRequest) -> list[Parameter]:
+    """Of each output, whether it shall travel as bytes."""
     every = request.parameters.get(ALL_BINARY, False)
-    binary = [output.parameters.get(BINARY, every) for output in request.outputs] or [every] * len(response.outputs)
+    return [output.parameters.get(BINARY, every) for output in request.outputs] or [every] * len(response.outputs)
+
+
+def _check_numbers(response: InferResponse, request: InferRequest, left: int) -> int:
+    """How many numbers it has in its JSON, which all are written at once. Raises BadRequestError: more than `left`."""
+    pairs = zip(response.outputs, _as_bytes(response, request), strict=True)
+    numbers = sum(math.prod(one.shape) for one, as_bytes in pairs if not as_bytes and one.datatype != "BYTES")
+    if numbers > left:
+        raise BadRequestError(
+            f"{numbers} numbers as JSON; a body has at most {MAX_VALUES}, and {left} are left in this one: ask with "
+            "binary_data: true"
+        )
+    return numbers
+
+
+def _response_json(response: InferResponse, request: InferRequest, pieces: list[Buffer]) -> Json:
     outputs = []
-    for tensor, as_bytes in zip(response.outputs, binary, strict=True):
+    for tensor, as_bytes in zip(response.outputs, _as_bytes(response, request), strict=True):
         entry: Json = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
         parameters = dict(tensor.parameters)
         if as_bytes:
@@ -128,12 +148,8 @@ def _response_json(response: InferResponse, request: InferRequest, pieces: list[
 
 
 def _numbers(tensor: Tensor) -> list[Any]:
-    """JSON knows neither NaN nor infinity, and many numbers hold the event loop."""
+    """JSON knows neither NaN nor infinity."""
     array = tensor.array()
-    if array.size > MAX_VALUES:
-        raise BadRequestError(
-            f"output {tensor.name!r} has {array.size} numbers; as JSON at most {MAX_VALUES}: ask with binary_data: true"
-        )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise BadRequestError(
             f"output {tensor.name!r} is not finite, which JSON cannot say; ask with binary_data: true"

@@ -9,7 +9,7 @@ from typing import Any
 from slicer.common.version import headtail_version
 from slicer.protocol.messages import ServedModel
 from slicer.protocol.oip.requests import ACTIVATION, CLASS_MAP, IMAGE, PARAMETERS, TOP_K
-from slicer.protocol.oip.responses import datatype_of, version_of
+from slicer.protocol.oip.responses import class_map_datatype, datatype_of, version_of
 from slicer.protocol.outputs import Output
 
 SERVER_NAME = "headtail"
@@ -113,8 +113,7 @@ def _outputs(model: OfferedModel) -> list[Json]:
             }
         )
     elif own:
-        datatype = "UINT8" if own[0] <= 1 << 8 else "UINT16"
-        found.append({"name": CLASS_MAP, "datatype": datatype, "shape": [-1, *own[1:]]})
+        found.append({"name": CLASS_MAP, "datatype": class_map_datatype(own[0]), "shape": [-1, *own[1:]]})
     for output in model.outputs:
         parameters = {"datatypes": ["FP32", "FP16"]}
         shape = [-1, *output.shape]

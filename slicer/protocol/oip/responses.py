@@ -15,6 +15,7 @@ from slicer.protocol.messages import Answer, Refusal, Reply, Request, Timings
 from slicer.protocol.oip.requests import CLASS_MAP, LARGE, TOP_K, ModelFacts
 from slicer.protocol.oip.status import CODES
 from slicer.protocol.oip.tensors import (
+    DATATYPES,
     Buffer,
     InferRequest,
     InferResponse,
@@ -29,7 +30,7 @@ from slicer.protocol.outputs import LOGITS, Output
 #: How many classes `TOP_K` has, where nobody says.
 DEFAULT_K = 5
 
-#: Of all rows of one answer, as text: what takes some 100 ms of the event loop.
+#: Of all answers in one body, as text: some 40 ms of the event loop.
 MOST_CLASSES = 1 << 15
 
 #: A response's parameters that are `Timings`, in their order.
@@ -80,20 +81,26 @@ def answer_bytes(infer: InferRequest, model: ModelFacts, rows: int) -> int:
     for output in wanted(infer, model):
         source = known[_source(output.name)]
         if output.name == CLASS_MAP:
-            total += source.size // source.shape[0] * (1 if source.shape[0] <= 1 << 8 else 2)
+            total += source.size // source.shape[0] * np.dtype(DATATYPES[class_map_datatype(source.shape[0])]).itemsize
         elif not _count(output):
             total += source.size * _FLOATS[datatype_of(output.parameters.get("datatype"), source)]
     return rows * total
 
 
-def check_size(infer: InferRequest, model: ModelFacts, rows: int, limit: int) -> int:
-    """`answer_bytes`. Raises BadRequestError: more than `limit`, or more than `MOST_CLASSES` classes as text."""
+def check_classes(infer: InferRequest, model: ModelFacts, rows: int, left: int = MOST_CLASSES) -> int:
+    """How many classes its answer has as text. Raises BadRequestError: more than are left of `MOST_CLASSES`."""
     each = model.outputs[0].size
-    if (classes := rows * sum(min(_count(output), each) for output in wanted(infer, model))) > MOST_CLASSES:
+    classes = rows * sum(min(_count(output), each) for output in wanted(infer, model))
+    if classes > left:
         raise BadRequestError(
-            f"{classes} classes as text for {rows} rows; at most {MOST_CLASSES} in one answer: ask for fewer, or for "
-            f"{LOGITS} as bytes (binary_data: true)"
+            f"{classes} classes as text for {rows} rows; a body has at most {MOST_CLASSES}, and {left} are left in "
+            f"this one: ask for fewer, or for {LOGITS} as bytes (binary_data: true)"
         )
+    return classes
+
+
+def check_size(infer: InferRequest, model: ModelFacts, rows: int, limit: int) -> int:
+    """`answer_bytes`. Raises BadRequestError: more than `limit`."""
     size = answer_bytes(infer, model, rows)
     if size > limit:
         raise BadRequestError(
@@ -136,6 +143,11 @@ def output_names(model: ModelFacts) -> Sequence[str]:
 def wanted(infer: InferRequest, model: ModelFacts) -> Sequence[WantedOutput]:
     """What is asked for; where nothing is named, the classes and logits."""
     return infer.outputs or ([WantedOutput(TOP_K)] if len(model.outputs[0].shape) == 1 else []) + [WantedOutput(LOGITS)]
+
+
+def class_map_datatype(classes: int) -> str:
+    """The smallest that holds the number of each class."""
+    return "UINT8" if classes <= 1 << 8 else "UINT16"
 
 
 def datatype_of(given: Parameter | None, output: Output) -> str:
@@ -198,8 +210,8 @@ def _output(output: WantedOutput, model: ModelFacts, raw: bytes, shape: tuple[in
     count = _count(output)
     if output.name == CLASS_MAP:
         classes = np.frombuffer(raw, "<f4").reshape(shape).argmax(1)
-        datatype, kind = ("UINT8", "u1") if shape[1] <= 1 << 8 else ("UINT16", "<u2")
-        return Tensor(CLASS_MAP, datatype, classes.shape, classes.astype(kind).tobytes())
+        datatype = class_map_datatype(shape[1])
+        return Tensor(CLASS_MAP, datatype, classes.shape, classes.astype(DATATYPES[datatype]).tobytes())
     if not count:
         source = next(one for one in model.outputs if one.name == output.name)
         datatype = datatype_of(output.parameters.get("datatype"), source)

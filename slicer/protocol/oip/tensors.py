@@ -47,7 +47,7 @@ MAX_DIMS, MAX_DIM = 8, 1 << 31
 MAX_TEXT = 4096
 MAX_TENSORS = 16
 MAX_PARAMETERS = 64
-MAX_VALUES = 1 << 18  # that are not raw bytes, in and out: each is an object of Python's, 100 ms all together
+MAX_VALUES = 1 << 18  # that are not raw bytes, in and out: each is an object of Python's, some 140 ms all together
 MAX_ELEMENTS = 1 << 16  # of BYTES: Python's object for each weighs more than an empty one takes in a body
 
 _LENGTH = struct.Struct("<I")

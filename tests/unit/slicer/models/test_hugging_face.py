@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,27 @@ def test_a_fresh_process_rebuilds_each_family_from_its_shards_without_the_folder
         [sys.executable, "-c", FRESH, str(tmp_path), *names], cwd=ROOT, capture_output=True, text=True, timeout=200
     )
     assert done.stdout.strip() == str(len(names)), done.stderr
+
+
+def test_features_are_those_of_the_own_pass_while_another_thread_runs_the_model(vit: Path) -> None:
+    """The other pass begins and ends while this one is between its tower and its classifier."""
+    spec = zoo.resolve(str(vit), outputs=["features"])
+    module = zoo.build(spec)
+    mine, other = images(3, 32, 32)[:1], images(3, 32, 32)[1:]
+    want = module(mine)
+    begun: list[bool] = []
+
+    def run_another(*_: Any) -> None:
+        if not begun:
+            begun.append(True)
+            thread = threading.Thread(target=module, args=(other,))
+            thread.start()
+            thread.join()
+
+    module.model.classifier.register_forward_pre_hook(run_another)  # type: ignore[union-attr]
+    assert torch.equal(module(mine), want)
+    assert begun
+    assert not torch.equal(module(other), want)
 
 
 def test_slicing_a_model_leaves_nothing_for_the_next_one_to_read(tmp_path: Path) -> None:

@@ -18,13 +18,15 @@ import tritonclient.http as triton
 from PIL import Image
 from torch import nn
 
+from deployments.replica.ingress import open_inference
 from deployments.replica.tail_server import TailServer
 from headtail import Client
 from slicer.errors import BadRequestError, RefusedError
 from slicer.models import zoo
 from slicer.models.images import Preprocess
-from slicer.protocol.oip.responses import MOST_CLASSES, check_size
-from slicer.protocol.oip.tensors import InferRequest, WantedOutput
+from slicer.protocol.oip import http_body, http_writing
+from slicer.protocol.oip.responses import MOST_CLASSES, check_classes
+from slicer.protocol.oip.tensors import InferRequest, InferResponse, Tensor, WantedOutput
 from slicer.protocol.outputs import packed
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 
@@ -87,6 +89,17 @@ def wanted(photo: Image.Image, vit: SlicedModel) -> dict[str, np.ndarray[Any, An
         features = whole.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
         found = {"logits": whole(x), "features": features, "tokens": tokens, "pixels": x}
     return {name: value[0].numpy() for name, value in found.items()}
+
+
+def manifest_of(url: str, model: str) -> str:
+    with urllib.request.urlopen(f"{url}/v2/models/{model}") as answer:
+        inputs = {one["name"]: one for one in json.load(answer)["inputs"]}
+    return str(inputs["ACTIVATION"]["parameters"]["manifest"])
+
+
+def test_classes_are_no_array(offered: str, png: bytes) -> None:
+    with Client(offered) as client, pytest.raises(BadRequestError, match="use predict"):
+        client.output("top_k", png, model="vit")
 
 
 def test_an_image_gives_each_output_as_timm_has_it(
@@ -192,9 +205,43 @@ def test_many_classes_as_text_are_refused_before_anything_runs() -> None:
     rows = MOST_CLASSES // 7 + 1
     model: Any = SimpleNamespace(name="vit", outputs=packed([("logits", (7,))]))
     asked = InferRequest("vit", [], [WantedOutput("top_k", {"k": 1000})])
-    assert check_size(asked, model, rows - 1, 1 << 30) == 0
+    assert check_classes(asked, model, rows - 1) == (rows - 1) * 7
     with pytest.raises(BadRequestError, match=rf"{rows * 7} classes as text .* at most {MOST_CLASSES}"):
-        check_size(asked, model, rows, 1 << 30)
+        check_classes(asked, model, rows)
+
+
+def test_a_body_of_many_requests_has_no_more_classes_as_text_than_one(offered: str, vit: SlicedModel) -> None:
+    """A parcel is written at once, too: the first are answered, those above the limit are refused each for itself."""
+    digest, shape = manifest_of(offered, "vit"), [1, 3, 64, 64]
+    payload = np.zeros(shape, np.float32).tobytes()
+    count, size = 3, {"binary_data_size": len(payload)}
+    tensor = {"name": "ACTIVATION", "datatype": "FP32", "shape": shape, "parameters": size}
+    one = {
+        "model_name": "vit",
+        "inputs": [tensor],
+        "outputs": [{"name": "top_k", "parameters": {"k": 7}}],
+        "parameters": {"cut": 0, "manifest": digest},
+    }
+    text = json.dumps({"requests": [one] * count}).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_inference, "MOST_CLASSES", 15)
+        headers = {http_body.LENGTH_HEADER: str(len(text))}
+        request = urllib.request.Request(f"{offered}/v2/parcel", text + payload * count, headers)
+        with urllib.request.urlopen(request) as answer:
+            found = json.load(answer)["responses"]
+    assert ["error" in one for one in found] == [False, False, True]
+    assert "1 are left" in found[2]["error"]
+
+
+def test_numbers_of_all_answers_of_a_body_count_together() -> None:
+    answer = InferResponse("m", [Tensor("logits", "FP32", (1, 4), bytes(16))])
+    asked = InferRequest("m", [], [WantedOutput("logits")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http_writing, "MAX_VALUES", 9)
+        body, _ = http_writing.encode_responses([answer] * 3, [asked] * 3)
+    found = json.loads(body)["responses"]
+    assert ["error" in one for one in found] == [False, False, True]
+    assert "4 numbers as JSON" in found[2]["error"]
 
 
 def test_many_numbers_as_json_are_refused(offered: str, png: bytes) -> None:
