@@ -27,11 +27,11 @@ from deployments.replica.core_replica import CoreReplica
 from deployments.replica.front import Front
 from deployments.replica.ingress import grpc_service
 from deployments.replica.tail_server import TailServer
-from slicer.common.addresses import application_name
-from slicer.common.error_text import last_line
 from slicer.common.ray_serve_env import environment, grpc_message_limit
+from slicer.core.common.addresses import application_name
+from slicer.core.common.error_text import last_line
+from slicer.core.protocol.messages import ServedModel
 from slicer.errors import ConfigError, PlacementError, ServerError
-from slicer.protocol.messages import ServedModel
 
 #: Name of the deployment of an application whose one process speaks to clients and owns the accelerator; and names of
 #: the two where these are processes of their own.

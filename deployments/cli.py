@@ -22,11 +22,11 @@ from deployments.placing.access import Access, access, remove_token
 from deployments.placing.http_endpoint import Settled
 from deployments.scheduling.registry import STRATEGIES
 from slicer.common import command_line
-from slicer.common.addresses import application_name
 from slicer.common.command_line import Command, option, say
+from slicer.core.common.addresses import application_name
+from slicer.core.protocol.messages import ServedModel
+from slicer.core.shards.spec import HF
 from slicer.errors import ConfigError
-from slicer.models.spec import HF
-from slicer.protocol.messages import ServedModel
 
 #: Flag -> the key of a model that it sets.
 OF_A_MODEL: dict[str, str] = {

@@ -16,13 +16,13 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from deployments.executors.registry import EXECUTORS
 from deployments.scheduling.registry import SHIPPED, current_name
-from slicer.common.addresses import application_url, bearer_token
-from slicer.common.error_text import shown
 from slicer.common.validation import Strict, explain, nearest
 from slicer.common.yaml_files import read_yaml
+from slicer.core.common.addresses import application_url, bearer_token
+from slicer.core.common.error_text import shown
+from slicer.core.protocol.outputs import FURTHER
 from slicer.errors import ConfigError
 from slicer.models.labels import given_labels
-from slicer.protocol.outputs import FURTHER
 
 #: Keys that an exported directory has answered already; beside `shards` they would do nothing.
 _SHARDS_DECIDE = (

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slicer.common.lazy import lazy
+from slicer.core.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from slicer.client import AsyncClient, ClassScore, Client, Prediction
+    from slicer.core.client import AsyncClient, ClassScore, Client, Prediction
 
 __all__ = ["AsyncClient", "ClassScore", "Client", "Prediction"]
 
-__getattr__ = lazy(__name__, dict.fromkeys(__all__, "slicer.client"))
+__getattr__ = lazy(__name__, dict.fromkeys(__all__, "slicer.core.client"))

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slicer.common.lazy import lazy
 from slicer.common.old_names import install
+from slicer.core.common.lazy import lazy
 
 if TYPE_CHECKING:
     from slicer.shards.load import load_span

@@ -15,12 +15,12 @@ import click
 
 from actors.fleet.config import FleetConfig, load_fleet, parse_fleet
 from actors.load.config import DIGITS
-from slicer.common.addresses import application_url
 from slicer.common.command_line import Command, option, say
+from slicer.core.common.addresses import application_url
 from slicer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from actors.records.record import Record
+    from slicer.core.device.record import Record
 
 #: Flag -> the key of a fleet file's group that it sets.
 OF_A_GROUP = ("cut", "codec", "link", "profile", "alone")

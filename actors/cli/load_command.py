@@ -17,9 +17,9 @@ from actors.load import applications
 from actors.load.config import FRAME_AGE_MS, VIDEO, LoadConfig
 from actors.report import report_tables
 from actors.report.result import Result, document
-from slicer.codecs.activations import CODECS
 from slicer.common import command_line
 from slicer.common.command_line import Command, option, say
+from slicer.core.codecs.activations import CODECS
 from slicer.errors import ConfigError
 
 #: What `--demo` means where a flag does not say otherwise; everything else has the defaults of the flags.

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import Field
+from typing_extensions import Self
 
-from actors.planning.online_planner import PlanConfig
 from slicer.common.validation import Strict
+from slicer.core.device.settings import RetrySettings
+from slicer.core.planning.settings import PlanSettings
 from slicer.profiles.device_profile import Profile
-
-#: Of `alone`: the same model's own tail.
-TAIL = "tail"
 
 
 class Retry(Strict):
@@ -22,19 +21,50 @@ class Retry(Strict):
     Attributes:
         attempts: most sendings of one request to a server that is overloaded; one that vanished is waited for.
         first_pause_s: before the second sending; doubles each time up to `max_pause_s`. While the server is away these
-            are the device's pauses, for all its requests together (`actors.device.health.circuit_breaker`).
+            are the device's pauses, for all its requests together (`slicer.core.device.health.circuit_breaker`).
         max_pause_s: the longest pause.
         budget_s: from the first sending to giving up, all attempts and their queueing together.
     """
 
-    attempts: int = Field(default=5, ge=1)
-    first_pause_s: float = Field(default=0.05, ge=0)
-    max_pause_s: float = Field(default=2.0, ge=0)
-    budget_s: float = Field(default=60.0, gt=0)
+    attempts: int = Field(default=RetrySettings.attempts, ge=1)
+    first_pause_s: float = Field(default=RetrySettings.first_pause_s, ge=0)
+    max_pause_s: float = Field(default=RetrySettings.max_pause_s, ge=0)
+    budget_s: float = Field(default=RetrySettings.budget_s, gt=0)
 
-    def pause_s(self, attempt: int) -> float:
-        """The pause after attempt 1, 2, ..., before its jitter."""
-        return min(self.first_pause_s * 2.0 ** (attempt - 1), self.max_pause_s)
+
+class PlanConfig(Strict):
+    """How a group's devices plan: in a fleet file under ``plan``; ``plan: {}`` for the defaults.
+
+    Attributes:
+        joule_ms: what one joule of the device is worth, in ms of inference time.
+        server_ms: what one ms of the server's execution is worth, in ms of inference time.
+        agreement: the least top-1 agreement with fp32 that a codec must have.
+        margin: share of the deadline that is kept free for what cannot be predicted.
+        deadline: meet the requests' deadline at the least execution on the server, instead of the least time.
+        measured: agreement of codecs with fp32 for this model, where it was measured.
+        codecs: what may be used; default: all that the server takes.
+        every_s: how often the choice is reconsidered; each time drawn anew between half and one and a half of it.
+        gain: a new choice must be better by this share.
+        least_ms: and by so much.
+        movers: a device that would move does so with a chance of its gain times 2 over this; 1: it always does.
+        doubt: a slice that never ran may be faster than its profile says by this share.
+        probe_s: a device that computes everything itself asks how link and server are after so many seconds; 0: never,
+            and it stays alone until its own times change.
+    """
+
+    joule_ms: float = Field(default=PlanSettings.joule_ms, ge=0)
+    server_ms: float = Field(default=PlanSettings.server_ms, ge=0)
+    agreement: float = Field(default=PlanSettings.agreement, ge=0, le=1)
+    margin: float = Field(default=PlanSettings.margin, ge=0, lt=1)
+    deadline: bool = False
+    measured: dict[str, float] = Field(default_factory=dict)
+    codecs: tuple[str, ...] | None = None
+    every_s: float = Field(default=PlanSettings.every_s, gt=0)
+    gain: float = Field(default=PlanSettings.gain, ge=0)
+    least_ms: float = Field(default=PlanSettings.least_ms, ge=0)
+    movers: float = Field(default=PlanSettings.movers, ge=1)
+    doubt: float = Field(default=PlanSettings.doubt, ge=0, lt=1)
+    probe_s: float = Field(default=PlanSettings.probe_s, ge=0)
 
 
 class DeviceKeys(Strict):
@@ -48,7 +78,7 @@ class DeviceKeys(Strict):
         link: ``direct`` (nothing added), a preset such as ``lte``, ``emulated``, or ``package.module:Class``.
         link_options: of an emulated link (`actors.network.emulated_link`), or keyword arguments of an own one.
         plan: the devices choose cut and codec themselves, beginning with those given here; see
-            `actors.planning.online_planner.PlanConfig`. Without it they keep them.
+            `actors.device.config.PlanConfig`. Without it they keep them.
         alone: what a device answers with when the server does not: ``tail``: the rest of the same model, whose slices
             it then holds as well, if its memory allows; or the name of another model that the server serves.
         transport: ``handle``: the Serve handle; ``http``: HTTP at `url`; ``auto``: HTTP where the server offers it,
@@ -85,3 +115,7 @@ class DeviceConfig(DeviceKeys):
     cache_max_bytes: int
     seed: int = 0
     retry: Retry = Retry()
+
+    def changed(self, **changes: Any) -> Self:
+        """The same device, told otherwise."""
+        return self.model_copy(update=changes)

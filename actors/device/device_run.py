@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from actors.device.answer import RequestOptions, TopK
 from actors.device.config import DeviceConfig
 from actors.device.device import Device
-from actors.device.frame_order import Deliver, FrameOrder
 from actors.records.assignment import Assignment, Closed
-from actors.records.record import Record
+from slicer.core.device.answer import RequestOptions, TopK
+from slicer.core.device.frame_order import Deliver, FrameOrder
+from slicer.core.device.record import Record
 
 
 class DeviceRun:

@@ -19,15 +19,15 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from actors.device.head_runtime import Computed
-from slicer.codecs import activations
-from slicer.codecs.images import encode_image
-from slicer.codecs.registry import as_taken, image_codec_named
+from slicer.core.codecs import activations
+from slicer.core.codecs.images import encode_image
+from slicer.core.codecs.registry import as_taken, image_codec_named
+from slicer.core.device.head_runtime import Computed
+from slicer.core.planning.cut_planner import Choice
+from slicer.core.protocol.outputs import Output
 from slicer.errors import ImageError
 from slicer.models.images import Preprocess
-from slicer.planning.cut_planner import Choice
 from slicer.profiles.device_profile import NATIVE, Profile
-from slicer.protocol.outputs import Output
 
 #: What an image becomes, (channels, height, width), float32.
 Prepare = Callable[[str], npt.NDArray[np.float32]]

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from actors.device.config import TAIL, DeviceConfig
+from actors.device.config import DeviceConfig
 from actors.device.head import Head
-from actors.device.head_runtime import GetShard
-from slicer.errors import ConfigError, CutError, ShardError
+from slicer.core.device.head_runtime import GetShard
+from slicer.core.device.served_model import check_cut, fits_whole, head_memory, manifest_of, pieces
+from slicer.core.device.settings import TAIL
+from slicer.core.protocol.messages import ServedModel
+from slicer.core.shards.cache import ShardCache
+from slicer.errors import ConfigError
 from slicer.models.images import Preprocess
-from slicer.protocol.messages import ServedModel, ShardInfo
-from slicer.shards.cache import ShardCache
 from slicer.shards.load import load_slices
-from slicer.shards.manifest import Manifest
-
-#: Under Serve's message limit of 4 MiB, with room for other traffic in between.
-CHUNK_BYTES = 1 << 20
 
 
 def load_head(served: ServedModel, config: DeviceConfig, get: GetShard) -> Head:
@@ -73,55 +69,7 @@ def load_more(served: ServedModel, config: DeviceConfig, get: GetShard, start: i
         return []
     cache = ShardCache(Path(config.cache_directory).expanduser(), config.cache_max_bytes)
     try:
-        directory = cache.fetch(manifest_of(served), start, end, lambda shard: _pieces(shard, get))
+        directory = cache.fetch(manifest_of(served), start, end, lambda shard: pieces(shard, get))
         return [one.to(config.accelerator) for one in load_slices(directory, start, end)]
     finally:
         cache.close()
-
-
-def manifest_of(served: ServedModel) -> Manifest:
-    """What the server announced, checked against its digest. Raises ShardError."""
-    manifest = Manifest.from_json(served.manifest_json)
-    if manifest.digest != served.manifest:
-        raise ShardError(
-            f"the server announces manifest {served.manifest[:12]} of {served.name!r} but sent {manifest.digest[:12]}; "
-            "restart the server"
-        )
-    return manifest
-
-
-def fits_whole(manifest: Manifest, config: DeviceConfig) -> bool:
-    """Whether the device's budget holds the whole model."""
-    budget = config.profile.memory_budget_bytes
-    return budget is None or sum(head_memory(manifest, manifest.num_slices)) <= budget
-
-
-def _pieces(shard: ShardInfo, get: GetShard) -> Iterator[bytes]:
-    """A shard's bytes, in chunks; ends early when the server's file does, which the cache then notices."""
-    for offset in range(0, shard.size_bytes, CHUNK_BYTES):
-        yield get(shard.sha256, offset, min(CHUNK_BYTES, shard.size_bytes - offset))
-
-
-def check_cut(served: ServedModel, config: DeviceConfig) -> None:
-    """Raise CutError or ConfigError unless the server takes this device's requests."""
-    n = served.num_slices
-    if not 0 <= config.cut <= n:
-        raise CutError(f"cut {config.cut} of {served.name!r}: it has {n} slices, so cuts are 0 to {n}")
-    if config.cut == n:
-        return
-    if config.cut not in served.entries:
-        raise CutError(
-            f"cut {config.cut} of {served.name!r} is no entry of this server; it takes {_listed(served.entries)}"
-        )
-    if config.codec not in served.codecs:
-        raise ConfigError(f"codec {config.codec!r}: the server takes {_listed(served.codecs)} for {served.name!r}")
-
-
-def head_memory(manifest: Manifest, cut: int) -> tuple[int, int]:
-    """(bytes of the shards 0:cut, bytes of the largest activation at their boundaries, as fp32)."""
-    shards = sum(shard.size_bytes for shard in manifest.shards[:cut])
-    return shards, max(4 * math.prod(shape) for shape in manifest.shapes[: cut + 1])
-
-
-def _listed(items: tuple[object, ...]) -> str:
-    return ", ".join(str(item) for item in items)

@@ -12,9 +12,9 @@ from typing_extensions import override
 from actors.device.config import DeviceConfig
 from actors.device.head import Head
 from actors.device.head_loader import load_head, load_more
-from actors.device.head_runtime import Computed, GetShard, HeadRuntime
-from slicer.planning.cut_planner import Choice
-from slicer.protocol.messages import ServedModel
+from slicer.core.device.head_runtime import Computed, GetShard, HeadRuntime
+from slicer.core.planning.cut_planner import Choice
+from slicer.core.protocol.messages import ServedModel
 
 
 class TorchRuntime(HeadRuntime):

@@ -14,16 +14,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from actors.clock.clock import Clock
-from actors.device.config import TAIL, DeviceConfig
+from actors.device.config import DeviceConfig
 from actors.device.head import Head
-from actors.device.head_loader import check_cut, fits_whole, load_head, load_more, manifest_of
-from actors.device.head_runtime import Computed, GetShard, HeadRuntime
-from slicer.codecs.registry import as_taken
+from actors.device.head_loader import load_head, load_more
+from slicer.core.codecs.registry import as_taken
+from slicer.core.common.clock import Clock
+from slicer.core.device.head_runtime import Computed, GetShard, HeadRuntime
+from slicer.core.device.served_model import check_cut, fits_whole, manifest_of
+from slicer.core.device.settings import TAIL
+from slicer.core.planning.cut_planner import Choice
+from slicer.core.protocol.messages import ServedModel
 from slicer.errors import ConfigError
-from slicer.planning.cut_planner import Choice
 from slicer.profiles.device_profile import NATIVE
-from slicer.protocol.messages import ServedModel
 
 #: What a crowd says of itself in every result.
 REPLAYED = "activations replayed: each image's computed once for all virtual devices"

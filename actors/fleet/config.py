@@ -16,15 +16,16 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from actors.device.config import TAIL, DeviceConfig, DeviceKeys, Retry
+from actors.device.config import DeviceConfig, DeviceKeys, Retry
 from actors.network.emulated_link import resolve
-from slicer.codecs.registry import CODECS, IMAGE_CODECS
-from slicer.common.addresses import application_url
-from slicer.common.error_text import shown
 from slicer.common.validation import Strict, explain, nearest
 from slicer.common.yaml_files import read_yaml
+from slicer.core.codecs.registry import CODECS, IMAGE_CODECS
+from slicer.core.common.addresses import application_url
+from slicer.core.common.error_text import shown
+from slicer.core.device.settings import TAIL
+from slicer.core.planning.link_presets import PRESETS
 from slicer.errors import ConfigError
-from slicer.planning.link_presets import PRESETS
 from slicer.profiles.device_profile import load_device_profile
 
 _SHIPPED = Path(__file__).parent / "shipped"

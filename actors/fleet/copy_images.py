@@ -8,7 +8,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.fleet.device_actor import DeviceInfo
-from slicer.common.error_text import last_line
+from slicer.core.common.error_text import last_line
 from slicer.errors import ImageError
 from slicer.models.images import LabelledImages, write_digits
 

@@ -17,19 +17,20 @@ from typing import Any, TypeVar
 import ray
 from ray.util import metrics
 
-from actors.device.answer import TopK
 from actors.device.config import DeviceConfig
 from actors.device.device import Device
 from actors.device.device_run import DeviceRun
 from actors.device.virtual import REPLAYED, Crowd
 from actors.network.auto_transport import make_transport
-from actors.network.client import Kept, LinkedServer, Server
+from actors.network.client import Kept, LinkedServer
 from actors.network.link import Link, make_link
 from actors.network.parcels import Parcels
 from actors.records.assignment import Assignment
-from actors.records.record import Record
 from slicer.common.plugins import load_object
 from slicer.common.thread_timing import hand_over_soon, prefer_thread
+from slicer.core.device.answer import TopK
+from slicer.core.device.record import Record
+from slicer.core.network.server import Server
 from slicer.errors import ConfigError
 
 T = TypeVar("T")

@@ -16,14 +16,14 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from actors.device.answer import TopK
 from actors.device.config import DeviceConfig
 from actors.fleet.config import FleetConfig, load_fleet, parse_fleet
 from actors.fleet.device_actor import DeviceInfo
 from actors.fleet.fleet_run import Absence, FleetRun
 from actors.fleet.ray_processes import GRACE_S, RayProcesses, living_nodes, reason
 from actors.records.assignment import Assignment
-from actors.records.record import Record
+from slicer.core.device.answer import TopK
+from slicer.core.device.record import Record
 from slicer.errors import ConfigError, HeadTailError, PlacementError, ServerError
 
 __all__ = ["Fleet", "FleetConfig", "load_fleet", "parse_fleet"]

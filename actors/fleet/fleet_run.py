@@ -17,7 +17,7 @@ from actors.device.config import DeviceConfig
 from actors.device.device_run import lost_run
 from actors.fleet.processes import Call, Processes
 from actors.records.assignment import Assignment
-from actors.records.record import Record
+from slicer.core.device.record import Record
 from slicer.errors import HeadTailError
 
 #: How often records of requests that have ended are fetched.

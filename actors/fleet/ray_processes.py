@@ -23,8 +23,8 @@ from actors.fleet.device_actor import DeviceActor, DeviceInfo
 from actors.fleet.placement import MARK, demands_of, place, release
 from actors.fleet.processes import Gone
 from actors.network.serve_transport import DEVICE_ENV
-from slicer.common.addresses import bearer_token
-from slicer.common.error_text import named_line
+from slicer.core.common.addresses import bearer_token
+from slicer.core.common.error_text import named_line
 from slicer.errors import HeadTailError
 
 #: How much longer than its assignment says a device may take before it is given up.

@@ -21,9 +21,9 @@ from actors.network.serve_transport import running_applications
 from actors.records.step import StepSeen
 from deployments.scheduling import registry
 from slicer.common.command_line import progress
-from slicer.common.error_text import first_line
+from slicer.core.common.error_text import first_line
+from slicer.core.protocol.messages import ServedModel
 from slicer.errors import ConfigError, ServerError
-from slicer.protocol.messages import ServedModel
 
 if TYPE_CHECKING:
     from actors.fleet.placement import Beside

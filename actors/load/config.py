@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from slicer.codecs.registry import CODECS
-from slicer.common.addresses import application_name
+from slicer.core.codecs.registry import CODECS
+from slicer.core.common.addresses import application_name
 from slicer.errors import ConfigError
 
 #: `--images` that means the held-out digits shipped with the package.

@@ -16,11 +16,11 @@ from actors.fleet.device_actor import device_class
 from actors.load.schedule import WARMUP_IMAGES
 from actors.network.auto_transport import make_transport
 from actors.network.client import LinkedServer
-from actors.network.http_transport import HttpTransport, check_application
 from actors.network.link import make_link
 from actors.records.assignment import Assignment, Capture, Closed
-from actors.records.record import Record
 from slicer.common.comparison import mean, percentile
+from slicer.core.device.record import Record
+from slicer.core.network.http_transport import HttpTransport, check_application
 from slicer.errors import ConfigError
 from slicer.models.images import LabelledImages
 

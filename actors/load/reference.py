@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from slicer import shards
+from slicer.core.shards.cache import ShardCache
+from slicer.core.shards.manifest import Manifest
+from slicer.core.shards.spec import ModelSpec
 from slicer.errors import ModelError
 from slicer.models import zoo
 from slicer.models.images import Preprocess
-from slicer.models.spec import ModelSpec
 from slicer.models.weights import DTYPES
-from slicer.shards.cache import ShardCache
-from slicer.shards.manifest import Manifest
 
 #: Reads up to `length` bytes of a shard: (sha256, offset, length).
 ReadShard = Callable[[str, int, int], bytes]

@@ -1,13 +1,13 @@
 """How a device reaches the server: transports, links, emulated links, parcels.
 
-Not here: what is sent (`slicer.protocol`).
+Not here: what is sent (`slicer.core.protocol`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slicer.common.lazy import lazy
+from slicer.core.common.lazy import lazy
 
 if TYPE_CHECKING:
     from actors.network.link import Link

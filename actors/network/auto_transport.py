@@ -9,12 +9,12 @@ from typing import Literal, TypeVar
 
 from typing_extensions import override
 
-from actors.network.client import Server
-from actors.network.http_transport import HttpTransport
 from actors.network.serve_transport import ServeTransport
+from slicer.core.network.http_transport import HttpTransport
+from slicer.core.network.server import Server
+from slicer.core.protocol.endpoints import Endpoint
+from slicer.core.protocol.messages import Answer, Request, ServedModel
 from slicer.errors import HeadTailError, ServerError
-from slicer.protocol.endpoints import Endpoint
-from slicer.protocol.messages import Answer, Request, ServedModel
 
 logger = logging.getLogger("headtail.network")
 

@@ -7,7 +7,7 @@ top, so what is emulated should be slower than it.
 
 In a fleet file::
 
-    link: lte                                        # a preset (slicer.planning.link_presets)
+    link: lte                                        # a preset (slicer.core.planning.link_presets)
     link: emulated
     link_options: {mbit_per_s: 20, delay_ms: 10, jitter_ms: 2, loss: 0.01}
     link_options: {preset: wifi, trace: tunnel.csv}  # seconds,mbit_per_s[,delay_ms[,loss]]: from that second on
@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.clock.clock import Clock
+from slicer.core.common.clock import Clock
+from slicer.core.planning.link_presets import PRESETS
 from slicer.errors import ConfigError
-from slicer.planning.link_presets import PRESETS
 
 #: Payload bytes of a packet, over Ethernet with TCP timestamps.
 PACKET_BYTES = 1448

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
-from actors.network.client import Server, ServerWrapper
-from slicer.protocol.messages import Answer, Request
+from slicer.core.network.server import Server, ServerWrapper
+from slicer.core.protocol.messages import Answer, Request
 
 
 class Parcels(ServerWrapper):

@@ -4,7 +4,7 @@ By reference, each call would put its payload into Ray's object store first, whi
 activation sizes; `_by_reference=False` sends it straight to the replica. Serve reads its RAY_SERVE_* settings when
 it is imported, once per process, so a device actor gets `DEVICE_ENV` through its runtime environment.
 
-`actors.network.http_transport` is the other way in.
+`slicer.core.network.http_transport` is the other way in.
 """
 
 from __future__ import annotations
@@ -15,19 +15,16 @@ from typing import Any, TypeVar
 
 from typing_extensions import override
 
-from actors.network.client import Server
-from slicer.common.error_text import first_line, named_line
 from slicer.common.ray_serve_env import environment
+from slicer.core.common.error_text import first_line, named_line
+from slicer.core.network.server import CONTROL_TIMEOUT_S, Server
+from slicer.core.protocol.endpoints import Endpoint
+from slicer.core.protocol.messages import Answer, Refusal, Request
 from slicer.errors import ServerError
-from slicer.protocol.endpoints import Endpoint
-from slicer.protocol.messages import Answer, Refusal, Request
 
 #: The environment of every device actor. One thread for torch's pools, since a node holds many devices; the others are
 #: of `slicer.common.ray_serve_env`.
 DEVICE_ENV: dict[str, str] = {**environment("device"), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-#: How long ask() may take. infer() has no limit here: a queue may be long; the device has its budget.
-CONTROL_TIMEOUT_S = 30.0
 
 T = TypeVar("T")
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slicer.common.lazy import lazy
+from slicer.core.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from actors.records.record import Record
+    from slicer.core.device.record import Record
 
 __all__ = ["Record"]
 
-__getattr__ = lazy(__name__, {"Record": "actors.records.record"})
+__getattr__ = lazy(__name__, {"Record": "slicer.core.device.record"})

@@ -60,7 +60,8 @@ class Assignment:
         deadline_ms: how long after its intended capture an answer is worth something; travels with the request; None:
             no deadline.
         in_order: it is a camera; open loop only. Answers are handed on in the order of the arrivals
-            (`actors.device.frame_order`), and `max_age_ms` counts also for an image that had to wait for the server.
+            (`slicer.core.device.frame_order`), and `max_age_ms` counts also for an image that had to wait for the
+            server.
         top_k: how many (class, logit) pairs to ask for.
         warmup: images (indices) that are asked one after the other before the clock starts; they leave no record.
         drain_s: how long after the last intended capture (closed loop: after the last request was begun) the device

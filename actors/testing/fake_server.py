@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from typing_extensions import override
 
-from actors.network.client import Server
+from slicer.core.network.server import Server
+from slicer.core.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
 from slicer.errors import ModelError, ServerError, ShardError
-from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
 
 
 class FakeServer(Server):

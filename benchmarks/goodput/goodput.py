@@ -8,8 +8,8 @@ cost table (measured at start). Emulated: the accelerator's times. Open loop, Po
 to every strategy, stretched to the rate.
 
 The SLO clock runs from the request's arrival in the replica to its finished row: ``admission_ms + queue_ms +
-execution_ms`` of `slicer.protocol.messages.Timings`. `total_ms`, which adds the hop back to the event loop, and the
-client's inference time, from the scheduled moment to the answer, stand beside it. Goodput: the highest offered rate at
+execution_ms`` of a reply's timings. `total_ms`, which adds the hop back to the event loop, and the client's
+inference time, from the scheduled moment to the answer, stand beside it. Goodput: the highest offered rate at
 which at least 99 % of the offered requests of every entry are within the SLO, to 4 %; searched around the simulator's
 prediction. With ``--together R`` several strategies, each with a server and an accelerator of its own, are measured at
 the same time as long as their predicted rates add up to R at most: an emulated accelerator sleeps most of its time.

@@ -69,8 +69,8 @@ class Sender:
         deadlines: bool,
     ) -> list[Answered]:
         """`allowed`: misses per entry after which the verdict is clear, so that the rest need not be sent."""
-        from actors.clock.clock import Clock
-        from slicer.protocol.messages import Reply, Request
+        from slicer.core.common.clock import Clock
+        from slicer.core.protocol.messages import Reply, Request
 
         payload = np.ones(SHAPE, "<f4").tobytes()
         misses: Counter[int] = Counter()

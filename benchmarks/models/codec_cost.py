@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from slicer.codecs import activations
-from slicer.codecs.images import decode_images, encode_image
+from slicer.core.codecs import activations
+from slicer.core.codecs.images import decode_images, encode_image
 from slicer.models import zoo
 from slicer.models.images import Preprocess
 

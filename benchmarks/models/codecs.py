@@ -9,7 +9,7 @@ boundaries and models counts.
 
 **Outliers**: channels a hundred times larger than the rest are what ruins per-tensor scales in large transformers; the
 demo models have none. So some channels (--outliers, at least one, drawn by the seed per boundary; the channel axis is
-`slicer.codecs.activations.measured_axis`'s) are multiplied by 100 before they are encoded and divided by 100 after
+`slicer.core.codecs.activations.measured_axis`'s) are multiplied by 100 before they are encoded and divided by 100 after
 they are decoded, and the tail runs on that. An exact codec would make no difference: what is seen is the codec's error
 alone, as a model would have it whose weights were scaled so. fp16's and bf16's error does not depend on the size, and
 a scale per channel grows with its channel; a scale per tensor, and per token, is set by the outliers. These two are
@@ -50,8 +50,8 @@ from benchmarks.common.command_line import names, new_parser
 from benchmarks.common.results import machine, manifest, publish
 from benchmarks.models.codec_cost import MBPS, SHAPE, WANTED, cost, image_cost, lossless
 from slicer import slice_model
-from slicer.codecs import activations
-from slicer.codecs.images import IMAGE_CODECS, decode_images, encode_image
+from slicer.core.codecs import activations
+from slicer.core.codecs.images import IMAGE_CODECS, decode_images, encode_image
 from slicer.models.images import Preprocess, find_images, load_digits, read_image
 from slicer.slicing.slice_model import SlicedModel
 

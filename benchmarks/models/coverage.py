@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.common.command_line import new_parser
 from benchmarks.models import hugging_face
 from slicer import SlicedModel
+from slicer.core.shards.spec import ModelSpec
 from slicer.errors import ModelError
 from slicer.models import zoo
-from slicer.models.spec import ModelSpec
 from slicer.slicing.slice_model import slice_spec
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,8 +19,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from actors.clock.clock import Clock
 from slicer.common.thread_timing import hand_over_soon, prefer_thread
+from slicer.core.common.clock import Clock
 
 #: Sends a payload to an entry; returns what the answer says of both: first value, entry.
 Send = Callable[[bytes, int], Awaitable[tuple[float, float]]]
@@ -31,8 +31,8 @@ HELD_S = 3.0
 
 async def headtail(spec: dict[str, Any]) -> Send:
     """By HTTP, by the transport that devices use. Entries are named in blocks, as for all."""
-    from actors.network.http_transport import HttpTransport
-    from slicer.protocol.messages import Reply, Request
+    from slicer.core.network.http_transport import HttpTransport
+    from slicer.core.protocol.messages import Reply, Request
 
     server = HttpTransport(spec["url"])
     manifest = (await server.describe(spec["model"])).manifest

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deployments.costs.cost_model import CostModel
-from slicer.codecs import activations
+from slicer.core.codecs import activations
 
 #: Entries in blocks of a model of 12, and the slices of HeadTail's server.
 BLOCKS, SLICES, ENTRIES, MAX_BATCH = 12, 4, (0, 3, 6, 9), 32

@@ -1,7 +1,7 @@
 """The cases of `benchmarks/planner/planner.py`: devices x links x server loads, traces, and cases drawn at random.
 
 Boards and models' times are made up (hypothetical); shapes are those of ViT-S/16 and Swin-T at 224 px; links are
-`slicer.planning.link_presets`. Cases with `held_out` were not looked at while the planner was written.
+`slicer.core.planning.link_presets`. Cases with `held_out` were not looked at while the planner was written.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from slicer.models.spec import ModelSpec
-from slicer.planning.link_presets import PRESETS
+from slicer.core.planning.link_presets import PRESETS
+from slicer.core.protocol.messages import ServedModel, ShardInfo
+from slicer.core.shards.manifest import Manifest
+from slicer.core.shards.spec import ModelSpec
 from slicer.profiles.device_profile import Profile, Spread
-from slicer.protocol.messages import ServedModel, ShardInfo
-from slicer.shards.manifest import Manifest
 
 #: Shapes at the cuts, and each slice's share of the whole model's time.
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {

@@ -16,17 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from actors.clock import virtual_time
+from actors.device.config import PlanConfig
 from actors.device.device_run import DeviceRun
-from actors.planning.online_planner import PlanConfig
 from actors.records.assignment import Assignment, Capture
-from actors.records.record import Record
+from actors.testing import virtual_time
 from benchmarks.planner.cases import SHAPES, Case, served
 from benchmarks.planner.runs import JOIN_S, PROFILE_ERROR
 from benchmarks.planner.server import VirtualServer, others
 from benchmarks.planner.world import EmulatedDevice, costs_of, make_device
 from slicer.common.comparison import percentile
-from slicer.planning.cut_planner import Choice
+from slicer.core.device.record import Record
+from slicer.core.planning.cut_planner import Choice
 
 #: Not counted: the devices join all at once, and find the server idle.
 WARM_UP_S = 15.0

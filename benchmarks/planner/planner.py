@@ -33,7 +33,7 @@ from benchmarks.planner import cases
 from benchmarks.planner.cases import Case
 from benchmarks.planner.herding import Herd, herding
 from benchmarks.planner.runs import FIRST, JOIN_S, PROFILE_ERROR, WARM_UP_S, ExecutedRun, Stage
-from slicer.planning.cut_planner import Choice
+from slicer.core.planning.cut_planner import Choice
 
 #: Seeds of drawn cases and drawn traces: looked at while the planner was written, and not.
 SEEN = {"drawn": range(24), "traces": range(8)}

@@ -12,13 +12,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.network.client import Server
 from deployments.costs.cost_model import CostModel
 from deployments.replica.load_report import LoadReport
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Row, Scheduler, Step
 from deployments.simulation.workloads import bound_rps
-from slicer.protocol.messages import Answer, Reply, Request, ServedModel, Timings
+from slicer.core.network.server import Server
+from slicer.core.protocol.messages import Answer, Reply, Request, ServedModel, Timings
 
 #: From a request's arrival in the replica to its row in the engine (docs/log/, 2026-11-23: about 1 ms).
 ADMISSION_S = 0.001
@@ -36,7 +36,8 @@ class _Open:
 
 
 class VirtualServer(Server):
-    """`actors.network.client.Server`: the scheduler with a cost table in place of an accelerator, on the running loop.
+    """`slicer.core.network.server.Server`: the scheduler with a cost table in place of an accelerator, on the
+    running loop.
 
     Args:
         served: the one model.

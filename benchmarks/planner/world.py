@@ -15,20 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from actors.clock.virtual_time import VirtualClock
-from actors.device.config import TAIL, DeviceConfig, Retry
+from actors.device.config import DeviceConfig, PlanConfig, Retry
 from actors.device.device import Device
-from actors.device.head_runtime import Computed
 from actors.network.client import LinkedServer
 from actors.network.emulated_link import EmulatedLink
-from actors.planning.online_planner import PlanConfig
+from actors.testing.virtual_time import VirtualClock
 from benchmarks.planner.cases import ENCODE_NS, Case
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_cost_profile
-from slicer.planning.cut_planner import Choice, ModelFacts, payload_bytes
-from slicer.planning.cut_planner import DeviceView as View
+from slicer.core.device.head_runtime import Computed
+from slicer.core.device.settings import TAIL
+from slicer.core.planning.cut_planner import Choice, ModelFacts, payload_bytes
+from slicer.core.planning.cut_planner import DeviceView as View
+from slicer.core.protocol.messages import ServedModel
 from slicer.profiles.device_profile import Profile
-from slicer.protocol.messages import ServedModel
 
 
 class _Numbers:

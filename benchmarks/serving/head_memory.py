@@ -35,16 +35,16 @@ from PIL import Image
 
 from actors.device.config import DeviceConfig
 from actors.device.device import Device
-from actors.network.client import Server
 from actors.report.tables import Table
 from benchmarks.common.command_line import integers, new_parser
 from benchmarks.common.process_memory import memory_bytes
 from benchmarks.common.results import ROOT, machine, manifest, publish
-from slicer.codecs import activations
-from slicer.planning.cut_planner import Choice
+from slicer.core.codecs import activations
+from slicer.core.network.server import Server
+from slicer.core.planning.cut_planner import Choice
+from slicer.core.protocol.messages import Answer, Refusal, Request, ServedModel
+from slicer.core.shards.manifest import Manifest, load_manifest
 from slicer.profiles.device_profile import NATIVE
-from slicer.protocol.messages import Answer, Refusal, Request, ServedModel
-from slicer.shards.manifest import Manifest, load_manifest
 
 SLACK = 0.10
 SLACK_BYTES = 32_000_000

@@ -35,7 +35,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from actors.network.http_transport import HttpTransport
 from actors.report import provenance
 from benchmarks.common.command_line import decimals, new_parser, say
 from benchmarks.common.process_cpu import CpuWatch, of_this_process
@@ -43,11 +42,12 @@ from benchmarks.common.results import ROOT, manifest, put
 from benchmarks.serving.no_compute import SHAPE
 from benchmarks.serving.overhead_figures import Turn, Turns, figures, table
 from benchmarks.serving.servers import FORMS, Form, checkout_of, commit_of, serving
-from slicer.codecs import activations
 from slicer.common.comparison import percentile
+from slicer.core.codecs import activations
+from slicer.core.network.http_transport import HttpTransport
+from slicer.core.protocol.messages import Reply, Request, ServedModel
+from slicer.core.shards.manifest import Manifest
 from slicer.errors import ServerError
-from slicer.protocol.messages import Reply, Request, ServedModel
-from slicer.shards.manifest import Manifest
 
 #: The last commit whose server is one process.
 OLD = "2f31894"

@@ -37,15 +37,15 @@ from benchmarks.common.process_cpu import CpuWatch
 from benchmarks.common.results import manifest, put, ratio_figures
 from benchmarks.serving.no_compute import SHAPE
 from benchmarks.serving.servers import Form, serving_here
-from slicer.codecs import activations
 from slicer.common.comparison import paired_ratio
+from slicer.core.codecs import activations
+from slicer.core.protocol import packet
+from slicer.core.protocol.messages import Request
+from slicer.core.protocol.oip import http_body, http_writing
+from slicer.core.protocol.oip.requests import infer_request
+from slicer.core.protocol.oip.tensors import InferRequest, Tensor
+from slicer.core.shards.manifest import Manifest
 from slicer.errors import ServerError
-from slicer.protocol import packet
-from slicer.protocol.messages import Request
-from slicer.protocol.oip import http_body, http_writing
-from slicer.protocol.oip.requests import infer_request
-from slicer.protocol.oip.tensors import InferRequest, Tensor
-from slicer.shards.manifest import Manifest
 
 CODECS = {"fp32": "151 kB fp32", "int8": "38 kB int8"}
 SIZES = (1, 8)

@@ -12,12 +12,12 @@ from deployments.config import ModelConfig
 from deployments.core.sharing import SharedSlices
 from deployments.ipc.hosted_model import HostedModel
 from slicer import shards
+from slicer.core.shards.described import describe
+from slicer.core.shards.manifest import FILE as MANIFEST
+from slicer.core.shards.spec import ModelSpec
 from slicer.errors import HeadTailError
 from slicer.models import zoo
 from slicer.models.labels import labels_of
-from slicer.models.spec import ModelSpec
-from slicer.shards.manifest import FILE as MANIFEST
-from slicer.shards.tensor_file import describe
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 
 #: A model and its weights on the host, which whoever runs it takes over.

@@ -8,8 +8,8 @@ from itertools import zip_longest
 import torch
 
 from deployments.ipc.hosted_model import HostedModel
+from slicer.core.shards.manifest import Manifest
 from slicer.errors import ConfigError
-from slicer.shards.manifest import Manifest
 from slicer.shards.rebuild import fill
 from slicer.slicing.slice_model import SlicedModel
 

@@ -14,7 +14,7 @@ from deployments.executors.base import Executor
 from deployments.executors.torch_common import resident_set_bytes
 from deployments.ipc.hosted_model import HostedModel
 from slicer.common.nvml import NvmlGpu
-from slicer.common.version import headtail_version
+from slicer.core.common.version import headtail_version
 
 
 @dataclass(frozen=True)

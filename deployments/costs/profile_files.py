@@ -8,9 +8,9 @@ from pathlib import Path
 import yaml
 
 from deployments.costs.cost_model import CostModel, from_dict
-from slicer.common.error_text import shown
 from slicer.common.validation import nearest
 from slicer.common.yaml_files import read_yaml
+from slicer.core.common.error_text import shown
 from slicer.errors import ConfigError
 
 _SHIPPED = Path(__file__).parent / "shipped"

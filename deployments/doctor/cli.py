@@ -22,10 +22,10 @@ from deployments.doctor.checks import Facts, Finding, examine
 from deployments.doctor.connection import connect
 from deployments.doctor.facts import NodeFacts
 from slicer.common import command_line, nvml
-from slicer.common.addresses import application_name
 from slicer.common.command_line import Command, option
-from slicer.common.error_text import last_line
 from slicer.common.yaml_files import read_yaml
+from slicer.core.common.addresses import application_name
+from slicer.core.common.error_text import last_line
 from slicer.errors import ConfigError
 
 #: Ray's usual ports: GCS, dashboard, Serve's HTTP.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.doctor import facts
-from slicer.common.error_text import first_line
+from slicer.core.common.error_text import first_line
 from slicer.errors import ServerError
 
 

@@ -111,7 +111,7 @@ def _version(distribution: str) -> str | None:
 
 def _project_error() -> str:
     try:
-        import slicer.protocol.messages  # noqa: F401
+        import slicer.core.protocol.messages  # noqa: F401
     except ImportError as error:
         return str(error)
     return ""
@@ -187,15 +187,15 @@ def check_shards(directory: str) -> dict[str, Any]:
     if not Path(directory).is_dir():
         return {"error": f"{directory} is no directory here"}
     try:
+        from slicer.core.shards.described import describe
+        from slicer.core.shards.manifest import load_manifest
         from slicer.errors import HeadTailError
-        from slicer.shards import tensor_file
-        from slicer.shards.manifest import load_manifest
     except ImportError as error:
         return {"error": f"cannot be checked here: {error}"}
     try:
         manifest = load_manifest(directory)
         for shard in manifest.shards:
-            if tensor_file.describe(Path(directory) / shard.file, shard.file) != shard:
+            if describe(Path(directory) / shard.file, shard.file) != shard:
                 return {"error": f"{shard.file}: not the bytes that the manifest names; truncated or altered"}
     except (HeadTailError, OSError) as error:
         return {"error": str(error)}

@@ -31,7 +31,7 @@ from deployments.engine.ledger import EngineStats, Ledger, Outcome
 from deployments.engine.trace import StepTrace
 from deployments.executors.base import AcceleratorLost, Executor, Floats, OutOfMemory, ReceivedBatch
 from deployments.scheduling.scheduler import Row, Scheduler, Step
-from slicer.protocol.messages import RefusalCode
+from slicer.core.protocol.messages import RefusalCode
 
 __all__ = ["Engine", "EngineStats", "Outcome"]
 

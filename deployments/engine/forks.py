@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.scheduling.scheduler import Row
-from slicer.protocol.outputs import Output, packed
+from slicer.core.protocol.outputs import Output, packed
 
 
 class Fork(NamedTuple):

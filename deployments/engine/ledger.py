@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from deployments.engine.forks import asked_of
 from deployments.scheduling.scheduler import Row
-from slicer.protocol.messages import DEFAULT_PRIORITY, RefusalCode
+from slicer.core.protocol.messages import DEFAULT_PRIORITY, RefusalCode
 
 
 class Outcome(NamedTuple):

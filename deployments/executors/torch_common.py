@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from deployments.executors.base import AcceleratorLost, OutOfMemory, Sliced
 from deployments.scheduling.scheduler import Resident
-from slicer.common.error_text import first_line
+from slicer.core.common.error_text import first_line
 from slicer.errors import ConfigError
 from slicer.tracing.tensors import named_tensors
 

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from deployments.config import ModelConfig
 from slicer import shards
-from slicer.codecs import activations
-from slicer.codecs.images import decode_images
+from slicer.core.codecs import activations
+from slicer.core.codecs.images import decode_images
+from slicer.core.protocol.messages import MAX_PRIORITY, Refusal, Request, ServedModel
 from slicer.errors import CodecError, ConfigError
-from slicer.protocol.messages import MAX_PRIORITY, Refusal, Request, ServedModel
 
 if TYPE_CHECKING:
     from slicer.models.images import Preprocess

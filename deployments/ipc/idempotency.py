@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from deployments.engine.ledger import Outcome
-from slicer.protocol.messages import Request
+from slicer.core.protocol.messages import Request
 
 #: So many answers are kept at most, for so long; only those of up to so many bytes.
 MOST = 4096

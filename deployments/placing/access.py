@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
-from slicer.codecs.registry import IMAGE_CODECS
-from slicer.protocol.messages import ServedModel
+from slicer.core.codecs.registry import IMAGE_CODECS
+from slicer.core.protocol.messages import ServedModel
 
 #: Where files with tokens lie.
 FOLDER = "~/.cache/headtail"

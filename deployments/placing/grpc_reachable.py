@@ -8,7 +8,7 @@ import time
 import grpc
 
 from deployments.config import HttpAddress
-from slicer.protocol.oip.grpc.messages import SERVICE
+from slicer.core.protocol.oip.grpc.messages import SERVICE
 
 logger = logging.getLogger("headtail.placing")
 

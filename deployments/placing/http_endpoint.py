@@ -20,8 +20,8 @@ from pathlib import Path
 from deployments.config import HttpAddress, ServerConfig
 from deployments.placing.placement import Node
 from slicer.common.ray_serve_env import OWN_FILES, OWN_PORTS
+from slicer.core.protocol import packet
 from slicer.errors import ServerError
-from slicer.protocol import packet
 
 logger = logging.getLogger("headtail.placing")
 

@@ -29,8 +29,8 @@ from deployments.replica.metrics import Watch
 from deployments.replica.request_server import RequestServer
 from deployments.replica.several_cores import together
 from slicer.common.thread_timing import hand_over_soon
+from slicer.core.protocol.messages import Answer, Refusal, Request
 from slicer.errors import ServerError
-from slicer.protocol.messages import Answer, Refusal, Request
 
 
 class Front(RequestServer):

@@ -16,7 +16,7 @@ from typing import Any
 
 from ray.serve import metrics
 
-from slicer.protocol.messages import Answer, Reply, Timings
+from slicer.core.protocol.messages import Answer, Reply, Timings
 
 logger = logging.getLogger("headtail.server")
 

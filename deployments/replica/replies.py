@@ -10,8 +10,8 @@ import numpy as np
 from deployments.engine.ledger import Outcome
 from deployments.replica.admission.calls import CheckedRequest
 from deployments.replica.load_report import LoadReport
-from slicer.common.top_k import top_k
-from slicer.protocol.messages import Answer, Refusal, Reply, Timings
+from slicer.core.common.top_k import top_k
+from slicer.core.protocol.messages import Answer, Refusal, Reply, Timings
 
 
 class Replies:

@@ -20,7 +20,7 @@ from deployments.replica.ingress.grpc_methods import GrpcIngress, GrpcMethods
 from deployments.replica.ingress.http_ingress import Ingress
 from deployments.replica.metrics import RequestMetrics
 from deployments.replica.replies import Replies
-from slicer.protocol.messages import Answer, Refusal, Request, ServedModel
+from slicer.core.protocol.messages import Answer, Refusal, Request, ServedModel
 
 #: A device reads a shard in pieces of at most this much, below Serve's gRPC message limit.
 MAX_SHARD_READ_BYTES = 4 << 20

@@ -29,7 +29,7 @@ from deployments.replica.metrics import AcceleratorMetrics, Watch
 from deployments.replica.request_server import RequestServer
 from deployments.scheduling.registry import find_strategy
 from slicer.common.thread_timing import hand_over_soon
-from slicer.protocol.messages import Answer, Request
+from slicer.core.protocol.messages import Answer, Request
 
 
 class TailServer(RequestServer):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slicer.common.lazy import lazy
+from slicer.core.common.lazy import lazy
 
 if TYPE_CHECKING:
     from deployments.scheduling.queue_policy import QueuePolicy

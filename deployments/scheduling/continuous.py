@@ -38,8 +38,8 @@ from operator import attrgetter
 
 from deployments.costs.cost_model import CostModel
 from deployments.scheduling.scheduler import SHARED, Resident, Row, Step
+from slicer.core.protocol.messages import DEFAULT_PRIORITY
 from slicer.errors import ConfigError
-from slicer.protocol.messages import DEFAULT_PRIORITY
 
 #: Where steps are launched while another one runs, they take at least this share of what the host needs for one: on
 #: the way there are longer ones, too.

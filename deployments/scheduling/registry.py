@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from deployments.costs.cost_model import CostModel
 from deployments.scheduling.scheduler import Policy
-from slicer.common.lazy import lazy
 from slicer.common.plugins import load_object
+from slicer.core.common.lazy import lazy
 from slicer.errors import ConfigError
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
-from slicer.protocol.messages import DEFAULT_PRIORITY
+from slicer.core.protocol.messages import DEFAULT_PRIORITY
 
 #: Name of the one copy of the weights that all entries use together.
 SHARED = "shared"

@@ -21,8 +21,8 @@ from deployments.costs.cost_model import CostModel
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Row, Scheduler, Step
 from slicer.common.comparison import queue_grew
+from slicer.core.protocol.messages import DEFAULT_PRIORITY
 from slicer.errors import ConfigError
-from slicer.protocol.messages import DEFAULT_PRIORITY
 
 MODEL = "simulated"
 

@@ -19,15 +19,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from actors.device.config import DeviceKeys, Retry
+from actors.device.config import DeviceKeys, PlanConfig, Retry
 from actors.fleet.config import CacheConfig, FleetConfig, GroupConfig
 from actors.network.emulated_link import EmulatedLink
-from actors.planning.online_planner import PlanConfig
 from deployments.config import GrpcConfig, HttpConfig, IngressConfig, ModelConfig, ServerConfig
 from deployments.executors.cuda.executor import CudaExecutor
 from deployments.executors.emulated import EmulatedExecutor
 from deployments.scheduling.registry import POLICIES, make_policy
-from slicer.planning.link_presets import PRESETS
+from slicer.core.planning.link_presets import PRESETS
 from slicer.profiles.device_profile import Profile, Spread
 
 PAGE = Path(__file__).resolve().parents[1] / "configuration.md"

@@ -1,4 +1,4 @@
-"""Compile the protocol's .proto files again: ``slicer/protocol/oip/grpc/inference.binpb``.
+"""Compile the protocol's .proto files again: ``slicer/core/protocol/oip/grpc/inference.binpb``.
 
 git clone https://github.com/triton-inference-server/common && git -C common checkout COMMIT
 pip install grpcio-tools     # in an environment of its own: it pins protobuf
@@ -14,7 +14,7 @@ from pathlib import Path
 #: What the committed file was made from; grpcio-tools 1.71.2.
 COMMIT = "83adf7cf88a2f343005974dff3728be746de2d66"
 
-INTO = Path(__file__).parents[2] / "slicer/protocol/oip/grpc/inference.binpb"
+INTO = Path(__file__).parents[2] / "slicer/core/protocol/oip/grpc/inference.binpb"
 
 
 def main(protos: str) -> int:

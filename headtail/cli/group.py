@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from slicer.common import command_line
-from slicer.common.version import headtail_version
+from slicer.core.common.version import headtail_version
 
 #: Subcommand -> (module, what it does); in the order of the help.
 COMMANDS: dict[str, tuple[str, str]] = {

@@ -15,7 +15,7 @@ from headtail.demo.splitting import DEADLINE_MS, LINKS, Cell, Verdict, verdict_o
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from slicer.planning.cut_planner import Estimate
+    from slicer.core.planning.cut_planner import Estimate
 
 #: Fields keep their colours on a dark page, and so do the words in them (pure black would turn white there).
 _FIELD_INK = "#101010"

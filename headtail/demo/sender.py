@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.network.serve_transport import ServeTransport
-from slicer.codecs import activations
+from slicer.core.codecs import activations
+from slicer.core.protocol.messages import Reply, Request, ServedModel
 from slicer.errors import ServerError
-from slicer.protocol.messages import Reply, Request, ServedModel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -123,7 +123,7 @@ class Sender:
         self, app: str, model: str, requests: Sequence[tuple[float, int]], shape: Sequence[int]
     ) -> list[Sent]:
         """Send each request (seconds from the start, entry) at its own moment, whatever the server does."""
-        from actors.clock.clock import Clock
+        from slicer.core.common.clock import Clock
 
         transport, served = self._served[app, model]
         payload = np.ones(tuple(shape), "<f4").tobytes()
@@ -153,7 +153,8 @@ class Sender:
 def _fetch(served: ServedModel, get: Callable[[str, int, int], bytes]) -> tuple[Preprocess, list[nn.Module]]:
     """All slices of a model as a device loads them, and its preprocessing. Blocking."""
     from actors.device.config import DeviceConfig
-    from actors.device.head_loader import load_more, manifest_of
+    from actors.device.head_loader import load_more
+    from slicer.core.device.served_model import manifest_of
     from slicer.models.images import Preprocess
     from slicer.profiles.device_profile import NATIVE
 

@@ -17,7 +17,7 @@ from deployments.simulation.simulator import Setup, Simulation
 from deployments.simulation.workloads import Workload
 from headtail.demo.answer import Answer
 from headtail.demo.load_curve import Bench
-from slicer.planning.cut_planner import (
+from slicer.core.planning.cut_planner import (
     Choice,
     DeviceView,
     Estimate,
@@ -28,7 +28,7 @@ from slicer.planning.cut_planner import (
     choose,
     estimate_all,
 )
-from slicer.planning.link_presets import PRESETS
+from slicer.core.planning.link_presets import PRESETS
 from slicer.profiles.device_profile import load_device_profile
 
 QUESTION = "When does splitting pay?"

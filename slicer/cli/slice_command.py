@@ -14,11 +14,11 @@ import click
 from slicer.cli.tables import boundaries, boundary_table, columns, describe, report
 from slicer.common import command_line
 from slicer.common.command_line import Command, Parsed, option
-from slicer.common.error_text import shown
 from slicer.common.yaml_files import parse_json
+from slicer.core.common.error_text import shown
+from slicer.core.planning.link_presets import PRESETS
 from slicer.errors import ConfigError
 from slicer.planning import table as plan_table
-from slicer.planning.link_presets import PRESETS
 from slicer.planning.table import PlanFlags
 
 if TYPE_CHECKING:

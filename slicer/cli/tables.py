@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slicer.shards.manifest import Manifest
+    from slicer.core.shards.manifest import Manifest
     from slicer.slicing.slice_model import SlicedModel
 
 _CODEC_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}

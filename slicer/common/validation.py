@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from slicer.common.error_text import shown
+from slicer.core.common.error_text import shown
 
 #: Lines of one message.
 _MOST = 10

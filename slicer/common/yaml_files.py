@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from slicer.common.error_text import shown
 from slicer.common.yaml_loader import MAX_DEPTH, MAX_DIGITS, Loader, in_words
+from slicer.core.common.error_text import shown
 from slicer.errors import ConfigError
 
 #: Of a file; the largest shipped one has 30 kB.

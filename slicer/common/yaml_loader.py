@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from slicer.common.error_text import shown
+from slicer.core.common.error_text import shown
 
 #: Collections within collections.
 MAX_DEPTH = 40

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slicer.common.error_text import first_line, shown
+from slicer.core.common.error_text import first_line, shown
 from slicer.errors import ModelError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slicer.common.error_text import shown
+from slicer.core.common.error_text import shown
 from slicer.models.checkpoint_file import State
 
 #: What wrappers put into names, anywhere: DDP and averaged models, torch.compile, FSDP, activation checkpointing.

@@ -7,10 +7,10 @@ from typing import Any
 
 import timm
 
-from slicer.common.error_text import shown
+from slicer.core.common.error_text import shown
+from slicer.core.shards.spec import ModelSpec
 from slicer.errors import ModelError
 from slicer.models.numbers import sizes
-from slicer.models.spec import ModelSpec
 
 #: Of data_config: whether images are turned upright by their EXIF orientation (the default). false: as timm has them.
 EXIF_KEY = "exif_orientation"

@@ -1,7 +1,7 @@
 """Real images: finding them, the shipped digits as files, and a model's own preprocessing (timm's).
 
-Whatever an image is (grey, palette, 16 bits, on its side), `slicer.models.pixels` makes it upright 8-bit RGB first, as
-a model of three channels wants; one of one channel gets luminance.
+Whatever an image is (grey, palette, 16 bits, on its side), `slicer.core.images.pixels` makes it upright 8-bit RGB
+first, as a model of three channels wants; one of one channel gets luminance.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from slicer.core.images.pixels import check_size, plain
+from slicer.core.shards.spec import ModelSpec
 from slicer.errors import ImageError
 from slicer.models.data_config import EXIF_KEY, data_config
-from slicer.models.pixels import check_size, plain
-from slicer.models.spec import ModelSpec
 from slicer.video import frames
 
 #: What is taken for an image in a directory; other files in it are refused by name, hidden ones are skipped.
@@ -79,8 +79,8 @@ class Preprocess:
         """The image as float32, `shape`, contiguous.
 
         Raises:
-            ImageError: the file cannot be read as an image, or `slicer.models.pixels` cannot make it what the model
-                takes.
+            ImageError: the file cannot be read as an image, or `slicer.core.images.pixels` cannot make it what the
+                model takes.
         """
         array = np.ascontiguousarray(self._transform(self.plain(image)).numpy(), dtype=np.float32)
         if array.shape != self.shape:

@@ -23,11 +23,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from slicer.common.error_text import shown
 from slicer.common.yaml_files import parse_json, read_small
+from slicer.core.common.error_text import shown
+from slicer.core.shards.spec import ModelSpec
 from slicer.errors import ConfigError
 from slicer.models.checkpoint_file import beside_weights
-from slicer.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn

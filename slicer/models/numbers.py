@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, TypeGuard
 import numpy as np
 import torch
 
-from slicer.common.error_text import shown
+from slicer.core.common.error_text import shown
 from slicer.errors import ModelError
 
 #: Of an input's channels, height and width; more is a slip, and would fill the memory.

@@ -15,9 +15,9 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from slicer.common.error_text import named_line, shown
+from slicer.core.common.error_text import named_line, shown
+from slicer.core.protocol.outputs import FEATURES, FURTHER, LOGITS, TOKENS, Output, packed
 from slicer.errors import ModelError
-from slicer.protocol.outputs import FEATURES, FURTHER, LOGITS, TOKENS, Output, packed
 from slicer.tracing.traced_graph import meta_twin
 
 _NAMES = "_headtail_outputs"

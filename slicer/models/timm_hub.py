@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from slicer.core.shards.spec import ModelSpec
 from slicer.errors import ModelError
 from slicer.models.hugging_face.hub import Source, find_source
 from slicer.models.labels import usable
-from slicer.models.spec import ModelSpec
 
 PREFIXES: tuple[str, ...] = ("hf-hub:", "hf_hub:", "local-dir:")
 

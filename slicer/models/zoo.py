@@ -21,10 +21,11 @@ import timm
 import torch
 from torch import nn
 
-from slicer.common.error_text import first_line, named_line, shown
 from slicer.common.plugins import load_object
 from slicer.common.validation import nearest
 from slicer.common.yaml_files import read_yaml
+from slicer.core.common.error_text import first_line, named_line, shown
+from slicer.core.shards.spec import HF, ModelSpec
 from slicer.errors import ConfigError, ModelError
 from slicer.models import timm_hub
 from slicer.models.checkpoint_file import State, read_groups
@@ -37,7 +38,6 @@ from slicer.models.hugging_face.hub import offline_if_unreachable
 from slicer.models.labels import as_labels, given_labels
 from slicer.models.numbers import whole
 from slicer.models.outputs import check_outputs, with_outputs
-from slicer.models.spec import HF, ModelSpec
 from slicer.models.weights import DTYPES, convert
 from slicer.tracing.plain_module import must_be_plain
 

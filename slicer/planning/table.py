@@ -6,9 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from slicer.codecs.registry import CODECS, IMAGE_CODECS
-from slicer.errors import ConfigError
-from slicer.planning.cut_planner import (
+from slicer.core.codecs.registry import CODECS, IMAGE_CODECS
+from slicer.core.planning.cut_planner import (
     DeviceView,
     Estimate,
     Goal,
@@ -18,7 +17,8 @@ from slicer.planning.cut_planner import (
     choose,
     estimate_all,
 )
-from slicer.planning.link_presets import PRESETS
+from slicer.core.planning.link_presets import PRESETS
+from slicer.errors import ConfigError
 
 if TYPE_CHECKING:
     from slicer.profiles.device_profile import Profile

@@ -32,9 +32,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from slicer.common.error_text import shown
 from slicer.common.validation import Strict, explain, nearest
 from slicer.common.yaml_files import read_yaml
+from slicer.core.common.error_text import shown
 from slicer.errors import ConfigError
 
 _SHIPPED = Path(__file__).parent / "shipped"

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slicer.common.lazy import lazy
+from slicer.core.common.lazy import lazy
 
 if TYPE_CHECKING:
+    from slicer.core.shards.manifest import Manifest, load_manifest
     from slicer.shards.load import load_sliced, load_slices, load_span
-    from slicer.shards.manifest import Manifest, load_manifest
     from slicer.shards.save import export
 
 __all__ = ["Manifest", "export", "load_manifest", "load_sliced", "load_slices", "load_span"]
@@ -23,9 +23,9 @@ __all__ = ["Manifest", "export", "load_manifest", "load_sliced", "load_slices", 
 __getattr__ = lazy(
     __name__,
     {
-        "Manifest": "slicer.shards.manifest",
+        "Manifest": "slicer.core.shards.manifest",
         "export": "slicer.shards.save",
-        "load_manifest": "slicer.shards.manifest",
+        "load_manifest": "slicer.core.shards.manifest",
         "load_sliced": "slicer.shards.load",
         "load_slices": "slicer.shards.load",
         "load_span": "slicer.shards.load",

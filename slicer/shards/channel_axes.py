@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slicer.codecs.integer import measured_axis
+from slicer.core.codecs.integer import measured_axis
 from slicer.slicing.sliced_model import SlicedModel
 from slicer.tracing.tensors import named_tensors
 

@@ -15,7 +15,7 @@ from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from slicer.common.error_text import named_line
+from slicer.core.common.error_text import named_line
 from slicer.errors import ShardError
 from slicer.shards.rebuild import fill
 from slicer.slicing.sliced_model import SlicedModel

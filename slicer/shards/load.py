@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from slicer.core.protocol.messages import ShardInfo
+from slicer.core.shards.manifest import Manifest, load_manifest
 from slicer.errors import ModelError, ShardError
 from slicer.models.weights import refuse_not_finite
-from slicer.protocol.messages import ShardInfo
 from slicer.shards import tensor_file
-from slicer.shards.manifest import Manifest, load_manifest
 from slicer.shards.rebuild import fill, rebuild, versions
 from slicer.slicing.program import digest
 from slicer.slicing.sliced_model import SlicedModel

@@ -11,9 +11,9 @@ import timm
 import torch
 from torch import nn
 
+from slicer.core.shards.manifest import Manifest
 from slicer.errors import HeadTailError, ModelError, ShardError
 from slicer.models import zoo
-from slicer.shards.manifest import Manifest
 from slicer.slicing.slice_model import slice_module
 from slicer.slicing.sliced_model import SlicedModel
 from slicer.tracing.value_tracer import Read

@@ -13,17 +13,18 @@ from pathlib import Path
 import timm
 import torch
 
+from slicer.core.protocol.messages import ShardInfo
+from slicer.core.shards import manifest as manifests
+from slicer.core.shards.described import describe
+from slicer.core.shards.manifest import Manifest, load_manifest
 from slicer.errors import ShardError
 from slicer.models import zoo
 from slicer.models.data_config import data_config
 from slicer.models.labels import write_labels
 from slicer.models.weights import refuse_not_finite
-from slicer.protocol.messages import ShardInfo
-from slicer.shards import manifest as manifests
 from slicer.shards import tensor_file
 from slicer.shards.channel_axes import channel_axes
 from slicer.shards.held_tensors import refuse_held_tensors
-from slicer.shards.manifest import Manifest, load_manifest
 from slicer.shards.rebuild import rebuild
 from slicer.slicing.program import difference, digest
 from slicer.slicing.sliced_model import SlicedModel
@@ -71,7 +72,7 @@ def export(
             _refuse_other_export(target, manifest)
             for shard in shards:
                 final = target / shard.file
-                if not (final.is_file() and tensor_file.describe(final, shard.file) == shard):
+                if not (final.is_file() and describe(final, shard.file) == shard):
                     (Path(scratch) / shard.file).replace(final)
             if labels:
                 write_labels(target, tuple(labels))
@@ -90,7 +91,7 @@ def _write_slice(sliced: SlicedModel, index: int, scratch: Path) -> ShardInfo:
     name = f"slice_{index + 1}.safetensors"
     tensors = {key: needed.tensor for key, needed in sliced.tensors(index, index + 1).items()}
     tensor_file.write(scratch / name, tensors)
-    return tensor_file.describe(scratch / name, name)
+    return describe(scratch / name, name)
 
 
 def _manifest(sliced: SlicedModel, shards: tuple[ShardInfo, ...]) -> Manifest:

@@ -18,10 +18,8 @@ from typing import Any, BinaryIO
 import torch
 from safetensors.torch import save_file
 
+from slicer.core.protocol.messages import ShardInfo
 from slicer.errors import ShardError
-from slicer.protocol.messages import ShardInfo
-
-_CHUNK_BYTES = 1 << 20
 
 _DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -48,17 +46,6 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     path.chmod(0o644)  # safetensors makes it private; a device may run as another user
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def describe(path: Path, name: str) -> ShardInfo:
-    """Hash and size of a file that is to be called `name`; reads it in pieces."""
-    hasher = hashlib.sha256()
-    size = 0
-    with path.open("rb") as file:
-        while piece := file.read(_CHUNK_BYTES):
-            hasher.update(piece)
-            size += len(piece)
-    return ShardInfo(name, hasher.hexdigest(), size)
 
 
 def read(path: Path, shard: ShardInfo) -> dict[str, torch.Tensor]:

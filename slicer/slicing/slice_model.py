@@ -15,12 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from slicer.core.shards.spec import ModelSpec
 from slicer.errors import CutError, ModelError, NotSliceable
 from slicer.models import zoo
 from slicer.models.checkpoints import load_checkpoint
 from slicer.models.data_config import data_config
 from slicer.models.numbers import sizes, whole
-from slicer.models.spec import ModelSpec
 from slicer.models.weights import convert, refuse_not_finite
 from slicer.slicing import verification
 from slicer.slicing.boundaries import Boundary, find_crossings
@@ -60,7 +60,7 @@ def slice_model(
         at: cut here instead: names of boundaries, or numbers of blocks ("cut after block i"), in order.
         pretrained: timm's pretrained weights.
         checkpoint: a file with the weights (.safetensors, .pth, .ckpt, ...).
-        checkpoint_key: where in that file they lie (`slicer.models.spec.ModelSpec`).
+        checkpoint_key: where in that file they lie (`slicer.core.shards.spec.ModelSpec`).
         input_shape: of one input, without the batch dimension; None: what the model says, else 3x224x224.
         dtype: fp32, fp16 or bf16; None: as the model is.
         seed: of random weights.

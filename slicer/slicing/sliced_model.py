@@ -10,10 +10,10 @@ from typing import Literal, SupportsIndex
 import torch
 from torch import nn
 
+from slicer.core.protocol.outputs import LOGITS, packed
+from slicer.core.shards.spec import ModelSpec
 from slicer.errors import CutError
 from slicer.models.outputs import has_outputs, outputs_of
-from slicer.models.spec import ModelSpec
-from slicer.protocol.outputs import LOGITS, packed
 from slicer.slicing.boundaries import Boundary, Crossing
 from slicer.slicing.program import program
 from slicer.tracing.tensors import named_tensors
@@ -76,7 +76,7 @@ class SlicedModel:
         input_dtype: of the input.
         programs: what each slice does, line by line (`slicer.slicing.program`).
         outputs: what a row that leaves the last slice holds; more than `LOGITS` only where the spec says so, and then
-            that row is flat (`slicer.protocol.outputs`).
+            that row is flat (`slicer.core.protocol.outputs`).
         reads: the numbers that the model's forward read out of its weights while it was traced.
         shared_names: state_dict keys that more than one slice holds (tied weights, or an embedding that each slice adds
             again); empty for most models, whose heads and tails then have disjoint keys.

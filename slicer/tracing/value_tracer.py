@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from slicer.common.error_text import named_line
+from slicer.core.common.error_text import named_line
 from slicer.tracing.containers import Containers
 from slicer.tracing.factories import recorded_factories
 from slicer.tracing.flop_counter import FlopCounter

@@ -18,9 +18,9 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 from deployments import app
-from slicer.codecs import activations
+from slicer.core.codecs import activations
+from slicer.core.protocol.messages import Answer, Refusal, Reply, Request
 from slicer.models import zoo
-from slicer.protocol.messages import Answer, Refusal, Reply, Request
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 
 NAME = "headtail-fronts"

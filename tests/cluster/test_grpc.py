@@ -28,7 +28,7 @@ from ray import serve
 from tritonclient.utils import InferenceServerException
 from deployments import app
 from slicer.models import zoo
-from slicer.protocol.oip.grpc.messages import SERVICE
+from slicer.core.protocol.oip.grpc.messages import SERVICE
 from slicer.slicing.slice_model import slice_spec
 
 port, grpc_port, folder, said = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], {}

@@ -18,9 +18,9 @@ def test_four_nodes_with_their_resources(cluster: Cluster) -> None:
 def test_every_node_runs_work_and_sees_the_packages(node_ids: dict[str, str]) -> None:
     @ray.remote(num_cpus=0)
     def where() -> tuple[str, str]:
-        import slicer.protocol.messages
+        import slicer.core.protocol.messages
 
-        return ray.get_runtime_context().get_node_id(), slicer.protocol.messages.__name__
+        return ray.get_runtime_context().get_node_id(), slicer.core.protocol.messages.__name__
 
     seen = ray.get(
         [
@@ -29,4 +29,4 @@ def test_every_node_runs_work_and_sees_the_packages(node_ids: dict[str, str]) ->
         ],
         timeout=120,
     )
-    assert seen == [(node_id, "slicer.protocol.messages") for node_id in node_ids.values()]
+    assert seen == [(node_id, "slicer.core.protocol.messages") for node_id in node_ids.values()]

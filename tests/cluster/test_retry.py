@@ -15,10 +15,10 @@ from ray.cluster_utils import Cluster
 from actors.fleet.fleet import Fleet, parse_fleet
 from actors.records.assignment import Assignment, Capture
 from deployments import app
-from slicer.codecs import activations
+from slicer.core.codecs import activations
+from slicer.core.protocol.messages import Reply, Request
 from slicer.errors import ServerError
 from slicer.models.images import write_digits
-from slicer.protocol.messages import Reply, Request
 
 NAME = "headtail-retry"
 IMAGES = 10

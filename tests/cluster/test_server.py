@@ -20,9 +20,9 @@ from ray.serve import context
 from ray.serve.schema import ServeDeploySchema
 
 from deployments import app
-from slicer.codecs import activations
+from slicer.core.codecs import activations
+from slicer.core.protocol.messages import Reply, Request
 from slicer.errors import PlacementError, ServerError
-from slicer.protocol.messages import Reply, Request
 
 
 @pytest.fixture

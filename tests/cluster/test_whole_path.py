@@ -13,9 +13,9 @@ from ray.cluster_utils import Cluster
 
 from actors.fleet.fleet import Fleet, parse_fleet
 from actors.records.assignment import Assignment, Capture
-from actors.records.record import Record
 from deployments import app
 from deployments.scheduling.registry import STRATEGIES
+from slicer.core.device.record import Record
 from slicer.models import zoo
 from slicer.models.images import LabelledImages, Preprocess, write_digits
 

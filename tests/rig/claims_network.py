@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator
 
-from actors.network.client import ENVELOPE_BYTES
+from slicer.core.network.server import ENVELOPE_BYTES
 from tests.rig import jobs
 from tests.rig.every_codec import CHOICES
 from tests.rig.finding import Finding, judged

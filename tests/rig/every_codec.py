@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from actors.device.device import Device
-from actors.device.head_runtime import Computed
-from slicer.codecs.activations import CODECS, IMAGE_CODECS
-from slicer.planning.cut_planner import Choice
+from slicer.core.codecs.activations import CODECS, IMAGE_CODECS
+from slicer.core.device.head_runtime import Computed
+from slicer.core.planning.cut_planner import Choice
 
 #: Activations at cut 1, images at cut 0.
 CHOICES = [Choice(1, codec) for codec in CODECS] + [Choice(0, codec) for codec in IMAGE_CODECS]

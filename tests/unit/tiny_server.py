@@ -12,8 +12,8 @@ import torch
 from deployments.config import parse_config
 from deployments.ipc.hosted_model import HostedModel
 from slicer import shards
+from slicer.core.protocol.messages import Answer, Refusal, RefusalCode, Reply, Request, ServedModel, Timings
 from slicer.errors import CodecError
-from slicer.protocol.messages import Answer, Refusal, RefusalCode, Reply, Request, ServedModel, Timings
 from slicer.slicing.sliced_model import SlicedModel
 
 TIMINGS = Timings(0.5, 1.0, 2.0, 4.0, (1, 2))

@@ -1,7 +1,7 @@
-"""Virtual time for tests; see `actors.clock.virtual_time`."""
+"""Virtual time for tests; see `actors.testing.virtual_time`."""
 
 from __future__ import annotations
 
-from actors.clock.virtual_time import VirtualClock, VirtualLoop, run
+from actors.testing.virtual_time import VirtualClock, VirtualLoop, run
 
 __all__ = ["VirtualClock", "VirtualLoop", "run"]

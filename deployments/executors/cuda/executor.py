@@ -41,7 +41,7 @@ from deployments.executors.torch_common import (
     usable_device,
 )
 from deployments.scheduling.scheduler import Resident, Row, Step
-from slicer.common.error_text import first_line
+from slicer.core.common.error_text import first_line
 from slicer.errors import ConfigError
 
 #: How a slice runs as a graph: the stage before it, the one behind it, and what runs it.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from deployments.executors.cuda.gpu import Gpu
-from slicer.common.error_text import named_line
+from slicer.core.common.error_text import named_line
 
 logger = logging.getLogger("headtail.executor")
 

@@ -26,8 +26,8 @@ from deployments.ipc.row_sink import Deliver, RowBatch, RowSink
 from deployments.replica.admission.calls import Call, CheckedRequest, Place, Result, request_at
 from deployments.replica.admission.decode import decode_rows
 from deployments.replica.admission.decode_queue import DecodeQueue
-from slicer.codecs.registry import IMAGE_CODECS
-from slicer.protocol.messages import DEFAULT_PRIORITY, Refusal, Request
+from slicer.core.codecs.registry import IMAGE_CODECS
+from slicer.core.protocol.messages import DEFAULT_PRIORITY, Refusal, Request
 
 #: A call of up to this much is decoded on the event loop (well below 1 ms); more, and any image, goes to a thread, so
 #: that the loop is never held for longer than it took to receive what it decodes.

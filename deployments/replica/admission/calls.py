@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from deployments.engine.ledger import Outcome
 from deployments.ipc.hosted_model import HostedModel
-from slicer.protocol.messages import Refusal, Request
+from slicer.core.protocol.messages import Refusal, Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.ipc.hosted_model import HostedModel, Receiving
-from slicer.codecs.activations import ordinary
+from slicer.core.codecs.activations import ordinary
+from slicer.core.protocol.messages import Refusal, Request
 from slicer.errors import CodecError, NotFiniteError
-from slicer.protocol.messages import Refusal, Request
 
 logger = logging.getLogger("headtail.server")
 

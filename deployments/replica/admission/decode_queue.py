@@ -21,9 +21,9 @@ from deployments.executors.base import ReceivedBatch
 from deployments.ipc.hosted_model import Receiving
 from deployments.replica.admission.calls import Call, CheckedRequest, Place, request_at
 from deployments.replica.admission.decode import decode_rows
-from slicer.codecs.activations import ordinary
-from slicer.codecs.registry import IMAGE_CODECS
-from slicer.protocol.messages import Refusal
+from slicer.core.codecs.activations import ordinary
+from slicer.core.codecs.registry import IMAGE_CODECS
+from slicer.core.protocol.messages import Refusal
 
 #: Hands decoded rows to the engine: their places, the good rows, and per place its refusal or None.
 Submit = Callable[[Sequence[Place], ReceivedBatch, Sequence[Refusal | None]], None]

@@ -30,7 +30,7 @@ from deployments.replica.admission.calls import CheckedRequest, Result
 from deployments.replica.admission.decode import decode_rows
 from deployments.replica.backends.backend import Backend
 from deployments.scheduling.scheduler import SHARED, Resident, Row, Step
-from slicer.protocol.messages import Refusal
+from slicer.core.protocol.messages import Refusal
 
 Tail = Callable[[CheckedRequest], Awaitable[Result]]
 

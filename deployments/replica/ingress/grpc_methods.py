@@ -18,13 +18,13 @@ from google.protobuf.json_format import ParseDict
 from deployments.replica.ingress.bearer import has_token
 from deployments.replica.ingress.grpc_service import remaining_s
 from deployments.replica.ingress.open_inference import OpenInference, Refused, Server
+from slicer.core.protocol.messages import Refusal
+from slicer.core.protocol.oip import metadata
+from slicer.core.protocol.oip.grpc.conversion import decode_request, encode_response, parsed
+from slicer.core.protocol.oip.grpc.messages import Message, message_class
+from slicer.core.protocol.oip.status import grpc_status
+from slicer.core.protocol.oip.tensors import InferRequest
 from slicer.errors import BadRequestError
-from slicer.protocol.messages import Refusal
-from slicer.protocol.oip import metadata
-from slicer.protocol.oip.grpc.conversion import decode_request, encode_response, parsed
-from slicer.protocol.oip.grpc.messages import Message, message_class
-from slicer.protocol.oip.status import grpc_status
-from slicer.protocol.oip.tensors import InferRequest
 
 #: Trailing metadata of a refusal: its code, and the replica that refused.
 CODE_KEY, SERVER_KEY = "headtail-code", "headtail-server"

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from slicer.protocol.oip.grpc.messages import SERVICE
+from slicer.core.protocol.oip.grpc.messages import SERVICE
 
 #: RPCs that are answered; all others of the service are UNIMPLEMENTED. Those of the second line are Triton's.
 METHODS = (

@@ -10,7 +10,8 @@
     GET  /<app>/health                           200 while the replica can serve; needs no token
     POST /<app>/infer                            deprecated: a packet of requests -> a packet of their answers
 
-`describe`, `shard` and others that devices ask are declared in `slicer.protocol.endpoints`; nothing here names them.
+`describe`, `shard` and others that devices ask are declared in `slicer.core.protocol.endpoints`; nothing here
+names them.
 
 Behind HAProxy each replica answers these itself. Raw ASGI, because a framework's request and response objects would be
 most of the cost of a request. The body is joined once; payloads are views into it until a row is decoded in place. A
@@ -31,12 +32,12 @@ from deployments.replica.ingress.bearer import has_token
 from deployments.replica.ingress.disconnects import Connections, Disconnected, Receive
 from deployments.replica.ingress.open_inference import OpenInference, Refused, Server
 from deployments.replica.ingress.openapi import openapi
+from slicer.core.protocol import packet
+from slicer.core.protocol.endpoints import BINARY, ENDPOINTS, JSON, Endpoint
+from slicer.core.protocol.messages import RETRYABLE, Refusal
+from slicer.core.protocol.oip import http_body, http_writing, metadata
+from slicer.core.protocol.oip.status import http_status
 from slicer.errors import BadRequestError, CodecError
-from slicer.protocol import packet
-from slicer.protocol.endpoints import BINARY, ENDPOINTS, JSON, Endpoint
-from slicer.protocol.messages import RETRYABLE, Refusal
-from slicer.protocol.oip import http_body, http_writing, metadata
-from slicer.protocol.oip.status import http_status
 
 logger = logging.getLogger("headtail.server")
 

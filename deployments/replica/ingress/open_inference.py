@@ -13,13 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from deployments.ipc.hosted_model import HostedModel
-from slicer.common.top_k import top_k
-from slicer.errors import BadRequestError
-from slicer.protocol.messages import Answer, Refusal, Reply, Request
-from slicer.protocol.oip.http_body import MAX_REQUESTS
-from slicer.protocol.oip.metadata import OfferedModel, model_config, model_metadata
-from slicer.protocol.oip.requests import image_file, rows_of
-from slicer.protocol.oip.responses import (
+from slicer.core.common.top_k import top_k
+from slicer.core.protocol.messages import Answer, Refusal, Reply, Request
+from slicer.core.protocol.oip.http_body import MAX_REQUESTS
+from slicer.core.protocol.oip.metadata import OfferedModel, model_config, model_metadata
+from slicer.core.protocol.oip.requests import image_file, rows_of
+from slicer.core.protocol.oip.responses import (
     MOST_CLASSES,
     check_classes,
     check_outputs,
@@ -28,7 +27,8 @@ from slicer.protocol.oip.responses import (
     softmax,
     version_of,
 )
-from slicer.protocol.oip.tensors import Buffer, InferRequest, InferResponse
+from slicer.core.protocol.oip.tensors import Buffer, InferRequest, InferResponse
+from slicer.errors import BadRequestError
 
 
 class Server(Protocol):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from slicer.common.version import headtail_version
-from slicer.protocol.oip.http_body import LENGTH_HEADER
-from slicer.protocol.oip.requests import PARAMETERS
-from slicer.protocol.oip.tensors import ITEM_BYTES
+from slicer.core.common.version import headtail_version
+from slicer.core.protocol.oip.http_body import LENGTH_HEADER
+from slicer.core.protocol.oip.requests import PARAMETERS
+from slicer.core.protocol.oip.tensors import ITEM_BYTES
 
 Json = dict[str, Any]
 

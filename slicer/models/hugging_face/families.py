@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from slicer.common.error_text import shown
+from slicer.core.common.error_text import shown
+from slicer.core.protocol.outputs import TOKENS as TOKENS_OUTPUT
 from slicer.errors import ModelError
-from slicer.protocol.outputs import TOKENS as TOKENS_OUTPUT
 
 #: Vision towers, by the model_type of a config: what is built where no head for classification was saved.
 TOWERS: Mapping[str, str] = {

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from slicer.common.error_text import first_line, shown
+from slicer.core.common.error_text import first_line, shown
 from slicer.errors import ModelError
 
 #: Names of weights, the preferred first; of torch's own format only tensors are read.

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from slicer.common.error_text import named_line, shown
+from slicer.core.common.error_text import named_line, shown
 from slicer.errors import ModelError
 from slicer.models.hugging_face.structure import quiet, transformers
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from slicer.common.error_text import shown
+from slicer.core.common.error_text import shown
+from slicer.core.shards.spec import HF, ModelSpec
 from slicer.errors import ModelError
 from slicer.models.hugging_face import families
 from slicer.models.hugging_face.hub import Source, find_source
@@ -19,7 +20,6 @@ from slicer.models.hugging_face.processor import data_config_of
 from slicer.models.hugging_face.structure import ATTENTIONS, KEYS, find_class, make_config, pools, transformers
 from slicer.models.hugging_face.weights import has_pooler
 from slicer.models.labels import usable
-from slicer.models.spec import HF, ModelSpec
 
 logger = logging.getLogger("headtail.models")
 

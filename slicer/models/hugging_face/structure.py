@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slicer.common.error_text import named_line, shown
+from slicer.core.common.error_text import named_line, shown
 from slicer.errors import ModelError
 from slicer.models.hugging_face import families
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slicer.common.error_text import first_line, shown
+from slicer.core.common.error_text import first_line, shown
 from slicer.errors import ModelError
 from slicer.models.checkpoint_file import read_groups
 from slicer.models.hugging_face.structure import build

@@ -23,10 +23,10 @@ from dataclasses import replace
 import ray
 from ray import serve
 from actors.network.auto_transport import AutoTransport
-from actors.network.http_transport import HttpTransport
+from slicer.core.network.http_transport import HttpTransport
 from deployments import app
 from slicer.errors import HeadTailError, ServerError
-from slicer.protocol.messages import Request
+from slicer.core.protocol.messages import Request
 
 port, folder = int(sys.argv[1]), sys.argv[2]
 ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)

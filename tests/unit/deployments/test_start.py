@@ -19,8 +19,8 @@ from deployments.doctor import connection
 from deployments.placing.access import Access
 from deployments.placing.http_endpoint import as_asked
 from deployments.replica.preflight import check_here
+from slicer.core.protocol.messages import ServedModel
 from slicer.errors import HeadTailError, ServerError
-from slicer.protocol.messages import ServedModel
 
 
 class Broken:

@@ -20,10 +20,8 @@ from pydantic import model_validator
 from actors.device.config import DeviceConfig
 from actors.device.device import Device
 from actors.device.device_run import DeviceRun
-from actors.device.head_runtime import Computed, GetShard, HeadRuntime
 from actors.fleet.config import parse_fleet
-from actors.network.client import Kept, LinkedServer, Server
-from actors.network.http_transport import HttpTransport
+from actors.network.client import Kept, LinkedServer
 from actors.network.link import DirectLink
 from actors.network.parcels import Parcels
 from actors.network.serve_transport import ServeTransport
@@ -41,16 +39,19 @@ from deployments.scheduling import registry
 from deployments.scheduling.registry import Strategy
 from deployments.scheduling.scheduler import Row, Step
 from deployments.testing.fakes import FakeExecutor, answer_of, rows_at
-from slicer.codecs import activations
-from slicer.codecs.floats import Fp32
-from slicer.codecs.registry import CODECS, register
+from slicer.core.codecs import activations
+from slicer.core.codecs.floats import Fp32
+from slicer.core.codecs.registry import CODECS, register
+from slicer.core.device.head_runtime import Computed, GetShard, HeadRuntime
+from slicer.core.network.http_transport import HttpTransport
+from slicer.core.network.server import Server
+from slicer.core.planning.cut_planner import Choice
+from slicer.core.planning.link_presets import PRESETS, LinkPreset
+from slicer.core.protocol import endpoints
+from slicer.core.protocol.endpoints import Endpoint
+from slicer.core.protocol.messages import Answer, Refusal, Request, ServedModel
 from slicer.errors import ConfigError, HeadTailError, ModelError
-from slicer.planning.cut_planner import Choice
-from slicer.planning.link_presets import PRESETS, LinkPreset
 from slicer.profiles.device_profile import NATIVE
-from slicer.protocol import endpoints
-from slicer.protocol.endpoints import Endpoint
-from slicer.protocol.messages import Answer, Refusal, Request, ServedModel
 from tests.paths import ROOT
 from tests.unit.actors.report.test_result import two_strategies
 from tests.unit.asgi import served

@@ -9,15 +9,15 @@ from unittest import mock
 
 import pytest
 
-from slicer.codecs.registry import CODECS, IMAGE_CODECS
+from slicer.core.codecs.registry import CODECS, IMAGE_CODECS
 
 EXAMPLES = [
     "actors.device.device:Device",
-    "actors.device.head_runtime:HeadRuntime",
+    "slicer.core.device.head_runtime:HeadRuntime",
     "actors.network.link:Link",
     "deployments.executors.base:Executor",
     "deployments.scheduling.scheduler:Policy",
-    "slicer.codecs.codec:Codec",
+    "slicer.core.codecs.codec:Codec",
 ]
 
 

@@ -19,7 +19,7 @@ from actors.load.config import LoadConfig
 from actors.report.statistics import StrategyRun
 from deployments.scheduling.registry import STRATEGIES
 from slicer.common.command_line import values
-from slicer.common.version import headtail_version
+from slicer.core.common.version import headtail_version
 from slicer.errors import ConfigError, ServerError
 from tests.unit.actors.report.test_result import SCHEMA, record, result, two_strategies
 

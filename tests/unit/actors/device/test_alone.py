@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
+from actors.device.config import PlanConfig
 from actors.device.device_run import DeviceRun
-from actors.device.health.backlog import AT_ONCE
-from actors.planning.online_planner import PlanConfig
 from actors.records.assignment import Capture
-from actors.records.record import Record
 from actors.testing.fake_server import FakeServer
+from slicer.core.device.health.backlog import AT_ONCE
+from slicer.core.device.record import Record
+from slicer.core.planning.cut_planner import Choice
+from slicer.core.protocol.messages import ServedModel, ShardInfo
+from slicer.core.shards.manifest import Manifest
+from slicer.core.shards.spec import ModelSpec
 from slicer.errors import ModelError
-from slicer.models.spec import ModelSpec
-from slicer.planning.cut_planner import Choice
-from slicer.protocol.messages import ServedModel, ShardInfo
-from slicer.shards.manifest import Manifest
 from tests.unit import virtual_time
 from tests.unit.actors.device.test_device import (
     HEAD_S,

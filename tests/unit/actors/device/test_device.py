@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.clock.clock import Clock
-from actors.device.answer import RequestOptions
 from actors.device.config import DeviceConfig, Retry
 from actors.device.device import Device
 from actors.device.device_run import DeviceRun, lost_run
-from actors.device.head_runtime import Computed
 from actors.network.client import LinkedServer
 from actors.records.assignment import Assignment, Capture, Closed
-from actors.records.record import Record
 from actors.testing.fake_server import FakeServer
+from slicer.core.common.clock import Clock
+from slicer.core.device.answer import RequestOptions
+from slicer.core.device.head_runtime import Computed
+from slicer.core.device.record import Record
+from slicer.core.planning.cut_planner import Choice
+from slicer.core.protocol.messages import ServedModel
 from slicer.errors import CodecError, ConfigError, CutError, ImageError, ShardError
-from slicer.planning.cut_planner import Choice
 from slicer.profiles.device_profile import NATIVE, Profile
-from slicer.protocol.messages import ServedModel
 from tests.unit import virtual_time
 
 HEAD_S = 0.010

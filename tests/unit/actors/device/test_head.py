@@ -13,22 +13,24 @@ import numpy as np
 import pytest
 import torch
 
-from actors.device.answer import RequestOptions
 from actors.device.config import DeviceConfig, Retry
 from actors.device.device import Device
 from actors.device.head import Head
-from actors.device.head_loader import head_memory, load_head
-from actors.records.record import Record
+from actors.device.head_loader import load_head
 from actors.testing.fake_server import FakeServer
 from slicer import slice_model
-from slicer.codecs import activations
+from slicer.core.codecs import activations
+from slicer.core.device.answer import RequestOptions
+from slicer.core.device.record import Record
+from slicer.core.device.served_model import head_memory
+from slicer.core.device.settings import pause_s
+from slicer.core.planning.cut_planner import Choice
+from slicer.core.protocol.messages import Request, ServedModel
+from slicer.core.shards.manifest import Manifest
 from slicer.errors import ConfigError, CutError, HeadTailError, ImageError, ShardError
 from slicer.models.images import Preprocess, write_digits
-from slicer.planning.cut_planner import Choice
 from slicer.profiles.device_profile import NATIVE, Profile, Spread
-from slicer.protocol.messages import Request, ServedModel
 from slicer.shards.load import load_span
-from slicer.shards.manifest import Manifest
 from slicer.shards.save import export
 from slicer.slicing.slice_model import SlicedModel
 
@@ -295,7 +297,7 @@ def test_drawn_times_follow_the_seed_and_the_devices_name(exported: Exported, tm
 
 def test_retry_pauses_double_up_to_their_limit() -> None:
     retry = Retry(first_pause_s=0.1, max_pause_s=0.5)
-    assert [retry.pause_s(attempt) for attempt in (1, 2, 3, 4)] == [0.1, 0.2, 0.4, 0.5]
+    assert [pause_s(retry, attempt) for attempt in (1, 2, 3, 4)] == [0.1, 0.2, 0.4, 0.5]
 
 
 def test_spread_draws_have_the_mean_and_std_that_were_given() -> None:

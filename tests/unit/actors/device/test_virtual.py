@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from actors.device.answer import RequestOptions
 from actors.device.device import Device
 from actors.device.virtual import Crowd
 from actors.fleet.config import parse_fleet
-from actors.records.record import Record
 from actors.testing.fake_server import FakeServer
+from slicer.core.device.answer import RequestOptions
+from slicer.core.device.record import Record
+from slicer.core.planning.cut_planner import Choice
+from slicer.core.protocol.messages import Request
 from slicer.errors import ConfigError
-from slicer.planning.cut_planner import Choice
 from slicer.profiles.device_profile import NATIVE
-from slicer.protocol.messages import Request
 from slicer.shards.load import load_span
 from tests.unit.actors.device.test_head import Exported, N, config, decoded, emulated, whole
 

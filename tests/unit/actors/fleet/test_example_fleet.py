@@ -13,8 +13,8 @@ from actors.fleet.device_actor import device_class
 from actors.network.client import LinkedServer
 from actors.network.link import make_link
 from actors.records.assignment import Capture
-from actors.records.record import Record
 from actors.testing.fake_server import FakeServer
+from slicer.core.device.record import Record
 from tests.unit import virtual_time
 from tests.unit.actors.device.test_device import HEAD_S, VirtualDevice, assignment, config, fake_server, make
 

@@ -14,7 +14,7 @@ from actors.fleet.config import parse_fleet
 from actors.fleet.fleet_run import MOST_RETURNS, FleetRun
 from actors.fleet.processes import Gone
 from actors.records.assignment import Assignment, Capture, Closed
-from actors.records.record import Record
+from slicer.core.device.record import Record
 from slicer.errors import ServerError
 
 NAMES = ("cam-0", "cam-1", "cam-2")

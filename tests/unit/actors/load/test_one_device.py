@@ -14,13 +14,13 @@ from actors.cli import device_command as cli
 from actors.device.device_run import DeviceRun
 from actors.fleet.config import parse_fleet
 from actors.load import one_device
-from actors.records.record import Record
 from actors.testing.fake_server import FakeServer
-from slicer.codecs.registry import CODECS
 from slicer.common.command_line import main, values
+from slicer.core.codecs.registry import CODECS
+from slicer.core.device.record import Record
+from slicer.core.protocol.messages import ServedModel
 from slicer.errors import ConfigError, ServerError
 from slicer.models.images import LabelledImages, write_digits
-from slicer.protocol.messages import ServedModel
 from slicer.shards.save import export
 from slicer.slicing.slice_model import slice_model
 

@@ -11,8 +11,8 @@ import pytest
 
 from actors.network.emulated_link import EmulatedLink, Phase, read_trace, resolve
 from actors.network.link import Link, make_link
+from slicer.core.planning.link_presets import PRESETS
 from slicer.errors import ConfigError
-from slicer.planning.link_presets import PRESETS
 from tests.unit import virtual_time
 
 

@@ -7,9 +7,10 @@ import doctest
 import pytest
 
 from actors.network import Link, link
-from actors.network.client import Kept, LinkedServer, ServerWrapper
+from actors.network.client import Kept, LinkedServer
 from actors.network.link import DirectLink
 from actors.testing.fake_server import FakeServer
+from slicer.core.network.server import ServerWrapper
 
 
 def test_the_example_of_an_own_link_runs() -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from actors.network.parcels import Parcels
 from actors.testing.fake_server import FakeServer
+from slicer.core.protocol.messages import Answer, Request, ServedModel
 from slicer.errors import ServerError
-from slicer.protocol.messages import Answer, Request, ServedModel
 from tests.unit import virtual_time
 
 SERVED = ServedModel("m", "d", "{}", 4, (0, 1, 2, 3), "per_tail", ("fp32",))

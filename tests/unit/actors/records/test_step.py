@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.records.record import Record
 from actors.records.step import StepSeen, on_run_clock
+from slicer.core.device.record import Record
 
 
 def answered(finished_s: float, **more: object) -> Record:

@@ -11,13 +11,13 @@ import jsonschema
 import pytest
 
 import actors
-from actors.records.record import Record
 from actors.records.step import StepSeen
 from actors.report import files as report_files
 from actors.report.report_tables import tables, text
 from actors.report.result import Result, document
 from actors.report.statistics import PHASES, StrategyRun
 from actors.report.tables import Table, mib, number, share
+from slicer.core.device.record import Record
 
 SCHEMA = json.loads((Path(actors.__file__).parent / "report/result.schema.json").read_text(encoding="utf-8"))
 

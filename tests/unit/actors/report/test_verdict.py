@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from actors.records.record import Record
 from actors.report.result import Result
 from actors.report.statistics import StrategyRun
 from actors.report.verdict import verdict
+from slicer.core.device.record import Record
 from tests.unit.actors.report.test_result import record, result, steady
 
 Records = Callable[[int], tuple[Record, ...]]

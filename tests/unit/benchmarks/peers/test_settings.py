@@ -24,7 +24,7 @@ from benchmarks.peers.settings import (
 from benchmarks.peers.triton import write_repository
 from deployments.config import parse_config
 from deployments.costs.profile_files import load_cost_profile
-from slicer.codecs.activations import decode_batch
+from slicer.core.codecs.activations import decode_batch
 from tests.paths import ROOT
 
 

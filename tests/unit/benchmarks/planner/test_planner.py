@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from actors.planning.online_planner import PlanConfig
+from actors.device.config import PlanConfig
 from benchmarks.planner import herding, planner
 from benchmarks.planner.cases import SHAPES, Case, served
 from benchmarks.planner.runs import Stage
 from benchmarks.planner.server import others
 from benchmarks.planner.world import costs_of
 from deployments.simulation.workloads import bound_rps
-from slicer.planning.cut_planner import Choice
+from slicer.core.planning.cut_planner import Choice
 
 VIT = next(iter(SHAPES))
 LTE = Case("small", "grid", VIT, 400.0, 1.0, "periodic", {"preset": "lte"}, ((0.0, 0.2),), 25.0)

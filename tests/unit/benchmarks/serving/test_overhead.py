@@ -16,7 +16,7 @@ from benchmarks.serving.servers import processes_of
 from deployments.engine.pipelined import PipelinedEngine, engine_class
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Scheduler
-from slicer.protocol.messages import Reply, Timings
+from slicer.core.protocol.messages import Reply, Timings
 
 REPLY = Reply("r", Timings(0.0, 0.0, 0.0, 0.0, (1,)))
 

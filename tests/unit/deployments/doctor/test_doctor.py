@@ -18,10 +18,11 @@ from deployments.doctor import facts
 from deployments.doctor.checks import GIB, MINIMA, PYTHONS, Facts, Finding, examine, release
 from deployments.doctor.facts import NodeFacts
 from slicer.common import command_line, nvml
+from slicer.core.shards.described import describe
+from slicer.core.shards.manifest import Manifest
+from slicer.core.shards.spec import ModelSpec
 from slicer.errors import ConfigError
-from slicer.models.spec import ModelSpec
 from slicer.shards import tensor_file
-from slicer.shards.manifest import Manifest
 from tests.paths import ROOT
 
 GOOD = NodeFacts(
@@ -191,7 +192,7 @@ def export_two_slices(directory: Path) -> Manifest:
     for number in (1, 2):
         path = directory / f"slice_{number}.safetensors"
         tensor_file.write(path, {"weight": torch.zeros(4)})
-        shards.append(tensor_file.describe(path, path.name))
+        shards.append(describe(path, path.name))
     spec = ModelSpec("tiny")
     manifest = Manifest(
         spec, "2.6", "1.0.20", ("b",), ((1,), (1,), (1,)), ("float32",) * 3, tuple(shards), ("0" * 64,) * 2, (0, 0, 0)

@@ -27,9 +27,9 @@ from deployments.ipc.socket_intake import SocketIntake
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Scheduler, Step
 from deployments.testing.fakes import FakeExecutor, answer_of, rows_at
-from slicer.models.spec import ModelSpec
-from slicer.protocol.messages import ShardInfo
-from slicer.shards.manifest import FILE, Manifest
+from slicer.core.protocol.messages import ShardInfo
+from slicer.core.shards.manifest import FILE, Manifest
+from slicer.core.shards.spec import ModelSpec
 
 #: Of waits that end at once unless something hangs.
 LIMIT_S = 30.0

@@ -10,7 +10,7 @@ import pytest
 from deployments.engine.ledger import Outcome
 from deployments.ipc import idempotency
 from deployments.ipc.idempotency import Answered, key_of
-from slicer.protocol.messages import Request
+from slicer.core.protocol.messages import Request
 
 REQUEST = Request("r1", "m", "digest", 1, "fp32", (1,), b"\0\0\0\0", key="k1")
 KEY = key_of(REQUEST)

@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 
 from deployments.testing.fakes import answer_of
-from slicer.codecs import activations
-from slicer.protocol import packet
-from slicer.protocol.messages import RETRYABLE, Answer, Refusal, Request, ServedModel
+from slicer.core.codecs import activations
+from slicer.core.protocol import packet
+from slicer.core.protocol.messages import RETRYABLE, Answer, Refusal, Request, ServedModel
 from tests.ipc_processes import MODEL, SHAPE, SLICES
 from tests.paths import ROOT
 

@@ -11,7 +11,7 @@ import pytest
 
 from deployments.placing import access as module
 from deployments.placing.access import Access, access, predict_url, remove_token, token_path, write_token
-from slicer.protocol.messages import ServedModel
+from slicer.core.protocol.messages import ServedModel
 
 URL = "http://127.0.0.1:8000/pets"
 

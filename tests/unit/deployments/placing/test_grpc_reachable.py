@@ -12,7 +12,7 @@ import pytest
 
 from deployments.config import HttpAddress
 from deployments.placing import grpc_reachable
-from slicer.protocol.oip.grpc.messages import SERVICE
+from slicer.core.protocol.oip.grpc.messages import SERVICE
 
 
 class NotYet:

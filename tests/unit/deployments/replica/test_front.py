@@ -23,13 +23,13 @@ from deployments.config import parse_config
 from deployments.core.core import Core
 from deployments.ipc.node_cores import NO_CORE
 from deployments.replica.front import Front
-from slicer.codecs import activations
-from slicer.codecs.images import encode_image
+from slicer.core.codecs import activations
+from slicer.core.codecs.images import encode_image
+from slicer.core.protocol import packet
+from slicer.core.protocol.messages import Refusal, Reply, Request, ServedModel
 from slicer.errors import ServerError
 from slicer.models import zoo
 from slicer.models.images import Preprocess
-from slicer.protocol import packet
-from slicer.protocol.messages import Refusal, Reply, Request, ServedModel
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 from tests.paths import ROOT
 from tests.unit.asgi import served
@@ -248,7 +248,7 @@ _WITHOUT_TORCH = """
 import asyncio, json, sys
 from pathlib import Path
 from deployments.replica.front import Front
-from slicer.protocol import packet
+from slicer.core.protocol import packet
 from tests.ipc_processes import outside_of_ray
 
 async def main():

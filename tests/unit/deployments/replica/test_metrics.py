@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deployments.replica import metrics
-from slicer.protocol.messages import Refusal, Reply, Timings
+from slicer.core.protocol.messages import Refusal, Reply, Timings
 
 
 class Recorder:

@@ -19,12 +19,12 @@ from deployments.executors.torch_executor import TorchExecutor
 from deployments.replica.tail_server import TailServer
 from deployments.scheduling.registry import STRATEGIES
 from deployments.scheduling.scheduler import Step
-from slicer.codecs import activations
-from slicer.codecs.images import encode_image
+from slicer.core.codecs import activations
+from slicer.core.codecs.images import encode_image
+from slicer.core.protocol.messages import DEFAULT_PRIORITY, MAX_PRIORITY, Refusal, Reply, Request
 from slicer.errors import ConfigError
 from slicer.models import zoo
 from slicer.models.images import Preprocess
-from slicer.protocol.messages import DEFAULT_PRIORITY, MAX_PRIORITY, Refusal, Reply, Request
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 from tests.paths import ROOT
 

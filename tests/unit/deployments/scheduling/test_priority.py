@@ -22,7 +22,7 @@ from deployments.costs.cost_model import Cell, CostModel
 from deployments.scheduling.registry import make_policy
 from deployments.scheduling.scheduler import Row, Scheduler, Step
 from deployments.simulation.simulator import Arrival, Setup, Simulation
-from slicer.protocol.messages import DEFAULT_PRIORITY, MAX_PRIORITY
+from slicer.core.protocol.messages import DEFAULT_PRIORITY, MAX_PRIORITY
 
 SLICES = 4
 

@@ -6,7 +6,7 @@ import pytest
 
 from headtail.demo import splitting
 from headtail.demo.splitting import Board, Cell, cell, cells, server_view, verdict_of
-from slicer.planning.cut_planner import ServerView
+from slicer.core.planning.cut_planner import ServerView
 
 IDLE = ServerView(dict.fromkeys(range(4), 0.0), {0: 14.4, 1: 10.8, 2: 7.2, 3: 3.6})
 

@@ -13,7 +13,7 @@ import pytest
 from slicer import load_span, slice_model
 from slicer.cli.slice_command import PLAN_FLAGS, command, main
 from slicer.common import command_line
-from slicer.shards.manifest import load_manifest
+from slicer.core.shards.manifest import load_manifest
 from tests.paths import ROOT
 
 TINY = '{"img_size": 32, "embed_dim": 24, "depth": 4, "num_heads": 2}'

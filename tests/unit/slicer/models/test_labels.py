@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from slicer.core.shards.spec import ModelSpec
 from slicer.errors import ConfigError, ModelError
 from slicer.models import zoo
 from slicer.models.labels import FILE, as_labels, given_labels, labels_of, of_checkpoint, stated, write_labels
-from slicer.models.spec import ModelSpec
 
 PETS = ("cat", "dog", "guinea pig")
 SPEC = ModelSpec("vit_tiny_patch16_224")

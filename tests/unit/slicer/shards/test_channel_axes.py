@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from slicer import slice_model
-from slicer.codecs import activations
+from slicer.core.codecs import activations
 from slicer.shards.channel_axes import channel_axes
 from slicer.shards.save import export
 

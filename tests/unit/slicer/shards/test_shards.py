@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from slicer import load_span, slice_model
+from slicer.core.shards.manifest import FILE, Manifest, load_manifest
 from slicer.errors import CutError, ShardError
 from slicer.models import zoo
 from slicer.shards import tensor_file
 from slicer.shards.load import load_sliced
-from slicer.shards.manifest import FILE, Manifest, load_manifest
 from slicer.shards.save import export
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 

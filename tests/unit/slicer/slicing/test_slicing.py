@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from slicer import SlicedModel, slice_model
-from slicer.models.spec import ModelSpec
+from slicer.core.shards.spec import ModelSpec
 from slicer.models.zoo import build, build_structure, data_config
 from slicer.slicing.slice_model import slice_module
 

@@ -136,5 +136,5 @@ def test_options_of_timm_do_not_fit_a_built_module() -> None:
 
 
 def test_importing_the_package_or_the_wire_loads_no_torch() -> None:
-    code = "import sys, slicer, slicer.protocol.messages; assert not {'torch', 'timm'} & set(sys.modules)"
+    code = "import sys, slicer, slicer.core.protocol.messages; assert not {'torch', 'timm'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -16,9 +16,9 @@ from deployments.ipc.hosted_model import HostedModel
 from deployments.ipc.row_sink import RowBatch, RowSink
 from deployments.replica.admission.admission import INLINE_BYTES, Admission
 from deployments.replica.admission.calls import CheckedRequest
-from slicer.codecs.activations import ordinary
+from slicer.core.codecs.activations import ordinary
+from slicer.core.protocol.messages import Refusal, Request
 from slicer.errors import CodecError
-from slicer.protocol.messages import Refusal, Request
 
 pytestmark = pytest.mark.usefixtures("replica_context")
 

@@ -15,7 +15,7 @@ from deployments.ipc.hosted_model import HostedModel
 from deployments.ipc.row_sink import RowSink
 from deployments.replica.admission.admission import Admission
 from deployments.replica.admission.calls import CheckedRequest
-from slicer.protocol.messages import Refusal, Request
+from slicer.core.protocol.messages import Refusal, Request
 from tests.unit.deployments.replica.admission.test_admission import Inbox, until
 
 pytestmark = pytest.mark.usefixtures("replica_context")

@@ -15,8 +15,8 @@ from deployments.replica.admission.calls import CheckedRequest
 from deployments.replica.backends.backend import Backend, Counters
 from deployments.replica.backends.engine_backend import EngineBackend
 from deployments.replica.backends.serve_batch import ServeBatch
-from slicer.codecs import activations
-from slicer.protocol.messages import Request
+from slicer.core.codecs import activations
+from slicer.core.protocol.messages import Request
 
 pytestmark = pytest.mark.usefixtures("replica_context")
 

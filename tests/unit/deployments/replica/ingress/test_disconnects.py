@@ -11,8 +11,8 @@ import pytest
 from deployments.replica.ingress import disconnects
 from deployments.replica.ingress.disconnects import Connections, Disconnected
 from deployments.replica.ingress.http_ingress import Ingress
-from slicer.protocol import packet
-from slicer.protocol.messages import Answer, Request
+from slicer.core.protocol import packet
+from slicer.core.protocol.messages import Answer, Request
 
 REQUEST = Request("a", "m", "d", 1, "fp32", (2,), b"12345678")
 

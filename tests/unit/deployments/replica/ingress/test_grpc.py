@@ -18,11 +18,11 @@ from ray.serve._private.grpc_util import gRPCGenericServer
 from deployments.replica.ingress import grpc_methods
 from deployments.replica.ingress.grpc_methods import CODE_KEY, SERVER_KEY, GrpcIngress, GrpcMethods
 from deployments.replica.ingress.grpc_service import METHODS, add_to_server
-from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
-from slicer.protocol.oip.grpc.conversion import decode_response, encode_request
-from slicer.protocol.oip.grpc.messages import POOL, SERVICE, Message, message_class
-from slicer.protocol.oip.tensors import InferRequest, Tensor, WantedOutput
-from slicer.protocol.outputs import LOGITS, packed
+from slicer.core.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
+from slicer.core.protocol.oip.grpc.conversion import decode_response, encode_request
+from slicer.core.protocol.oip.grpc.messages import POOL, SERVICE, Message, message_class
+from slicer.core.protocol.oip.tensors import InferRequest, Tensor, WantedOutput
+from slicer.core.protocol.outputs import LOGITS, packed
 
 DIGEST = "0123456789abcdef"
 SERVED = ServedModel("m", DIGEST, "{}", 2, (0, 1), "per_slice", ("fp32",))

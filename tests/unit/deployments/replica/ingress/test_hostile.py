@@ -26,8 +26,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from deployments.replica.ingress.openapi import openapi
-from slicer.protocol.oip import http_body, http_writing
-from slicer.protocol.oip.tensors import InferRequest, WantedOutput, tensor_of_array
+from slicer.core.protocol.oip import http_body, http_writing
+from slicer.core.protocol.oip.tensors import InferRequest, WantedOutput, tensor_of_array
 from tests.unit.deployments.replica.ingress.conftest import MODEL, MOST_BYTES, PREFIX, Running
 
 INFER = f"{PREFIX}/v2/models/{MODEL}/infer"

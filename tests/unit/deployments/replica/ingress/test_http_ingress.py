@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.replica.ingress.http_ingress import Ingress
-from slicer.protocol import packet
-from slicer.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
+from slicer.core.protocol import packet
+from slicer.core.protocol.messages import Answer, Refusal, Reply, Request, ServedModel, Timings
 
 MODEL = ServedModel("m", "d", "{}", 4, (0, 1), "per_slice", ("fp32",))
 REQUEST = Request("a", "m", "d", 1, "fp32", (2,), b"12345678")

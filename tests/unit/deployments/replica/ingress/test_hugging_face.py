@@ -24,8 +24,8 @@ from benchmarks.models.hugging_face import FAMILIES, Family, answer, save_random
 from deployments.ipc.hosted_model import HostedModel
 from deployments.replica.tail_server import TailServer
 from slicer import shards
-from slicer.protocol.oip import http_body, http_writing
-from slicer.protocol.oip.tensors import InferRequest, InferResponse, Tensor, WantedOutput, tensor_of_array
+from slicer.core.protocol.oip import http_body, http_writing
+from slicer.core.protocol.oip.tensors import InferRequest, InferResponse, Tensor, WantedOutput, tensor_of_array
 
 transformers = pytest.importorskip("transformers")
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from slicer.codecs import activations
-from slicer.protocol.oip import http_body, http_writing
-from slicer.protocol.oip.tensors import InferRequest, Tensor, WantedOutput, tensor_of_array
+from slicer.core.codecs import activations
+from slicer.core.protocol.oip import http_body, http_writing
+from slicer.core.protocol.oip.tensors import InferRequest, Tensor, WantedOutput, tensor_of_array
 from tests.unit.deployments.replica.ingress.conftest import MODEL, Running
 
 

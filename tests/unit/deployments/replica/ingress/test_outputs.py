@@ -21,13 +21,13 @@ from torch import nn
 from deployments.replica.ingress import open_inference
 from deployments.replica.tail_server import TailServer
 from headtail import Client
+from slicer.core.protocol.oip import http_body, http_writing
+from slicer.core.protocol.oip.responses import MOST_CLASSES, check_classes
+from slicer.core.protocol.oip.tensors import InferRequest, InferResponse, Tensor, WantedOutput
+from slicer.core.protocol.outputs import packed
 from slicer.errors import BadRequestError, RefusedError
 from slicer.models import zoo
 from slicer.models.images import Preprocess
-from slicer.protocol.oip import http_body, http_writing
-from slicer.protocol.oip.responses import MOST_CLASSES, check_classes
-from slicer.protocol.oip.tensors import InferRequest, InferResponse, Tensor, WantedOutput
-from slicer.protocol.outputs import packed
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 
 TIMM = {"img_size": 64, "num_classes": 7}

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from deployments.replica.tail_server import TailServer
+from slicer.core.shards.spec import ModelSpec
 from slicer.models.images import Preprocess
-from slicer.models.spec import ModelSpec
 from tests.unit.checkpoint_layouts import BODY, LAYOUTS, VIT, prefixed, state, trained
 
 LABELS = ("cat", "dog", "owl", "hen", "cow", "bee", "ant")

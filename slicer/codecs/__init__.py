@@ -1,4 +1,0 @@
-"""How an activation or an image becomes bytes, and back.
-
-Not here: how the bytes travel (`slicer.protocol`).
-"""

@@ -1,0 +1,63 @@
+"""What a server describes, seen by a device: whether it is what it says, goes with the settings, and fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from ..errors import ConfigError, CutError, ShardError
+from ..protocol.messages import ServedModel, ShardInfo
+from ..shards.manifest import Manifest
+from .head_runtime import GetShard
+from .settings import DeviceSettings
+
+#: Under Serve's message limit of 4 MiB, with room for other traffic in between.
+CHUNK_BYTES = 1 << 20
+
+
+def manifest_of(served: ServedModel) -> Manifest:
+    """What the server announced, checked against its digest. Raises ShardError."""
+    manifest = Manifest.from_json(served.manifest_json)
+    if manifest.digest != served.manifest:
+        raise ShardError(
+            f"the server announces manifest {served.manifest[:12]} of {served.name!r} but sent {manifest.digest[:12]}; "
+            "restart the server"
+        )
+    return manifest
+
+
+def fits_whole(manifest: Manifest, config: DeviceSettings) -> bool:
+    """Whether the device's budget holds the whole model."""
+    budget = config.profile.memory_budget_bytes
+    return budget is None or sum(head_memory(manifest, manifest.num_slices)) <= budget
+
+
+def pieces(shard: ShardInfo, get: GetShard) -> Iterator[bytes]:
+    """A shard's bytes, in chunks; ends early when the server's file does, which the cache then notices."""
+    for offset in range(0, shard.size_bytes, CHUNK_BYTES):
+        yield get(shard.sha256, offset, min(CHUNK_BYTES, shard.size_bytes - offset))
+
+
+def check_cut(served: ServedModel, config: DeviceSettings) -> None:
+    """Raise CutError or ConfigError unless the server takes this device's requests."""
+    n = served.num_slices
+    if not 0 <= config.cut <= n:
+        raise CutError(f"cut {config.cut} of {served.name!r}: it has {n} slices, so cuts are 0 to {n}")
+    if config.cut == n:
+        return
+    if config.cut not in served.entries:
+        raise CutError(
+            f"cut {config.cut} of {served.name!r} is no entry of this server; it takes {_listed(served.entries)}"
+        )
+    if config.codec not in served.codecs:
+        raise ConfigError(f"codec {config.codec!r}: the server takes {_listed(served.codecs)} for {served.name!r}")
+
+
+def head_memory(manifest: Manifest, cut: int) -> tuple[int, int]:
+    """(bytes of the shards 0:cut, bytes of the largest activation at their boundaries, as fp32)."""
+    shards = sum(shard.size_bytes for shard in manifest.shards[:cut])
+    return shards, max(4 * math.prod(shape) for shape in manifest.shapes[: cut + 1])
+
+
+def _listed(items: tuple[object, ...]) -> str:
+    return ", ".join(str(item) for item in items)

@@ -1,4 +1,0 @@
-"""What device and server say to each other.
-
-Not here: connections (`actors.network`, `deployments.replica.ingress.http_ingress`).
-"""
