@@ -20,7 +20,7 @@ from slicer.core.common.addresses import application_url
 from slicer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from slicer.core.device.record import Record
+    from slicer.core.records.record import Record
 
 #: Flag -> the key of a fleet file's group that it sets.
 OF_A_GROUP = ("cut", "codec", "link", "profile", "alone")

@@ -11,7 +11,7 @@ from slicer.core.common.lazy import lazy
 
 if TYPE_CHECKING:
     from actors.device.device import Device
-    from slicer.core.device.head_runtime import Computed, HeadRuntime, LoadHead
+    from slicer.core.heads.head_runtime import Computed, HeadRuntime, LoadHead
     from slicer.core.planning.cut_planner import Choice
 
 __all__ = ["Choice", "Computed", "Device", "HeadRuntime", "LoadHead"]
@@ -20,9 +20,9 @@ __getattr__ = lazy(
     __name__,
     {
         "Choice": "slicer.core.planning.cut_planner",
-        "Computed": "slicer.core.device.head_runtime",
-        "HeadRuntime": "slicer.core.device.head_runtime",
-        "LoadHead": "slicer.core.device.head_runtime",
+        "Computed": "slicer.core.heads.head_runtime",
+        "HeadRuntime": "slicer.core.heads.head_runtime",
+        "LoadHead": "slicer.core.heads.head_runtime",
         "Device": "actors.device.device",
     },
 )

@@ -8,8 +8,8 @@ from pydantic import Field
 from typing_extensions import Self
 
 from slicer.common.validation import Strict
-from slicer.core.device.settings import RetrySettings
 from slicer.core.planning.settings import PlanSettings
+from slicer.core.settings import RetrySettings
 from slicer.profiles.device_profile import Profile
 
 

@@ -8,9 +8,9 @@ from actors.device.config import DeviceConfig
 from actors.device.torch_runtime import load_torch
 from slicer.core.common.clock import Clock
 from slicer.core.device import device
-from slicer.core.device.head_runtime import LoadHead
-from slicer.core.device.record import Record
+from slicer.core.heads.head_runtime import LoadHead
 from slicer.core.network.server import Server
+from slicer.core.records.record import Record
 
 
 class Device(device.Device[DeviceConfig]):

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from actors.device.config import DeviceConfig
-from actors.device.head import Head
-from slicer.core.device.head_runtime import GetShard
-from slicer.core.device.served_model import check_cut, fits_whole, head_memory, manifest_of, pieces
-from slicer.core.device.settings import TAIL
+from actors.device.torch_slices import TorchSlices
+from slicer.core.heads.head import Head
+from slicer.core.heads.head_runtime import GetShard
+from slicer.core.heads.served_model import check_cut, check_memory, fits_whole, manifest_of, pieces
 from slicer.core.protocol.messages import ServedModel
+from slicer.core.settings import TAIL
 from slicer.core.shards.cache import ShardCache
 from slicer.errors import ConfigError
 from slicer.models.images import Preprocess
@@ -32,14 +33,7 @@ def load_head(served: ServedModel, config: DeviceConfig, get: GetShard) -> Head:
     manifest = manifest_of(served)
     check_cut(served, config)
     config.profile.check_model(served.name, served.num_slices, manifest.spec.architecture)
-    head_bytes, activation_bytes = head_memory(manifest, config.cut)
-    budget = config.profile.memory_budget_bytes
-    if budget is not None and head_bytes + activation_bytes > budget:
-        raise ConfigError(
-            f"head({config.cut}) of {served.name!r} does not fit device profile {config.profile.name!r}: shards "
-            f"{head_bytes} bytes + largest activation {activation_bytes} bytes > budget {budget} bytes; choose a "
-            "lower cut or a profile with more memory"
-        )
+    check_memory(served, manifest, config)
     if config.accelerator == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"device {config.name!r} asks for accelerator cuda, but torch sees none on this node; use accelerator: cpu"
@@ -50,14 +44,12 @@ def load_head(served: ServedModel, config: DeviceConfig, get: GetShard) -> Head:
     dtype = next((p.dtype for one in slices for p in one.parameters()), torch.float32)
     return Head(
         Preprocess(manifest.spec),
-        slices,
+        TorchSlices(slices, dtype, config.accelerator),
         manifest=manifest.digest,
         num_slices=served.num_slices,
         slice_bytes=[shard.size_bytes for shard in manifest.shards],
         channel_axes=manifest.channel_axes,
         own_result=manifest.outputs[0] if len(manifest.outputs) > 1 else None,
-        dtype=dtype,
-        accelerator=config.accelerator,
         profile=config.profile,
         seed=f"{config.seed}/{config.name}",
     )

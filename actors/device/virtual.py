@@ -15,15 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from actors.device.config import DeviceConfig
-from actors.device.head import Head
 from actors.device.head_loader import load_head, load_more
 from slicer.core.codecs.registry import as_taken
 from slicer.core.common.clock import Clock
-from slicer.core.device.head_runtime import Computed, GetShard, HeadRuntime
-from slicer.core.device.served_model import check_cut, fits_whole, manifest_of
-from slicer.core.device.settings import TAIL
+from slicer.core.heads.head import Head
+from slicer.core.heads.head_runtime import Computed, GetShard, HeadRuntime
+from slicer.core.heads.served_model import check_cut, fits_whole, manifest_of
 from slicer.core.planning.cut_planner import Choice
 from slicer.core.protocol.messages import ServedModel
+from slicer.core.settings import TAIL
 from slicer.errors import ConfigError
 from slicer.profiles.device_profile import NATIVE
 

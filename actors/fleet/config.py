@@ -23,8 +23,8 @@ from slicer.common.yaml_files import read_yaml
 from slicer.core.codecs.registry import CODECS, IMAGE_CODECS
 from slicer.core.common.addresses import application_url
 from slicer.core.common.error_text import shown
-from slicer.core.device.settings import TAIL
 from slicer.core.planning.link_presets import PRESETS
+from slicer.core.settings import TAIL
 from slicer.errors import ConfigError
 from slicer.profiles.device_profile import load_device_profile
 

@@ -1,5 +1,5 @@
 """The Ray actor around one device, or around many virtual ones. Thin: what a device does is in `actors.device.device`,
-a run in `actors.device.device_run`.
+a run in `slicer.core.device.device_run`.
 
 All methods run on the actor's event loop, so they interleave; the head runs on the device's own thread.
 """
@@ -19,18 +19,18 @@ from ray.util import metrics
 
 from actors.device.config import DeviceConfig
 from actors.device.device import Device
-from actors.device.device_run import DeviceRun
 from actors.device.virtual import REPLAYED, Crowd
 from actors.network.auto_transport import make_transport
 from actors.network.client import Kept, LinkedServer
 from actors.network.link import Link, make_link
 from actors.network.parcels import Parcels
-from actors.records.assignment import Assignment
 from slicer.common.plugins import load_object
 from slicer.common.thread_timing import hand_over_soon, prefer_thread
 from slicer.core.device.answer import TopK
-from slicer.core.device.record import Record
+from slicer.core.device.device_run import DeviceRun
 from slicer.core.network.server import Server
+from slicer.core.records.assignment import Assignment
+from slicer.core.records.record import Record
 from slicer.errors import ConfigError
 
 T = TypeVar("T")

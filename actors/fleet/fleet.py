@@ -21,9 +21,9 @@ from actors.fleet.config import FleetConfig, load_fleet, parse_fleet
 from actors.fleet.device_actor import DeviceInfo
 from actors.fleet.fleet_run import Absence, FleetRun
 from actors.fleet.ray_processes import GRACE_S, RayProcesses, living_nodes, reason
-from actors.records.assignment import Assignment
 from slicer.core.device.answer import TopK
-from slicer.core.device.record import Record
+from slicer.core.records.assignment import Assignment
+from slicer.core.records.record import Record
 from slicer.errors import ConfigError, HeadTailError, PlacementError, ServerError
 
 __all__ = ["Fleet", "FleetConfig", "load_fleet", "parse_fleet"]

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from actors.device.config import DeviceConfig
-from actors.device.device_run import lost_run
 from actors.fleet.processes import Call, Processes
-from actors.records.assignment import Assignment
-from slicer.core.device.record import Record
+from slicer.core.device.device_run import lost_run
+from slicer.core.records.assignment import Assignment
+from slicer.core.records.record import Record
 from slicer.errors import HeadTailError
 
 #: How often records of requests that have ended are fetched.

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from actors.records.assignment import Capture
+from slicer.core.records.assignment import Capture
 from slicer.errors import ConfigError
 
 #: Longest schedule of one run, all devices together: more does not fit a job's memory with its records.

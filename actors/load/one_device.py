@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actors.device.config import DeviceConfig
-from actors.device.device_run import DeviceRun
 from actors.fleet.config import FleetConfig, parse_fleet
 from actors.fleet.device_actor import device_class
 from actors.load.schedule import WARMUP_IMAGES
 from actors.network.auto_transport import make_transport
 from actors.network.client import LinkedServer
 from actors.network.link import make_link
-from actors.records.assignment import Assignment, Capture, Closed
 from slicer.common.comparison import mean, percentile
-from slicer.core.device.record import Record
+from slicer.core.device.device_run import DeviceRun
 from slicer.core.network.http_transport import HttpTransport, check_application
+from slicer.core.records.assignment import Assignment, Capture, Closed
+from slicer.core.records.record import Record
 from slicer.errors import ConfigError
 from slicer.models.images import LabelledImages
 

@@ -11,7 +11,7 @@ from actors.load import arrivals
 from actors.load.arrivals import ArrivalProcess
 from actors.load.config import LoadConfig
 from actors.load.video import Cameras
-from actors.records.assignment import Assignment, Capture, Closed
+from slicer.core.records.assignment import Assignment, Capture, Closed
 
 #: Images each device asks, one by one, before a run's clock starts.
 WARMUP_IMAGES = 2

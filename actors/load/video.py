@@ -15,7 +15,7 @@ from statistics import median
 
 from actors.load.arrivals import MAX_ARRIVALS
 from actors.load.config import LoadConfig
-from actors.records.assignment import Capture
+from slicer.core.records.assignment import Capture
 from slicer.errors import ConfigError, ImageError
 from slicer.models.images import LabelledImages
 from slicer.video import frames

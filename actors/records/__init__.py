@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from slicer.core.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from slicer.core.device.record import Record
+    from slicer.core.records.record import Record
 
 __all__ = ["Record"]
 
-__getattr__ = lazy(__name__, {"Record": "slicer.core.device.record"})
+__getattr__ = lazy(__name__, {"Record": "slicer.core.records.record"})

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from slicer.core.device.record import Record
+from slicer.core.records.record import Record
 
 
 @dataclass(frozen=True)

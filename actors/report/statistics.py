@@ -14,7 +14,7 @@ from typing import Any
 
 from actors.records.step import StepSeen
 from slicer.common.comparison import MAX_LAG_SHARE, Ratio, in_time, mean, paired_ratio, percentile, queue_grew
-from slicer.core.device.record import Record
+from slicer.core.records.record import Record
 
 #: The phases of an answered request, in the order of the path. With the rest they sum up to the inference time.
 PHASES = ("wait", "head", "encode", "network", "admission", "queue", "execution")

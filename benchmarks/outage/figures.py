@@ -9,7 +9,7 @@ from typing import Any
 
 from actors.report import statistics as stats
 from actors.report.tables import Table, number
-from slicer.core.device.record import Record
+from slicer.core.records.record import Record
 
 ENOUGH = 0.95  # of what a second offered must meet the SLO, for its goodput to be back
 

@@ -41,12 +41,12 @@ import yaml
 from actors.fleet.config import FleetConfig, parse_fleet
 from actors.fleet.fleet import Fleet
 from actors.load import applications, arrivals
-from actors.records.assignment import Assignment
 from benchmarks.common.command_line import names, new_parser, say
 from benchmarks.common.results import manifest, publish
 from benchmarks.outage.fault import START_IN_S, Began, Outage, times
 from benchmarks.outage.figures import again_after_s, attempts, back_after_s, phases, series, tables
 from slicer.common.comparison import percentile
+from slicer.core.records.assignment import Assignment
 from slicer.models.images import LabelledImages, write_digits
 
 MODEL = "digits_vit"

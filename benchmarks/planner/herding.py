@@ -17,16 +17,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from actors.device.config import PlanConfig
-from actors.device.device_run import DeviceRun
-from actors.records.assignment import Assignment, Capture
 from actors.testing import virtual_time
 from benchmarks.planner.cases import SHAPES, Case, served
 from benchmarks.planner.runs import JOIN_S, PROFILE_ERROR
 from benchmarks.planner.server import VirtualServer, others
 from benchmarks.planner.world import EmulatedDevice, costs_of, make_device
 from slicer.common.comparison import percentile
-from slicer.core.device.record import Record
+from slicer.core.device.device_run import DeviceRun
 from slicer.core.planning.cut_planner import Choice
+from slicer.core.records.assignment import Assignment, Capture
+from slicer.core.records.record import Record
 
 #: Not counted: the devices join all at once, and find the server idle.
 WARM_UP_S = 15.0

@@ -12,16 +12,16 @@ from functools import cached_property
 from typing import Any
 
 from actors.device.config import PlanConfig
-from actors.device.device_run import DeviceRun
 from actors.network.emulated_link import EmulatedLink
-from actors.records.assignment import Assignment, Capture
 from actors.testing import virtual_time
 from benchmarks.planner.cases import CODECS, ENCODE_NS, Case, served
 from benchmarks.planner.server import ADMISSION_S, VirtualServer, others
 from benchmarks.planner.world import costs_of, facts_of, make_device
-from slicer.core.device.record import Record
+from slicer.core.device.device_run import DeviceRun
 from slicer.core.network.server import ENVELOPE_BYTES
 from slicer.core.planning.cut_planner import Choice, DeviceView, payload_bytes
+from slicer.core.records.assignment import Assignment, Capture
+from slicer.core.records.record import Record
 
 #: The run's first seconds, not counted in the headline: the planner's first decisions.
 WARM_UP_S = 10.0

@@ -23,11 +23,11 @@ from actors.testing.virtual_time import VirtualClock
 from benchmarks.planner.cases import ENCODE_NS, Case
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_cost_profile
-from slicer.core.device.head_runtime import Computed
-from slicer.core.device.settings import TAIL
+from slicer.core.heads.head_runtime import Computed
 from slicer.core.planning.cut_planner import Choice, ModelFacts, payload_bytes
 from slicer.core.planning.cut_planner import DeviceView as View
 from slicer.core.protocol.messages import ServedModel
+from slicer.core.settings import TAIL
 from slicer.profiles.device_profile import Profile
 
 

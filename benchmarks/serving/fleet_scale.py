@@ -38,14 +38,14 @@ import yaml
 from actors.fleet.config import FleetConfig, parse_fleet
 from actors.fleet.fleet import Fleet
 from actors.load import applications, arrivals, reference
-from actors.records.assignment import Assignment
 from actors.report import statistics as stats
 from actors.report.tables import Table, number
 from benchmarks.common.command_line import decimals, integers, new_parser, say
 from benchmarks.common.process_memory import Watch
 from benchmarks.common.results import manifest, publish
 from slicer.common.comparison import in_time, percentile
-from slicer.core.device.record import Record
+from slicer.core.records.assignment import Assignment
+from slicer.core.records.record import Record
 from slicer.models.images import LabelledImages, write_digits
 
 MODEL = "digits_vit"

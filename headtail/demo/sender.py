@@ -154,7 +154,7 @@ def _fetch(served: ServedModel, get: Callable[[str, int, int], bytes]) -> tuple[
     """All slices of a model as a device loads them, and its preprocessing. Blocking."""
     from actors.device.config import DeviceConfig
     from actors.device.head_loader import load_more
-    from slicer.core.device.served_model import manifest_of
+    from slicer.core.heads.served_model import manifest_of
     from slicer.models.images import Preprocess
     from slicer.profiles.device_profile import NATIVE
 

@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 OLD_NAMES = {
-    "actors.head": "actors.device.head",
+    "actors.head": "slicer.core.heads.head",
     "actors.fleet_config": "actors.fleet.config",
     "actors.http_transport": "slicer.core.network.http_transport",
     "actors.links": "actors.network.link",

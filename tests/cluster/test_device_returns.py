@@ -10,8 +10,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from actors.fleet.fleet import Fleet, parse_fleet
-from actors.records.assignment import Assignment, Closed
 from deployments import app
+from slicer.core.records.assignment import Assignment, Closed
 from slicer.models.images import write_digits
 
 NAME = "headtail-returns"

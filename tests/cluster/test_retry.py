@@ -13,10 +13,10 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 from actors.fleet.fleet import Fleet, parse_fleet
-from actors.records.assignment import Assignment, Capture
 from deployments import app
 from slicer.core.codecs import activations
 from slicer.core.protocol.messages import Reply, Request
+from slicer.core.records.assignment import Assignment, Capture
 from slicer.errors import ServerError
 from slicer.models.images import write_digits
 

@@ -12,10 +12,10 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 from actors.fleet.fleet import Fleet, parse_fleet
-from actors.records.assignment import Assignment, Capture
 from deployments import app
 from deployments.scheduling.registry import STRATEGIES
-from slicer.core.device.record import Record
+from slicer.core.records.assignment import Assignment, Capture
+from slicer.core.records.record import Record
 from slicer.models import zoo
 from slicer.models.images import LabelledImages, Preprocess, write_digits
 

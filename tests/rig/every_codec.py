@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actors.device.device import Device
 from slicer.core.codecs.activations import CODECS, IMAGE_CODECS
-from slicer.core.device.head_runtime import Computed
+from slicer.core.heads.head_runtime import Computed
 from slicer.core.planning.cut_planner import Choice
 
 #: Activations at cut 1, images at cut 0.

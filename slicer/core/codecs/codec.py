@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +102,7 @@ class Codec(ABC):
         """
 
 
+@runtime_checkable
 class Transform(Protocol):
     """What an image codec needs of a model's preprocessing: `slicer.models.images.Preprocess` has it."""
 

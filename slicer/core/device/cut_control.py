@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 from ..common.clock import Clock
 from ..errors import HeadTailError
+from ..heads.head_runtime import HeadRuntime
 from ..network.server import Server
 from ..planning.cut_planner import Choice, ModelFacts
 from ..planning.online_planner import OnlinePlanner
 from ..planning.probe import probe
 from ..protocol.messages import ServedModel
-from .head_runtime import HeadRuntime
-from .settings import TAIL, DeviceSettings
+from ..settings import TAIL, DeviceSettings
 
 logger = logging.getLogger("headtail.device")
 

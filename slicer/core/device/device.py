@@ -16,17 +16,17 @@ from typing import Generic, TypeVar
 
 from ..common.clock import Clock
 from ..errors import CodecError, HeadTailError, ImageError, ServerError
+from ..heads.head_runtime import Computed, GetShard, HeadRuntime, LoadHead
+from ..heads.served_model import check_cut
 from ..network.server import Server
 from ..planning.cut_planner import Choice
+from ..records.record import Record
+from ..settings import DeviceSettings
 from .answer import RequestOptions, TopK
 from .cut_control import CutControl
 from .fallback import Fallback
-from .head_runtime import Computed, GetShard, HeadRuntime, LoadHead
 from .health.server_health import ServerHealth
-from .record import Record
 from .request import PendingRequest
-from .served_model import check_cut
-from .settings import DeviceSettings
 
 logger = logging.getLogger("headtail.device")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 
+from ..heads.head_runtime import Computed, HeadRuntime
 from ..planning.cut_planner import Choice
-from .head_runtime import Computed, HeadRuntime
-from .settings import TAIL, DeviceSettings
+from ..settings import TAIL, DeviceSettings
 
 
 class Fallback:

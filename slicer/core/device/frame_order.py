@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..records.record import Record
 from .answer import TopK
-from .record import Record
 
 #: Told each record that has its outcome, and its answer: empty without one.
 Deliver = Callable[[Record, TopK], None]

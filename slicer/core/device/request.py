@@ -15,17 +15,17 @@ from typing import Protocol
 from ..common.clock import Clock
 from ..common.top_k import top_k
 from ..errors import ServerError
+from ..heads.head_runtime import Computed
 from ..network.server import ENVELOPE_BYTES, Server
 from ..planning.cut_planner import Choice
 from ..protocol.messages import RETRYABLE, Answer, Refusal, Reply, Request
+from ..records.record import Record, RequestOutcome
+from ..settings import DeviceSettings
 from .answer import RequestOptions, TopK
 from .cut_control import CutControl
 from .fallback import Fallback
-from .head_runtime import Computed
 from .health.recovery_probe import ALONE_CODES
 from .health.server_health import ServerHealth
-from .record import Record, RequestOutcome
-from .settings import DeviceSettings
 
 #: What finishing alone may take longer than it took on average, of which a deadline keeps clear.
 _SLOWER = 1.3

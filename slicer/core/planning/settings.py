@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -82,6 +83,9 @@ class Duration(Protocol):
     @property
     def mean_ms(self) -> float:
         """Its expected value."""
+
+    def draw_ms(self, rng: random.Random) -> float:
+        """One of its values, drawn."""
 
 
 class DeviceTimes(Protocol):

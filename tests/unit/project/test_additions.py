@@ -19,13 +19,11 @@ from pydantic import model_validator
 
 from actors.device.config import DeviceConfig
 from actors.device.device import Device
-from actors.device.device_run import DeviceRun
 from actors.fleet.config import parse_fleet
 from actors.network.client import Kept, LinkedServer
 from actors.network.link import DirectLink
 from actors.network.parcels import Parcels
 from actors.network.serve_transport import ServeTransport
-from actors.records.assignment import Assignment
 from actors.report import report_tables
 from actors.report.tables import Column, number
 from actors.testing.fake_server import FakeServer
@@ -42,7 +40,8 @@ from deployments.testing.fakes import FakeExecutor, answer_of, rows_at
 from slicer.core.codecs import activations
 from slicer.core.codecs.floats import Fp32
 from slicer.core.codecs.registry import CODECS, register
-from slicer.core.device.head_runtime import Computed, GetShard, HeadRuntime
+from slicer.core.device.device_run import DeviceRun
+from slicer.core.heads.head_runtime import Computed, GetShard, HeadRuntime
 from slicer.core.network.http_transport import HttpTransport
 from slicer.core.network.server import Server
 from slicer.core.planning.cut_planner import Choice
@@ -50,6 +49,7 @@ from slicer.core.planning.link_presets import PRESETS, LinkPreset
 from slicer.core.protocol import endpoints
 from slicer.core.protocol.endpoints import Endpoint
 from slicer.core.protocol.messages import Answer, Refusal, Request, ServedModel
+from slicer.core.records.assignment import Assignment
 from slicer.errors import ConfigError, HeadTailError, ModelError
 from slicer.profiles.device_profile import NATIVE
 from tests.paths import ROOT

@@ -13,7 +13,7 @@ from slicer.core.codecs.registry import CODECS, IMAGE_CODECS
 
 EXAMPLES = [
     "actors.device.device:Device",
-    "slicer.core.device.head_runtime:HeadRuntime",
+    "slicer.core.heads.head_runtime:HeadRuntime",
     "actors.network.link:Link",
     "deployments.executors.base:Executor",
     "deployments.scheduling.scheduler:Policy",

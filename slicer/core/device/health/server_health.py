@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from ...common.clock import Clock
-from ..settings import DeviceSettings, pause_s
+from ...settings import DeviceSettings, pause_s
 from .backlog import Backlog
 from .circuit_breaker import CircuitBreaker
 from .recovery_probe import RecoveryProbe, Reload

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from actors.device.config import PlanConfig
-from actors.device.device_run import DeviceRun
-from actors.records.assignment import Capture
 from actors.testing.fake_server import FakeServer
+from slicer.core.device.device_run import DeviceRun
 from slicer.core.device.health.backlog import AT_ONCE
-from slicer.core.device.record import Record
 from slicer.core.planning.cut_planner import Choice
 from slicer.core.protocol.messages import ServedModel, ShardInfo
+from slicer.core.records.assignment import Capture
+from slicer.core.records.record import Record
 from slicer.core.shards.manifest import Manifest
 from slicer.core.shards.spec import ModelSpec
 from slicer.errors import ModelError

@@ -15,16 +15,16 @@ import pytest
 
 from actors.device.config import DeviceConfig, Retry
 from actors.device.device import Device
-from actors.device.device_run import DeviceRun, lost_run
 from actors.network.client import LinkedServer
-from actors.records.assignment import Assignment, Capture, Closed
 from actors.testing.fake_server import FakeServer
 from slicer.core.common.clock import Clock
 from slicer.core.device.answer import RequestOptions
-from slicer.core.device.head_runtime import Computed
-from slicer.core.device.record import Record
+from slicer.core.device.device_run import DeviceRun, lost_run
+from slicer.core.heads.head_runtime import Computed
 from slicer.core.planning.cut_planner import Choice
 from slicer.core.protocol.messages import ServedModel
+from slicer.core.records.assignment import Assignment, Capture, Closed
+from slicer.core.records.record import Record
 from slicer.errors import CodecError, ConfigError, CutError, ImageError, ShardError
 from slicer.profiles.device_profile import NATIVE, Profile
 from tests.unit import virtual_time
@@ -37,7 +37,7 @@ RETRY = Retry(attempts=3, first_pause_s=0.1, max_pause_s=1.0, budget_s=5.0)
 
 
 class FakeHead:
-    """Stands for `actors.device.head.Head`: what it computes is the digest that it was loaded for."""
+    """Stands for `slicer.core.heads.head.Head`: what it computes is the digest that it was loaded for."""
 
     def __init__(self, served: ServedModel, config: DeviceConfig) -> None:
         self.manifest = served.manifest

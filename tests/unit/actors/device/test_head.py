@@ -15,17 +15,17 @@ import torch
 
 from actors.device.config import DeviceConfig, Retry
 from actors.device.device import Device
-from actors.device.head import Head
 from actors.device.head_loader import load_head
 from actors.testing.fake_server import FakeServer
 from slicer import slice_model
 from slicer.core.codecs import activations
 from slicer.core.device.answer import RequestOptions
-from slicer.core.device.record import Record
-from slicer.core.device.served_model import head_memory
-from slicer.core.device.settings import pause_s
+from slicer.core.heads.head import Head
+from slicer.core.heads.served_model import head_memory
 from slicer.core.planning.cut_planner import Choice
 from slicer.core.protocol.messages import Request, ServedModel
+from slicer.core.records.record import Record
+from slicer.core.settings import pause_s
 from slicer.core.shards.manifest import Manifest
 from slicer.errors import ConfigError, CutError, HeadTailError, ImageError, ShardError
 from slicer.models.images import Preprocess, write_digits

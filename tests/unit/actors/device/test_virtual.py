@@ -14,9 +14,9 @@ from actors.device.virtual import Crowd
 from actors.fleet.config import parse_fleet
 from actors.testing.fake_server import FakeServer
 from slicer.core.device.answer import RequestOptions
-from slicer.core.device.record import Record
 from slicer.core.planning.cut_planner import Choice
 from slicer.core.protocol.messages import Request
+from slicer.core.records.record import Record
 from slicer.errors import ConfigError
 from slicer.profiles.device_profile import NATIVE
 from slicer.shards.load import load_span

@@ -7,14 +7,14 @@ import asyncio
 import pytest
 
 from actors.device.device import Device
-from actors.device.device_run import DeviceRun
 from actors.fleet.config import parse_fleet
 from actors.fleet.device_actor import device_class
 from actors.network.client import LinkedServer
 from actors.network.link import make_link
-from actors.records.assignment import Capture
 from actors.testing.fake_server import FakeServer
-from slicer.core.device.record import Record
+from slicer.core.device.device_run import DeviceRun
+from slicer.core.records.assignment import Capture
+from slicer.core.records.record import Record
 from tests.unit import virtual_time
 from tests.unit.actors.device.test_device import HEAD_S, VirtualDevice, assignment, config, fake_server, make
 

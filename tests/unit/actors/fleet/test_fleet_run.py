@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from actors.device.config import DeviceConfig
-from actors.device.device_run import make_record
 from actors.fleet.config import parse_fleet
 from actors.fleet.fleet_run import MOST_RETURNS, FleetRun
 from actors.fleet.processes import Gone
-from actors.records.assignment import Assignment, Capture, Closed
-from slicer.core.device.record import Record
+from slicer.core.device.device_run import make_record
+from slicer.core.records.assignment import Assignment, Capture, Closed
+from slicer.core.records.record import Record
 from slicer.errors import ServerError
 
 NAMES = ("cam-0", "cam-1", "cam-2")

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from actors.cli import device_command as cli
-from actors.device.device_run import DeviceRun
 from actors.fleet.config import parse_fleet
 from actors.load import one_device
 from actors.testing.fake_server import FakeServer
 from slicer.common.command_line import main, values
 from slicer.core.codecs.registry import CODECS
-from slicer.core.device.record import Record
+from slicer.core.device.device_run import DeviceRun
 from slicer.core.protocol.messages import ServedModel
+from slicer.core.records.record import Record
 from slicer.errors import ConfigError, ServerError
 from slicer.models.images import LabelledImages, write_digits
 from slicer.shards.save import export

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.records.step import StepSeen, on_run_clock
-from slicer.core.device.record import Record
+from slicer.core.records.record import Record
 
 
 def answered(finished_s: float, **more: object) -> Record:

@@ -17,7 +17,7 @@ from actors.report.report_tables import tables, text
 from actors.report.result import Result, document
 from actors.report.statistics import PHASES, StrategyRun
 from actors.report.tables import Table, mib, number, share
-from slicer.core.device.record import Record
+from slicer.core.records.record import Record
 
 SCHEMA = json.loads((Path(actors.__file__).parent / "report/result.schema.json").read_text(encoding="utf-8"))
 

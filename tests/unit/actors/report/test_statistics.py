@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from actors.report import statistics as stats
 from actors.report.statistics import StrategyRun
 from slicer.common.comparison import Ratio
-from slicer.core.device.record import Record, RequestOutcome
+from slicer.core.records.record import Record, RequestOutcome
 
 
 def record(at_s: float, took_ms: float | None = 10.0, *, cut: int = 0, **more: object) -> Record:

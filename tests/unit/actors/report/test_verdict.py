@@ -7,7 +7,7 @@ from collections.abc import Callable
 from actors.report.result import Result
 from actors.report.statistics import StrategyRun
 from actors.report.verdict import verdict
-from slicer.core.device.record import Record
+from slicer.core.records.record import Record
 from tests.unit.actors.report.test_result import record, result, steady
 
 Records = Callable[[int], tuple[Record, ...]]

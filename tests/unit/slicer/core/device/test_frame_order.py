@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from actors.device.device_run import DeviceRun
-from actors.records.assignment import Capture
 from slicer.core.device.answer import TopK
-from slicer.core.device.record import Record
+from slicer.core.device.device_run import DeviceRun
+from slicer.core.records.assignment import Capture
+from slicer.core.records.record import Record
 from tests.unit import virtual_time
 from tests.unit.actors.device.test_device import assignment, fake_server, make
 

@@ -6,14 +6,14 @@ import asyncio
 from typing import Any
 
 from actors.device.config import PlanConfig
-from actors.device.device_run import DeviceRun
 from actors.network.client import LinkedServer
 from actors.network.emulated_link import EmulatedLink
 from actors.testing.fake_server import FakeServer
-from slicer.core.device.record import Record
+from slicer.core.device.device_run import DeviceRun
 from slicer.core.planning.cut_planner import Choice
 from slicer.core.planning.online_planner import OnlinePlanner
 from slicer.core.planning.probe import probe
+from slicer.core.records.record import Record
 from slicer.profiles.device_profile import Profile
 from tests.unit import virtual_time
 from tests.unit.actors.device.test_alone import PLANNED, ask

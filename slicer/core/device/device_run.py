@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Any
 
-from actors.device.config import DeviceConfig
-from actors.device.device import Device
-from actors.records.assignment import Assignment, Closed
-from slicer.core.device.answer import RequestOptions, TopK
-from slicer.core.device.frame_order import Deliver, FrameOrder
-from slicer.core.device.record import Record
+from ..records.assignment import Assignment, Closed
+from ..records.record import Record
+from ..settings import DeviceSettings
+from .answer import RequestOptions, TopK
+from .device import Device
+from .frame_order import Deliver, FrameOrder
 
 
 class DeviceRun:
@@ -28,7 +29,7 @@ class DeviceRun:
     """
 
     def __init__(
-        self, device: Device, assignment: Assignment, *, deliver: Deliver = lambda record, answer: None
+        self, device: Device[Any], assignment: Assignment, *, deliver: Deliver = lambda record, answer: None
     ) -> None:
         self.records: list[Record] = []
         self._device = device
@@ -127,7 +128,7 @@ class DeviceRun:
         return record
 
 
-def make_record(config: DeviceConfig, assignment: Assignment, image: int, scheduled_s: float, number: str) -> Record:
+def make_record(config: DeviceSettings, assignment: Assignment, image: int, scheduled_s: float, number: str) -> Record:
     """An open record of one intended request."""
     return Record(
         id=f"{assignment.run_id}/{config.name}/{number}",
@@ -140,7 +141,7 @@ def make_record(config: DeviceConfig, assignment: Assignment, image: int, schedu
     )
 
 
-def lost_run(config: DeviceConfig, assignment: Assignment, message: str) -> list[Record]:
+def lost_run(config: DeviceSettings, assignment: Assignment, message: str) -> list[Record]:
     """The records of a run whose device died: every intended request is lost. A closed loop without a number of
     requests has none, since nobody knows what it would have asked."""
     intended = [(arrival.image, arrival.at_s) for arrival in assignment.arrivals]

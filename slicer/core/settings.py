@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from typing_extensions import Self
 
-from ..planning.settings import DeviceTimes, PlanSettings
+from .planning.settings import DeviceTimes, PlanSettings
 
 #: Of `alone`: the same model's own tail.
 TAIL = "tail"
@@ -41,6 +41,10 @@ def pause_s(retry: RetrySettings, attempt: int) -> float:
 
 class DeviceProfile(DeviceTimes, Protocol):
     """A device's times, and whether they are its own."""
+
+    @property
+    def name(self) -> str:
+        """Stands in messages."""
 
     @property
     def kind(self) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from slicer.errors import ConfigError
+from ..errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Assignment:
         deadline_ms: how long after its intended capture an answer is worth something; travels with the request; None:
             no deadline.
         in_order: it is a camera; open loop only. Answers are handed on in the order of the arrivals
-            (`slicer.core.device.frame_order`), and `max_age_ms` counts also for an image that had to wait for the
+            (`device.frame_order`), and `max_age_ms` counts also for an image that had to wait for the
             server.
         top_k: how many (class, logit) pairs to ask for.
         warmup: images (indices) that are asked one after the other before the clock starts; they leave no record.

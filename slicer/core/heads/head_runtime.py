@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..planning.cut_planner import Choice
 from ..protocol.messages import ServedModel
-from .settings import DeviceSettings
+from ..settings import DeviceSettings
 
 #: (sha256, offset, length) -> up to so many bytes of that shard; blocking, never called on the event loop.
 GetShard = Callable[[str, int, int], bytes]

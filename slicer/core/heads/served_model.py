@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from ..errors import ConfigError, CutError, ShardError
 from ..protocol.messages import ServedModel, ShardInfo
+from ..settings import DeviceSettings
 from ..shards.manifest import Manifest
 from .head_runtime import GetShard
-from .settings import DeviceSettings
 
 #: Under Serve's message limit of 4 MiB, with room for other traffic in between.
 CHUNK_BYTES = 1 << 20
@@ -24,6 +24,18 @@ def manifest_of(served: ServedModel) -> Manifest:
             "restart the server"
         )
     return manifest
+
+
+def check_memory(served: ServedModel, manifest: Manifest, config: DeviceSettings) -> None:
+    """Raise ConfigError unless the head fits the device's budget."""
+    head_bytes, activation_bytes = head_memory(manifest, config.cut)
+    budget = config.profile.memory_budget_bytes
+    if budget is not None and head_bytes + activation_bytes > budget:
+        raise ConfigError(
+            f"head({config.cut}) of {served.name!r} does not fit device profile {config.profile.name!r}: shards "
+            f"{head_bytes} bytes + largest activation {activation_bytes} bytes > budget {budget} bytes; choose a "
+            "lower cut or a profile with more memory"
+        )
 
 
 def fits_whole(manifest: Manifest, config: DeviceSettings) -> bool:

@@ -1,36 +1,52 @@
 """The device's part of a model: preprocessing, slices 0:cut and encoding, as one blocking computation per image.
 
-Slices are held one by one, so that the cut can change: those that are missing are loaded while the others run on.
+Slices are held one by one, so that the cut can change: those that are missing are loaded while the others run on. What
+runs them is no affair of a head's (`Slices`).
 
 An emulated head computes the same, then sleeps until the time of its profile has passed; the device is busy meanwhile.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 
-from slicer.core.codecs import activations
-from slicer.core.codecs.images import encode_image
-from slicer.core.codecs.registry import as_taken, image_codec_named
-from slicer.core.device.head_runtime import Computed
-from slicer.core.planning.cut_planner import Choice
-from slicer.core.protocol.outputs import Output
-from slicer.errors import ImageError
-from slicer.models.images import Preprocess
-from slicer.profiles.device_profile import NATIVE, Profile
+from ..codecs import activations
+from ..codecs.codec import Transform
+from ..codecs.images import encode_image
+from ..codecs.registry import as_taken, image_codec_named
+from ..errors import ImageError
+from ..planning.cut_planner import Choice
+from ..protocol.outputs import Output
+from ..settings import DeviceProfile
+from .head_runtime import Computed
 
 #: What an image becomes, (channels, height, width), float32.
 Prepare = Callable[[str], npt.NDArray[np.float32]]
+
+
+class Slices(Protocol):
+    """The first slices of a model, loaded, in whatever runs them. `run` and `trim` are called on one thread, `extend`
+    beside them."""
+
+    @property
+    def loaded(self) -> int:
+        """How many there are, from the first on."""
+
+    def run(self, x: npt.NDArray[np.float32], start: int, end: int) -> tuple[npt.NDArray[np.float32], list[float]]:
+        """Slices start:end of one image, without a batch dimension, and the ms that each took."""
+
+    def extend(self, more: Sequence[Any]) -> None:
+        """The slices after those that are loaded, as whoever loads them made them."""
+
+    def trim(self, count: int) -> None:
+        """Keep the first `count`, and give the memory of the others back to the system."""
 
 
 class Head:
@@ -38,28 +54,27 @@ class Head:
     on alone. `compute`, `finish` and `trim` run on one thread, the device's own; `extend` may be called beside them.
 
     Args:
-        prepare: preprocessing of an image file; a `Preprocess`, if images are sent as they are.
-        slices: slices 0, 1, ..., as many as are loaded. `dtype` and `accelerator` are where they run and in what.
+        prepare: preprocessing of an image file; with the methods of a `Transform`, if images are sent as they are.
+        slices: slices 0, 1, ..., as many as are loaded.
         manifest, num_slices: what they are the beginning of; `slice_bytes`: of the shards of all slices.
         channel_axes: of the activations at the cuts 0..n, for the codecs; empty: measured.
         own_result: which part of what the last slice gives is the model's own; None: all of it.
-        profile: how long slices and preprocessing take, if they are emulated; `seed`: of the times drawn from it.
+        profile: how long slices and preprocessing take, if they are emulated; None: they are not.
+        seed: of the times drawn from it.
         sleep: waits so many seconds.
     """
 
     def __init__(
         self,
         prepare: Prepare,
-        slices: Sequence[nn.Module],
+        slices: Slices,
         *,
         manifest: str,
         num_slices: int,
         slice_bytes: Sequence[int] = (),
         channel_axes: Sequence[int] = (),
         own_result: Output | None = None,
-        dtype: torch.dtype = torch.float32,
-        accelerator: str = "cpu",
-        profile: Profile = NATIVE,
+        profile: DeviceProfile | None = None,
         seed: str = "",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -69,9 +84,7 @@ class Head:
         self._channel_axes = tuple(channel_axes)
         self._own_result = own_result
         self._prepare = prepare
-        self._slices = list(slices)
-        self._dtype = dtype
-        self._accelerator = accelerator
+        self._slices = slices
         self._profile = profile
         self._rng = random.Random(seed)
         self._sleep = sleep
@@ -79,24 +92,20 @@ class Head:
     @property
     def loaded(self) -> int:
         """How many slices there are, from the first on."""
-        return len(self._slices)
+        return self._slices.loaded
 
     @property
     def size_bytes(self) -> int:
         """Of the shards of the slices that are loaded."""
         return sum(self._slice_bytes[: self.loaded])
 
-    def extend(self, slices: Sequence[nn.Module]) -> None:
+    def extend(self, more: Sequence[Any]) -> None:
         """The slices after those that are loaded."""
-        self._slices.extend(slices)
+        self._slices.extend(more)
 
     def trim(self, count: int) -> None:
         """Keep the first `count` slices only, and give the memory of the others back to the system."""
-        if count < len(self._slices):
-            dropped = self._slices[count:]
-            del self._slices[count:]
-            drop_weights(dropped, self._slices)
-            give_back_memory()
+        self._slices.trim(count)
 
     def reseed(self, seed: str) -> None:
         """Draw emulated times from here on as another head with this seed does."""
@@ -169,8 +178,8 @@ class Head:
 
     def _as_image(self, image: str, name: str) -> Computed:
         began = time.perf_counter()
-        prepare = self._prepare
-        assert isinstance(prepare, Preprocess), "images are sent by devices with timm's preprocessing"
+        prepare: Any = self._prepare
+        assert isinstance(prepare, Transform), "images are sent by devices with a model's own preprocessing"
         payload = image_payload(name, image, prepare)
         spent_ms = (time.perf_counter() - began) * 1e3
         # A camera's own file costs it nothing.
@@ -184,12 +193,12 @@ class Head:
 
     def _prepare_ms(self, spent_ms: float) -> float:
         """What preprocessing takes on the device: what it took here, or what is drawn."""
-        spread = self._profile.preprocess_ms
+        spread = None if self._profile is None else self._profile.preprocess_ms
         return spent_ms if spread is None else spread.draw_ms(self._rng)
 
     def _keep_time(self, began: float, prepare_ms: float, slices_ms: list[float], start: int = 0) -> tuple[float, bool]:
         """Sleep until the emulated times have passed, which then stand in `slices_ms`; whether this host was late."""
-        if self._profile.kind != "emulated":
+        if self._profile is None or self._profile.kind != "emulated":
             return prepare_ms, False
         drawn = [spread.draw_ms(self._rng) for spread in self._profile.slices_ms[start : start + len(slices_ms)]]
         slices_ms[:] = drawn
@@ -202,20 +211,11 @@ class Head:
         """Slices start:end of one image, and the ms that each took."""
         if start == end:
             return x, []
-        slices, times_ms = self._slices[start:end], []
-        assert len(slices) == end - start, f"slices {start}:{end} with {len(self._slices)} loaded"
-        with torch.inference_mode():
-            # A copy in torch's own memory, whose alignment decides in which order kernels sum.
-            now: torch.Tensor = torch.tensor(x).unsqueeze(0).to(self._accelerator, self._dtype)
-            for one in slices:
-                began = time.perf_counter()
-                now = one(now)
-                times_ms.append((time.perf_counter() - began) * 1e3)
-            activation: npt.NDArray[np.float32] = now[0].to("cpu", torch.float32).numpy()
-        return activation, times_ms
+        assert end <= self.loaded, f"slices {start}:{end} with {self.loaded} loaded"
+        return self._slices.run(x, start, end)
 
 
-def image_payload(name: str, image: str, prepare: Preprocess) -> bytes:
+def image_payload(name: str, image: str, prepare: Transform) -> bytes:
     """An image file in a codec's form; a file that is in that form already is sent as it is.
 
     Raises:
@@ -228,22 +228,3 @@ def image_payload(name: str, image: str, prepare: Preprocess) -> bytes:
         except OSError as error:
             raise ImageError(f"image {image}: cannot be read ({error.strerror})") from error
     return encode_image(name, image, prepare)
-
-
-def drop_weights(dropped: Sequence[nn.Module], kept: Sequence[nn.Module]) -> None:
-    """Take the weights out of modules that nobody runs any more, except for those that others hold, too.
-
-    Dropping the modules is not enough: a traced module is a cycle of references, which a collection may free late, or
-    never, if `gc.freeze` was called in between.
-    """
-    held = {id(tensor) for one in kept for tensor in (*one.parameters(), *one.buffers())}
-    for one in dropped:
-        for tensor in (*one.parameters(), *one.buffers()):
-            if id(tensor) not in held:
-                tensor.data = tensor.data.new_empty(0)
-
-
-def give_back_memory() -> None:
-    """glibc keeps freed memory for itself; ask it to return what is whole pages. Nothing elsewhere."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
