@@ -21,6 +21,7 @@ from slicer.core.common.clock import Clock
 from slicer.core.heads.head import Head
 from slicer.core.heads.head_runtime import Computed, GetShard, HeadRuntime
 from slicer.core.heads.served_model import check_cut, fits_whole, manifest_of
+from slicer.core.images.source import ImageSource
 from slicer.core.planning.cut_planner import Choice
 from slicer.core.protocol.messages import ServedModel
 from slicer.core.settings import TAIL
@@ -47,7 +48,7 @@ class Crowd:
         self._kept_bytes = kept_bytes
         self._heads: dict[str, Head] = {}
         self._loading: dict[str, asyncio.Lock] = {}
-        self._results: OrderedDict[tuple[str, str, Choice], asyncio.Future[Computed]] = OrderedDict()
+        self._results: OrderedDict[tuple[str, ImageSource, Choice], asyncio.Future[Computed]] = OrderedDict()
         self._bytes = 0
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="crowd")
 
@@ -65,7 +66,7 @@ class Crowd:
             elif head.loaded < cut:
                 head.extend(await loop.run_in_executor(None, load_more, served, config, get, head.loaded, cut))
 
-    async def computed(self, manifest: str, image: str, choice: Choice) -> Computed:
+    async def computed(self, manifest: str, image: ImageSource, choice: Choice) -> Computed:
         """What slices 0:cut make of the image; computed once, whoever asks."""
         key = manifest, image, choice
         future = self._results.get(key)
@@ -138,13 +139,13 @@ class _Replay:
     def close(self) -> None:
         """The thread is the crowd's."""
 
-    async def compute(self, image: str, choice: Choice) -> Computed:
+    async def compute(self, image: ImageSource, choice: Choice) -> Computed:
         return await self._replay(image, choice, 0)
 
-    async def finish(self, computed: Computed, image: str) -> Computed:
+    async def finish(self, computed: Computed, image: ImageSource) -> Computed:
         return await self._replay(image, Choice(self.num_slices, "fp32"), computed.cut)
 
-    async def _replay(self, image: str, choice: Choice, start: int) -> Computed:
+    async def _replay(self, image: ImageSource, choice: Choice, start: int) -> Computed:
         """What was computed once, after the time that this device takes."""
         profile, clock = self._config.profile, self._crowd.clock
         began_s = clock.now_s()

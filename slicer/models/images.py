@@ -21,9 +21,9 @@ from torch import nn
 
 from slicer.core.images.pixels import check_size, plain
 from slicer.core.shards.spec import ModelSpec
+from slicer.core.video import frames
 from slicer.errors import ImageError
 from slicer.models.data_config import EXIF_KEY, data_config
-from slicer.video import frames
 
 #: What is taken for an image in a directory; other files in it are refused by name, hidden ones are skipped.
 EXTENSIONS: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff")
@@ -131,7 +131,7 @@ class Preprocess:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """The decoded image of a file, or a video's frame by its name (`slicer.video.frames`).
+    """The decoded image of a file, or a video's frame by its name (`slicer.core.video.frames`).
 
     Raises:
         ImageError: with the file's name when it is none, too large, or damaged.

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import os
-import threading
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Literal, TypeVar, overload
+from collections.abc import Sequence
+from typing import Any, Literal, overload
 
 import numpy.typing as npt
 
-from ..errors import ServerError
+from ..common.loop_thread import LoopThread
 from ..protocol.messages import Answer, Request, ServedModel
 from .async_client import TIMEOUT_S, AsyncClient, Floats, Logits
 from .images import As, ImageLike
 from .prediction import Prediction
-
-T = TypeVar("T")
 
 
 class Client:
@@ -37,11 +31,7 @@ class Client:
 
     def __init__(self, url: str, token: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
         self._client = AsyncClient(url, token, timeout_s=timeout_s)
-        self._lock = threading.Lock()  # of what follows
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._process = 0  # where the thread runs; 0: none has been started
-        self._closed = False
+        self._thread = LoopThread("client", self._client.close)
 
     def __enter__(self) -> Client:
         return self
@@ -51,14 +41,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections and end the thread; calling it again is harmless. Calls that wait raise ServerError."""
-        if self._elsewhere():
-            return
-        with self._lock:
-            loop, thread = self._loop, self._thread
-            self._closed, self._loop, self._thread = True, None, None
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
+        self._thread.close()
 
     def predict(
         self,
@@ -70,7 +53,7 @@ class Client:
         timeout_s: float | None = None,
     ) -> Prediction:
         """The classes of one image: the path or bytes of a file, an image of Pillow, or uint8 [H, W, C] or [H, W]."""
-        return self._run(
+        return self._thread.run(
             lambda: self._client.predict(image, model=model, top_k=top_k, send_as=send_as, timeout_s=timeout_s)
         )
 
@@ -84,7 +67,7 @@ class Client:
         timeout_s: float | None = None,
     ) -> list[Prediction]:
         """The classes of several images, in their order; they travel in one body, and are answered together."""
-        return self._run(
+        return self._thread.run(
             lambda: self._client.predict_many(images, model=model, top_k=top_k, send_as=send_as, timeout_s=timeout_s)
         )
 
@@ -127,7 +110,7 @@ class Client:
     ) -> Logits | Prediction | list[Prediction]:
         """Logits [classes] of an activation at a cut, or [B, classes] of B of them; with `top_k` predictions."""
         arguments: Any = {"cut": cut, "model": model, "codec": codec, "top_k": top_k}
-        answer: Logits | Prediction | list[Prediction] = self._run(
+        answer: Logits | Prediction | list[Prediction] = self._thread.run(
             lambda: self._client.infer(activation, **arguments, manifest=manifest, timeout_s=timeout_s)
         )
         return answer
@@ -146,63 +129,24 @@ class Client:
     ) -> npt.NDArray[Any]:
         """One whole output, such as ``features``, of an image, or with `cut` an activation (`AsyncClient.output`)."""
         arguments: Any = {"cut": cut, "model": model, "codec": codec, "datatype": datatype, "send_as": send_as}
-        return self._run(lambda: self._client.output(name, given, **arguments, timeout_s=timeout_s))
+        return self._thread.run(lambda: self._client.output(name, given, **arguments, timeout_s=timeout_s))
 
     def describe(self, model: str | None = None, *, timeout_s: float | None = None) -> ServedModel:
         """What the server says of a model now: digest of its weights, cuts, codecs."""
-        return self._run(lambda: self._client.describe(model, timeout_s=timeout_s))
+        return self._thread.run(lambda: self._client.describe(model, timeout_s=timeout_s))
 
     def models(self, *, timeout_s: float | None = None) -> list[str]:
         """Names of the models that the server has now."""
-        return self._run(lambda: self._client.models(timeout_s=timeout_s))
+        return self._thread.run(lambda: self._client.models(timeout_s=timeout_s))
 
     def ready(self) -> bool:
         """Whether a request would have a chance now; asks once."""
-        return self._run(self._client.ready)
+        return self._thread.run(self._client.ready)
 
     def shard(self, sha256: str, offset: int, length: int, *, timeout_s: float | None = None) -> bytes:
         """Up to `length` bytes of a slice's file, fewer at its end; at most 4 MiB at once."""
-        return self._run(lambda: self._client.shard(sha256, offset, length, timeout_s=timeout_s))
+        return self._thread.run(lambda: self._client.shard(sha256, offset, length, timeout_s=timeout_s))
 
     def infer_requests(self, requests: Sequence[Request]) -> list[Answer]:
         """Rows of devices in one body, each answered or refused for itself; sent once."""
-        return self._run(lambda: self._client.infer_requests(requests))
-
-    def _run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        if self._elsewhere():
-            raise ServerError("this client was used before a fork; make another one in this process")
-        with self._lock:
-            if self._closed:
-                raise ServerError("this client is closed; make another one")
-            if self._loop is None:
-                self._loop, self._process = asyncio.new_event_loop(), os.getpid()
-                self._thread = threading.Thread(
-                    target=self._serve, args=(self._loop,), name="headtail client", daemon=True
-                )
-                self._thread.start()
-            future = asyncio.run_coroutine_threadsafe(call(), self._loop)
-        try:
-            return future.result()
-        except concurrent.futures.CancelledError:
-            raise ServerError("this client was closed while a call waited for its answer") from None
-        except BaseException:  # of the call, or of this thread while it waits: Ctrl-C
-            future.cancel()
-            raise
-
-    def _elsewhere(self) -> bool:
-        """Whether the thread is that of the process that this one was forked from."""
-        return self._process not in (0, os.getpid())
-
-    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The thread, until `close` stops the loop."""
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-            left = asyncio.all_tasks(loop)
-            for task in left:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            loop.run_until_complete(self._client.close())
-            loop.run_until_complete(loop.shutdown_default_executor())
-        finally:
-            loop.close()
+        return self._thread.run(lambda: self._client.infer_requests(requests))

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from ..common.clock import Clock
+from ..common.error_text import shown
 from ..errors import CodecError, HeadTailError, ImageError, ServerError
 from ..heads.head_runtime import Computed, GetShard, HeadRuntime, LoadHead
 from ..heads.served_model import check_cut
+from ..images.source import ImageSource
 from ..network.server import Server
 from ..planning.cut_planner import Choice
 from ..records.record import Record
@@ -156,20 +158,20 @@ class Device(Generic[Settings]):
             return known
         return tuple(self.head.slices_ms) if self.head is not None and type(self).compute is Device.compute else ()
 
-    async def compute(self, image: str, choice: Choice) -> Computed:
+    async def compute(self, image: ImageSource, choice: Choice) -> Computed:
         """Run the head over one image, off the event loop. Called for one image at a time."""
         assert self.head is not None, "start() before the first request"
         return await self.head.compute(image, choice)
 
-    async def finish(self, computed: Computed, image: str) -> Computed:
+    async def finish(self, computed: Computed, image: ImageSource) -> Computed:
         """The rest of a request, here, on a device that can go on alone. Called for one image at a time."""
         return await self.fallback.finish(computed, image)
 
-    async def answer(self, image: str, record: Record, began_s: float, ask: RequestOptions) -> TopK:
+    async def answer(self, image: ImageSource, record: Record, began_s: float, ask: RequestOptions) -> TopK:
         """Answer one image and close its record; the (class, logit) pairs, best first, empty without an answer.
 
         Args:
-            image: path of the image file.
+            image: path of a file, a file's bytes, or an image of Pillow.
             record: open, with `scheduled_s` set; every other field of the device's is filled here.
             began_s: the device's clock at the start of the run, to which the record's times relate.
         """
@@ -186,7 +188,7 @@ class Device(Generic[Settings]):
         except HeadTailError as error:
             request.close("refused", "device", str(error))
         except Exception as error:  # a bug in a device must not end the run of the others
-            logger.exception("device %s failed on %s", self.config.name, image)
+            logger.exception("device %s failed on %s", self.config.name, shown(image))
             request.close("refused", "device", f"{type(error).__name__}: {error}")
         return ()
 

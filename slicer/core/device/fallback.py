@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 
 from ..heads.head_runtime import Computed, HeadRuntime
+from ..images.source import ImageSource
 from ..planning.cut_planner import Choice
 from ..settings import TAIL, DeviceSettings
 
@@ -52,7 +53,7 @@ class Fallback:
             return config.alone
         return config.model if config.alone and head is not None and head.loaded == head.num_slices else ""
 
-    async def finish(self, computed: Computed, image: str) -> Computed:
+    async def finish(self, computed: Computed, image: ImageSource) -> Computed:
         """The rest of a request; ask `model` first. Called for one image at a time. Raises as `HeadRuntime.compute`."""
         small, head = self.small, self._head
         if small is not None:

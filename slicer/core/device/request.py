@@ -16,6 +16,7 @@ from ..common.clock import Clock
 from ..common.top_k import top_k
 from ..errors import ServerError
 from ..heads.head_runtime import Computed
+from ..images.source import ImageSource
 from ..network.server import ENVELOPE_BYTES, Server
 from ..planning.cut_planner import Choice
 from ..protocol.messages import RETRYABLE, Answer, Refusal, Reply, Request
@@ -62,10 +63,10 @@ class Requester(Protocol):
     def config(self) -> DeviceSettings:
         """What it is told."""
 
-    async def compute(self, image: str, choice: Choice) -> Computed:
+    async def compute(self, image: ImageSource, choice: Choice) -> Computed:
         """The head, over one image."""
 
-    async def finish(self, computed: Computed, image: str) -> Computed:
+    async def finish(self, computed: Computed, image: ImageSource) -> Computed:
         """The rest, here."""
 
     async def reload(self, stale: str) -> None:
@@ -79,7 +80,7 @@ class PendingRequest:
     """One request; made by `Device.answer`, on its event loop. All its sendings have the same `key`, and no other's."""
 
     def __init__(
-        self, device: Requester, image: str, record: Record, key: str, began_s: float, ask: RequestOptions
+        self, device: Requester, image: ImageSource, record: Record, key: str, began_s: float, ask: RequestOptions
     ) -> None:
         self._device = device
         self._config = device.config

@@ -22,13 +22,17 @@ from ..codecs.codec import Transform
 from ..codecs.images import encode_image
 from ..codecs.registry import as_taken, image_codec_named
 from ..errors import ImageError
+from ..images.source import ImageSource, readable
 from ..planning.cut_planner import Choice
 from ..protocol.outputs import Output
 from ..settings import DeviceProfile
 from .head_runtime import Computed
 
 #: What an image becomes, (channels, height, width), float32.
-Prepare = Callable[[str], npt.NDArray[np.float32]]
+Prepare = Callable[[Any], npt.NDArray[np.float32]]
+
+#: How the files begin that image codecs carry as they are.
+_BEGINNINGS = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
 
 
 class Slices(Protocol):
@@ -111,7 +115,7 @@ class Head:
         """Draw emulated times from here on as another head with this seed does."""
         self._rng.seed(seed)
 
-    def compute(self, image: str, choice: Choice) -> Computed:
+    def compute(self, image: ImageSource, choice: Choice) -> Computed:
         """One image file to an encoded activation, or to logits at cut n. Blocks for as long as the device would.
 
         Raises:
@@ -121,7 +125,7 @@ class Head:
         if cut == 0 and choice.codec in activations.IMAGE_CODECS:
             return self._as_image(image, choice.codec)
         began = time.perf_counter()
-        pixels = self._prepare(image)
+        pixels = self._prepare(readable(image))
         prepare_s = time.perf_counter() - began
         activation, slices_ms = self._run(pixels, 0, cut)
         prepare_ms, overrun = self._keep_time(began, self._prepare_ms(prepare_s * 1e3), slices_ms)
@@ -150,7 +154,7 @@ class Head:
             activation,
         )
 
-    def finish(self, computed: Computed, image: str) -> Computed:
+    def finish(self, computed: Computed, image: ImageSource) -> Computed:
         """The slices that are left, here: the logits of a request that the server did not answer. All are loaded.
 
         `head_ms` and the slices' times are those of this part alone. Raises as `compute`.
@@ -158,7 +162,7 @@ class Head:
         began = time.perf_counter()
         activation, prepare_ms = computed.activation, 0.0
         if activation is None:
-            activation = self._prepare(image)
+            activation = self._prepare(readable(image))
             prepare_ms = self._prepare_ms((time.perf_counter() - began) * 1e3)
         logits, slices_ms = self._run(activation, computed.cut, self.num_slices)
         _, overrun = self._keep_time(began, prepare_ms, slices_ms, computed.cut)
@@ -176,7 +180,7 @@ class Head:
         self._run(black, 0, self.loaded)
         return self._run(black, 0, self.loaded)[1]
 
-    def _as_image(self, image: str, name: str) -> Computed:
+    def _as_image(self, image: ImageSource, name: str) -> Computed:
         began = time.perf_counter()
         prepare: Any = self._prepare
         assert isinstance(prepare, Transform), "images are sent by devices with a model's own preprocessing"
@@ -215,16 +219,18 @@ class Head:
         return self._slices.run(x, start, end)
 
 
-def image_payload(name: str, image: str, prepare: Transform) -> bytes:
-    """An image file in a codec's form; a file that is in that form already is sent as it is.
+def image_payload(name: str, image: ImageSource, prepare: Transform) -> bytes:
+    """An image in a codec's form; a file that is in that form already is sent as it is.
 
     Raises:
         ImageError: the file cannot be read.
     """
-    path = Path(image)
-    if path.suffix.lower() in image_codec_named(name).suffixes:
+    if isinstance(image, bytes):
+        beginning = _BEGINNINGS.get(name)
+        return image if beginning and image.startswith(beginning) else encode_image(name, readable(image), prepare)
+    if isinstance(image, (str, Path)) and Path(image).suffix.lower() in image_codec_named(name).suffixes:
         try:
-            return path.read_bytes()
+            return Path(image).read_bytes()
         except OSError as error:
             raise ImageError(f"image {image}: cannot be read ({error.strerror})") from error
     return encode_image(name, image, prepare)

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ..images.source import ImageSource
 from ..planning.cut_planner import Choice
 from ..protocol.messages import ServedModel
 from ..settings import DeviceSettings
@@ -101,14 +102,14 @@ class HeadRuntime(Protocol):
     def size_bytes(self) -> int:
         """Of the shards of slices 0:loaded."""
 
-    async def compute(self, image: str, choice: Choice) -> Computed:
+    async def compute(self, image: ImageSource, choice: Choice) -> Computed:
         """One image file through slices 0:choice.cut, encoded; logits at the last cut.
 
         Raises:
             ImageError: the file cannot be read. CodecError: the activation holds NaN or infinity.
         """
 
-    async def finish(self, computed: Computed, image: str) -> Computed:
+    async def finish(self, computed: Computed, image: ImageSource) -> Computed:
         """The slices that are left, here; all are loaded. `head_ms` is of this part alone. Raises as `compute`."""
 
     async def extend(self, count: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from ..images.source import ImageSource
 from ..planning.cut_planner import Choice
 from .head import Head
 from .head_runtime import Computed, HeadRuntime
@@ -39,11 +40,11 @@ class ThreadedRuntime(HeadRuntime):
         return self._head.size_bytes
 
     @override
-    async def compute(self, image: str, choice: Choice) -> Computed:
+    async def compute(self, image: ImageSource, choice: Choice) -> Computed:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._head.compute, image, choice)
 
     @override
-    async def finish(self, computed: Computed, image: str) -> Computed:
+    async def finish(self, computed: Computed, image: ImageSource) -> Computed:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._head.finish, computed, image)
 
     @override

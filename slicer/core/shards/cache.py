@@ -20,7 +20,7 @@ import os
 import shutil
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import ShardError
@@ -69,13 +69,25 @@ class ShardCache:
                 with another sha256 or size than the manifest says.
         """
         shards = manifest.span_shards(start, end)
+        what = f"span {start}:{end} of {manifest.spec.architecture}"
+        index = (manifests.FILE, manifest.to_json().encode())
+        return self.fetch_files(shards, f"{manifest.digest}_{start}_{end}", index, what, get)
+
+    def fetch_files(self, shards: Sequence[ShardInfo], key: str, index: tuple[str, bytes], what: str, get: Get) -> Path:
+        """As `fetch`, of any files, each under its name in the directory that is returned.
+
+        Args:
+            key: names the set; equal keys are equal files.
+            index: name and content of a file beside them.
+            what: they are, for a message.
+        """
         needed = sum({shard.sha256: shard.size_bytes for shard in shards}.values())
         if needed > self.max_bytes:
             raise ShardError(
-                f"span {start}:{end} of {manifest.spec.architecture} has {needed} bytes, the shard cache in "
-                f"{self.directory} holds {self.max_bytes}; raise its limit, or run fewer slices on this device"
+                f"{what} has {needed} bytes, the shard cache in {self.directory} holds {self.max_bytes}; raise its "
+                "limit, or run fewer slices on this device"
             )
-        span = self._hold(manifest, start, end)
+        span = self._hold(shards, key, index)
         try:
             for shard in shards:
                 with self._locked(shard.sha256):
@@ -104,16 +116,16 @@ class ShardCache:
         """Bytes of shards now in the cache, downloads under way included with their full size."""
         return sum(size for _, size in _sizes(self._files))
 
-    def _hold(self, manifest: Manifest, start: int, end: int) -> Path:
+    def _hold(self, shards: Sequence[ShardInfo], key: str, index: tuple[str, bytes]) -> Path:
         """Make the span's directory, whose links may dangle yet, and mark it as in use."""
-        span = self._spans / f"{manifest.digest}_{start}_{end}"
+        span = self._spans / key
         with self._locked("cache"):
             span.mkdir(exist_ok=True)
-            for shard in manifest.span_shards(start, end):
+            for shard in shards:
                 link = span / shard.file
                 if not link.is_symlink():
                     link.symlink_to(os.path.relpath(self._files / shard.sha256, span))
-            _write_whole(span / manifests.FILE, manifest.to_json().encode())
+            _write_whole(span / index[0], index[1])
             handle = os.open(span, os.O_RDONLY)
             fcntl.flock(handle, fcntl.LOCK_SH)
         with self._guard:

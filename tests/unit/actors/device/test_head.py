@@ -16,6 +16,7 @@ import torch
 from actors.device.config import DeviceConfig, Retry
 from actors.device.device import Device
 from actors.device.head_loader import load_head
+from actors.device.torch_slices import TorchSlices
 from actors.testing.fake_server import FakeServer
 from slicer import slice_model
 from slicer.core.codecs import activations
@@ -224,7 +225,7 @@ def test_slices_that_are_dropped_leave_no_weights_behind_even_where_something_st
     slices = [torch.nn.Linear(4, 4), torch.nn.LayerNorm(8), torch.nn.LayerNorm(8)]
     slices[0].shared, slices[2].shared = shared, shared
     slices[2].register_buffer("table", torch.ones(100))
-    head = Head(lambda image: np.ones(4, np.float32), slices, manifest="d", num_slices=3)
+    head = Head(lambda image: np.ones(4, np.float32), TorchSlices(slices), manifest="d", num_slices=3)
     head.trim(1)
     assert head.loaded == 1
     assert [p.numel() for one in slices[1:] for p in (*one.parameters(), *one.buffers())] == [0, 0, 0, 0, 8, 0]
@@ -256,7 +257,7 @@ def emulated_head(draw_ms: float, draw_prepare_ms: float | None, spent_s: float 
     )
     head = Head(
         prepare,
-        [torch.nn.Identity()],
+        TorchSlices([torch.nn.Identity()]),
         manifest="d",
         num_slices=N,
         profile=profile,

@@ -14,8 +14,8 @@ from actors.load import schedule
 from actors.load.config import LoadConfig
 from actors.load.video import Cameras, read_clip
 from slicer.common.command_line import values
+from slicer.core.video.frames import parse_name
 from slicer.errors import ConfigError, ImageError
-from slicer.video.frames import parse_name
 from tests.unit.video_files import every, make_video
 
 TENTH = Fraction(1, 10)

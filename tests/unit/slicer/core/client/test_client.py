@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
-from tests.unit.slicer.client.conftest import LABELS
+from tests.unit.slicer.core.client.conftest import LABELS
 
 import headtail
 from headtail import AsyncClient, Client, Prediction

@@ -1,4 +1,4 @@
-"""Frames of video files as images, by PyAV (extra `video`): one decoder's order for whoever reads a file.
+"""Frames of video files as images, by PyAV (package `av`, extra `video`): one decoder's order for whoever reads a file.
 
 A frame is named ``FILE#pts=N``: the file, and the frame's presentation timestamp in the stream's own units. Such a name
 goes wherever the path of an image goes. Frames come in the order of their timestamps. What cannot be decoded is left
@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from slicer.errors import ImageError
+from ..errors import ImageError
 
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-INSTALL = "pip install 'headtail[video]'"
+INSTALL = "pip install 'av>=17,<19'"
 
 _NAME = re.compile(r"(?P<file>.+)#pts=(?P<pts>-?\d+)", re.DOTALL)
 
