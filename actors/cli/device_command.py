@@ -157,12 +157,14 @@ def command(**given: Any) -> int:
     from actors.load import one_device
     from actors.load.applications import ray_session
     from actors.load.job import DIGITS_DIRECTORY
-    from slicer.models.images import find_images, write_digits
+    from slicer.core.images.folders import find_images
+    from slicer.core.standalone import one_run, summary
+    from slicer.models.images import write_digits
 
     config = one_device.choose_device(fleet, flags.device, changed)
     digits = (flags.images or DIGITS) == DIGITS
     images = write_digits(Path(DIGITS_DIRECTORY).expanduser()) if digits else find_images(str(flags.images))
-    assignment = one_device.assignment_of(
+    assignment = one_run.assignment_of(
         images,
         rate_rps=flags.rate,
         duration_s=flags.duration,
@@ -174,15 +176,15 @@ def command(**given: Any) -> int:
 
     def tell(ended: Sequence[Record]) -> None:
         nonlocal seen
-        line, seen = one_device.second_line(ended, seen), len(ended)
+        line, seen = summary.second_line(ended, seen), len(ended)
         say(line)
 
     session = ray_session(flags.address, running=True) if flags.server else contextlib.nullcontext()
-    so_far = one_device.SoFar()
+    so_far = summary.SoFar()
 
-    def show(sent: one_device.Sent, *, interrupted: bool = False) -> dict[str, Any]:
-        found = one_device.document(config, sent, interrupted=interrupted)
-        print(json.dumps(found) if flags.json else one_device.summary(found), flush=True)
+    def show(sent: summary.Sent, *, interrupted: bool = False) -> dict[str, Any]:
+        found = summary.document(config, sent, interrupted=interrupted)
+        print(json.dumps(found) if flags.json else summary.summary(found), flush=True)
         return found
 
     try:
@@ -195,7 +197,7 @@ def command(**given: Any) -> int:
             )
     except KeyboardInterrupt:
         if so_far.ended:
-            show(one_device.Sent(tuple(so_far.ended), so_far.emulated, so_far.labels), interrupted=True)
+            show(summary.Sent(tuple(so_far.ended), so_far.emulated, so_far.labels), interrupted=True)
         raise
     found = show(sent)
     return 0 if found["answered"] == found["requests"] else 2

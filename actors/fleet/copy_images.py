@@ -9,8 +9,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.fleet.device_actor import DeviceInfo
 from slicer.core.common.error_text import last_line
+from slicer.core.images.folders import LabelledImages
 from slicer.errors import ImageError
-from slicer.models.images import LabelledImages, write_digits
+from slicer.models.images import write_digits
 
 
 def write_where_missing(images: LabelledImages, devices: Sequence[DeviceInfo]) -> None:

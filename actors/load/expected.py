@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 
 from actors.load import applications, labels, reference
 from actors.load.config import DIGITS, LoadConfig
+from slicer.core.images.folders import LabelledImages
 from slicer.core.records.record import Record
 from slicer.errors import HeadTailError
-from slicer.models.images import LabelledImages
 
 
 class Expected:

@@ -31,8 +31,9 @@ from actors.report import provenance
 from actors.report.result import Result
 from actors.report.statistics import StrategyRun
 from slicer.common.command_line import Bar, progress, say
+from slicer.core.images.folders import LabelledImages, find_images
 from slicer.errors import HeadTailError, ServerError
-from slicer.models.images import LabelledImages, find_images, write_digits
+from slicer.models.images import write_digits
 
 #: The strategy that ratios are given against, where it was measured; else the first one.
 YARDSTICK = "unbatched"

@@ -13,8 +13,8 @@ from typing import Literal
 
 from torch import nn
 
+from slicer.core.images.folders import LabelledImages
 from slicer.errors import ImageError
-from slicer.models.images import LabelledImages
 from slicer.models.labels import stated
 
 _REMEDY = (

@@ -12,9 +12,7 @@ from actors.load.arrivals import ArrivalProcess
 from actors.load.config import LoadConfig
 from actors.load.video import Cameras
 from slicer.core.records.assignment import Assignment, Capture, Closed
-
-#: Images each device asks, one by one, before a run's clock starts.
-WARMUP_IMAGES = 2
+from slicer.core.standalone.one_run import WARMUP_IMAGES
 
 
 def assignments(

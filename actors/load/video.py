@@ -15,10 +15,10 @@ from statistics import median
 
 from actors.load.arrivals import MAX_ARRIVALS
 from actors.load.config import LoadConfig
+from slicer.core.images.folders import LabelledImages
 from slicer.core.records.assignment import Capture
 from slicer.core.video import frames
 from slicer.errors import ConfigError, ImageError
-from slicer.models.images import LabelledImages
 
 #: What to do with a file that is damaged.
 _AGAIN = "ffmpeg -i FILE OUT.mp4 writes a file without damage"

@@ -52,7 +52,8 @@ from benchmarks.models.codec_cost import MBPS, SHAPE, WANTED, cost, image_cost, 
 from slicer import slice_model
 from slicer.core.codecs import activations
 from slicer.core.codecs.images import IMAGE_CODECS, decode_images, encode_image
-from slicer.models.images import Preprocess, find_images, load_digits, read_image
+from slicer.core.images.folders import find_images
+from slicer.models.images import Preprocess, load_digits, read_image
 from slicer.slicing.slice_model import SlicedModel
 
 Array = npt.NDArray[np.float32]

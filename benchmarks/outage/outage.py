@@ -46,8 +46,9 @@ from benchmarks.common.results import manifest, publish
 from benchmarks.outage.fault import START_IN_S, Began, Outage, times
 from benchmarks.outage.figures import again_after_s, attempts, back_after_s, phases, series, tables
 from slicer.common.comparison import percentile
+from slicer.core.images.folders import LabelledImages
 from slicer.core.records.assignment import Assignment
-from slicer.models.images import LabelledImages, write_digits
+from slicer.models.images import write_digits
 
 MODEL = "digits_vit"
 GROUPS = ("alone", "patient")

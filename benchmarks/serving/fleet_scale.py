@@ -44,9 +44,10 @@ from benchmarks.common.command_line import decimals, integers, new_parser, say
 from benchmarks.common.process_memory import Watch
 from benchmarks.common.results import manifest, publish
 from slicer.common.comparison import in_time, percentile
+from slicer.core.images.folders import LabelledImages
 from slicer.core.records.assignment import Assignment
 from slicer.core.records.record import Record
-from slicer.models.images import LabelledImages, write_digits
+from slicer.models.images import write_digits
 
 MODEL = "digits_vit"
 APP = "headtail-fleet-scale"

@@ -13,26 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import stdtrit
 
-Values = Sequence[float] | npt.NDArray[np.float64]
+from slicer.core.common.statistics import Values as Values
+from slicer.core.common.statistics import mean as mean
+from slicer.core.common.statistics import percentile as percentile
 
 #: A run is invalid when the generator's lag p99 exceeds this share of its p50 inference time.
 MAX_LAG_SHARE = 0.05
 
 #: Answers that each quarter of a run needs before a growing queue can be told from a few slow requests.
 _LEAST_PER_QUARTER = 5
-
-
-def percentile(values: Values, q: float) -> float | None:
-    """The q-th percentile (0 to 100); None for no values."""
-    return float(np.percentile(np.asarray(values, dtype=float), q)) if len(values) else None
-
-
-def mean(values: Sequence[float]) -> float | None:
-    """The arithmetic mean; None for no values."""
-    return math.fsum(values) / len(values) if len(values) else None
 
 
 def in_time(lags: Values, latencies: Values) -> bool:

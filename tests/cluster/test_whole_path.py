@@ -14,10 +14,11 @@ from ray.cluster_utils import Cluster
 from actors.fleet.fleet import Fleet, parse_fleet
 from deployments import app
 from deployments.scheduling.registry import STRATEGIES
+from slicer.core.images.folders import LabelledImages
 from slicer.core.records.assignment import Assignment, Capture
 from slicer.core.records.record import Record
 from slicer.models import zoo
-from slicer.models.images import LabelledImages, Preprocess, write_digits
+from slicer.models.images import Preprocess, write_digits
 
 #: Not run in `make test`: the engine is the same, and unit tests hold every strategy to the same answers.
 LONG = ("per_tail", "per_slice", "lazy")

@@ -24,9 +24,9 @@ __all__ = ["AsyncClient", "ClassScore", "Client", "Prediction"]
 __getattr__ = lazy(
     __name__,
     {
-        "AsyncClient": "slicer.core.client.async_client",
-        "ClassScore": "slicer.core.client.prediction",
-        "Client": "slicer.core.client.client",
-        "Prediction": "slicer.core.client.prediction",
+        "AsyncClient": f"{__name__}.async_client",
+        "ClassScore": f"{__name__}.prediction",
+        "Client": f"{__name__}.client",
+        "Prediction": f"{__name__}.prediction",
     },
 )

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 
+#: The distributions that hold this module.
+_DISTRIBUTIONS = ("headtail", "headtail-device")
+
 
 def headtail_version() -> str:
     """Such as ``0.1.0``; ``unknown`` where the sources run without being installed."""
-    try:
-        return importlib.metadata.version("headtail")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+    for name in _DISTRIBUTIONS:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return "unknown"

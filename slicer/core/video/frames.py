@@ -129,6 +129,33 @@ def frames(file: str | Path, met: Decoded | None = None) -> Iterator[Frame]:
             yield Frame(found.pts, time_s, shown_s, found, _turn(found, met))
 
 
+def live(camera: str) -> Iterator[Frame]:
+    """Frames of a camera as they come, by Video4Linux; opened at once.
+
+    Args:
+        camera: its device file, such as ``/dev/video0``. A video file is taken too, as fast as it can be decoded.
+
+    Raises:
+        ImageError: PyAV is not installed, or there is no such camera.
+    """
+    av = _av()
+    path = Path(camera)
+    try:
+        container = av.open(camera, format="v4l2" if path.is_char_device() else None)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        there = ", ".join(sorted(str(one) for one in Path("/dev").glob("video*"))) or "none"
+        raise ImageError(f"camera {camera}: cannot be opened ({_said(error)}); cameras here: {there}") from error
+    return _live(container, _stream(container, camera))
+
+
+def _live(container: InputContainer, stream: VideoStream) -> Iterator[Frame]:
+    with container:
+        for found in _decoded(container, stream, Decoded()):
+            if not isinstance(found, _Broken):
+                time_s = float(found.pts * found.time_base) if found.pts is not None and found.time_base else 0.0
+                yield Frame(found.pts or 0, time_s, 0.0, found)
+
+
 class Reader:
     """Frames of one file by timestamp. Reads on from where it is; begins again for an earlier one. For one thread."""
 

@@ -18,10 +18,11 @@ from actors.load import applications, labels, reference
 from actors.load import job as load
 from actors.load.expected import Expected
 from slicer.common.command_line import values
+from slicer.core.images.folders import LabelledImages, find_images
 from slicer.core.protocol.messages import ServedModel
 from slicer.errors import ImageError, ModelError
 from slicer.models import zoo
-from slicer.models.images import LabelledImages, find_images, write_digits
+from slicer.models.images import write_digits
 
 DIGITS = tuple("0123456789")
 OPEN = ("--rate", "20", "--duration", "1")

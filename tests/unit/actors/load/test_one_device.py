@@ -17,10 +17,12 @@ from actors.testing.fake_server import FakeServer
 from slicer.common.command_line import main, values
 from slicer.core.codecs.registry import CODECS
 from slicer.core.device.device_run import DeviceRun
+from slicer.core.images.folders import LabelledImages
 from slicer.core.protocol.messages import ServedModel
 from slicer.core.records.record import Record
+from slicer.core.standalone import one_run, summary
 from slicer.errors import ConfigError, ServerError
-from slicer.models.images import LabelledImages, write_digits
+from slicer.models.images import write_digits
 from slicer.shards.save import export
 from slicer.slicing.slice_model import slice_model
 
@@ -89,7 +91,7 @@ def test_wrong_flags_are_one_line_before_anything_is_sent(
 
 
 def plan(**given: Any) -> Any:
-    return one_device.assignment_of(
+    return one_run.assignment_of(
         THREE, **{"rate_rps": None, "duration_s": None, "requests": None, "top_k": 5, "labelled": True, **given}
     )
 
@@ -147,14 +149,14 @@ def test_images_go_through_a_real_device_and_its_server(tmp_path: Path) -> None:
     fleet = parse_fleet({"cache": {"directory": str(tmp_path / "cache")}, "groups": [{"name": "device", "cut": 1}]})
     config = one_device.choose_device(fleet, None, changes("--url", URL))
     images = write_digits(tmp_path / "digits")
-    made = one_device.assignment_of(images, rate_rps=None, duration_s=None, requests=5, top_k=1, labelled=True)
+    made = one_run.assignment_of(images, rate_rps=None, duration_s=None, requests=5, top_k=1, labelled=True)
     sent = asyncio.run(one_device.send(config, made))
-    found = one_device.document(config, sent)
+    found = summary.document(config, sent)
     assert (found["requests"], found["answered"], found["lost"]) == (5, 5, 0)
     assert found["top1_right"] == sum(label == 1 for label in images.labels[:5]), "it answers with the cut, 1"
     assert found["phases_mean_ms"]["head"] > 0
     assert found["classes"] == [{"class": 1, "label": None, "answers": 5}]
-    assert "5 answered, 0 refused" in one_device.summary(found)
+    assert "5 answered, 0 refused" in summary.summary(found)
 
 
 @pytest.mark.usefixtures("server")
@@ -207,8 +209,8 @@ def test_what_is_emulated_is_said_beside_the_figures() -> None:
     record = Record("a", "d", "g", 1, 0, None, 0.0)
     record.close("answered", finished_s=0.25)
     config = one_device.choose_device(FLEET, "board-0", changes("--url", URL))
-    found = one_device.document(config, one_device.Sent((record,), ("link wifi",)))
-    shown = one_device.summary(found)
+    found = summary.document(config, summary.Sent((record,), ("link wifi",)))
+    shown = summary.summary(found)
     assert "inference time (emulated): mean 250.0 ms" in shown and "Emulated: link wifi." in shown
     assert found["top1_right"] is None and "top-1" not in shown
 
@@ -219,19 +221,19 @@ def test_classes_are_shown_by_their_labels_where_the_server_knows_them() -> None
         record.close("answered" if top1 is not None else "lost", finished_s=0.25)
         record.top1 = top1
     config = one_device.choose_device(FLEET, "board-0", changes("--url", URL))
-    found = one_device.document(config, one_device.Sent(tuple(records), (), ("cat", "dog")))
+    found = summary.document(config, summary.Sent(tuple(records), (), ("cat", "dog")))
     assert found["classes"] == [
         {"class": 1, "label": "dog", "answers": 2},
         {"class": 0, "label": "cat", "answers": 1},
     ]
-    assert "answered most often: dog (2), cat (1)" in one_device.summary(found)
-    unnamed = one_device.document(config, one_device.Sent(tuple(records), ()))
-    assert "answered most often: 1 (2), 0 (1)" in one_device.summary(unnamed)
+    assert "answered most often: dog (2), cat (1)" in summary.summary(found)
+    unnamed = summary.document(config, summary.Sent(tuple(records), ()))
+    assert "answered most often: 1 (2), 0 (1)" in summary.summary(unnamed)
 
 
 def test_the_line_of_a_second_holds_totals_and_what_is_new() -> None:
     records = [Record(str(number), "d", "g", 1, 0, None, 0.0) for number in range(3)]
     for number, record in enumerate(records):
         record.close("answered" if number else "lost", finished_s=number / 10)
-    assert one_device.second_line(records, 2) == "2 answered, 1 missed; last second 1, p50 200.0 ms, worst 200.0 ms"
-    assert one_device.second_line(records, 3) == "2 answered, 1 missed"
+    assert summary.second_line(records, 2) == "2 answered, 1 missed; last second 1, p50 200.0 ms, worst 200.0 ms"
+    assert summary.second_line(records, 3) == "2 answered, 1 missed"

@@ -20,11 +20,11 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
-from tests.unit.slicer.core.client.conftest import LABELS
 
 import headtail
 from headtail import AsyncClient, Client, Prediction
 from slicer.core.client import client as client_module
+from slicer.core.common import loop_thread
 from slicer.core.protocol.messages import Refusal, Reply, Request
 from slicer.errors import (
     BadRequestError,
@@ -40,6 +40,7 @@ from slicer.errors import (
 from slicer.models.images import Preprocess
 from slicer.slicing.sliced_model import SlicedModel
 from tests.paths import ROOT
+from tests.unit.slicer.core.client.conftest import LABELS
 from tests.unit.tiny_server import TIMINGS, TinyServer
 
 File = Callable[[str], Path]
@@ -281,7 +282,7 @@ def test_a_closed_client_says_so_and_its_thread_ends(url: str, server: TinyServe
 def test_after_a_fork_a_client_says_so_and_does_not_hang(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     assert client.models() == ["digits"]
     with monkeypatch.context() as child:
-        child.setattr(client_module.os, "getpid", lambda: -1)
+        child.setattr(loop_thread.os, "getpid", lambda: -1)
         with pytest.raises(ServerError, match="fork"):
             client.models()
         client.close()  # the parent's thread is none of its business
