@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import platform
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -253,16 +254,14 @@ class Device:
         self._thread.close()
 
 
-async def _load(served: ServedModel, settings: Settings, get: GetShard) -> HeadRuntime:
-    return await load_onnx(served, settings, get, settings.onnx)
+async def _load(served: ServedModel, config: Settings, get: GetShard) -> HeadRuntime:
+    return await load_onnx(served, config, get, config.onnx)
 
 
 def source_of(image: Picture) -> ImageSource:
     """An image as heads take it. Raises ImageError: an array is none of uint8 [H, W, C] or [H, W]."""
     if isinstance(image, (str, Path, bytes, Image.Image)):
         return image
-    if isinstance(image, (bytearray, memoryview)):
-        return bytes(image)
     pixels = np.asarray(image)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
@@ -285,4 +284,4 @@ def check_machine() -> None:
 
 
 def _is_64_bit() -> bool:
-    return np.intp(0).nbytes == 8
+    return sys.maxsize > 1 << 32
