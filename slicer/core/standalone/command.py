@@ -37,9 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--url", required=True, help="of the application: http://host:port/application")
     made.add_argument("--token", help="what the server asks for; default: HEADTAIL_TOKEN, which ps does not show")
     made.add_argument("--model", help="default: the server's only one")
-    made.add_argument(
-        "--cut", type=int, metavar="K", help="slices that run here; default: planned, and changed as it goes"
-    )
+    made.add_argument("--cut", type=int, metavar="K", help="slices that run here; default: planned")
     made.add_argument("--codec", metavar="C", help="of what is sent: fp32, fp16, int8, ...; at cut 0 jpeg")
     made.add_argument("--alone", action="store_true", help="hold the whole model, and go on while the server is away")
     made.add_argument("--int8", action="store_true", help="heads with weights of 8 bits: smaller, not exact")
@@ -55,9 +53,7 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--images", metavar="DIR", help="DIR/class/file, or files in DIR")
     source.add_argument("--camera", metavar="N", help="such as 0: its newest frame, again and again (extra [video])")
     source.add_argument("--video", metavar="FILE", help="its frames, at their timestamps (extra [video])")
-    made.add_argument(
-        "--rate", type=float, metavar="R", help="images per second, whatever the server does; with --images"
-    )
+    made.add_argument("--rate", type=float, metavar="R", help="images per second, with --images")
     made.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
     made.add_argument("--requests", type=int, metavar="N", help="stop after N images")
     made.add_argument("--top-k", type=int, default=5, metavar="K", help="classes in an answer (default 5)")
@@ -153,7 +149,7 @@ def _assignment(flags: argparse.Namespace) -> Assignment:
 
 
 def _of_video(flags: argparse.Namespace) -> Assignment:
-    pts, captures = [], []
+    pts, captures = list[int](), list[Capture]()
     first_s = None
     for frame in frames.frames(flags.video):
         first_s = frame.time_s if first_s is None else first_s
@@ -226,10 +222,7 @@ class _Seconds:
 def _show(
     flags: argparse.Namespace, told: Settings, sent: summary.Sent, *, interrupted: bool = False
 ) -> dict[str, Any]:
-    used = {
-        "cut": _used(record.cut for record in sent.records),
-        "codec": _used(record.codec for record in sent.records),
-    }
+    used = {name: _used(getattr(record, name) for record in sent.records) for name in ("cut", "codec")}
     found = summary.document(told, sent, interrupted=interrupted) | used
     if flags.out is not None:
         _write(Path(flags.out), sent.records)

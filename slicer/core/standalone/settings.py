@@ -53,7 +53,7 @@ class Settings:
     plan: PlanSettings | None = None
     retry: RetrySettings = field(default_factory=Retry)
     profile: OwnSpeed = OwnSpeed()
-    onnx: OnnxOptions = OnnxOptions(Path(CACHE).expanduser(), CACHE_MAX_BYTES)
+    onnx: OnnxOptions = field(default_factory=lambda: OnnxOptions(Path(CACHE).expanduser(), CACHE_MAX_BYTES))
 
     def changed(self, **changes: Any) -> Self:
         """The same, told otherwise."""
