@@ -53,7 +53,8 @@ from slicer import slice_model
 from slicer.core.codecs import activations
 from slicer.core.codecs.images import IMAGE_CODECS, decode_images, encode_image
 from slicer.core.images.folders import find_images
-from slicer.models.images import Preprocess, load_digits, read_image
+from slicer.core.images.image_files import read_image
+from slicer.models.images import Preprocess, load_digits
 from slicer.slicing.slice_model import SlicedModel
 
 Array = npt.NDArray[np.float32]

@@ -15,8 +15,9 @@ from slicer import shards
 from slicer.core.shards.described import describe
 from slicer.core.shards.manifest import FILE as MANIFEST
 from slicer.core.shards.spec import ModelSpec
-from slicer.errors import HeadTailError
+from slicer.errors import HeadTailError, ModelError
 from slicer.models import zoo
+from slicer.models.data_config import preprocessing_of
 from slicer.models.labels import labels_of
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 
@@ -52,7 +53,8 @@ def host(config: ModelConfig, shard_dir: Path) -> Hosted:
         name=config.name,
         directory=directory if config.shards else None,
     )
-    return HostedModel(config, manifest, directory, shapes, labels), sliced
+    preprocessing = preprocessing_json(manifest.spec, shapes[0])
+    return HostedModel(config, manifest, directory, shapes, labels, preprocessing), sliced
 
 
 def host_all(models: Sequence[ModelConfig], shard_dir: Path) -> list[Hosted]:
@@ -78,6 +80,15 @@ def spec_of(config: ModelConfig) -> ModelSpec:
         seed=config.seed,
         outputs=config.outputs or None,
     )
+
+
+def preprocessing_json(spec: ModelSpec, shape: tuple[int, ...]) -> str:
+    """How an image becomes an input of `shape`, for devices without torch; empty where that cannot be said."""
+    try:
+        preprocessing = preprocessing_of(spec)
+    except ModelError:  # such a model is served all the same: with inputs as arrays, or with images by timm itself
+        return ""
+    return preprocessing.to_json() if preprocessing.shape == shape else ""
 
 
 def _publish(sliced: SlicedModel, shard_dir: Path) -> tuple[shards.Manifest, Path]:

@@ -41,6 +41,8 @@ class HostedModel:
         manifest: of its shards, which lie in `directory`.
         shapes: of one row at every cut from 0 to the number of slices.
         labels: of its classes, in order; empty: nobody knows them.
+        preprocessing: of its images, as JSON (`slicer.core.images.preprocessing`); empty: it takes none, or nobody can
+            say how.
 
     Raises:
         ConfigError: an entry is no cut of it.
@@ -53,11 +55,12 @@ class HostedModel:
         directory: Path,
         shapes: tuple[tuple[int, ...], ...],
         labels: tuple[str, ...] = (),
+        preprocessing: str = "",
     ) -> None:
         self.config = config
         self.name = config.name
         self.manifest, self.directory, self.digest = manifest, directory, manifest.digest
-        self.labels = labels
+        self.labels, self.preprocessing = labels, preprocessing
         self.shapes, self.num_slices = shapes, len(shapes) - 1
         self.channel_axes = self.manifest.channel_axes
         self.outputs = self.manifest.outputs
@@ -103,6 +106,7 @@ class HostedModel:
             "labels": list(self.labels),
             "directory": str(self.directory),
             "shapes": [list(shape) for shape in self.shapes],
+            "preprocessing": self.preprocessing,
         }
 
     @classmethod
@@ -114,8 +118,8 @@ class HostedModel:
         """
         directory = Path(facts["directory"])
         shapes = tuple(tuple(shape) for shape in facts["shapes"])
-        labels = tuple(facts["labels"])
-        return cls(ModelConfig(**facts["config"]), shards.load_manifest(directory), directory, shapes, labels)
+        config, manifest = ModelConfig(**facts["config"]), shards.load_manifest(directory)
+        return cls(config, manifest, directory, shapes, tuple(facts["labels"]), facts["preprocessing"])
 
     def describe(self, emulated: tuple[str, ...]) -> ServedModel:
         """What a device learns when it joins."""
@@ -129,6 +133,7 @@ class HostedModel:
             codecs=(*activations.CODECS, *(activations.IMAGE_CODECS if self._takes_images else ())),
             emulated=emulated,
             labels=self.labels,
+            preprocessing_json=self.preprocessing,
         )
 
     def check(self, request: Request) -> Refusal | None:

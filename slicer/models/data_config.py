@@ -8,8 +8,9 @@ from typing import Any
 import timm
 
 from slicer.core.common.error_text import shown
+from slicer.core.images.preprocessing import Preprocessing
 from slicer.core.shards.spec import ModelSpec
-from slicer.errors import ModelError
+from slicer.errors import ConfigError, ModelError
 from slicer.models.numbers import sizes
 
 #: Of data_config: whether images are turned upright by their EXIF orientation (the default). false: as timm has them.
@@ -58,3 +59,18 @@ def data_config(spec: ModelSpec) -> dict[str, Any]:
         if len(config[key]) != config["input_size"][0]:
             config[key] = (sum(config[key]) / len(config[key]),) * config["input_size"][0]
     return config
+
+
+def preprocessing_of(spec: ModelSpec) -> Preprocessing:
+    """What makes this model's input without torch or timm: the bits of `slicer.models.images.Preprocess`.
+
+    Raises:
+        ModelError: as `data_config`; or a description cannot say it, such as interpolation ``random``, or an input of
+            two channels.
+    """
+    config = data_config(spec)
+    described = {key: config[key] for key in DATA_KEYS if key != EXIF_KEY}
+    try:
+        return Preprocessing(**described, exif_orientation=bool(spec.data_config.get(EXIF_KEY, True)))
+    except ConfigError as error:
+        raise ModelError(f"model {shown(spec.architecture)}: {error}") from error

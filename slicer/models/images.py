@@ -18,9 +18,8 @@ from PIL import Image
 from torch import nn
 
 from slicer.core.images.folders import LabelledImages, find_images
-from slicer.core.images.pixels import check_size, plain
+from slicer.core.images.image_files import plain_image
 from slicer.core.shards.spec import ModelSpec
-from slicer.core.video import frames
 from slicer.errors import ImageError
 from slicer.models.data_config import EXIF_KEY, data_config
 
@@ -29,6 +28,8 @@ _HELDOUT = Path(__file__).parent / "demo" / "digits_heldout.npz"
 
 class Preprocess:
     """One image to one model input: timm's own evaluation transform for this model.
+
+    `slicer.core.images.preprocessing.Preprocessing` gives the same bits without torch.
 
     Args:
         model: a spec; or a built timm module, whose attached config is used as it is.
@@ -67,14 +68,7 @@ class Preprocess:
 
     def plain(self, image: str | Path | Image.Image) -> Image.Image:
         """The image upright and in `mode`, of its own size. Raises ImageError, with the name of a file."""
-        if isinstance(image, Image.Image):
-            return plain(image, self.mode, upright=self.upright)
-        try:
-            return plain(read_image(image), self.mode, upright=self.upright)
-        except ImageError as error:
-            if str(image) in str(error):
-                raise
-            raise ImageError(f"image {image}: {error}") from error
+        return plain_image(image, self.mode, upright=self.upright)
 
     def crop(self, image: str | Path | Image.Image) -> Image.Image:
         """The first part of timm's transform, resize and crop: an image in `mode` of the model's size, still uint8.
@@ -106,30 +100,6 @@ class Preprocess:
         if not type(to_tensor).__name__.endswith("ToTensor") or type(scale).__name__ != "Normalize":
             raise ImageError(f"the model's transform {self._transform} does not end in ToTensor and Normalize")
         return steps, scale
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """The decoded image of a file, or a video's frame by its name (`slicer.core.video.frames`).
-
-    Raises:
-        ImageError: with the file's name when it is none, too large, or damaged.
-    """
-    if (frame := frames.parse_name(path)) is not None and not Path(path).exists():
-        return frames.read_frame(*frame)
-    try:
-        with Path(path).open("rb") as file:
-            image: Image.Image = Image.open(file)
-            check_size(*image.size)  # by the header
-            image.load()
-            image.getexif()  # reads on in the file
-            return image
-    except FileNotFoundError:
-        raise ImageError(f"image {path}: there is no such file") from None
-    except ImageError as error:
-        raise ImageError(f"image {path}: {error}") from None
-    except Exception as error:  # each of PIL's readers has its own classes for a damaged file; memory may not suffice
-        said = str(error) or type(error).__name__
-        raise ImageError(f"image {path} cannot be read ({said}); remove it or replace it by a valid image") from error
 
 
 def load_digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:

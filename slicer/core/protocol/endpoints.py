@@ -84,7 +84,9 @@ DESCRIBE = Endpoint(
     content_type=JSON,
     refused="serves no such model",
     error=ModelError,
-    payload_bytes=lambda served: len(served.manifest_json) + sum(map(len, served.labels)),
+    payload_bytes=lambda served: (
+        len(served.manifest_json) + sum(map(len, served.labels)) + len(served.preprocessing_json)
+    ),
 )
 
 SHARD = Endpoint(

@@ -156,6 +156,8 @@ class ServedModel:
         url: where the application also answers HTTP (``http://host:port/app``); empty where it does not.
         token: what HTTP wants; told through the Serve handle only, whose callers Ray trusts anyway.
         labels: of the model's classes, in order; empty: the server knows none.
+        preprocessing_json: how an image becomes its input (`images.preprocessing`); empty: the server does
+            not say, because the model takes no images or a description cannot say how.
     """
 
     name: str
@@ -169,3 +171,4 @@ class ServedModel:
     url: str = ""
     token: str = field(default="", repr=False)
     labels: tuple[str, ...] = field(default=(), repr=False)
+    preprocessing_json: str = field(default="", repr=False)

@@ -184,7 +184,9 @@ def decode_model(data: Any) -> ServedModel:
         codecs=tuple(_texts(entry, "codecs")),
         emulated=tuple(_texts(entry, "emulated")),
         url=_text(entry, "url"),
-        labels=tuple(_texts(entry, "labels")) if "labels" in entry else (),  # older servers say nothing of them
+        # Older servers say nothing of these.
+        labels=tuple(_texts(entry, "labels")) if "labels" in entry else (),
+        preprocessing_json=_text(entry, "preprocessing_json") if "preprocessing_json" in entry else "",
     )
 
 

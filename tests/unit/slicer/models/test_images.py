@@ -14,9 +14,10 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 from slicer.core.images.folders import find_images
+from slicer.core.images.image_files import read_image
 from slicer.errors import ImageError
 from slicer.models import images, zoo
-from slicer.models.images import Preprocess, load_digits, read_image, write_digits
+from slicer.models.images import Preprocess, load_digits, write_digits
 
 
 def picture(path: Path, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> Path:

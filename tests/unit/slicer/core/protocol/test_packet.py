@@ -84,7 +84,9 @@ def test_answers_come_back_as_they_were(answers: list[Reply | Refusal]) -> None:
 def test_a_served_model_goes_through_json() -> None:
     served = ServedModel("m", "d", '{"é":1}', 4, (0, 2), "per_slice", ("fp32",), ("emulated",), "http://host:1/app")
     assert packet.decode_model(json.loads(json.dumps(packet.encode_model(served)))) == served
-    many = replace(served, labels=tuple(f"Straße {number}" for number in range(21843)))
+    many = replace(
+        served, preprocessing_json='{"format": 1}', labels=tuple(f"Straße {number}" for number in range(21843))
+    )
     assert packet.decode_model(json.loads(json.dumps(packet.encode_model(many)))) == many
 
 
@@ -95,6 +97,16 @@ def test_a_server_that_says_nothing_of_labels_is_taken_and_one_that_says_nonsens
     assert packet.decode_model(old).labels == ()
     with pytest.raises(CodecError, match=r"labels is .*; it must be a list of texts"):
         packet.decode_model({**old, "labels": [1]})
+
+
+def test_a_server_that_says_nothing_of_preprocessing_is_taken_and_an_older_device_ignores_what_one_says() -> None:
+    model = ServedModel("m", "d", "{}", 4, (0, 2), "per_slice", ("fp32",), preprocessing_json='{"format": 1}')
+    told = json.loads(json.dumps(packet.encode_model(model)))
+    assert packet.decode_model({**told, "of a later release": 1}) == model
+    del told["preprocessing_json"]
+    assert packet.decode_model(told).preprocessing_json == ""
+    with pytest.raises(CodecError, match=r"preprocessing_json is .*; it must be text"):
+        packet.decode_model({**told, "preprocessing_json": {"format": 1}})
 
 
 def test_payloads_are_views_into_the_body_and_the_first_is_aligned() -> None:

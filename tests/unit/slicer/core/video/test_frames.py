@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from slicer.core.images.image_files import read_image
 from slicer.core.video.frames import Decoded, Reader, frames, name_of, parse_name, read_frame
 from slicer.errors import ImageError
 from slicer.models import zoo
-from slicer.models.images import Preprocess, read_image
+from slicer.models.images import Preprocess
 from tests.unit.video_files import HEIGHT, WIDTH, columns, every, make_video, set_matrix
 
 TENTH = Fraction(1, 10)
