@@ -1,11 +1,11 @@
-"""A device of a fleet: the device core with heads of torch."""
+"""A device of a fleet: the device core with the head that its configuration names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from actors.device.config import DeviceConfig
-from actors.device.torch_runtime import load_torch
+from actors.device.runtimes import make_load
 from slicer.core.common.clock import Clock
 from slicer.core.device import device
 from slicer.core.heads.head_runtime import LoadHead
@@ -16,8 +16,8 @@ from slicer.core.records.record import Record
 class Device(device.Device[DeviceConfig]):
     """One client device of a fleet; own device classes derive from this one.
 
-    `compute` is the method to override for what a device does around its head; `load` is another way to run heads. The
-    arguments and all that a device does are those of `slicer.core.device.device.Device`.
+    `compute` is the method to override for what a device does around its head; `load` is another way to run heads than
+    the one that `config.runtime` names. The other arguments and all that a device does are those of `slicer.core.device.device.Device`.
 
     Example: a camera that rests as long as its head took.
 
@@ -35,8 +35,8 @@ class Device(device.Device[DeviceConfig]):
         config: DeviceConfig,
         server: Server,
         *,
-        load: LoadHead[DeviceConfig] = load_torch,
+        load: LoadHead[DeviceConfig] | None = None,
         on_closed: Callable[[Record], None] = lambda record: None,
         clock: Clock | None = None,
     ) -> None:
-        super().__init__(config, server, load=load, on_closed=on_closed, clock=clock)
+        super().__init__(config, server, load=load or make_load(config.runtime), on_closed=on_closed, clock=clock)

@@ -153,6 +153,10 @@ class FleetConfig(Strict):
                 f"group {group.name!r}: virtual devices have no time and no class of their own; give an emulated "
                 "profile and leave device out"
             )
+        if group.virtual and group.runtime != "torch":
+            raise ConfigError(
+                f"group {group.name!r}: virtual devices replay what torch computed; leave runtime {group.runtime!r} out"
+            )
         if group.alone not in ("", TAIL) and group.virtual:
             raise ConfigError(f"group {group.name!r}: virtual devices go on alone with their own tail; set alone: tail")
         if profile.kind == "emulated" and group.accelerator != "cpu":

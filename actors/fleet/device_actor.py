@@ -81,6 +81,7 @@ class DeviceInfo:
     slices_ms: tuple[float, ...] = ()
     memory_budget_bytes: int | None = None
     notes: tuple[str, ...] = ()
+    runtime: str = "torch"
 
 
 class DeviceActor:
@@ -186,6 +187,7 @@ class DeviceActor:
             slices_ms=tuple(round(value, 4) for value in device.slices_ms),
             memory_budget_bytes=config.profile.memory_budget_bytes,
             notes=tuple(device.fallback.notes),
+            runtime=config.runtime,
         )
 
     async def classify(self, name: str, image: str, top_k: int = 5) -> tuple[TopK, Record]:

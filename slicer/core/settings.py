@@ -46,6 +46,9 @@ class DeviceProfile(DeviceTimes, Protocol):
     def name(self) -> str:
         """Stands in messages."""
 
+    def check_model(self, model: str, num_slices: int, architecture: str = "") -> None:
+        """Raise ConfigError unless the times are of such a model."""
+
     @property
     def kind(self) -> str:
         """``native``: it takes the time it takes; ``emulated``: it waits until the profile's times have passed."""

@@ -61,6 +61,7 @@ class _Loader:
         served = self._served
         manifest = manifest_of(served)
         check_cut(served, config)
+        config.profile.check_model(served.name, served.num_slices, manifest.spec.architecture)
         if not served.preprocessing_json:
             raise ConfigError(
                 f"the server cannot say how an image becomes an input of {served.name!r}, so no device without torch "
@@ -79,6 +80,8 @@ class _Loader:
             slice_bytes=[file.size_bytes for file in files.shards],
             channel_axes=manifest.channel_axes,
             own_result=manifest.outputs[0] if len(manifest.outputs) > 1 else None,
+            profile=config.profile,
+            seed=f"{config.seed}/{config.name}",
         )
 
     def sessions(self, start: int, end: int) -> Sequence[Any]:

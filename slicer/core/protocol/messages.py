@@ -171,4 +171,5 @@ class ServedModel:
     url: str = ""
     token: str = field(default="", repr=False)
     labels: tuple[str, ...] = field(default=(), repr=False)
+    onnx: str = ""
     preprocessing_json: str = field(default="", repr=False)

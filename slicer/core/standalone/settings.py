@@ -38,6 +38,9 @@ class OwnSpeed:
     watts: float | None = None
     joules_per_mb: float | None = None
 
+    def check_model(self, model: str, num_slices: int, architecture: str = "") -> None:
+        """It has no times of any model."""
+
 
 @dataclass
 class Settings:
