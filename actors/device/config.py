@@ -76,7 +76,8 @@ class DeviceKeys(Strict):
         runtime: what runs the head: ``torch``; ``onnx``: onnxruntime, by the ONNX files of the server; or
             ``package.module:Class``, made of (served, config, get), a `slicer.core.heads.head_runtime.HeadRuntime`.
         accelerator: what the head runs on; an emulated device has ``cpu``.
-        torch_threads: threads of the head, whatever runs it; an emulated device has one, since its times are those of its profile.
+        torch_threads: threads of the head, whatever runs it; an emulated device has one, since its times are those of
+            its profile.
         link: ``direct`` (nothing added), a preset such as ``lte``, ``emulated``, or ``package.module:Class``.
         link_options: of an emulated link (`actors.network.emulated_link`), or keyword arguments of an own one.
         plan: the devices choose cut and codec themselves, beginning with those given here; see
