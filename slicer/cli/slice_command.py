@@ -1,4 +1,4 @@
-"""`headtail slice`: show where a model is cut and what each slice costs; write the slices as shards."""
+"""`headtail slice`: show where a model is cut and what each slice costs; write the slices as files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from slicer.cli.tables import boundaries, boundary_table, columns, describe, report
+from slicer.cli.tables import Exported, boundaries, boundary_table, columns, describe, report
 from slicer.common import command_line
 from slicer.common.command_line import Command, Parsed, option
 from slicer.common.yaml_files import parse_json
@@ -44,6 +44,8 @@ class SliceFlags:
     dtype: Literal["fp32", "fp16", "bf16"] | None = None
     seed: int | None = None
     export: str | None = None
+    format: Literal["safetensors", "onnx"] | None = None
+    int8: bool | None = None
     labels: str | None = None
     profile: str | None = None
     batches: list[int] | None = None
@@ -69,7 +71,6 @@ def _run(flags: SliceFlags) -> str:
     _check(flags)
     # Here, so that --help and wrong arguments do not wait for torch.
     with command_line.progress("importing torch"):
-        from slicer import shards
         from slicer.models import zoo
         from slicer.slicing.slice_model import slice_spec
 
@@ -96,13 +97,21 @@ def _run(flags: SliceFlags) -> str:
         return _profile(flags, Path(flags.profile), sliced)
     if flags.plan:
         return _plan(flags, flags.plan, sliced)
-    manifest = None
-    if flags.export:
-        with command_line.progress("slices written", sliced.num_slices) as bar:
-            manifest = shards.export(sliced, flags.export, labels=_labels(flags, sliced), progress=bar.to)
+    exported = _export(flags, flags.export, sliced) if flags.export else None
     if flags.json:
-        return json.dumps(describe(flags.model, sliced, manifest, flags.export))
-    return report(flags.model, sliced, manifest, flags.export)
+        return json.dumps(describe(flags.model, sliced, exported))
+    return report(flags.model, sliced, exported)
+
+
+def _export(flags: SliceFlags, directory: str, sliced: SlicedModel) -> Exported:
+    from slicer import onnx, shards
+
+    labels = _labels(flags, sliced)
+    with command_line.progress("slices written", sliced.num_slices) as bar:
+        if flags.format == "onnx":
+            both = onnx.export(sliced, directory, int8=bool(flags.int8), labels=labels, progress=bar.to)
+            return Exported(directory, *both)
+        return Exported(directory, shards.export(sliced, directory, labels=labels, progress=bar.to))
 
 
 def _labels(flags: SliceFlags, sliced: SlicedModel) -> tuple[str, ...]:
@@ -131,6 +140,12 @@ def _check(flags: SliceFlags) -> None:
             raise ConfigError(f"{name} is for the planner; give --plan PROFILE, or leave it out")
         if flag == "labels" and "export" not in given:
             raise ConfigError("--labels is for the files of an export; give --export DIR, or leave it out")
+        if flag == "format" and "export" not in given:
+            raise ConfigError(
+                f"--format {flags.format} is for the files of an export; give --export DIR, or leave it out"
+            )
+        if flag == "int8" and flags.format != "onnx":
+            raise ConfigError("--int8 is for ONNX files; give --export DIR --format onnx, or leave it out")
         if flag in ("slices", "at") and "boundaries" in given:
             raise ConfigError(f"{name}: --boundaries lists every place where the model can be cut; leave it out")
     if "slices" in given and "at" in given:
@@ -271,6 +286,12 @@ def _kwargs(text: str) -> dict[str, Any]:
 @option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of weights and activations (default fp32).")
 @option("--seed", type=int, metavar="N", help="Of random weights, where none are given (default 0).")
 @option("--export", metavar="DIR", help="Write one safetensors file per slice and a manifest.")
+@option(
+    "--format",
+    type=click.Choice(["safetensors", "onnx"]),
+    help="Of --export; onnx: ONNX files as well, for devices without torch. Needs pip install 'headtail[onnx]'.",
+)
+@option("--int8", is_flag=True, default=None, help="Of --format onnx: also files with weights of 8 bits.")
 @option("--labels", metavar="FILE", help="Of --export: names of the classes (default: what the checkpoint says).")
 @option("--profile", metavar="FILE", help="Time every slice on this machine and write a device profile.")
 @option("--batches", type=Parsed("1,2,...", _batches), help="Of --profile (default 1).")

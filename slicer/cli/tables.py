@@ -5,17 +5,28 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from slicer.core.protocol.onnx_index import OnnxFile, OnnxIndex
     from slicer.core.shards.manifest import Manifest
     from slicer.slicing.slice_model import SlicedModel
 
 _CODEC_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
-def describe(name: str, sliced: SlicedModel, manifest: Manifest | None, directory: str | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and where; `onnx`: the ONNX files beside the shards, if there are any."""
+
+    directory: str
+    manifest: Manifest
+    onnx: OnnxIndex | None = None
+
+
+def describe(name: str, sliced: SlicedModel, exported: Exported | None) -> dict[str, Any]:
     """What --json prints: bytes are of one activation, FLOPs of one image (a multiply-add is two)."""
     document: dict[str, Any] = {
         "model": name,
@@ -36,12 +47,15 @@ def describe(name: str, sliced: SlicedModel, manifest: Manifest | None, director
             for part in sliced.slices
         ],
     }
-    if manifest is not None:
+    if exported is not None:
         document["export"] = {
-            "directory": directory,
-            "manifest": manifest.digest,
-            "files": {shard.file: shard.size_bytes for shard in manifest.shards},
+            "directory": exported.directory,
+            "manifest": exported.manifest.digest,
+            "files": {shard.file: shard.size_bytes for shard in exported.manifest.shards},
         }
+        if exported.onnx is not None:
+            document["export"]["onnx"] = exported.onnx.digest
+            document["export"]["files"] |= {file.file: file.size_bytes for file in exported.onnx.all_files}
     return document
 
 
@@ -53,7 +67,7 @@ def boundaries(sliced: SlicedModel) -> list[dict[str, Any]]:
     ]
 
 
-def report(name: str, sliced: SlicedModel, manifest: Manifest | None, directory: str | None) -> str:
+def report(name: str, sliced: SlicedModel, exported: Exported | None) -> str:
     """The table of slices, and where they were exported to."""
     total = sum(part.flops for part in sliced.slices)
     rows = [["slice", "units", "parameters", "weights", "FLOPs", "share", "activation out", "fp32", "fp16", "int8"]]
@@ -82,12 +96,28 @@ def report(name: str, sliced: SlicedModel, manifest: Manifest | None, directory:
     ]
     if sliced.shared_names:
         lines.append(f"Held by more than one slice: {', '.join(sliced.shared_names)}")
-    if manifest is not None:
-        size = sum(shard.size_bytes for shard in manifest.shards)
-        lines.append(
-            f"Exported {n} shard{'s' * (n > 1)} ({_amount(size)}B) to {directory}, manifest {manifest.digest[:12]}"
-        )
+    if exported is not None:
+        size = sum(shard.size_bytes for shard in exported.manifest.shards)
+        where = f"to {exported.directory}, manifest {exported.manifest.digest[:12]}"
+        lines.append(f"Exported {n} shard{'s' * (n > 1)} ({_amount(size)}B) {where}")
+        lines += _onnx(exported.onnx)
     return "\n".join(lines)
+
+
+def _onnx(index: OnnxIndex | None) -> list[str]:
+    if index is None:
+        return []
+    forms = [("float32", index.files(0, index.num_slices))]
+    if index.has_int8:
+        forms.append(("int8", index.files(0, index.num_slices, int8=True)))
+    return [_form(name, files) for name, files in forms]
+
+
+def _form(name: str, files: Sequence[OnnxFile]) -> str:
+    size = _amount(sum(file.size_bytes for file in files))
+    worst = max(max(file.max_difference, file.chain_difference) for file in files)
+    number = f"{len(files)} ONNX file{'s' * (len(files) > 1)}"
+    return f"Exported {number} of {name} ({size}B); at most {worst:.1e} of an activation's size from torch"
 
 
 def _weights(sliced: SlicedModel) -> str:

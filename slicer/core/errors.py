@@ -4,7 +4,8 @@
 
     HeadTailError                  every command prints it and exits with 2
     ├── ModelError                 the model is unknown, or cannot be built
-    │   └── NotSliceable           it can be built, but not cut; says why
+    │   ├── NotSliceable           it can be built, but not cut; says why
+    │   └── NotExportable          it can be cut, but a slice is no ONNX file; says which, and why
     ├── CutError                   a cut, boundary or span that the model does not have
     ├── ShardError                 a shard or manifest is missing, truncated, altered or foreign
     ├── CodecError                 an activation or payload that cannot be encoded or decoded
@@ -31,6 +32,10 @@ class ModelError(HeadTailError):
 
 class NotSliceable(ModelError):
     """The model can be built, but it offers no place where exactly one tensor crosses."""
+
+
+class NotExportable(ModelError):
+    """A slice cannot be an ONNX file, or would not be exact as one."""
 
 
 class CutError(HeadTailError):
