@@ -64,6 +64,8 @@ class ModelConfig(Strict):
             ``none``: no labels.
         outputs: what a request may ask for beside classes and logits: ``features``, the pooled embedding; ``tokens``,
             what it is pooled from. They are computed and kept for every row, and sent to who asks.
+        onnx: hand out its slices as ONNX files as well, for devices without torch; they are made and checked at the
+            start, which takes the extra ``onnx`` and some seconds per slice, unless `shards` holds them.
         trunk: the name of another model of the application that differs from this one in the last slice only: both run
             as one up to there, and share batches, strategy and queue.
         max_answer_bytes: most bytes of the outputs of one request, all its rows together; more is refused.
@@ -87,6 +89,7 @@ class ModelConfig(Strict):
     profile: str | None = None
     labels: tuple[str, ...] | Literal["auto"] = "auto"
     outputs: tuple[str, ...] = ()
+    onnx: bool = False
     trunk: str | None = None
     max_answer_bytes: int = Field(default=16 << 20, ge=1)
 

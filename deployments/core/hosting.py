@@ -11,7 +11,8 @@ from pathlib import Path
 from deployments.config import ModelConfig
 from deployments.core.sharing import SharedSlices
 from deployments.ipc.hosted_model import HostedModel
-from slicer import shards
+from slicer import onnx, shards
+from slicer.core.protocol.onnx_index import FILE as INDEX
 from slicer.core.shards.described import describe
 from slicer.core.shards.manifest import FILE as MANIFEST
 from slicer.core.shards.spec import ModelSpec
@@ -53,6 +54,8 @@ def host(config: ModelConfig, shard_dir: Path) -> Hosted:
         name=config.name,
         directory=directory if config.shards else None,
     )
+    if config.onnx:
+        _make_onnx(sliced, manifest, directory)
     preprocessing = preprocessing_json(manifest.spec, shapes[0])
     return HostedModel(config, manifest, directory, shapes, labels, preprocessing), sliced
 
@@ -89,6 +92,12 @@ def preprocessing_json(spec: ModelSpec, shape: tuple[int, ...]) -> str:
     except ModelError:  # such a model is served all the same: with inputs as arrays, or with images by timm itself
         return ""
     return preprocessing.to_json() if preprocessing.shape == shape else ""
+
+
+def _make_onnx(sliced: SlicedModel, manifest: shards.Manifest, directory: Path) -> None:
+    """ONNX files beside the shards, unless they are there. Raises HeadTailError."""
+    if not (directory / INDEX).is_file():
+        onnx.export_beside(sliced, manifest, directory, int8=True)
 
 
 def _publish(sliced: SlicedModel, shard_dir: Path) -> tuple[shards.Manifest, Path]:

@@ -19,7 +19,9 @@ from slicer import shards
 from slicer.core.codecs import activations
 from slicer.core.codecs.images import decode_images
 from slicer.core.protocol.messages import MAX_PRIORITY, Refusal, Request, ServedModel
-from slicer.errors import CodecError, ConfigError
+from slicer.core.protocol.onnx_index import FILE as INDEX
+from slicer.core.protocol.onnx_index import load_index
+from slicer.errors import CodecError, ConfigError, ShardError
 
 if TYPE_CHECKING:
     from slicer.models.images import Preprocess
@@ -44,8 +46,11 @@ class HostedModel:
         preprocessing: of its images, as JSON (`slicer.core.images.preprocessing`); empty: it takes none, or nobody can
             say how.
 
+    Attributes:
+        onnx: digest of the index of its ONNX files; empty: there are none.
+
     Raises:
-        ConfigError: an entry is no cut of it.
+        ConfigError: an entry is no cut of it. ShardError: the ONNX files in `directory` are not of its shards.
     """
 
     def __init__(
@@ -68,6 +73,25 @@ class HostedModel:
         self.entries = self._entries()
         self._takes_images = 0 in self.entries and self.shapes[0][0] in (1, 3) and len(self.shapes[0]) == 3
         self._files = {shard.sha256: self.directory / shard.file for shard in self.manifest.shards}
+        self.onnx = self._onnx()
+
+    def _onnx(self) -> str:
+        """The digest of the index of the ONNX files beside the shards, which are handed out too; empty: none are there.
+
+        Raises:
+            ShardError: they are another model's, or damaged.
+        """
+        if not (self.directory / INDEX).is_file():
+            return ""
+        index = load_index(self.directory)
+        if index.manifest != self.digest:
+            raise ShardError(
+                f"model {self.name!r}: {self.directory / INDEX} is of manifest {index.manifest[:12]}, the shards "
+                f"beside it of {self.digest[:12]}; export both again: headtail slice MODEL --export DIR --format onnx"
+            )
+        self._files |= {file.sha256: self.directory / file.file for file in index.all_files}
+        self._files[index.digest] = self.directory / INDEX
+        return index.digest
 
     def _entries(self) -> tuple[int, ...]:
         possible = range(self.num_slices)
@@ -134,6 +158,7 @@ class HostedModel:
             emulated=emulated,
             labels=self.labels,
             preprocessing_json=self.preprocessing,
+            onnx=self.onnx,
         )
 
     def check(self, request: Request) -> Refusal | None:

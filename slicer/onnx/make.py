@@ -74,8 +74,8 @@ def _write(path: Path, data: bytes, index: int, chain: Chain, limit: float) -> O
 def _refuse_dtype(sliced: SlicedModel) -> None:
     if sliced.input_dtype != torch.float32:
         raise NotExportable(
-            f"{_name(sliced)} has {str(sliced.input_dtype).removeprefix('torch.')} weights; ONNX slices are float32, or "
-            "int8 made of these: export the model with --dtype fp32"
+            f"{_name(sliced)} has {str(sliced.input_dtype).removeprefix('torch.')} weights; ONNX slices are "
+            "float32, or int8 made of these: export the model with --dtype fp32"
         )
 
 

@@ -158,6 +158,8 @@ class ServedModel:
         labels: of the model's classes, in order; empty: the server knows none.
         preprocessing_json: how an image becomes its input (`images.preprocessing`); empty: the server does
             not say, because the model takes no images or a description cannot say how.
+        onnx: digest of the index of its slices as ONNX files (`protocol.onnx_index`), which is fetched as shards are,
+            as are the files; empty: there are none.
     """
 
     name: str
@@ -171,5 +173,5 @@ class ServedModel:
     url: str = ""
     token: str = field(default="", repr=False)
     labels: tuple[str, ...] = field(default=(), repr=False)
-    onnx: str = ""
     preprocessing_json: str = field(default="", repr=False)
+    onnx: str = ""

@@ -186,6 +186,7 @@ def decode_model(data: Any) -> ServedModel:
         url=_text(entry, "url"),
         # Older servers say nothing of these.
         labels=tuple(_texts(entry, "labels")) if "labels" in entry else (),
+        onnx=_text(entry, "onnx") if "onnx" in entry else "",
         preprocessing_json=_text(entry, "preprocessing_json") if "preprocessing_json" in entry else "",
     )
 
