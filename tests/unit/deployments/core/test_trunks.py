@@ -17,7 +17,7 @@ from deployments.core.loaded_engine import LoadedEngine
 from deployments.engine.ledger import Outcome
 from deployments.executors.torch_executor import TorchExecutor
 from slicer.errors import ConfigError
-from slicer.shards.tensor_file import describe
+from slicer.core.shards.described import describe
 
 KWARGS = {"img_size": 32, "depth": 3}
 AT = ["blocks.0", "blocks.1", "norm"]
