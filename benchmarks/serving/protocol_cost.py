@@ -41,7 +41,7 @@ from slicer.common.comparison import paired_ratio
 from slicer.core.codecs import activations
 from slicer.core.protocol import packet
 from slicer.core.protocol.messages import Request
-from slicer.core.protocol.oip import http_body, http_writing
+from slicer.core.protocol.oip import http_body, http_writing, one_row
 from slicer.core.protocol.oip.requests import infer_request
 from slicer.core.protocol.oip.tensors import InferRequest, Tensor
 from slicer.core.shards.manifest import Manifest
@@ -86,10 +86,15 @@ def bodies(served: dict[str, Any]) -> dict[str, dict[str, Body]]:
         one = Request("r", "toy", served["manifest"], 0, codec, SHAPE, payload, top_k=1)
         found[f"{CODECS[codec]}, {'singly' if size == 1 else f'{size} together'}"] = {
             "packet": Body("/infer", packet.encode_requests([one] * size), dict(packet.UNWATCHED), size),
-            "oip": _body("/v2/models/toy/infer", *http_writing.encode_request(_batch(one, size)), size),
-            "parcel": _body("/v2/parcel", *http_writing.encode_parcel([infer_request(one)] * size), size),
+            "oip": _body("/v2/models/toy/infer", *_written(one, size), size),
+            "parcel": _body("/v2/parcel", *one_row.encode_parcel([one] * size), size),
         }
     return found
+
+
+def _written(one: Request, size: int) -> tuple[bytes, int]:
+    """A single row as devices write it, which the server reads in one pass; a batch as any client does."""
+    return one_row.encode_request(one) if size == 1 else http_writing.encode_request(_batch(one, size))
 
 
 def _batch(one: Request, size: int) -> InferRequest:

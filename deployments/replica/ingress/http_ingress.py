@@ -35,7 +35,7 @@ from deployments.replica.ingress.openapi import openapi
 from slicer.core.protocol import packet
 from slicer.core.protocol.endpoints import BINARY, ENDPOINTS, JSON, Endpoint
 from slicer.core.protocol.messages import RETRYABLE, Refusal
-from slicer.core.protocol.oip import http_body, http_writing, metadata
+from slicer.core.protocol.oip import fast_path, http_body, http_writing, metadata
 from slicer.core.protocol.oip.status import http_status
 from slicer.errors import BadRequestError, CodecError
 
@@ -165,7 +165,11 @@ class Ingress:
         if rest == "parcel":
             _expect(method, "POST")
             body = await self._body(headers, receive)
-            asked = http_body.decode_parcel(body, _header(headers, _LENGTH))
+            json_bytes = _header(headers, _LENGTH)
+            if (rows := self._inference.own_rows(body, json_bytes)) is not None:
+                work = self._server.infer_parcel([row.request for row in rows])
+                return _inferred(*fast_path.encode_answers(rows, await self._connections.while_there(receive, work)))
+            asked = http_body.decode_parcel(body, json_bytes)
             responses = await self._connections.while_there(receive, self._inference.infer(asked))
             return _inferred(*http_writing.encode_responses(responses, asked))
         raise Problem(
@@ -179,7 +183,13 @@ class Ingress:
         if action == "infer":
             _expect(method, "POST")
             body = await self._body(headers, receive)
-            asked = http_body.decode_request(body, _header(headers, _LENGTH), model, version)
+            json_bytes = _header(headers, _LENGTH)
+            if not version and (row := self._inference.own_row(body, json_bytes, model)) is not None:
+                (answer,) = await self._connections.while_there(receive, self._server.infer_parcel([row.request]))
+                if isinstance(answer, Refusal):
+                    raise refused(fast_path.refusal(row, answer))
+                return _inferred(*fast_path.encode_answer(row, answer))
+            asked = http_body.decode_request(body, json_bytes, model, version)
             (response,) = await self._connections.while_there(receive, self._inference.infer([asked]))
             if isinstance(response, Refusal):
                 raise refused(response)

@@ -15,6 +15,7 @@ import numpy as np
 from deployments.ipc.hosted_model import HostedModel
 from slicer.core.common.top_k import top_k
 from slicer.core.protocol.messages import Answer, Refusal, Reply, Request
+from slicer.core.protocol.oip import fast_path
 from slicer.core.protocol.oip.http_body import MAX_REQUESTS
 from slicer.core.protocol.oip.metadata import OfferedModel, model_config, model_metadata
 from slicer.core.protocol.oip.requests import image_file, rows_of
@@ -65,6 +66,7 @@ _Span = tuple[int, InferRequest, HostedModel, int, int]
 
 #: Bytes of an answer that may be put together on the event loop; that of more takes milliseconds, and has a thread.
 _ON_LOOP = 1 << 19
+_FLOAT_BYTES = 4
 
 
 def _respond(spans: Sequence[_Span], answers: Sequence[Answer], found: dict[int, InferResponse | Refusal]) -> None:
@@ -112,6 +114,17 @@ class OpenInference:
         else:
             _respond(spans, answers, found)
         return [found[number] for number in range(len(asked))]
+
+    def own_row(self, body: Buffer, json_bytes: str | None, model: str) -> fast_path.Row[HostedModel] | None:
+        """Of a body that our own devices wrote (`fast_path.decode_request`). None: it is for `infer`."""
+        hosted = self._server.models.get(model)
+        row = None if hosted is None else fast_path.decode_request(body, json_bytes, hosted)
+        return row if row is not None and _can_be_answered([row]) else None
+
+    def own_rows(self, body: Buffer, json_bytes: str | None) -> list[fast_path.Row[HostedModel]] | None:
+        """As `own_row`, of a parcel."""
+        rows = fast_path.decode_parcel(body, json_bytes, self._server.models)
+        return rows if rows is not None and _can_be_answered(rows) else None
 
     async def predict(self, image: Buffer, *, model: str = "", count: int = 5) -> dict[str, Any]:
         """The shortest way: one image file to its classes, as JSON values.
@@ -198,6 +211,18 @@ class OpenInference:
 
     def _bad(self, message: str) -> Refused:
         return Refused(Refusal("", "bad_request", message))
+
+
+def _can_be_answered(rows: Sequence[fast_path.Row[HostedModel]]) -> bool:
+    """Whether all answers keep within the limits of `check_classes` and `check_size`, and none needs a thread."""
+    classes = 0
+    for row in rows:
+        size = row.model.outputs[0].size
+        if row.top_k:
+            classes += min(row.top_k, size)
+        elif size * _FLOAT_BYTES > min(row.model.config.max_answer_bytes, _ON_LOOP):
+            return False
+    return classes <= MOST_CLASSES
 
 
 def _is_served(model: HostedModel, version: str) -> bool:

@@ -62,6 +62,11 @@ def refusal_json(refusal: Refusal) -> Json:
     return found
 
 
+def refusal_text(refusal: Refusal) -> str:
+    """`refusal_json` as an answer of a parcel has it."""
+    return _JSON.encode(refusal_json(refusal))
+
+
 def encode_request(request: InferRequest) -> tuple[bytes, int]:
     """A client's body with all tensors as bytes, and the length of its JSON."""
     pieces: list[Buffer] = []

@@ -3,6 +3,9 @@
 `encode_request` gives what `http_writing.encode_request` makes of `requests.infer_request`, and `decode_answer` what
 `responses.reply_of` makes of `http_body.decode_response`, without the objects in between: half of the time of a small
 request was theirs. What does not change from one request to the next is JSON once.
+
+`fast_path` knows the form of what is written here, key by key: change both, or the server falls back to its general
+way.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ def _output(output: WantedOutput, model: ModelFacts, raw: bytes, shape: tuple[in
     logits: Array = np.frombuffer(raw, "<f4").reshape(shape)
     values = softmax(logits) if output.name == TOP_K else logits
     labels = model.labels
-    elements: list[Buffer] = [_class_text(pair, labels) for row in values for pair in top_k(row, count)]
+    elements: list[Buffer] = [class_text(pair, labels) for row in values for pair in top_k(row, count)]
     return Tensor(output.name, "BYTES", (len(logits), len(elements) // len(logits)), elements)
 
 
@@ -235,7 +235,7 @@ def _half(name: str, raw: bytes) -> bytes:
     return half.tobytes()
 
 
-def _class_text(pair: tuple[int, float], labels: Sequence[str]) -> bytes:
+def class_text(pair: tuple[int, float], labels: Sequence[str]) -> bytes:
     """``value:index:label``, as Triton writes a class; the label may hold colons."""
     index, value = pair
     label = f":{labels[index]}" if index < len(labels) else ""
@@ -243,7 +243,7 @@ def _class_text(pair: tuple[int, float], labels: Sequence[str]) -> bytes:
 
 
 def class_of(text: str | Buffer) -> tuple[float, int, str]:
-    """Value, index and label of `_class_text`. Raises BadRequestError."""
+    """Value, index and label of `class_text`. Raises BadRequestError."""
     parts = (text if isinstance(text, str) else bytes(text).decode("utf-8", "replace")).split(":", 2)
     try:
         return float(parts[0]), int(parts[1]), parts[2] if len(parts) > 2 else ""

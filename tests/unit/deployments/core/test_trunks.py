@@ -16,8 +16,8 @@ from deployments.core.hosting import Hosted, host_all
 from deployments.core.loaded_engine import LoadedEngine
 from deployments.engine.ledger import Outcome
 from deployments.executors.torch_executor import TorchExecutor
-from slicer.errors import ConfigError
 from slicer.core.shards.described import describe
+from slicer.errors import ConfigError
 
 KWARGS = {"img_size": 32, "depth": 3}
 AT = ["blocks.0", "blocks.1", "norm"]
