@@ -7,7 +7,7 @@
     DIR/slice_1.int8.onnx     the same with weights of 8 bits, where they were asked for
 
 Plain dataclasses and json: no torch, no pydantic, no onnx. A device that runs ONNX needs this file and
-`slicer.core.errors` of us, and nothing else.
+`errors` of us, and nothing else.
 """
 
 from __future__ import annotations
