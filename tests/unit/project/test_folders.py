@@ -24,7 +24,9 @@ def folders(top: str) -> list[Path]:
     return [ROOT / top, *(p for p in (ROOT / top).rglob("*") if p.is_dir() and p.name != "__pycache__")]
 
 
-@pytest.mark.parametrize("top", ["slicer", "actors", "deployments", "benchmarks", "docs", "examples", "tests"])
+@pytest.mark.parametrize(
+    "top", ["slicer", "actors", "deployments", "clients", "benchmarks", "docs", "examples", "tests"]
+)
 def test_a_folder_is_taken_in_by_one_look(top: str) -> None:
     full = {str(folder.relative_to(ROOT)): len(entries(folder)) for folder in folders(top)}
     assert {name: count for name, count in full.items() if count > MOST and name not in EXCEPTIONS} == {}
