@@ -20,7 +20,7 @@ from slicer.common.validation import Strict, explain, nearest
 from slicer.common.yaml_files import read_yaml
 from slicer.core.common.addresses import application_url, bearer_token
 from slicer.core.common.error_text import shown
-from slicer.core.protocol.outputs import FURTHER
+from slicer.core.protocol.outputs import FURTHER, in_order
 from slicer.errors import ConfigError
 from slicer.models.labels import given_labels
 
@@ -101,10 +101,7 @@ class ModelConfig(Strict):
     @field_validator("outputs")
     @classmethod
     def _known_outputs(cls, outputs: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [name for name in outputs if name not in FURTHER]:
-            near = nearest(unknown[0], FURTHER)
-            raise ValueError(f"unknown output {shown(repr(unknown[0]))}{near}; there are {', '.join(FURTHER)}")
-        return tuple(name for name in FURTHER if name in outputs)
+        return in_order(outputs, FURTHER)
 
     @field_validator("strategy")
     @classmethod

@@ -15,15 +15,17 @@ import click
 
 from actors.fleet.config import FleetConfig, load_fleet, parse_fleet
 from actors.load.config import DIGITS
-from slicer.common.command_line import Command, option, say
+from slicer.common import command_line
+from slicer.common.command_line import Command, Parsed, option, say
 from slicer.core.common.addresses import application_url
+from slicer.core.protocol.outputs import FURTHER, LOGITS
 from slicer.errors import ConfigError
 
 if TYPE_CHECKING:
     from slicer.core.records.record import Record
 
 #: Flag -> the key of a fleet file's group that it sets.
-OF_A_GROUP = ("cut", "codec", "link", "profile", "alone")
+OF_A_GROUP = ("cut", "codec", "outputs", "link", "profile", "alone")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class DeviceFlags:
     model: str | None = None
     cut: int | None = None
     codec: str | None = None
+    outputs: list[str] | None = None
     link: str | None = None
     profile: str | None = None
     alone: str | None = None
@@ -132,6 +135,12 @@ _LOAD = "Load: each image once, one after the other, unless these say otherwise"
 @option("--model", metavar="M", help="That the server serves (default digits_vit).", group=_DEVICE)
 @option("--cut", type=click.IntRange(min=0), metavar="K", help="How many slices run here (default 1).", group=_DEVICE)
 @option("--codec", metavar="C", help="Of what is sent (default fp32).", group=_DEVICE)
+@option(
+    "--outputs",
+    type=Parsed("A,B", command_line.names),
+    help=f"Whole outputs instead of classes: {', '.join((LOGITS, *FURTHER))} (default: classes).",
+    group=_DEVICE,
+)
 @option("--link", metavar="L", help="Emulated: direct (default: none), lte, wifi, ...", group=_DEVICE)
 @option("--profile", metavar="P", help="Emulated board: a file or a shipped name (default native).", group=_DEVICE)
 @option("--alone", metavar="A", help="What answers while the server is away: tail, or a model's name.", group=_DEVICE)

@@ -18,8 +18,9 @@ from actors.load.config import FRAME_AGE_MS, VIDEO, LoadConfig
 from actors.report import report_tables
 from actors.report.result import Result, document
 from slicer.common import command_line
-from slicer.common.command_line import Command, option, say
+from slicer.common.command_line import Command, Parsed, option, say
 from slicer.core.codecs.activations import CODECS
+from slicer.core.protocol.outputs import FURTHER, LOGITS
 from slicer.errors import ConfigError
 
 #: What `--demo` means where a flag does not say otherwise; everything else has the defaults of the flags.
@@ -83,6 +84,7 @@ class LoadFlags:
     labels: str | None = None
     top_k: int | None = None
     codec: str | None = None
+    outputs: list[str] | None = None
     slices: int | None = None
     accelerator: str | None = None
     accelerator_profile: str | None = None
@@ -139,6 +141,7 @@ def config_of(flags: LoadFlags) -> LoadConfig:
         resident=value("resident"),
         top_k=value("top_k"),
         codec=flags.codec,
+        outputs=None if flags.outputs is None else tuple(flags.outputs),
         out=folder_of(value("out")),
         overwrite=bool(value("overwrite")),
         # The demo needs nothing else at hand; within a Ray job it stays in that job's cluster.
@@ -291,6 +294,12 @@ _OWN = "Own servers"
 @option("--top-k", type=int, metavar="K", help="Classes in an answer (default 5).", group=_WHAT)
 @option(
     "--codec", metavar="C", help=f"Of all devices: {', '.join(CODECS)}; default: as the fleet file says.", group=_WHAT
+)
+@option(
+    "--outputs",
+    type=Parsed("A,B", command_line.names),
+    help=f"Whole outputs instead of classes: {', '.join((LOGITS, *FURTHER))}; default: as the fleet file says.",
+    group=_WHAT,
 )
 @option("--slices", type=int, metavar="N", help="Number of slices (default 4).", group=_OWN)
 @option("--accelerator", type=click.Choice(["auto", "cuda", "cpu"]), help="Default auto.", group=_OWN)

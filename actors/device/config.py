@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from typing_extensions import Self
 
 from slicer.common.validation import Strict
 from slicer.core.planning.settings import PlanSettings
+from slicer.core.protocol.outputs import in_order
 from slicer.core.settings import RetrySettings
 from slicer.profiles.device_profile import Profile
 
@@ -80,6 +81,8 @@ class DeviceKeys(Strict):
             its profile.
         link: ``direct`` (nothing added), a preset such as ``lte``, ``emulated``, or ``package.module:Class``.
         link_options: of an emulated link (`actors.network.emulated_link`), or keyword arguments of an own one.
+        outputs: what of the model is answered whole instead of classes: ``logits``, ``features``, ``tokens``; an own
+            class of devices gets them (`actors.device.device.Device.received`). Only logits say a top-1.
         plan: the devices choose cut and codec themselves, beginning with those given here; see
             `actors.device.config.PlanConfig`. Without it they keep them.
         alone: what a device answers with when the server does not: ``tail``: the rest of the same model, whose slices
@@ -101,11 +104,17 @@ class DeviceKeys(Strict):
     link_options: dict[str, Any] = Field(default_factory=dict)
     transport: Literal["auto", "handle", "http"] = "auto"
     url: str = ""
+    outputs: tuple[str, ...] = ()
     plan: PlanConfig | None = None
     alone: str = ""
     virtual: bool = False
     parcel_ms: float = Field(default=0.0, ge=0)
     device: str = "native"
+
+    @field_validator("outputs")
+    @classmethod
+    def _known_outputs(cls, outputs: tuple[str, ...]) -> tuple[str, ...]:
+        return in_order(outputs)
 
 
 class DeviceConfig(DeviceKeys):

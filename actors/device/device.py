@@ -16,9 +16,9 @@ from slicer.core.records.record import Record
 class Device(device.Device[DeviceConfig]):
     """One client device of a fleet; own device classes derive from this one.
 
-    `compute` is the method to override for what a device does around its head; `load` is another way to run heads than
-    the one that `config.runtime` names. The other arguments, and all that a device does, are those of the core
-    (`slicer.core.device.device.Device`).
+    `compute` is the method to override for what a device does around its head, `received` for what it does with
+    outputs; `load` is another way to run heads than the one that `config.runtime` names. The other arguments, and all
+    that a device does, are those of the core (`slicer.core.device.device.Device`).
 
     Example: a camera that rests as long as its head took.
 

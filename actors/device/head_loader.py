@@ -49,7 +49,7 @@ def load_head(served: ServedModel, config: DeviceConfig, get: GetShard) -> Head:
         num_slices=served.num_slices,
         slice_bytes=[shard.size_bytes for shard in manifest.shards],
         channel_axes=manifest.channel_axes,
-        own_result=manifest.outputs[0] if len(manifest.outputs) > 1 else None,
+        outputs=manifest.outputs,
         profile=config.profile,
         seed=f"{config.seed}/{config.name}",
     )

@@ -115,7 +115,9 @@ class _Replay:
     def __init__(self, crowd: Crowd, served: ServedModel, config: DeviceConfig, get: GetShard, loaded: int) -> None:
         self._crowd, self._served, self._config, self._get = crowd, served, config, get
         self.manifest, self.num_slices, self.loaded = served.manifest, served.num_slices, loaded
-        self._slice_bytes = tuple(shard.size_bytes for shard in manifest_of(served).shards)
+        manifest = manifest_of(served)
+        self._slice_bytes = tuple(shard.size_bytes for shard in manifest.shards)
+        self.outputs = tuple(output.name for output in manifest.outputs)
         self.slices_ms: Sequence[float] = ()
         self._rng = random.Random(f"{config.seed}/{config.name}")
 
@@ -164,5 +166,7 @@ class _Replay:
 
 
 def _size(computed: Computed) -> int:
-    activation = computed.activation
-    return len(computed.payload) + (activation.nbytes if activation is not None else 0) + 500
+    activation, outputs = computed.activation, computed.outputs
+    held = [activation] if activation is not None else []
+    held = list(outputs.values()) if outputs is not None else held  # the activation is one of them then
+    return len(computed.payload) + sum(array.nbytes for array in held) + 500

@@ -87,6 +87,11 @@ class GroupConfig(DeviceKeys):
                 f"group {self.name!r}: transport {self.transport} with url {self.url!r}; transport http needs the url, "
                 "http://host:port/application, and the others none"
             )
+        if self.outputs and self.alone not in ("", TAIL):
+            raise ValueError(
+                f"group {self.name!r}: outputs {', '.join(self.outputs)} with alone: {self.alone}; another model's are "
+                "not the server's: set alone: tail, or leave one of the two out"
+            )
         if self.url:
             application_url(self.url)
         if self.link not in ("direct", "emulated", *PRESETS) and ":" not in self.link:

@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from actors.load.config import LoadConfig
@@ -23,6 +24,7 @@ from deployments.scheduling import registry
 from slicer.common.command_line import progress
 from slicer.core.common.error_text import first_line
 from slicer.core.protocol.messages import ServedModel
+from slicer.core.protocol.outputs import LOGITS
 from slicer.errors import ConfigError, ServerError
 
 if TYPE_CHECKING:
@@ -39,8 +41,13 @@ ALL_STRATEGIES, DEMO_STRATEGIES = registry.STRATEGIES, registry.DEMO
 current_name = registry.current_name
 
 
-def own_config(load: LoadConfig, models: Sequence[str], strategy: str) -> dict[str, Any]:
+def own_config(
+    load: LoadConfig, models: Sequence[str], strategy: str, outputs: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> dict[str, Any]:
     """Configuration of the application that the job starts for one strategy.
+
+    Args:
+        outputs: that the fleet asks for, by model.
 
     Raises:
         ConfigError: the strategy is unknown, or goes not with these models.
@@ -49,6 +56,7 @@ def own_config(load: LoadConfig, models: Sequence[str], strategy: str) -> dict[s
 
     described = [
         {"name": model, "num_slices": load.slices, "strategy": strategy, "max_batch": load.max_batch}
+        | ({"outputs": further} if (further := [one for one in outputs.get(model, ()) if one != LOGITS]) else {})
         for model in models
     ]
     # One thread: the devices of an emulated fleet share this host, and torch's default would take all of it.

@@ -46,7 +46,7 @@ class LoadConfig:
         accelerator_profile: its accelerator is emulated, with the times of this cost profile; None: it is a real one.
         resident: "one" application at a time, each in a fresh process (memory and accelerator are its own); "all" of
             them loaded from the start, idle except for the one that is measured (saves starts).
-        top_k: classes in an answer; codec: replaces the fleet's codecs.
+        top_k: classes in an answer; codec: replaces the fleet's codecs; outputs: its outputs.
         out: directory of the report; None: none is written. `overwrite`: an earlier report there is replaced.
         address: Ray cluster to join; None: a running one, else one is started here; "local": always start one.
 
@@ -80,6 +80,7 @@ class LoadConfig:
     resident: Literal["one", "all"] = "one"
     top_k: int = 5
     codec: str | None = None
+    outputs: tuple[str, ...] | None = None
     out: Path | None = None
     overwrite: bool = False
     address: str | None = None

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from pydantic import ValidationError
 
 from actors.fleet import copy_images
-from actors.fleet.config import FleetConfig
+from actors.fleet.config import FleetConfig, GroupConfig
 from actors.fleet.fleet import Fleet, load_fleet
 from actors.fleet.placement import check, demands_of
 from actors.load import applications, schedule
@@ -31,8 +32,10 @@ from actors.report import provenance
 from actors.report.result import Result
 from actors.report.statistics import StrategyRun
 from slicer.common.command_line import Bar, progress, say
+from slicer.common.validation import explain
 from slicer.core.images.folders import LabelledImages, find_images
-from slicer.errors import HeadTailError, ServerError
+from slicer.core.protocol.outputs import LOGITS
+from slicer.errors import ConfigError, HeadTailError, ServerError
 from slicer.models.images import write_digits
 
 #: The strategy that ratios are given against, where it was measured; else the first one.
@@ -86,10 +89,18 @@ class Job:
             for seed in config.seeds
         }
         self._id = uuid.uuid4().hex[:8]
-        self._strategies = Strategies(config, self._models, self._id)
+        asked = {
+            model: [name for one in devices if one.model == model for name in one.outputs] for model in self._models
+        }
+        self._strategies = Strategies(config, self._models, self._id, asked)
         self._expected = Expected(config, self._images)
         self._runs: list[StrategyRun] = []
         self._notes: list[str] = [] if cameras is None else list(cameras.notes)
+        self._notes += [
+            f"no top-1 and no agreement for group {group.name}: it asks for {', '.join(group.outputs)} without {LOGITS}"
+            for group in self._fleet.groups
+            if group.outputs and LOGITS not in group.outputs
+        ]
         for note in self._notes:
             say(note)
         self._failures: list[str] = []
@@ -295,9 +306,19 @@ def fleet_of(config: LoadConfig) -> FleetConfig:
     groups = fleet.groups
     if config.codec is not None:
         groups = tuple(group.model_copy(update={"codec": config.codec}) for group in groups)
+    if config.outputs is not None:
+        groups = tuple(_changed(group, outputs=config.outputs) for group in groups)
     if config.model is not None:
         groups = tuple(group.model_copy(update={"model": config.model}) for group in groups)
     return fleet.model_copy(update={"groups": groups, "model": config.model or fleet.model})
+
+
+def _changed(group: GroupConfig, **keys: Any) -> GroupConfig:
+    """The group with other keys, checked as in a file. Raises ConfigError."""
+    try:
+        return GroupConfig(**{**group.model_dump(exclude_unset=True), **keys})
+    except ValidationError as error:
+        raise ConfigError(explain(error, "--outputs", GroupConfig)) from None
 
 
 def images_of(config: LoadConfig) -> LabelledImages:

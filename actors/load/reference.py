@@ -21,6 +21,7 @@ from slicer.core.shards.spec import ModelSpec
 from slicer.errors import ModelError
 from slicer.models import zoo
 from slicer.models.images import Preprocess
+from slicer.models.outputs import own_forward
 from slicer.models.weights import DTYPES
 
 #: Reads up to `length` bytes of a shard: (sha256, offset, length).
@@ -79,7 +80,7 @@ def answers(module: nn.Module, spec: ModelSpec, files: Sequence[Path], batch: in
     with torch.inference_mode():
         for start in range(0, len(files), batch):
             images = [torch.from_numpy(preprocess(file)) for file in files[start : start + batch]]
-            logits = module(torch.stack(images).to(DTYPES[spec.dtype]))
+            logits = own_forward(module, torch.stack(images).to(DTYPES[spec.dtype]))
             if logits.ndim != 2:
                 raise ModelError(
                     f"model {spec.architecture!r} gives {tuple(logits.shape[1:])} per image, not one logit per class; "

@@ -15,7 +15,7 @@ class Strategies:
     """One job's. Blocking, for one thread.
 
     Args:
-        models: that the fleet asks for.
+        models: that the fleet asks for; outputs: of these, by model.
         job_id: part of the names of the applications that the job starts.
 
     Attributes:
@@ -27,11 +27,13 @@ class Strategies:
         ConfigError: on construction, for a strategy that is unknown, or goes not with these models.
     """
 
-    def __init__(self, config: LoadConfig, models: Sequence[str], job_id: str) -> None:
+    def __init__(
+        self, config: LoadConfig, models: Sequence[str], job_id: str, outputs: Mapping[str, Sequence[str]]
+    ) -> None:
         self.apps = {strategy: f"headtail-load-{job_id}-{index}" for index, strategy in enumerate(config.strategies)}
         self.configs: dict[str, Mapping[str, Any]] = {}
         if config.server is None:
-            self.configs = {name: applications.own_config(config, models, name) for name in config.strategies}
+            self.configs = {name: applications.own_config(config, models, name, outputs) for name in config.strategies}
         self._all_at_once = config.resident == "all"
         self._up: set[str] = set()  # own strategies whose application runs
         self.connected = ""

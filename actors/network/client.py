@@ -10,7 +10,7 @@ from typing_extensions import override
 from actors.network.link import ChangingLink, Link
 from slicer.core.network.server import ENVELOPE_BYTES, Server, ServerWrapper
 from slicer.core.protocol.endpoints import Endpoint
-from slicer.core.protocol.messages import Answer, Request
+from slicer.core.protocol.messages import Answer, Request, answer_bytes
 
 T = TypeVar("T")
 
@@ -51,5 +51,5 @@ class LinkedServer(ServerWrapper):
     async def infer(self, requests: Sequence[Request]) -> list[Answer]:
         await self._link.send(sum(len(request.payload) + ENVELOPE_BYTES for request in requests))
         answers = await super().infer(requests)
-        await self._link.receive(sum(len(getattr(answer, "logits", b"")) + ENVELOPE_BYTES for answer in answers))
+        await self._link.receive(sum(answer_bytes(answer) + ENVELOPE_BYTES for answer in answers))
         return answers

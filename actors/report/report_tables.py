@@ -100,6 +100,7 @@ _PER_CUT: tuple[Column[_Row], ...] = (
     Column("rest", lambda row: row.stable(row.summary.rest_ms), number, "ms"),
     Column("rows/step", lambda row: row.summary.rows_per_step, lambda value: number(value, 2)),
     Column("kB", lambda row: row.summary.payload_bytes, kilobytes, "kB on the wire"),
+    Column("kB back", lambda row: row.summary.answer_bytes, kilobytes, "kB on the wire"),
     _TOP_1,
     _AGREE,
 )
@@ -165,10 +166,12 @@ def group_table(result: Result) -> Table:
                     f"{found.answered}/{found.requests}",
                     number(None if unstable else found.p50_ms),
                     number(None if unstable else found.p99_ms),
+                    kilobytes(found.payload_bytes),
+                    kilobytes(found.answer_bytes),
                 ]
             )
-    header = ["strategy", "group", "cut, codec", "devices", "answered", "p50", "p99"]
-    return Table("Per strategy and group of devices (ms)", header, rows, left=3)
+    header = ["strategy", "group", "cut, codec", "devices", "answered", "p50", "p99", "kB", "kB back"]
+    return Table("Per strategy and group of devices (ms; kB on the wire)", header, rows, left=3)
 
 
 def remarks(result: Result) -> list[str]:

@@ -66,6 +66,7 @@ class Summary:
     rest_ms: float | None
     rows_per_step: float | None
     payload_bytes: float | None
+    answer_bytes: float | None
     accuracy_top1: float | None
     agreement_top1: float | None
     overruns: int
@@ -95,6 +96,7 @@ def summarise(records: Sequence[Record], elapsed_s: float | None = None) -> Summ
         rest_ms=mean([rest for record in answered if (rest := rest_ms(record)) is not None]),
         rows_per_step=mean(steps),
         payload_bytes=mean([record.payload_bytes for record in answered]),
+        answer_bytes=mean([record.answer_bytes for record in answered]),
         accuracy_top1=mean([record.top1 == record.label for record in labelled]),
         agreement_top1=mean([record.top1 == record.reference_top1 for record in compared]),
         overruns=sum(record.overrun for record in records),

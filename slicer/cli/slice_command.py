@@ -17,6 +17,7 @@ from slicer.common.command_line import Command, Parsed, option
 from slicer.common.yaml_files import parse_json
 from slicer.core.common.error_text import shown
 from slicer.core.planning.link_presets import PRESETS
+from slicer.core.protocol.outputs import FURTHER
 from slicer.errors import ConfigError
 from slicer.planning import table as plan_table
 from slicer.planning.table import PlanFlags
@@ -43,6 +44,7 @@ class SliceFlags:
     kwargs: dict[str, Any] | None = None
     dtype: Literal["fp32", "fp16", "bf16"] | None = None
     seed: int | None = None
+    outputs: list[str] | None = None
     export: str | None = None
     format: Literal["safetensors", "onnx"] | None = None
     int8: bool | None = None
@@ -85,6 +87,7 @@ def _run(flags: SliceFlags) -> str:
         pretrained=bool(flags.pretrained),
         dtype=flags.dtype,
         seed=flags.seed,
+        outputs=flags.outputs,
     )
     if flags.seed is not None and (spec.checkpoint or spec.pretrained):
         what = f"the weights of {spec.checkpoint}" if spec.checkpoint else "pretrained weights"
@@ -285,6 +288,7 @@ def _kwargs(text: str) -> dict[str, Any]:
 @option("--kwargs", type=Parsed("JSON", _kwargs), help='More arguments of the model, such as {"depth": 6}.')
 @option("--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Of weights and activations (default fp32).")
 @option("--seed", type=int, metavar="N", help="Of random weights, where none are given (default 0).")
+@option("--outputs", type=Parsed("A,B", command_line.names), help=f"Beside its own result: {', '.join(FURTHER)}.")
 @option("--export", metavar="DIR", help="Write one safetensors file per slice and a manifest.")
 @option(
     "--format",
@@ -297,8 +301,9 @@ def _kwargs(text: str) -> dict[str, Any]:
 @option("--batches", type=Parsed("1,2,...", _batches), help="Of --profile (default 1).")
 @option("--threads", type=Parsed("N", _threads), help="Of torch, for --profile (default: torch's own).")
 @option("--plan", metavar="PROFILE", help="The device: a profile file, or a shipped one's name.", group=_PLAN)
-@option("--link", type=click.Choice(sorted(PRESETS)), help="Instead of --mbit-per-s, --round-trip-ms.", group=_PLAN)
+@option("--link", type=click.Choice(sorted(PRESETS)), help="Instead of rates and --round-trip-ms.", group=_PLAN)
 @option("--mbit-per-s", type=_NUMBER, help="Rate of the link upwards (default 50).", group=_PLAN)
+@option("--down-mbit-per-s", type=_NUMBER, help="Downwards (default: as upwards).", group=_PLAN)
 @option("--round-trip-ms", type=_NUMBER, help="Of a small message (default 10).", group=_PLAN)
 @option("--rate", type=_NUMBER, help="Images per second that the device takes (default 0).", group=_PLAN)
 @option("--execution-ms", type=_NUMBERS, help="Of the server's tail, per entry or one.", group=_PLAN)

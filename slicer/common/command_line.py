@@ -91,6 +91,14 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic since click 
             self.fail(str(error), param, ctx)
 
 
+def names(text: str) -> list[str]:
+    """A list of names with commas. ValueError: there is none between two commas."""
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise ValueError(f"{text[:50]!r} is no list of names such as a,b")
+    return found
+
+
 class Command(click.Command):
     """A subcommand of `headtail`.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from slicer.core.common.error_text import nearest as nearest
 from slicer.core.common.error_text import shown
 
 #: Lines of one message.
@@ -24,12 +23,6 @@ class Strict(BaseModel):
     """Base of what is read from YAML: frozen, unknown keys refused, numbers finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
-
-
-def nearest(word: object, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?``, or nothing if no known word is near."""
-    close = difflib.get_close_matches(str(word)[:100].lower(), list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def explain(error: ValidationError | TypeError, where: str, model: type[BaseModel]) -> str:

@@ -63,6 +63,7 @@ class DeviceSettings(Protocol):
         codec: of the activation on the wire.
         alone: what it answers with when the server does not: ``tail``, another model of the server's, or nothing.
         seed: of all that is drawn.
+        outputs: of the model, that it asks for whole; empty: classes.
     """
 
     name: str
@@ -72,6 +73,7 @@ class DeviceSettings(Protocol):
     codec: str
     alone: str
     seed: int
+    outputs: tuple[str, ...]
 
     @property
     def plan(self) -> PlanSettings | None:

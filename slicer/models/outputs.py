@@ -55,8 +55,8 @@ def with_outputs(module: nn.Module, names: Sequence[str]) -> nn.Module:
     kind = type(module)
     if not (hasattr(module, "forward_outputs") or _as_timm(module)):
         raise ModelError(
-            f"{kind.__name__} has no outputs {', '.join(names)}: give it the methods that timm's models have, "
-            "forward_features(x) and forward_head(x, pre_logits=False), or leave outputs out"
+            f"{kind.__name__} has no outputs {', '.join(names)}, but {LOGITS} alone: give it the methods that timm's "
+            "models have, forward_features(x) and forward_head(x, pre_logits=False), or leave outputs out"
         )
 
     def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from slicer.core.planning.cut_planner import (
     estimate_all,
 )
 from slicer.core.planning.link_presets import PRESETS
+from slicer.core.protocol.outputs import bytes_of
 from slicer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class PlanFlags:
     """What --plan goes by; None: not given. The flags are `slicer.cli`'s, and none means anything without --plan.
 
     Attributes:
-        link: a preset, instead of mbit_per_s and round_trip_ms (of a small message).
+        link: a preset, instead of mbit_per_s, down_mbit_per_s (as upwards) and round_trip_ms (of a small message).
         rate: images per second that the device takes.
         execution_ms: of the server's tail, per entry or one; server_profile: a file instead.
         wait_ms: in the server's queues, per entry or one.
@@ -41,6 +42,7 @@ class PlanFlags:
 
     link: str | None = None
     mbit_per_s: float | None = None
+    down_mbit_per_s: float | None = None
     round_trip_ms: float | None = None
     rate: float | None = None
     execution_ms: list[float] | None = None
@@ -91,6 +93,7 @@ def plan(
         tuple(part.weight_bytes for part in sliced.slices),
         tuple(range(n)),
         (*CODECS, *IMAGE_CODECS),
+        answer_bytes=bytes_of(sliced.outputs, [one.name for one in sliced.outputs[1:]]),
     )
     device = DeviceView(
         tuple(spread.mean_ms for spread in profile.slices_ms),
@@ -123,14 +126,20 @@ def _check(option: str, profile: Profile, n: int) -> None:
 def link_of(flags: PlanFlags) -> LinkView:
     """The preset, or what the numbers say."""
     if flags.link is None:
-        mbit = 50.0 if flags.mbit_per_s is None else flags.mbit_per_s
-        if not 0 < mbit < math.inf:
-            raise ConfigError(f"--mbit-per-s {mbit:g}: a rate above 0")
-        return LinkView(mbit * 1e6 / 8, 10.0 if flags.round_trip_ms is None else flags.round_trip_ms)
-    if flags.mbit_per_s is not None or flags.round_trip_ms is not None:
-        raise ConfigError("--link names rate and round trip; leave --mbit-per-s and --round-trip-ms out")
+        up = 50.0 if flags.mbit_per_s is None else flags.mbit_per_s
+        down = up if flags.down_mbit_per_s is None else flags.down_mbit_per_s
+        for option, mbit in (("--mbit-per-s", up), ("--down-mbit-per-s", down)):
+            if not 0 < mbit < math.inf:
+                raise ConfigError(f"{option} {mbit:g}: a rate above 0")
+        round_trip_ms = 10.0 if flags.round_trip_ms is None else flags.round_trip_ms
+        return LinkView(up * 1e6 / 8, round_trip_ms, down_bytes_per_s=down * 1e6 / 8)
+    if any(one is not None for one in (flags.mbit_per_s, flags.down_mbit_per_s, flags.round_trip_ms)):
+        raise ConfigError(
+            "--link names rates and round trip; leave --mbit-per-s, --down-mbit-per-s and --round-trip-ms out"
+        )
     preset = PRESETS[flags.link]
-    return LinkView(preset.mbit_per_s * 1e6 / 8, 2 * (preset.delay_ms + preset.jitter_ms))
+    round_trip_ms = 2 * (preset.delay_ms + preset.jitter_ms)
+    return LinkView(preset.mbit_per_s * 1e6 / 8, round_trip_ms, down_bytes_per_s=preset.down_mbit_per_s * 1e6 / 8)
 
 
 def document(estimates: list[Estimate], chosen: Estimate | None, n: int, told: bool) -> dict[str, Any]:
@@ -153,8 +162,8 @@ def document(estimates: list[Estimate], chosen: Estimate | None, n: int, told: b
 
 def rows(estimates: list[Estimate], chosen: Estimate | None, n: int, told: bool) -> list[list[str]]:
     """The table's cells, header first; the chosen row is marked. UNKNOWN hangs on what nobody told."""
-    head = ["cut", "codec", "bytes", "device", "wait", "upload", "round trip", "server", "total ms", "memory", "joules"]
-    table = [[*head, "remark"]]
+    head = ["cut", "codec", "bytes", "device", "wait", "upload", "round trip", "server", "download", "total ms"]
+    table = [[*head, "memory", "joules", "remark"]]
     for one in estimates:
         mark = "<- chosen" if chosen is not None and one.choice == chosen.choice else one.refused
         known = told or one.choice.cut == n
@@ -169,6 +178,7 @@ def rows(estimates: list[Estimate], chosen: Estimate | None, n: int, told: bool)
                 f"{one.upload_ms:.1f}" if sized else UNKNOWN,
                 f"{one.round_trip_ms:.1f}",
                 f"{one.execution_ms:.1f}" if known else UNKNOWN,
+                f"{one.download_ms:.1f}",
                 f"{one.total_ms:.1f}" if known and sized else UNKNOWN,
                 f"{one.memory_bytes / 1e6:.1f} MB",
                 f"{one.joules:.3f}" if one.joules else "-",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,9 @@ def _short_repr(value: Any, depth: int = 3) -> str:
         inner = ", ".join(_short_repr(one, depth - 1) for one in first) + more
         return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' * (len(value) == 1)})"
     return repr(value)
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?``, or nothing if no known word is near."""
+    close = difflib.get_close_matches(str(word)[:100].lower(), list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

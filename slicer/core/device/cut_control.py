@@ -63,20 +63,21 @@ class CutControl:
         if config.plan is None:
             return
         assert served is not None, "use() before begin()"
-        facts, seed = ModelFacts.of(served), f"{config.seed}/{config.name}"
+        facts, seed = ModelFacts.of(served, config.outputs), f"{config.seed}/{config.name}"
         planner = self.planner = OnlinePlanner(config.plan, facts, config.profile, self.choice, seed)
         for _ in range(_JOIN_PINGS):
             began_s = self._clock.now_s()
             await self._server().describe(config.model)
             planner.link.small(self._clock.now_s() - began_s)
         await self._probe(planner, planner.smallest())
+        if config.outputs:
+            await self._probe(planner, planner.smallest(), config.outputs)
         await self.move(planner.begin())
 
-    async def _probe(self, planner: OnlinePlanner, choice: Choice | None) -> None:
+    async def _probe(self, planner: OnlinePlanner, choice: Choice | None, outputs: tuple[str, ...] = ()) -> None:
         if choice is not None and self.served is not None:
-            await probe(
-                planner, choice, self.served, self._server(), self._clock, name=self._config.name, token=self._token
-            )
+            name, token, clock = self._config.name, self._token, self._clock
+            await probe(planner, choice, self.served, self._server(), clock, name=name, token=token, outputs=outputs)
 
     def reconsider(self, deadline_ms: float | None) -> None:
         """Let the planner decide, if it is time. Never waits: what follows from it happens beside the requests."""
@@ -84,7 +85,7 @@ class CutControl:
         if planner is None:
             return
         if (asked := planner.probe(now_s)) is not None:
-            self._probing = asyncio.create_task(self._probe(planner, asked))
+            self._probing = asyncio.create_task(self._probe(planner, asked, self._config.outputs))
         if not planner.due(now_s) or (self._moving is not None and not self._moving.done()):
             return
         choice = planner.reconsider(now_s, deadline_ms)

@@ -18,10 +18,11 @@ from ..common.clock import Clock
 from ..common.error_text import shown
 from ..errors import CodecError, HeadTailError, ImageError, ServerError
 from ..heads.head_runtime import Computed, GetShard, HeadRuntime, LoadHead
-from ..heads.served_model import check_cut
+from ..heads.served_model import check_cut, check_outputs
 from ..images.source import ImageSource
 from ..network.server import Server
 from ..planning.cut_planner import Choice
+from ..protocol.outputs import Outputs
 from ..records.record import Record
 from ..settings import DeviceSettings
 from .answer import RequestOptions, TopK
@@ -89,10 +90,16 @@ class Device(Generic[Settings]):
         """
         served = await self.server.describe(self.config.model)
         if self.head is not None and self.head.manifest == served.manifest:
-            check_cut(served, self.config)  # the same weights, but perhaps other entries
+            check_cut(served, self.config)  # the same weights, but perhaps other entries; outputs are part of them
             self.cut.served = served
             return
-        before, self.head = self.head, await self._load(served, self.config, self._get())
+        head = await self._load(served, self.config, self._get())
+        try:
+            check_outputs(served, self.config, head)
+        except HeadTailError:
+            head.close()
+            raise
+        before, self.head = self.head, head
         # At once: a request that goes on meanwhile must not meet the head that is taken away.
         self.fallback.use(self.head)
         self.cut.use(served, self.head)
@@ -166,6 +173,13 @@ class Device(Generic[Settings]):
     async def finish(self, computed: Computed, image: ImageSource) -> Computed:
         """The rest of a request, here, on a device that can go on alone. Called for one image at a time."""
         return await self.fallback.finish(computed, image)
+
+    def received(self, record: Record, outputs: Outputs) -> None:
+        """The outputs that an answer holds, where the device asks for some; its record is closed right after.
+
+        An own class uses them. What it raises makes the request a refused one. Called on the event loop, so what takes
+        long belongs elsewhere.
+        """
 
     async def answer(self, image: ImageSource, record: Record, began_s: float, ask: RequestOptions) -> TopK:
         """Answer one image and close its record; the (class, logit) pairs, best first, empty without an answer.

@@ -37,7 +37,13 @@ class DeviceRun:
         self._assignment = assignment
         self._deliver = deliver
         self._order: FrameOrder | None = None
-        self._ask = RequestOptions(assignment.top_k, assignment.max_age_ms, assignment.deadline_ms, assignment.in_order)
+        self._ask = RequestOptions(
+            assignment.top_k,
+            assignment.max_age_ms,
+            assignment.deadline_ms,
+            assignment.in_order,
+            device.config.outputs,
+        )
         for arrival in assignment.arrivals:
             self._record(arrival.image, arrival.at_s)
 
@@ -48,11 +54,8 @@ class DeviceRun:
         for number, image in enumerate(self._assignment.warmup):
             scheduled_s = self._clock.now_s() - began_s
             record = make_record(self._device.config, self._assignment, image, scheduled_s, f"warmup-{number}")
-            answers.append(
-                await self._device.answer(
-                    self._assignment.images[image], record, began_s, RequestOptions(self._assignment.top_k)
-                )
-            )
+            ask = RequestOptions(self._assignment.top_k, outputs=self._ask.outputs)
+            answers.append(await self._device.answer(self._assignment.images[image], record, began_s, ask))
             records.append(record)
         return answers, records
 

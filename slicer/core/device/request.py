@@ -19,10 +19,11 @@ from ..heads.head_runtime import Computed
 from ..images.source import ImageSource
 from ..network.server import ENVELOPE_BYTES, Server
 from ..planning.cut_planner import Choice
-from ..protocol.messages import RETRYABLE, Answer, Refusal, Reply, Request
+from ..protocol.messages import RETRYABLE, Answer, Refusal, Reply, Request, answer_bytes
+from ..protocol.outputs import Outputs
 from ..records.record import Record, RequestOutcome
 from ..settings import DeviceSettings
-from .answer import RequestOptions, TopK
+from .answer import RequestOptions, TopK, chosen, classes_of, outputs_of
 from .cut_control import CutControl
 from .fallback import Fallback
 from .health.recovery_probe import ALONE_CODES
@@ -72,6 +73,9 @@ class Requester(Protocol):
     async def reload(self, stale: str) -> None:
         """Replace the head of that manifest."""
 
+    def received(self, record: Record, outputs: Outputs) -> None:
+        """Told the outputs of an answer."""
+
     def closed(self, record: Record) -> None:
         """Told once the record has its outcome."""
 
@@ -115,7 +119,7 @@ class PendingRequest:
                 return ()
             if computed.logits is not None:
                 device.cut.reconsider(self._ask.deadline_ms)
-                return self._finish(top_k(computed.logits, self._ask.top_k))
+                return self._finish_here(computed)
             if device.fallback.model and not device.health.breaker.closed:
                 return await self._alone(computed, "the server is away")
             try:
@@ -259,7 +263,9 @@ class PendingRequest:
         device, sent_s = self._device, self._time()
         planner = device.cut.planner
         request = self._request(computed, wants_load=planner is not None and planner.due(sent_s))
-        sent = planner.link.sent(sent_s, len(request.payload) + ENVELOPE_BYTES) if planner is not None else None
+        sent = None
+        if planner is not None:
+            sent = planner.link.sent(sent_s, len(request.payload) + ENVELOPE_BYTES, planner.answer_bytes)
         try:
             [answer] = await asyncio.wait_for(device.server.infer([request]), until_s - sent_s)
         except asyncio.TimeoutError:
@@ -293,6 +299,7 @@ class PendingRequest:
             deadline_ms=None if deadline_ms is None else deadline_ms - self.age_ms(),
             wants_load=wants_load,
             key=self._key,
+            outputs=self._ask.outputs,
         )
 
     async def _alone(self, computed: Computed, why: str) -> TopK:
@@ -303,11 +310,10 @@ class PendingRequest:
                 began_s = self._time()
                 finished = await device.finish(computed, self._image)
                 device.fallback.took(computed.cut, (self._time() - began_s) * 1e3)
-        assert finished.logits is not None, "all slices have run"
         record.head_ms = (record.head_ms or 0.0) + finished.head_ms
         record.overrun = record.overrun or finished.overrun
         record.alone, record.message = device.fallback.model, why
-        return self._finish(top_k(finished.logits, self._ask.top_k))
+        return self._finish_here(finished)
 
     def _accept(self, reply: Reply) -> TopK:
         timings = reply.timings
@@ -315,9 +321,23 @@ class PendingRequest:
         self._record.queue_ms = timings.queue_ms
         self._record.execution_ms = timings.execution_ms
         self._record.rows_per_step = tuple(timings.rows_per_step)
+        self._record.answer_bytes = answer_bytes(reply)
         self._device.health.breaker.answered()
         self._device.cut.reconsider(self._ask.deadline_ms)
+        if self._ask.outputs:
+            return self._finish_with(outputs_of(reply, self._ask.outputs))
         return self._finish(reply.top_k)
+
+    def _finish_here(self, computed: Computed) -> TopK:
+        """All slices have run on the device."""
+        assert computed.logits is not None, "all slices have run"
+        if self._ask.outputs:
+            return self._finish_with(chosen(computed.outputs, self._ask.outputs, self._config.name))
+        return self._finish(top_k(computed.logits, self._ask.top_k))
+
+    def _finish_with(self, outputs: Outputs) -> TopK:
+        self._device.received(self._record, outputs)
+        return self._finish(classes_of(outputs, self._ask.top_k))
 
     def _finish(self, best: TopK) -> TopK:
         self._record.top1 = best[0][0] if best else None

@@ -24,7 +24,7 @@ from ..codecs.registry import as_taken, image_codec_named
 from ..errors import ImageError
 from ..images.source import ImageSource, readable
 from ..planning.cut_planner import Choice
-from ..protocol.outputs import Output
+from ..protocol.outputs import LOGITS, Output, Outputs
 from ..settings import DeviceProfile
 from .head_runtime import Computed
 
@@ -62,7 +62,7 @@ class Head:
         slices: slices 0, 1, ..., as many as are loaded.
         manifest, num_slices: what they are the beginning of; `slice_bytes`: of the shards of all slices.
         channel_axes: of the activations at the cuts 0..n, for the codecs; empty: measured.
-        own_result: which part of what the last slice gives is the model's own; None: all of it.
+        outputs: what the last slice gives, one behind another, the model's own result first; empty: that alone.
         profile: how long slices and preprocessing take, if they are emulated; None: they are not.
         seed: of the times drawn from it.
         sleep: waits so many seconds.
@@ -77,7 +77,7 @@ class Head:
         num_slices: int,
         slice_bytes: Sequence[int] = (),
         channel_axes: Sequence[int] = (),
-        own_result: Output | None = None,
+        outputs: Sequence[Output] = (),
         profile: DeviceProfile | None = None,
         seed: str = "",
         sleep: Callable[[float], None] = time.sleep,
@@ -86,7 +86,7 @@ class Head:
         self.num_slices = num_slices
         self._slice_bytes = tuple(slice_bytes)
         self._channel_axes = tuple(channel_axes)
-        self._own_result = own_result
+        self._outputs = tuple(outputs)
         self._prepare = prepare
         self._slices = slices
         self._profile = profile
@@ -97,6 +97,11 @@ class Head:
     def loaded(self) -> int:
         """How many slices there are, from the first on."""
         return self._slices.loaded
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it gives at cut n."""
+        return tuple(one.name for one in self._outputs) or (LOGITS,)
 
     @property
     def size_bytes(self) -> int:
@@ -131,9 +136,10 @@ class Head:
         prepare_ms, overrun = self._keep_time(began, self._prepare_ms(prepare_s * 1e3), slices_ms)
         head_done = time.perf_counter()
         head_ms = (head_done - began) * 1e3
+        outputs: Outputs | None = None
         if whole:
-            activation = self._own(activation)
-            activations.check_finite(activation)
+            outputs = self._parts(activation)
+            activation = outputs[self.outputs[0]]
             payload, encode_ms = b"", 0.0
         else:
             axis = self._channel_axes[cut] if self._channel_axes else None
@@ -152,6 +158,7 @@ class Head:
             prepare_ms,
             tuple(slices_ms),
             activation,
+            outputs,
         )
 
     def finish(self, computed: Computed, image: ImageSource) -> Computed:
@@ -164,12 +171,13 @@ class Head:
         if activation is None:
             activation = self._prepare(readable(image))
             prepare_ms = self._prepare_ms((time.perf_counter() - began) * 1e3)
-        logits, slices_ms = self._run(activation, computed.cut, self.num_slices)
+        row, slices_ms = self._run(activation, computed.cut, self.num_slices)
         _, overrun = self._keep_time(began, prepare_ms, slices_ms, computed.cut)
-        logits = self._own(logits)
-        activations.check_finite(logits)
+        outputs = self._parts(row)
+        logits = outputs[self.outputs[0]]
         head_ms = (time.perf_counter() - began) * 1e3
-        return Computed(self.manifest, logits.shape, b"", logits, head_ms, 0.0, overrun, self.num_slices)
+        cut = self.num_slices
+        return Computed(self.manifest, logits.shape, b"", logits, head_ms, 0.0, overrun, cut, outputs=outputs)
 
     def rehearse(self) -> list[float]:
         """The ms that each loaded slice takes for a black image, after a warm-up; empty where its size is not known."""
@@ -192,8 +200,10 @@ class Head:
         head_ms = (time.perf_counter() - began) * 1e3
         return Computed(self.manifest, prepare.shape, payload, None, head_ms, 0.0, overrun, 0, name, prepare_ms)
 
-    def _own(self, row: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return row if self._own_result is None else self._own_result.of(row)
+    def _parts(self, row: npt.NDArray[np.float32]) -> Outputs:
+        """The outputs that a row holds, all finite, as the server has it of them. Raises CodecError."""
+        activations.check_finite(row)
+        return {one.name: one.of(row) for one in self._outputs} or {LOGITS: row}
 
     def _prepare_ms(self, spent_ms: float) -> float:
         """What preprocessing takes on the device: what it took here, or what is drawn."""

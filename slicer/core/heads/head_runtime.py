@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..images.source import ImageSource
 from ..planning.cut_planner import Choice
 from ..protocol.messages import ServedModel
+from ..protocol.outputs import Outputs
 from ..settings import DeviceSettings
 
 #: (sha256, offset, length) -> up to so many bytes of that shard; blocking, never called on the event loop.
@@ -35,6 +36,7 @@ class Computed:
         prepare_ms, slices_ms: what head_ms consists of, slice by slice.
         activation: float32 of `shape`: what was encoded, to go on from here on the device; None where an image was sent
             as it is.
+        outputs: cut n only: all outputs of the model by name, its logits among them; None: there are logits alone.
     """
 
     manifest: str
@@ -49,6 +51,7 @@ class Computed:
     prepare_ms: float = 0.0
     slices_ms: tuple[float, ...] = ()
     activation: npt.NDArray[np.float32] | None = None
+    outputs: Outputs | None = None
 
 
 class HeadRuntime(Protocol):
@@ -126,6 +129,15 @@ class HeadRuntime(Protocol):
 
     def close(self) -> None:
         """Let threads go. Nothing is called afterwards."""
+
+
+@runtime_checkable
+class GivesOutputs(Protocol):
+    """A runtime whose `Computed.outputs` at the last cut are the server's: it has this attribute as well."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Their names."""
 
 
 class LoadHead(Protocol[SettingsT]):

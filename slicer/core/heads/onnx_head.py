@@ -79,7 +79,7 @@ class _Loader:
             num_slices=served.num_slices,
             slice_bytes=[file.size_bytes for file in files.shards],
             channel_axes=manifest.channel_axes,
-            own_result=manifest.outputs[0] if len(manifest.outputs) > 1 else None,
+            outputs=manifest.outputs,
             profile=config.profile,
             seed=f"{config.seed}/{config.name}",
         )

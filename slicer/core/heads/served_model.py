@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from ..errors import ConfigError, CutError, ShardError
 from ..protocol.messages import ServedModel, ShardInfo
+from ..protocol.outputs import LOGITS
 from ..settings import DeviceSettings
 from ..shards.manifest import Manifest
-from .head_runtime import GetShard
+from .head_runtime import GetShard, GivesOutputs, HeadRuntime
 
 #: Under Serve's message limit of 4 MiB, with room for other traffic in between.
 CHUNK_BYTES = 1 << 20
@@ -63,6 +64,27 @@ def check_cut(served: ServedModel, config: DeviceSettings) -> None:
         )
     if config.codec not in served.codecs:
         raise ConfigError(f"codec {config.codec!r}: the server takes {_listed(served.codecs)} for {served.name!r}")
+
+
+def check_outputs(served: ServedModel, config: DeviceSettings, head: HeadRuntime) -> None:
+    """Raise ConfigError unless server and device give the outputs that this device asks for."""
+    if not config.outputs:
+        return
+    offered = [output.name for output in manifest_of(served).outputs]
+    if missing := [name for name in config.outputs if name not in offered]:
+        raise ConfigError(
+            f"device {config.name!r} asks for outputs {_listed(config.outputs)}: {served.name!r} of this server has "
+            f"{_listed(tuple(offered))}, not {_listed(tuple(missing))}; serve it with --outputs, or outputs: in "
+            "the server's file"
+        )
+    here = head.outputs if isinstance(head, GivesOutputs) else (LOGITS,)
+    why = "cut" if config.cut == served.num_slices else "plan" if config.plan else "alone" if config.alone else ""
+    if why and (missing := [name for name in config.outputs if name not in here]):
+        raise ConfigError(
+            f"device {config.name!r} may compute the whole model ({why}), and its runtime {type(head).__name__} does "
+            f"not give {_listed(tuple(missing))} then: change {why}, leave out outputs, or let the runtime have an "
+            "attribute `outputs` and fill Computed.outputs"
+        )
 
 
 def head_memory(manifest: Manifest, cut: int) -> tuple[int, int]:

@@ -39,6 +39,11 @@ class ThreadedRuntime(HeadRuntime):
     def size_bytes(self) -> int:
         return self._head.size_bytes
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """As `GivesOutputs`."""
+        return self._head.outputs
+
     @override
     async def compute(self, image: ImageSource, choice: Choice) -> Computed:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._head.compute, image, choice)

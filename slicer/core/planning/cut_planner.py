@@ -3,16 +3,17 @@
 Predicted inference time of a request, in the order of its way::
 
     device     wait for the device + preprocess + slices 0:cut + encode
-    link       wait for the link + upload + round trip
+    link       wait for the link + upload + round trip + download of the answer
     server     wait + execution of the tail, as the server reports them per entry
 
 The device computes one image at a time and its link sends one request at a time, so at `rate_rps` images per second
 each of the two is a queue. A wait is Kingman's for a service of fixed length, burst * rho S / (2 (1 - rho)), where
 `burst` is the squared coefficient of variation of the gaps between images: 1 is an M/D/1 queue, 0 a camera that ticks
 and never waits for itself. A busy device lets images out more evenly than they came in, so the link sees
-burst * (1 - rho^2), with the device's rho. No choice with a rho above MOST_BUSY is offered. Everything is in
-milliseconds. Pure functions over plain values; `planning.online_planner` runs them
-online, ``headtail slice --plan`` prints them.
+burst * (1 - rho^2), with the device's rho. No choice with a rho above MOST_BUSY is offered, nor one whose answers keep
+the link busier than that downwards; that answers wait for each other there is not reckoned with. Everything is in
+milliseconds. Pure functions over plain values; `planning.online_planner` runs them online, ``headtail slice
+--plan`` prints them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..codecs import activations
 from ..codecs.registry import CODECS, IMAGE_CODECS, any_codec, as_taken
 from ..errors import ConfigError
 from ..protocol.messages import ServedModel
+from ..protocol.outputs import bytes_of
 from ..shards.manifest import Manifest
 
 #: No device or link is planned to be busier than this.
@@ -47,6 +49,7 @@ class ModelFacts:
         shapes: of the activation at the cuts 0..n; `slice_bytes`: weights of each slice.
         channel_axes: of these activations; empty: the last axis of each.
         entries: cuts that the server takes; `codecs`: codecs that it takes, those of images at cut 0 among them.
+        answer_bytes: of the outputs that an answer carries. 0: classes, which come with the round trip.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -54,6 +57,7 @@ class ModelFacts:
     entries: tuple[int, ...]
     codecs: tuple[str, ...]
     channel_axes: tuple[int, ...] = ()
+    answer_bytes: int = 0
 
     @property
     def num_slices(self) -> int:
@@ -61,11 +65,12 @@ class ModelFacts:
         return len(self.slice_bytes)
 
     @classmethod
-    def of(cls, served: ServedModel) -> ModelFacts:
-        """From what the server says of a model."""
+    def of(cls, served: ServedModel, outputs: Sequence[str] = ()) -> ModelFacts:
+        """From what the server says of a model, for a device that asks for these outputs."""
         manifest = Manifest.from_json(served.manifest_json)
         sizes = tuple(shard.size_bytes for shard in manifest.shards)
-        return cls(manifest.shapes, sizes, served.entries, served.codecs, manifest.channel_axes)
+        answer_bytes = bytes_of(manifest.outputs, outputs)
+        return cls(manifest.shapes, sizes, served.entries, served.codecs, manifest.channel_axes, answer_bytes)
 
     def encoded_bytes(self, choice: Choice) -> int:
         """Of the activation at a cut, by a codec of activations; exact."""
@@ -103,12 +108,13 @@ class DeviceView:
 
 @dataclass(frozen=True, slots=True)
 class LinkView:
-    """What is known of the link: bytes per second up, the round trip of a small message, and how long it still takes
-    until what was sent has left."""
+    """What is known of the link: bytes per second up, the round trip of a small message, how long it still takes until
+    what was sent has left, and bytes per second down; None: not known, so an answer takes no time of its own."""
 
     bytes_per_s: float = math.inf
     round_trip_ms: float = 0.0
     backlog_ms: float = 0.0
+    down_bytes_per_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -157,8 +163,8 @@ class Estimate:
     """What one choice would mean.
 
     Attributes:
-        device_wait_ms, head_ms, encode_ms, upload_wait_ms, upload_ms, round_trip_ms, server_wait_ms, execution_ms: its
-            phases; head_ms includes preprocessing.
+        device_wait_ms, head_ms, encode_ms, upload_wait_ms, upload_ms, round_trip_ms, server_wait_ms, execution_ms,
+            download_ms: its phases; head_ms includes preprocessing.
         total_ms: their sum, the predicted inference time.
         payload_bytes, memory_bytes, joules: on the wire, on the device, of the device (0 where not known).
         cost: what is minimised.
@@ -174,6 +180,7 @@ class Estimate:
     round_trip_ms: float = 0.0
     server_wait_ms: float = 0.0
     execution_ms: float = 0.0
+    download_ms: float = 0.0
     total_ms: float = math.inf
     payload_bytes: int = 0
     memory_bytes: int = 0
@@ -224,8 +231,11 @@ def estimate(
     if not whole and server is not None:
         server_wait_ms = server.wait_ms.get(cut, 0.0)
         execution_ms = server.execution_ms.get(cut, 0.0)
+    download_ms = 0.0
+    if not whole and link.down_bytes_per_s is not None:
+        download_ms = facts.answer_bytes / link.down_bytes_per_s * 1e3
     waits_ms = device_wait_ms + upload_wait_ms + server_wait_ms
-    total_ms = waits_ms + head_ms + encode_ms + upload_ms + round_trip_ms + execution_ms
+    total_ms = waits_ms + head_ms + encode_ms + upload_ms + round_trip_ms + execution_ms + download_ms
     joules = (device.watts or 0.0) * (head_ms + encode_ms) / 1e3 + (device.joules_per_mb or 0.0) * (payload or 0) / 1e6
     return Estimate(
         choice,
@@ -237,12 +247,15 @@ def estimate(
         round_trip_ms,
         server_wait_ms,
         execution_ms,
+        download_ms,
         total_ms,
         int(payload or 0),
         facts.memory_bytes(cut),
         joules,
         total_ms + goal.joule_ms * joules + goal.server_ms * execution_ms,
-        _refused(facts, choice, device, server, goal, payload, device_busy, upload_busy),
+        _refused(
+            facts, choice, device, server, goal, payload, device_busy, upload_busy, device.rate_rps * download_ms / 1e3
+        ),
     )
 
 
@@ -278,6 +291,7 @@ def _refused(
     payload: float | None,
     device_busy: float,
     upload_busy: float,
+    download_busy: float,
 ) -> str:
     if device.memory_bytes is not None and facts.memory_bytes(choice.cut) > device.memory_bytes:
         return "does not fit the device's memory"
@@ -295,4 +309,6 @@ def _refused(
         return f"agreement {goal.agreement_of(choice.codec):.3f} is below {goal.agreement:g}"
     if upload_busy > MOST_BUSY:
         return f"the link would be busy {upload_busy:.0%} of the time"
+    if download_busy > MOST_BUSY:
+        return f"answers would keep the link busy {download_busy:.0%} of the time"
     return ""

@@ -1,4 +1,4 @@
-"""What a device knows of its link, learnt from its own requests alone: bytes per second up, and the round trip.
+"""What a device knows of its link, learnt from its own requests alone: bytes per second either way, and the round trip.
 
 A request of x bytes that was sent when b earlier bytes had not left yet takes, beside the server's own time, about ::
 
@@ -9,7 +9,14 @@ which a quarter of wild values does not move; where all requests were of one siz
 trip is what small messages took at the median (joining sends some) or what the last good line said, and the rest is
 rate. When the newest requests all miss the line on one side, the link has changed, and what was before is forgotten. A
 request whose answer is overdue says that the link is slower than was thought before any answer does: it then counts as
-if it arrived now. Only durations on the device's clock go in, less a duration that the server measured on its own.
+if it arrived now.
+
+Answers that carry outputs take their time down as well. All of a device's are of one size, so no line tells that time
+from the round trip: it is what the first of them took longer than a request for classes (joining sends both). It is
+taken off before the line is drawn, and no answer can have taken longer to come than its whole exchange, so a link that
+has become faster is noticed; what one that has become slower takes longer down counts as time up.
+
+Only durations on the device's clock go in, less a duration that the server measured on its own.
 """
 
 from __future__ import annotations
@@ -40,6 +47,7 @@ _APART = 0.25
 _CLEAR = 2.0
 
 _FASTEST = 10e9 / 8  # bytes per second; a faster link is as good as none
+_LEAST_S = 1e-6  # no exchange takes less
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,7 @@ class Sent:
     at_s: float
     size_bytes: int
     behind_bytes: float
+    answer_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,7 @@ class LinkEstimate:
         self._base_s: float | None = None  # the round trip, of small messages or of the last good line
         self._round_trip_s: float | None = None
         self._seconds_per_byte: float | None = None
+        self._down_seconds_per_byte: float | None = None
         self._backlog_bytes = 0.0
         self._backlog_at_s = 0.0
         self._number = itertools.count()
@@ -82,7 +92,7 @@ class LinkEstimate:
     def view(self) -> LinkView:
         """What the planner reckons with; an infinitely fast link until a request was answered."""
         rate = 1 / self._seconds_per_byte if self._seconds_per_byte else _FASTEST
-        return LinkView(min(rate, _FASTEST), (self._round_trip_s or 0.0) * 1e3)
+        return LinkView(min(rate, _FASTEST), (self._round_trip_s or 0.0) * 1e3, down_bytes_per_s=self._down_bytes_per_s)
 
     def view_at(self, now_s: float, server_s: float) -> LinkView:
         """`view`, with what is on its way now: how long that still takes to leave, and whether its answer is overdue,
@@ -90,17 +100,18 @@ class LinkEstimate:
         per_byte_s = max(self._seconds_per_byte or 0.0, 1 / _FASTEST)
         if self.overdue(now_s, server_s):
             oldest = next(iter(self._open.values()))
-            spent_s = now_s - oldest.at_s - server_s - (self._round_trip_s or 0.0)
+            spent_s = now_s - oldest.at_s - server_s - (self._round_trip_s or 0.0) - self._download_s(oldest)
             per_byte_s = max(per_byte_s, spent_s / (oldest.size_bytes + oldest.behind_bytes))
         backlog_bytes = self._left_bytes(now_s, per_byte_s)
-        return LinkView(1 / per_byte_s, (self._round_trip_s or 0.0) * 1e3, backlog_bytes * per_byte_s * 1e3)
+        round_trip_ms, backlog_ms = (self._round_trip_s or 0.0) * 1e3, backlog_bytes * per_byte_s * 1e3
+        return LinkView(1 / per_byte_s, round_trip_ms, backlog_ms, self._down_bytes_per_s)
 
     def overdue(self, now_s: float, server_s: float) -> bool:
         """Whether the oldest request that is on its way should have been answered long ago."""
         if not self._open or not self.known:
             return False
         oldest = next(iter(self._open.values()))
-        expected_s = self._predicted_s(oldest.size_bytes + oldest.behind_bytes) + server_s
+        expected_s = self._predicted_s(oldest.size_bytes + oldest.behind_bytes) + self._download_s(oldest) + server_s
         return now_s - oldest.at_s > OVERDUE * expected_s + OVERDUE_S
 
     @property
@@ -108,11 +119,11 @@ class LinkEstimate:
         """Whether anything was learnt of the rate."""
         return self._seconds_per_byte is not None
 
-    def sent(self, now_s: float, size_bytes: int) -> Sent:
-        """A request leaves now."""
+    def sent(self, now_s: float, size_bytes: int, answer_bytes: int = 0) -> Sent:
+        """A request leaves now, whose answer will carry outputs of so many bytes."""
         behind = self._left_bytes(now_s, self._seconds_per_byte or 0.0)
         self._backlog_bytes, self._backlog_at_s = behind + size_bytes, now_s
-        sent = Sent(next(self._number), now_s, size_bytes, behind)
+        sent = Sent(next(self._number), now_s, size_bytes, behind, answer_bytes)
         self._open[sent.number] = sent
         return sent
 
@@ -125,12 +136,17 @@ class LinkEstimate:
         """Its answer is here; `server_s` of the time was the server's."""
         for number in [number for number in self._open if number <= sent.number]:
             del self._open[number]  # it has left, and what was sent before it
-        self._learn(_Seen(now_s, sent.size_bytes + sent.behind_bytes, max(now_s - sent.at_s - server_s, 1e-6)))
+        size_bytes, took_s = sent.size_bytes + sent.behind_bytes, max(now_s - sent.at_s - server_s, _LEAST_S)
+        if sent.answer_bytes and self.known:
+            first = self._down_seconds_per_byte is None
+            down_s = took_s - self._predicted_s(size_bytes) if first else self._download_s(sent)
+            self._down_seconds_per_byte = max(min(down_s, took_s) / sent.answer_bytes, 1 / _FASTEST)
+        self._learn(_Seen(now_s, size_bytes, max(took_s - self._download_s(sent), _LEAST_S)))
 
     def given_up(self, sent: Sent, now_s: float) -> None:
         """No answer came: it took at least so long; that counts where it is more than was expected."""
         self._open.pop(sent.number, None)
-        took_s = now_s - sent.at_s
+        took_s = now_s - sent.at_s - self._download_s(sent)
         if self._seconds_per_byte is not None and took_s > self._predicted_s(sent.size_bytes + sent.behind_bytes):
             self._learn(_Seen(now_s, sent.size_bytes + sent.behind_bytes, took_s))
 
@@ -138,6 +154,13 @@ class LinkEstimate:
         """A small message and its small answer took so long, the server's time included."""
         self._small.append(max(took_s, 0.0))
         self._base_s = self._round_trip_s = statistics.median(self._small)
+
+    @property
+    def _down_bytes_per_s(self) -> float | None:
+        return None if self._down_seconds_per_byte is None else 1 / self._down_seconds_per_byte
+
+    def _download_s(self, sent: Sent) -> float:
+        return (self._down_seconds_per_byte or 0.0) * sent.answer_bytes
 
     def _predicted_s(self, size_bytes: float) -> float:
         return (self._round_trip_s or 0.0) + (self._seconds_per_byte or 0.0) * size_bytes

@@ -212,6 +212,11 @@ class OnlinePlanner:
         self._wanted = self._drawn = None
         return best.choice
 
+    @property
+    def answer_bytes(self) -> int:
+        """Of the outputs that an answer carries."""
+        return self._facts.answer_bytes
+
     def shape(self, cut: int) -> tuple[int, ...]:
         """Of the activation at a cut."""
         return self._facts.shapes[cut]

@@ -1,7 +1,8 @@
 """A request on the side: zeros in place of an activation, whose answer says how link and server are.
 
 Sent when a device joins with a plan, and by one that computes everything itself and so hears of nothing; no image waits
-for it. To the server it is a row like any other.
+for it. A device that asks for outputs sends two when it joins, the first for a class alone: the difference is what
+outputs take to come. To the server each is a row like any other.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ async def probe(
     *,
     name: str = "probe",
     token: str = "",
+    outputs: tuple[str, ...] = (),
 ) -> None:
     """Send one at `choice`, tell the planner what came of it. Never raises except for cancellation.
 
     Args:
         served: the model that is asked for, with the manifest that the server knows.
         name, token: make the request's id the device's own.
+        outputs: that the answer is to carry; empty: a class.
     """
     shape = planner.shape(choice.cut)
     payload = activations.encode(choice.codec, np.zeros(shape, np.float32), planner.channel_axis(choice.cut))
@@ -52,8 +55,9 @@ async def probe(
         payload=payload,
         top_k=1,
         wants_load=True,
+        outputs=outputs,
     )
-    sent = planner.link.sent(began_s, len(payload) + ENVELOPE_BYTES)
+    sent = planner.link.sent(began_s, len(payload) + ENVELOPE_BYTES, planner.answer_bytes if outputs else 0)
     answer = None
     with contextlib.suppress(HeadTailError, asyncio.TimeoutError):
         [answer] = await asyncio.wait_for(server.infer([request]), PATIENCE_S)

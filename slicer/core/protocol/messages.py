@@ -32,6 +32,9 @@ RefusalCode = Literal[
 DEFAULT_PRIORITY = 8
 MAX_PRIORITY = 2 * DEFAULT_PRIORITY - 1
 
+#: What a (class, logit) pair of an answer weighs, in bytes: a round figure, since it travels as text.
+PAIR_BYTES = 24
+
 #: Codes that a client may answer by sending the same request again, after a pause.
 RETRYABLE: frozenset[str] = frozenset({"overloaded", "stopped"})
 
@@ -129,6 +132,14 @@ class Refusal:
 
 
 Answer = Reply | Refusal
+
+
+def answer_bytes(answer: Answer) -> int:
+    """What an answer weighs beside its envelope: its logits, (class, logit) pairs and outputs; of a refusal nothing."""
+    if isinstance(answer, Refusal):
+        return 0
+    outputs = sum([len(values) for _, _, values in answer.outputs])
+    return len(answer.logits) + PAIR_BYTES * len(answer.top_k) + outputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,26 @@ one tensor only. Nothing here needs torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from ..common.error_text import nearest, shown
+
 #: The model's own result; the pooled embedding; what it pools: tokens, or a map.
 LOGITS, FEATURES, TOKENS = "logits", "features", "tokens"
 
 #: What a model can be asked for beside its own result, in the order in which they are packed.
 FURTHER: tuple[str, ...] = (FEATURES, TOKENS)
+
+#: Of one number of an answer.
+FLOAT_BYTES = 4
+
+#: float32 by name, each in the shape of its one row; not to be written to.
+Outputs = Mapping[str, npt.NDArray[np.float32]]
 
 Value = TypeVar("Value", np.float32, np.float16)
 
@@ -45,6 +53,19 @@ class Output:
     def of(self, row: npt.NDArray[Value]) -> npt.NDArray[Value]:
         """Its part of a packed row, in its own shape; a view."""
         return row.reshape(-1)[self.start : self.start + self.size].reshape(self.shape)
+
+
+def in_order(names: Sequence[str], known: Sequence[str] = (LOGITS, *FURTHER)) -> tuple[str, ...]:
+    """Names of outputs, each once, in the order in which they are packed. ValueError: one is unknown."""
+    if unknown := [name for name in names if name not in known]:
+        near = nearest(unknown[0], known)
+        raise ValueError(f"unknown output {shown(repr(unknown[0]))}{near}; there are {', '.join(known)}")
+    return tuple(name for name in known if name in names)
+
+
+def bytes_of(outputs: Sequence[Output], names: Sequence[str]) -> int:
+    """What those of these names weigh in an answer, as float32 of one row."""
+    return FLOAT_BYTES * sum(one.size for one in outputs if one.name in names)
 
 
 def packed(outputs: Sequence[tuple[str, Sequence[int]]]) -> tuple[Output, ...]:

@@ -37,6 +37,7 @@ class Record:
         held_ms: of a camera's answer: how long it was held for an earlier frame that it had overtaken; not in
             `inference_ms`. 0: it had overtaken none; None: nobody asked for an order.
         generator_lag_ms: how late the arrival was noticed by the load generator itself (not the device's queue).
+        payload_bytes: of what was sent; answer_bytes: of what came back (`protocol.messages.answer_bytes`).
         rows_per_step: rows in each step the request took part in.
         overrun: an emulated slice took longer on this host than its profile says.
     """
@@ -71,6 +72,7 @@ class Record:
     overrun: bool = False
     codec: str = ""
     alone: str = ""
+    answer_bytes: int = 0
 
     def close(
         self, outcome: RequestOutcome, code: str = "", message: str = "", finished_s: float | None = None

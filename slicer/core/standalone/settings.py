@@ -53,6 +53,7 @@ class Settings:
     group: str = "headtail-device"
     alone: str = ""
     seed: int = 0
+    outputs: tuple[str, ...] = ()
     plan: PlanSettings | None = None
     retry: RetrySettings = field(default_factory=Retry)
     profile: OwnSpeed = OwnSpeed()

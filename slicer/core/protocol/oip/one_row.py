@@ -18,13 +18,11 @@ from typing import Any
 
 from ...errors import BadRequestError
 from ..messages import Answer, Reply, Request
-from ..outputs import LOGITS
+from ..outputs import FLOAT_BYTES, LOGITS
 from .http_body import MAX_REQUESTS, document_of
 from .requests import ACTIVATION, TENSOR_CODECS
 from .responses import class_of, load_of, refusal_of, timings_of
 from .tensors import Buffer, wrong
-
-_FLOAT_BYTES = 4
 
 
 def encode_request(request: Request) -> tuple[bytes, int]:
@@ -43,7 +41,7 @@ def encode_parcel(requests: Sequence[Request]) -> tuple[bytes, int]:
 
 
 def decode_answer(body: Buffer, json_bytes: str | None, request: Request) -> Reply:
-    """The reply to one request; logits are copied. Raises BadRequestError: the body holds none."""
+    """The reply to one request; logits and outputs are copied. Raises BadRequestError: the body holds none."""
     document, rest = document_of(body, json_bytes, trusted=True)
     reply, end = _reply(document, rest, 0, request)
     _ended(rest, end)
@@ -74,7 +72,13 @@ def decode_answers(body: Buffer, json_bytes: str | None, requests: Sequence[Requ
 def _entry(request: Request) -> str:
     """The members of its JSON object."""
     before, after = _template(
-        request.manifest, request.cut, request.codec, tuple(request.shape), request.top_k, request.priority
+        request.manifest,
+        request.cut,
+        request.codec,
+        tuple(request.shape),
+        request.top_k,
+        request.priority,
+        tuple(request.outputs),
     )
     size = len(request.payload)
     shape = "" if before.endswith("]") else f"[1,{size}]"
@@ -88,51 +92,68 @@ def _entry(request: Request) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _template(
-    manifest: str, cut: int, codec: str, shape: tuple[int, ...], top_k: int | None, priority: int
+    manifest: str,
+    cut: int,
+    codec: str,
+    shape: tuple[int, ...],
+    top_k: int | None,
+    priority: int,
+    outputs: tuple[str, ...],
 ) -> tuple[str, str]:
     """What stands before the payload's size, and after it; the first ends before the shape where that is the size."""
     datatype = TENSOR_CODECS.get(codec, "UINT8")
     before = f'"inputs":[{{"name":"{ACTIVATION}","datatype":"{datatype}","shape":'
     if datatype != "UINT8":
         before += json.dumps([1, *shape], separators=(",", ":"))
-    output = '{"binary_data":true,"datatype":"FP32"}' if top_k is None else f'{{"classification":{top_k}}}'
+    how = '{"binary_data":true,"datatype":"FP32"}'
+    if not outputs and top_k is not None:
+        how = f'{{"classification":{top_k}}}'
+    wanted = ",".join([f'{{"name":{quoted(name)},"parameters":{how}}}' for name in outputs or (LOGITS,)])
     parameters = f'"cut":{cut},"codec":{quoted(codec)},"manifest":{quoted(manifest)}'
     parameters += f',"priority":{priority}' if priority else ""
-    return before, f'"outputs":[{{"name":"{LOGITS}","parameters":{output}}}],"parameters":{{{parameters}'
+    return before, f'"outputs":[{wanted}],"parameters":{{{parameters}'
 
 
 def _reply(entry: Mapping[str, Any], rest: memoryview, at: int, request: Request) -> tuple[Reply, int]:
-    """The reply of an entry, whose tensor begins at `at` of what follows the JSON; and where it ends."""
+    """The reply of an entry, whose tensors begin at `at` of what follows the JSON; and where they end."""
+    asked = request.outputs or (LOGITS,)
     try:
-        (output,) = entry["outputs"]
-        parameters, name, (rows, *shape) = entry["parameters"], output["name"], output["shape"]
+        given, parameters = entry["outputs"], entry["parameters"]
+        found = [(output["name"], *output["shape"][:1]) for output in given]
         server, load = parameters.get("server", ""), parameters.get("load")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadRequestError(f"the answer lacks outputs or parameters, or has others ({error!r})") from None
-    if name != LOGITS or rows != 1 or not isinstance(server, str):
-        raise wrong("the output of the answer", output, f"one row of {LOGITS}")
-    if request.top_k is None:
-        logits, end = _logits(output, shape, rest, at)
-        pairs: tuple[tuple[int, float], ...] = ()
+    if found != [(name, 1) for name in asked] or not isinstance(server, str):
+        raise wrong("the outputs of the answer", given, f"one row of {', '.join(asked)}")
+    pairs: tuple[tuple[int, float], ...] = ()
+    shape: list[int] = []
+    logits, end = b"", at
+    outputs: list[tuple[str, tuple[int, ...], bytes]] = []
+    if request.outputs:
+        for name, output in zip(asked, given, strict=True):
+            shape_of_one, values, end = _tensor(output, rest, end)
+            outputs.append((name, tuple(shape_of_one), values))
+    elif request.top_k is None:
+        shape, logits, end = _tensor(given[0], rest, at)
     else:
-        logits, end, shape, pairs = b"", at, [], _pairs(output)
-    reply = Reply(
-        request.id, timings_of(parameters), pairs, logits, tuple(shape), server, load_of(load) if load else ()
-    )
-    return reply, end
+        pairs = _pairs(given[0])
+    said = load_of(load) if load else ()
+    timings = timings_of(parameters)
+    return Reply(request.id, timings, pairs, logits, tuple(shape), server, said, tuple(outputs)), end
 
 
-def _logits(output: Mapping[str, Any], shape: Sequence[Any], rest: memoryview, at: int) -> tuple[bytes, int]:
-    parameters = output.get("parameters")
+def _tensor(output: Mapping[str, Any], rest: memoryview, at: int) -> tuple[list[int], bytes, int]:
+    """Shape of its one row, the row's numbers, and where they end."""
+    parameters, shape = output.get("parameters"), output["shape"][1:]
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
-    count = _FLOAT_BYTES
+    count = FLOAT_BYTES
     for dim in shape:
         if type(dim) is not int or dim < 0:
-            raise wrong("the shape of logits", shape, "whole numbers")
+            raise wrong("the shape of an output", shape, "whole numbers")
         count *= dim
     if output.get("datatype") != "FP32" or type(size) is not int or size != count or size > len(rest) - at:
         raise wrong("the output of the answer", output, f"FP32, {count} bytes of the {len(rest) - at} that follow")
-    return bytes(rest[at : at + size]), at + size
+    return shape, bytes(rest[at : at + size]), at + size
 
 
 def _pairs(output: Mapping[str, Any]) -> tuple[tuple[int, float], ...]:

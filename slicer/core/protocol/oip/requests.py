@@ -228,7 +228,8 @@ def _activations(tensor: Tensor, parameters: Mapping[str, Parameter], model: Mod
 
 
 def infer_request(request: Request) -> InferRequest:
-    """What a client sends for one row: logits as they are, or the best of them by the classification extension."""
+    """What a client sends for one row: its outputs, or logits as they are, or the best of these by the classification
+    extension."""
     datatype = TENSOR_CODECS.get(request.codec, "UINT8")
     shape = (1, *request.shape) if datatype != "UINT8" else (1, len(request.payload))
     parameters: dict[str, Parameter] = {"cut": request.cut, "codec": request.codec, "manifest": request.manifest}
@@ -240,12 +241,14 @@ def infer_request(request: Request) -> InferRequest:
         parameters["priority"] = request.priority
     if request.wants_load:
         parameters["load"] = True
-    output: dict[str, Parameter]
-    output = {"binary_data": True, "datatype": "FP32"} if request.top_k is None else {"classification": request.top_k}
+    whole: dict[str, Parameter] = {"binary_data": True, "datatype": "FP32"}
+    outputs = [WantedOutput(name, dict(whole)) for name in request.outputs]
+    if not outputs:
+        outputs = [WantedOutput(LOGITS, whole if request.top_k is None else {"classification": request.top_k})]
     return InferRequest(
         request.model,
         [Tensor(ACTIVATION, datatype, shape, request.payload)],
-        [WantedOutput(LOGITS, output)],
+        outputs,
         request.id,
         "",
         parameters,

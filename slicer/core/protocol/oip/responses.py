@@ -284,24 +284,29 @@ def timings_of(parameters: Mapping[str, Parameter]) -> Timings:
 
 def reply_of(response: InferResponse, request: Request) -> Reply:
     """A client's view of the response to `requests.infer_request`. Raises BadRequestError: it is none to that."""
-    if len(response.outputs) != 1 or response.outputs[0].name != LOGITS or response.outputs[0].shape[:1] != (1,):
-        raise wrong("the outputs of the answer", names(one.name for one in response.outputs), f"one row of {LOGITS}")
-    output = response.outputs[0]
+    given, asked = response.outputs, request.outputs or (LOGITS,)
+    if tuple(one.name for one in given) != asked or any(one.shape[:1] != (1,) for one in given):
+        raise wrong("the outputs of the answer", names(one.name for one in given), f"one row of {', '.join(asked)}")
     pairs: tuple[tuple[int, float], ...] = ()
     logits: bytes = b""
     shape: tuple[int, ...] = ()
-    if request.top_k is not None:
-        classes = [class_of(one) for one in output.elements()]
+    outputs: tuple[tuple[str, tuple[int, ...], bytes], ...] = ()
+    if request.outputs:
+        outputs = tuple((one.name, one.shape[1:], _float32(one)) for one in given)
+    elif request.top_k is not None:
+        classes = [class_of(one) for one in given[0].elements()]
         pairs = tuple((index, value) for value, index, _ in classes)
-    elif output.datatype == "FP32":
-        logits, shape = bytes(output.raw()), output.shape[1:]
     else:
-        raise wrong("the datatype of logits", output.datatype, "FP32")
+        logits, shape = _float32(given[0]), given[0].shape[1:]
     parameters = response.parameters
-    server = parameters.get("server", "")
-    return Reply(
-        request.id, timings_of(parameters), pairs, logits, shape, str(server), load_of(parameters.get("load", "[]"))
-    )
+    server, load = str(parameters.get("server", "")), load_of(parameters.get("load", "[]"))
+    return Reply(request.id, timings_of(parameters), pairs, logits, shape, server, load, outputs)
+
+
+def _float32(output: Tensor) -> bytes:
+    if output.datatype != "FP32":
+        raise wrong(f"the datatype of {output.name}", output.datatype, "FP32")
+    return bytes(output.raw())
 
 
 def refusal_of(document: Mapping[str, Any], request_id: str) -> Refusal:

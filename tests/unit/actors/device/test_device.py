@@ -15,14 +15,14 @@ import pytest
 
 from actors.device.config import DeviceConfig, Retry
 from actors.device.device import Device
-from actors.network.client import LinkedServer
+from actors.network.client import ENVELOPE_BYTES, LinkedServer
 from actors.testing.fake_server import FakeServer
 from slicer.core.common.clock import Clock
 from slicer.core.device.answer import RequestOptions
 from slicer.core.device.device_run import DeviceRun, lost_run
 from slicer.core.heads.head_runtime import Computed
 from slicer.core.planning.cut_planner import Choice
-from slicer.core.protocol.messages import ServedModel
+from slicer.core.protocol.messages import PAIR_BYTES, ServedModel
 from slicer.core.records.assignment import Assignment, Capture, Closed
 from slicer.core.records.record import Record
 from slicer.errors import CodecError, ConfigError, CutError, ImageError, ShardError
@@ -472,7 +472,11 @@ def test_a_link_is_crossed_by_every_payload_and_its_time_is_the_networks() -> No
     (record,) = virtual_time.run(scenario())
     assert record.network_ms == pytest.approx(20.0)
     assert [way for way, _ in SlowLink.crossed] == ["send", "receive"]
-    assert SlowLink.crossed[0][1] > record.payload_bytes
+    assert SlowLink.crossed == [
+        ("send", record.payload_bytes + ENVELOPE_BYTES),
+        ("receive", record.answer_bytes + ENVELOPE_BYTES),
+    ]
+    assert record.answer_bytes == PAIR_BYTES
 
 
 def test_a_device_that_died_has_all_its_intended_requests_as_lost() -> None:

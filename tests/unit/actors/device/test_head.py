@@ -18,22 +18,23 @@ from actors.device.device import Device
 from actors.device.head_loader import load_head
 from actors.device.torch_slices import TorchSlices
 from actors.testing.fake_server import FakeServer
-from slicer import slice_model
 from slicer.core.codecs import activations
 from slicer.core.device.answer import RequestOptions
 from slicer.core.heads.head import Head
 from slicer.core.heads.served_model import head_memory
 from slicer.core.planning.cut_planner import Choice
 from slicer.core.protocol.messages import Request, ServedModel
+from slicer.core.protocol.outputs import packed
 from slicer.core.records.record import Record
 from slicer.core.settings import pause_s
 from slicer.core.shards.manifest import Manifest
-from slicer.errors import ConfigError, CutError, HeadTailError, ImageError, ShardError
+from slicer.errors import CodecError, ConfigError, CutError, HeadTailError, ImageError, ShardError
+from slicer.models import zoo
 from slicer.models.images import Preprocess, write_digits
 from slicer.profiles.device_profile import NATIVE, Profile, Spread
 from slicer.shards.load import load_span
 from slicer.shards.save import export
-from slicer.slicing.slice_model import SlicedModel
+from slicer.slicing.slice_model import SlicedModel, slice_spec
 
 N = 4
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3, "num_classes": 10}
@@ -42,8 +43,9 @@ SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_head
 class Exported:
     """A small ViT with random weights, exported once, as a server would serve it."""
 
-    def __init__(self, directory: Path) -> None:
-        self.sliced: SlicedModel = slice_model("vit_tiny_patch16_224", N, **SMALL)
+    def __init__(self, directory: Path, outputs: list[str] | None = None) -> None:
+        spec = zoo.resolve("vit_tiny_patch16_224", kwargs=SMALL, outputs=outputs)
+        self.sliced: SlicedModel = slice_spec(spec, N)
         self.directory = directory / "shards"
         self.manifest: Manifest = export(self.sliced, self.directory)
         self.content = {s.sha256: (self.directory / s.file).read_bytes() for s in self.manifest.shards}
@@ -231,6 +233,56 @@ def test_slices_that_are_dropped_leave_no_weights_behind_even_where_something_st
     assert [p.numel() for one in slices[1:] for p in (*one.parameters(), *one.buffers())] == [0, 0, 0, 0, 8, 0]
     assert torch.equal(shared, torch.ones(8))  # the slice that is kept holds it, too
     assert head.compute("any", Choice(1, "fp32")).shape == (4,)
+
+
+# --- outputs ---------------------------------------------------------------------------------------------------------
+
+NAMES = ("logits", "features", "tokens")
+
+
+@pytest.fixture(scope="module")
+def further(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return Exported(tmp_path_factory.mktemp("further"), outputs=["features", "tokens"])
+
+
+def rows_of(exported: Exported, image: str) -> dict[str, Any]:
+    """What the server has of an image: its outputs, cut from the row that the whole model gives."""
+    pixels = torch.from_numpy(Preprocess(exported.manifest.spec)(image))[None]
+    with torch.inference_mode():
+        row = exported.sliced.module(pixels)[0].numpy()
+    return {output.name: output.of(row) for output in exported.manifest.outputs}
+
+
+def test_at_the_last_cut_and_alone_a_device_has_the_servers_outputs(further: Exported, tmp_path: Path) -> None:
+    head = load_head(further.served, config(tmp_path, cut=2, alone="tail", outputs=NAMES), further.get)
+    assert head.outputs == NAMES
+    image = further.images[0]
+    want = rows_of(further, image)
+    at_once = head.compute(image, Choice(N, "fp32"))
+    finished = head.finish(head.compute(image, Choice(2, "fp32")), image)
+    for computed in (at_once, finished):
+        assert computed.outputs is not None and list(computed.outputs) == list(NAMES)
+        for name in NAMES:
+            np.testing.assert_array_equal(computed.outputs[name], want[name])
+        assert computed.logits is computed.outputs["logits"]
+        assert computed.shape == (10,)
+    assert head.compute(image, Choice(2, "fp32")).outputs is None
+
+
+def test_without_further_outputs_the_logits_are_the_only_one(exported: Exported, tmp_path: Path) -> None:
+    computed = load_head(exported.served, config(tmp_path, cut=N), exported.get).compute(
+        exported.images[0], Choice(N, "fp32")
+    )
+    assert computed.outputs is not None and list(computed.outputs) == ["logits"]
+    assert computed.outputs["logits"] is computed.logits
+
+
+def test_what_is_not_finite_in_an_output_fails_the_image_as_it_does_at_the_server() -> None:
+    row = np.array([1.0, 2.0, np.nan], np.float32)
+    outputs = packed([("logits", (2,)), ("features", (1,))])
+    head = Head(lambda image: row, [torch.nn.Identity()], manifest="d", num_slices=1, outputs=outputs)
+    with pytest.raises(CodecError, match="NaN"):
+        head.compute("any", Choice(1, "fp32"))
 
 
 # --- emulated time ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 import actors
 from actors.records.step import StepSeen
 from actors.report import files as report_files
-from actors.report.report_tables import tables, text
+from actors.report.report_tables import group_table, tables, text
 from actors.report.result import Result, document
 from actors.report.statistics import PHASES, StrategyRun
 from actors.report.tables import Table, mib, number, share
@@ -194,7 +194,9 @@ def test_html_is_escaped(tmp_path: Path) -> None:
 
 
 def test_the_tables_as_people_read_them() -> None:
-    even = tuple(record(t / 10, 70.0 + t % 2, payload_bytes=1500, wait_ms=12.5 + t % 2) for t in range(100))
+    even = tuple(
+        record(t / 10, 70.0 + t % 2, payload_bytes=1500, answer_bytes=300, wait_ms=12.5 + t % 2) for t in range(100)
+    )
     late = tuple(record(t / 10, 50.0, generator_lag_ms=40.0) for t in range(100))
     found = result(
         StrategyRun("unbatched", 0, "open", 0.0, 10.0, even, SERVER),
@@ -213,12 +215,27 @@ def test_the_tables_as_people_read_them() -> None:
     assert " ".join(by_strategy.rows[1]) == "per_slice (!) 100 100 0 0 0 10.0 50.0 50.0 50.0 50.0 - - - - 100.0% 100.0%"
     assert by_cut.title == ("Per strategy and cut (ms; the means from wait to rest sum up to mean; kB on the wire)")
     assert " ".join(by_cut.header) == (
-        "strategy cut answered img/s mean p50 p95 p99 wait head enc net admit queue exec rest rows/step kB top-1 agree"
+        "strategy cut answered img/s mean p50 p95 p99 wait head enc net admit queue exec rest rows/step kB kB back"
+        " top-1 agree"
     )
     assert " ".join(by_cut.rows[0]) == (
-        "unbatched 1 100/100 10.0 70.5 70.5 71.0 71.0 13.0 10.1 10.1 10.1 10.1 10.1 10.1 -2.9 2.00 1.5 100.0% 100.0%"
+        "unbatched 1 100/100 10.0 70.5 70.5 71.0 71.0 13.0 10.1 10.1 10.1 10.1 10.1 10.1 -2.9 2.00 1.5 0.3 100.0%"
+        " 100.0%"
     )
     assert {column.left for column in (by_strategy, by_cut)} == {1}
+    by_group = group_table(found)
+    assert by_group.title == "Per strategy and group of devices (ms; kB on the wire)"
+    assert " ".join(by_group.header) == "strategy group cut, codec devices answered p50 p99 kB kB back"
+    assert " ".join(by_group.rows[0]) == "unbatched g 1 : 100% 1 100/100 70.5 71.0 1.5 0.3"
+
+
+def test_what_came_back_is_a_figure_of_its_own_and_a_record_without_it_still_reads() -> None:
+    back = tuple(record(t / 10, 70.0, answer_bytes=302_000 + t) for t in range(3))
+    said = document(result(StrategyRun("unbatched", 0, "open", 0.0, 10.0, back)))
+    jsonschema.validate(said, SCHEMA)
+    assert said["strategies"]["unbatched"]["cuts"]["1"]["answer_bytes"] == 302_001
+    old = {key: value for key, value in back[0].to_json().items() if key != "answer_bytes"}
+    assert Record(**old).answer_bytes == 0
 
 
 def test_table_cells_stand_under_their_header() -> None:

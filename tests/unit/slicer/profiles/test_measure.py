@@ -37,12 +37,30 @@ def test_a_plan_is_a_table_over_all_cuts_and_codecs_with_the_reason_of_each(
     table = capsys.readouterr().out
     assert table.count("<- chosen") == 1
     (jpeg,) = (line.split() for line in table.splitlines() if " jpeg " in line)
-    assert jpeg[:3] == ["0", "jpeg", "?"] and jpeg[8] == "?", "neither its bytes nor what hangs on them"
+    assert jpeg[:3] == ["0", "jpeg", "?"] and jpeg[9] == "?", "neither its bytes nor what hangs on them"
     assert "size of the image not known" in table
     assert "agreement 0.950 is below 0.99" in table
     assert "hypothetical" in table
     assert cli.main([*plan, "--mbit-per-s", "0.001", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["chosen"]["cut"] == 4
+
+
+def test_outputs_come_down_the_link_at_every_cut_but_the_last(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = [*MODEL, "--plan", "slow-board", "--execution-ms", "0", "--json"]
+
+    def downloads(*arguments: str) -> dict[int, float]:
+        assert cli.main([*plan, *arguments]) == 0
+        return {one["cut"]: one["download_ms"] for one in json.loads(capsys.readouterr().out)["choices"]}
+
+    assert set(downloads("--link", "slow-4g").values()) == {0.0}
+    told = downloads("--link", "slow-4g", "--outputs", "tokens")  # 17 x 24 float32 at 1.6 Mbit/s
+    assert told == pytest.approx({0: 8.16, 1: 8.16, 2: 8.16, 3: 8.16, 4: 0.0})
+    assert downloads("--mbit-per-s", "1.6", "--outputs", "tokens") == told, "downwards as upwards"
+    twice = downloads("--mbit-per-s", "9", "--down-mbit-per-s", "0.8", "--outputs", "tokens")
+    assert twice[0] == pytest.approx(2 * told[0])
+    assert cli.main([*plan[:-1], "--link", "slow-4g", "--outputs", "tokens"]) == 0
+    head, first = (line.split() for line in capsys.readouterr().out.splitlines()[2:4])
+    assert first[head.index("download") - 1] == "8.2"  # "round trip" is two words
 
 
 def test_without_the_servers_times_no_cut_is_named_as_if_they_were_known(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +112,9 @@ def test_the_servers_times_may_be_a_profile_that_was_measured_there(
         (["--plan", "native"], "no times on file"),
         (["--plan", "slow-board", "--slices", "2"], "--slices 4"),
         (["--plan", "slow-board", "--execution-ms", "1,2"], "2 values for 4 entries"),
-        (["--plan", "slow-board", "--mbit-per-s", "0"], "above 0"),
+        (["--plan", "slow-board", "--mbit-per-s", "0"], "--mbit-per-s 0: a rate above 0"),
+        (["--plan", "slow-board", "--down-mbit-per-s", "0"], "--down-mbit-per-s 0: a rate above 0"),
+        (["--plan", "slow-board", "--link", "lte", "--down-mbit-per-s", "3"], "leave"),
         (["--plan", "slow-board", "--link", "lte", "--mbit-per-s", "3"], "leave"),
         (["--plan", "slow-board", "--server-profile", "native"], "--server-profile native"),
         (["--plan", "slow-board", "--server-profile", "absent"], "no profile 'absent'"),

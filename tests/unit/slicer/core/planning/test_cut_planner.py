@@ -53,6 +53,40 @@ def test_the_phases_are_those_of_the_way_and_add_up() -> None:
     assert not one.refused
 
 
+def test_an_answer_with_outputs_takes_its_time_down_at_every_cut_but_the_last() -> None:
+    facts, link = replace(FACTS, answer_bytes=3000), replace(LINK, down_bytes_per_s=5e5)
+    two, whole = (estimate(facts, Choice(cut, "fp16"), DEVICE, link, SERVER, Goal()) for cut in (2, 4))
+    plain = estimate(FACTS, Choice(2, "fp16"), DEVICE, LINK, SERVER, Goal())
+    assert (two.download_ms, two.total_ms) == (6.0, plain.total_ms + 6.0)
+    assert whole.download_ms == 0.0
+    assert two == replace(plain, download_ms=6.0, total_ms=plain.total_ms + 6.0, cost=plain.cost + 6.0)
+
+
+def test_without_outputs_or_without_a_known_rate_nothing_comes_down_and_all_is_as_before() -> None:
+    plain = estimate_all(FACTS, DEVICE, LINK, SERVER, Goal())
+    assert plain == estimate_all(FACTS, DEVICE, replace(LINK, down_bytes_per_s=1.0), SERVER, Goal())
+    assert plain == estimate_all(replace(FACTS, answer_bytes=3000), DEVICE, LINK, SERVER, Goal())
+
+
+def test_large_outputs_over_a_slow_downlink_are_better_made_on_the_device() -> None:
+    near, far = replace(LINK, down_bytes_per_s=1e6), replace(LINK, down_bytes_per_s=1e4)
+    cuts = []
+    for link in (near, far):
+        chosen = choose(estimate_all(replace(FACTS, answer_bytes=1000), DEVICE, link, SERVER, Goal()), Goal())
+        assert chosen is not None
+        cuts.append(chosen.choice.cut)
+    assert cuts[0] < 4 == cuts[1]
+
+
+def test_answers_that_the_link_cannot_carry_at_that_rate_are_refused() -> None:
+    facts, link = replace(FACTS, answer_bytes=3000), replace(LINK, down_bytes_per_s=5e5)  # 6 ms each
+    light = replace(DEVICE, preprocess_ms=0.0, rate_rps=200.0)
+    over = estimate(facts, Choice(0, "int8"), light, replace(link, bytes_per_s=1e9), SERVER, Goal())
+    assert over.refused == "answers would keep the link busy 120% of the time"
+    kept = estimate(facts, Choice(4, "fp32"), replace(light, slices_ms=(0.1,) * 4), link, SERVER, Goal())
+    assert not kept.refused
+
+
 def test_a_fast_link_sends_the_image_and_a_slow_one_keeps_it() -> None:
     assert best(link=LinkView(1e9, 1.0)).cut == 0
     assert best(link=LinkView(1e3, 1.0)).cut == FACTS.num_slices

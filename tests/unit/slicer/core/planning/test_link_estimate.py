@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -195,3 +196,88 @@ def test_small_messages_count_at_their_median() -> None:
     for took_s in (0.020, 0.500, 0.030, 0.025, 0.040):
         estimate.small(took_s)
     assert estimate.view.round_trip_ms == pytest.approx(30.0)
+
+
+class Downlink(World):
+    """A world whose answers take time down as well."""
+
+    def __init__(self, rate: float, round_trip_s: float, down: float, **more: Any) -> None:
+        super().__init__(rate, round_trip_s, **more)
+        self.down = down
+
+    def exchange(self, size: int, answer_bytes: int, server_s: float = 0.02) -> None:
+        sent = self.estimate.sent(self.now_s, size, answer_bytes)
+        took_s = self.round_trip_s + size / self.rate + answer_bytes / self.down
+        self.now_s += took_s * (1 + self._random.uniform(-self.noise, self.noise)) + server_s
+        self.estimate.answered(sent, self.now_s, server_s)
+        self.now_s += 0.1
+
+    def predicted_s(self, size: int, answer_bytes: int) -> float:
+        view = self.estimate.view
+        down_s = answer_bytes / view.down_bytes_per_s if view.down_bytes_per_s else 0.0
+        return view.round_trip_ms / 1e3 + size / view.bytes_per_s + down_s
+
+
+def test_without_outputs_nothing_is_known_of_the_way_down() -> None:
+    world = World(2.5e6, 0.030)
+    for size in (40_000, 150_000) * 3:
+        world.ask(size)
+    assert world.estimate.view.down_bytes_per_s is None
+    assert world.estimate.view_at(world.now_s, 0.0).down_bytes_per_s is None
+
+
+def test_what_the_first_outputs_take_longer_than_classes_is_the_way_down() -> None:
+    world = Downlink(2.5e6, 0.030, 1e6)
+    world.join()
+    world.exchange(150_000, 0)
+    world.exchange(150_000, 300_000)
+    assert world.estimate.view.down_bytes_per_s == pytest.approx(1e6, rel=0.01)
+    for size in (40_000, 150_000) * 3:
+        world.exchange(size, 300_000)
+    world.is_known(0.02)
+    assert world.estimate.view_at(world.now_s, 0.0).down_bytes_per_s == pytest.approx(1e6, rel=0.01)
+
+
+def test_an_answer_on_its_slow_way_down_is_not_overdue() -> None:
+    world = Downlink(2.5e6, 0.030, 1e5)
+    world.join()
+    world.exchange(150_000, 0)
+    world.exchange(150_000, 300_000)  # 3 s down
+    world.estimate.sent(world.now_s, 150_000, 300_000)
+    assert not world.estimate.overdue(world.now_s + 5.0, 0.02)
+    assert world.estimate.overdue(world.now_s + 7.0, 0.02)  # twice 3.09 s and 0.02 s more
+
+
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+def test_a_link_that_changed_is_predicted_as_a_whole(factor: float) -> None:
+    world = Downlink(2.5e6, 0.010, 1e6)
+    world.join()
+    world.exchange(150_000, 0)
+    for _ in range(6):
+        world.exchange(150_000, 300_000)
+    world.rate, world.down = factor * world.rate, factor * world.down
+    for _ in range(6):
+        world.exchange(150_000, 300_000)
+    true_s = 0.010 + 150_000 / world.rate + 300_000 / world.down
+    assert world.predicted_s(150_000, 300_000) == pytest.approx(true_s, rel=0.1)
+
+
+@settings(max_examples=40)
+@given(
+    rate=st.floats(1e5, 1e8),
+    down=st.floats(1e5, 1e8),
+    round_trip_s=st.floats(0.0005, 0.2),
+    answer_bytes=st.sampled_from([1_500, 300_000]),
+    seed=st.integers(0, 10),
+)
+def test_any_two_rates_predict_an_exchange(
+    rate: float, down: float, round_trip_s: float, answer_bytes: int, seed: int
+) -> None:
+    world = Downlink(rate, round_trip_s, down, noise=0.05, seed=seed)
+    world.join()
+    world.exchange(40_000, 0)
+    for size in (40_000, 150_000, 600_000) * 5:
+        world.exchange(size, answer_bytes)
+    for size in (40_000, 150_000, 600_000):
+        true_s = round_trip_s + size / rate + answer_bytes / down
+        assert world.predicted_s(size, answer_bytes) == pytest.approx(true_s, rel=0.3, abs=0.002)

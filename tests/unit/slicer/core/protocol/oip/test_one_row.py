@@ -45,6 +45,7 @@ def requests(draw: st.DrawFn) -> Request:
         wants_load=draw(st.booleans()),
         key=draw(TEXT),
         priority=draw(st.integers(0, 15)),
+        outputs=tuple(draw(st.sampled_from([[], ["features"], ["logits", "tokens"], ['odd"\\']]))),
     )
 
 
@@ -98,6 +99,74 @@ def test_an_answer_says_what_the_general_way_says(
     else:
         best = [(2, 3.25), (0, 0.5), (1, float(np.float32(-1e-7)))]
         assert found.top_k == tuple(best[:top_k])
+
+
+FURTHER: Any = SimpleNamespace(
+    **{**vars(MODEL), "outputs": packed([(LOGITS, (4,)), ("features", (2,)), ("tokens", (2, 2))])}
+)
+
+
+def with_outputs(request: Request) -> tuple[Any, Any, tuple[tuple[str, tuple[int, ...], bytes], ...]]:
+    """The general way's response to a request for outputs, the request as the server has read it, and the outputs."""
+    row = np.arange(10, dtype="<f4") / 7
+    parts = tuple(
+        (one.name, one.shape, np.ascontiguousarray(one.of(row)).tobytes())
+        for one in FURTHER.outputs
+        if one.name in request.outputs
+    )
+    infer = infer_request(request)
+    return response_of(infer, FURTHER, [Reply(request.id, TIMINGS, server="s", outputs=parts)]), infer, parts
+
+
+@pytest.mark.parametrize("names", [("features",), ("logits",), ("logits", "features", "tokens")])
+@pytest.mark.parametrize("top_k", [None, 5])
+def test_outputs_come_back_whole_whatever_top_k_says(names: tuple[str, ...], top_k: int | None) -> None:
+    request = Request("a", "m", "d", 1, "fp32", (4,), b"x" * 16, top_k, outputs=names)
+    response, infer, parts = with_outputs(request)
+    body, json_bytes = map_text(http_writing.encode_response(response, infer))
+    found = one_row.decode_answer(body, json_bytes, request)
+    assert found == reply_of(http_body.decode_response(body, json_bytes), request)
+    assert (found.outputs, found.top_k, found.logits) == (parts, (), b"")
+    assert [name for name, _, _ in found.outputs] == list(names)
+
+
+def test_other_outputs_than_were_asked_for_are_no_answer() -> None:
+    request = Request("a", "m", "d", 1, "fp32", (4,), b"x" * 16, outputs=("features",))
+    response, infer, _ = with_outputs(request)
+    body, json_bytes = map_text(http_writing.encode_response(response, infer))
+    for other in ((), ("tokens",), ("features", "tokens")):
+        asked = replace(request, outputs=other)
+        for read in (
+            lambda asked=asked: one_row.decode_answer(body, json_bytes, asked),
+            lambda asked=asked: reply_of(http_body.decode_response(body, json_bytes), asked),
+        ):
+            with pytest.raises(BadRequestError, match="one row of"):
+                read()
+
+
+def test_a_parcel_may_ask_for_classes_and_for_outputs() -> None:
+    plain = Request("0", "m", "d", 1, "fp32", (4,), b"x" * 16)
+    several = [plain, replace(plain, id="1", outputs=("features", "tokens")), replace(plain, id="2", top_k=2)]
+    answers = [answered(several[0], [1.0, 7.0]), with_outputs(several[1])[:2], answered(several[2], [3.0, 7.0])]
+    responses, asked = zip(*answers, strict=True)
+    body, json_bytes = map_text(http_writing.encode_responses(responses, asked))
+    first, second, third = one_row.decode_answers(body, json_bytes, several)
+    assert isinstance(first, Reply) and first.logits == np.float32([1.0, 7.0]).tobytes()
+    assert isinstance(second, Reply) and second.outputs == with_outputs(several[1])[2]
+    assert isinstance(third, Reply) and third.top_k == ((1, 7.0), (0, 3.0))
+
+
+def test_without_outputs_the_bytes_are_those_of_before() -> None:
+    """Servers read this form by a shorter way."""
+    request = Request("a", "m", "d", 1, "fp16", (4,), b"12345678", 5, key="k")
+    text = (
+        b'{"id":"a","inputs":[{"name":"ACTIVATION","datatype":"FP16","shape":[1,4],"parameters":'
+        b'{"binary_data_size":8}}],"outputs":[{"name":"logits","parameters":{"classification":5}}],'
+        b'"parameters":{"cut":1,"codec":"fp16","manifest":"d","idempotency_key":"k"}}'
+    )
+    assert one_row.encode_request(request) == (text + b"12345678", len(text))
+    whole = text.replace(b'{"classification":5}', b'{"binary_data":true,"datatype":"FP32"}')
+    assert one_row.encode_request(replace(request, top_k=None)) == (whole + b"12345678", len(whole))
 
 
 def test_answers_of_a_parcel_keep_their_order_and_their_refusals() -> None:
@@ -183,8 +252,10 @@ WRONG: list[Any] = [None, True, -1, 1 << 40, 0.5, "x", "x:y", [], {}, [[]], [Non
 @given(st.data())
 def test_what_is_no_answer_is_a_bad_request_error_and_nothing_else(data: st.DataObject) -> None:
     top_k = data.draw(st.sampled_from([None, 2]))
-    request = Request("a", "m", "d", 1, "fp32", (4,), b"x" * 16, top_k)
-    body, json_bytes = map_text(http_writing.encode_response(*answered(request, [0.5, 1.5], ((0, 1.0, 2.0),))))
+    outputs = data.draw(st.sampled_from([(), ("features", "tokens")]))
+    request = Request("a", "m", "d", 1, "fp32", (4,), b"x" * 16, top_k, outputs=outputs)
+    answer = with_outputs(request)[:2] if outputs else answered(request, [0.5, 1.5], ((0, 1.0, 2.0),))
+    body, json_bytes = map_text(http_writing.encode_response(*answer))
     end = len(body) if json_bytes is None else int(json_bytes)
     document, rest = json.loads(body[:end]), body[end:]
     place: Any = document
