@@ -13,6 +13,7 @@ import pytest
 from slicer import load_span, slice_model
 from slicer.cli.slice_command import PLAN_FLAGS, command, main
 from slicer.common import command_line
+from slicer.core.protocol.onnx_index import load_index
 from slicer.core.shards.manifest import load_manifest
 from tests.paths import ROOT
 
@@ -108,9 +109,23 @@ def test_json_names_the_export(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert document["export"]["files"] == {shard.file: shard.size_bytes for shard in manifest.shards}
 
 
+def test_onnx_files_lie_beside_the_shards_and_the_report_names_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    small = '{"img_size": 32, "embed_dim": 24, "depth": 1, "num_heads": 2}'
+    arguments = ("vit_tiny_patch16_224", "--kwargs", small, "--slices", "1", "--format", "onnx", "--int8")
+    document = json.loads(run(capsys, *arguments, "--export", str(tmp_path), "--json"))
+    index = load_index(tmp_path)
+    assert document["export"]["onnx"] == index.digest
+    assert index.manifest == document["export"]["manifest"] == load_manifest(tmp_path).digest
+    assert document["export"]["files"].keys() == {"slice_1.safetensors", "slice_1.onnx", "slice_1.int8.onnx"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["digits_vit", "--format", "onnx"], "--format onnx is for the files of an export; give --export DIR"),
+        (["digits_vit", "--export", "x", "--int8"], "--int8 is for ONNX files; give --export DIR --format onnx"),
         (["vit_tinyy_patch16_224"], "did you mean vit_tiny_patch16_224"),
         (["digits_vit", "--slices", "99"], "cut into 1 to 18 slices"),
         (["digits_vit", "--at", "99"], "at=99 is no boundary"),
