@@ -22,9 +22,10 @@ from deployments.placing.access import Access, access, remove_token
 from deployments.placing.http_endpoint import Settled
 from deployments.scheduling.registry import STRATEGIES
 from slicer.common import command_line
-from slicer.common.command_line import Command, option, say
+from slicer.common.command_line import Command, Parsed, option, say
 from slicer.core.common.addresses import application_name
 from slicer.core.protocol.messages import ServedModel
+from slicer.core.protocol.outputs import FURTHER
 from slicer.core.shards.spec import HF
 from slicer.errors import ConfigError
 
@@ -36,6 +37,7 @@ OF_A_MODEL: dict[str, str] = {
     "checkpoint": "checkpoint",
     "checkpoint_key": "checkpoint_key",
     "labels": "labels",
+    "outputs": "outputs",
     "strategy": "strategy",
     "max_batch": "max_batch",
 }
@@ -63,6 +65,7 @@ class ServeFlags:
     checkpoint: str | None = None
     checkpoint_key: str | None = None
     labels: str | None = None
+    outputs: list[str] | None = None
     strategy: str | None = None
     max_batch: int | None = None
     accelerator: str | None = None
@@ -163,6 +166,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @option("--checkpoint-key", metavar="KEY", help="Where in that file they lie, such as model_ema or state_dict.teacher.")
 @option(
     "--labels", metavar="FILE", help="Names of the classes, one a line, or JSON; default: what the checkpoint says."
+)
+@option(
+    "--outputs",
+    type=Parsed("A,B", command_line.names),
+    help=f"What may be asked for beside classes and logits: {', '.join(FURTHER)} (default: nothing).",
 )
 @option(
     "--strategy",
@@ -334,19 +342,22 @@ def about(served: ServedModel, config: ModelConfig) -> str:
     from deployments.core.hosting import spec_of
 
     manifest = json.loads(served.manifest_json)
-    output = manifest["shapes"][-1]
+    own, *others = manifest.get("outputs") or [["", manifest["shapes"][-1]]]
+    output, further = own[1], f"; also {', '.join(name for name, _ in others)}" if others else ""
     if len(output) != 1:
-        return f"{served.name}: answers {output}"
+        return f"{served.name}: answers {output}{further}"
     spec = manifest["spec"]
     kwargs = spec["kwargs"]
     if spec.get("architecture", "").startswith(HF) and kwargs["output"] != "logits":
-        return f"{served.name}: answers {output[0]} numbers ({kwargs['output']}), which are no classes"
+        return f"{served.name}: answers {output[0]} numbers ({kwargs['output']}), which are no classes{further}"
+    if not served.classifies:
+        return f"{served.name}: answers {output[0]} numbers, which are no classes{further}"
     line = f"{served.name}: {output[0]} classes"
     if config.checkpoint and not config.shards and "num_classes" in kwargs:
         line += ", as the checkpoint has" if "num_classes" not in spec_of(config).kwargs else ""
     if not served.labels:
-        return f"{line}, without names (--labels FILE)"
-    return f"{line}: {', '.join(served.labels[:4])}{', ...' if len(served.labels) > 4 else ''}"
+        return f"{line}, without names (--labels FILE){further}"
+    return f"{line}: {', '.join(served.labels[:4])}{', ...' if len(served.labels) > 4 else ''}{further}"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from slicer.errors import HeadTailError, ModelError
 from slicer.models import zoo
 from slicer.models.data_config import preprocessing_of
 from slicer.models.labels import labels_of
+from slicer.models.outputs import classifies
 from slicer.slicing.slice_model import SlicedModel, slice_spec
 
 #: A model and its weights on the host, which whoever runs it takes over.
@@ -57,7 +58,8 @@ def host(config: ModelConfig, shard_dir: Path) -> Hosted:
     if config.onnx:
         _make_onnx(sliced, manifest, directory)
     preprocessing = preprocessing_json(manifest.spec, shapes[0])
-    return HostedModel(config, manifest, directory, shapes, labels, preprocessing), sliced
+    scores = classifies(sliced.module, sliced.spec)
+    return HostedModel(config, manifest, directory, shapes, labels, preprocessing, scores), sliced
 
 
 def host_all(models: Sequence[ModelConfig], shard_dir: Path) -> list[Hosted]:

@@ -45,6 +45,7 @@ class HostedModel:
         labels: of its classes, in order; empty: nobody knows them.
         preprocessing: of its images, as JSON (`slicer.core.images.preprocessing`); empty: it takes none, or nobody can
             say how.
+        classifies: its own result is a number for each class; else an embedding.
 
     Attributes:
         onnx: digest of the index of its ONNX files; empty: there are none.
@@ -61,11 +62,12 @@ class HostedModel:
         shapes: tuple[tuple[int, ...], ...],
         labels: tuple[str, ...] = (),
         preprocessing: str = "",
+        classifies: bool = True,
     ) -> None:
         self.config = config
         self.name = config.name
         self.manifest, self.directory, self.digest = manifest, directory, manifest.digest
-        self.labels, self.preprocessing = labels, preprocessing
+        self.labels, self.preprocessing, self.classifies = labels, preprocessing, classifies
         self.shapes, self.num_slices = shapes, len(shapes) - 1
         self.channel_axes = self.manifest.channel_axes
         self.outputs = self.manifest.outputs
@@ -128,6 +130,7 @@ class HostedModel:
         return {
             "config": self.config.model_dump(mode="json", exclude_unset=True, exclude={"labels"}),
             "labels": list(self.labels),
+            "classifies": self.classifies,
             "directory": str(self.directory),
             "shapes": [list(shape) for shape in self.shapes],
             "preprocessing": self.preprocessing,
@@ -142,8 +145,9 @@ class HostedModel:
         """
         directory = Path(facts["directory"])
         shapes = tuple(tuple(shape) for shape in facts["shapes"])
-        config, manifest = ModelConfig(**facts["config"]), shards.load_manifest(directory)
-        return cls(config, manifest, directory, shapes, tuple(facts["labels"]), facts["preprocessing"])
+        labels, config = tuple(facts["labels"]), ModelConfig(**facts["config"])
+        manifest = shards.load_manifest(directory)
+        return cls(config, manifest, directory, shapes, labels, facts["preprocessing"], facts["classifies"])
 
     def describe(self, emulated: tuple[str, ...]) -> ServedModel:
         """What a device learns when it joins."""
@@ -159,6 +163,7 @@ class HostedModel:
             labels=self.labels,
             preprocessing_json=self.preprocessing,
             onnx=self.onnx,
+            classifies=self.classifies,
         )
 
     def check(self, request: Request) -> Refusal | None:

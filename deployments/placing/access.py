@@ -80,8 +80,8 @@ def access(url: str, name: str, token: str, *, made: bool, served: Sequence[Serv
 
 
 def predict_url(url: str, served: Sequence[ServedModel]) -> str:
-    """Of the first model that takes images, which is named where there are several models; empty: none does."""
-    model = next((model.name for model in served if set(model.codecs) & set(IMAGE_CODECS)), None)
+    """Of the first classifier that takes images, which is named where there are several models; empty: none does."""
+    model = next((one.name for one in served if one.classifies and set(one.codecs) & set(IMAGE_CODECS)), None)
     if model is None:
         return ""
     return f"{url}/predict" if len(served) == 1 else f"{url}/predict?model={quote(model, safe='')}"

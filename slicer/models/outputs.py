@@ -17,6 +17,7 @@ from torch import nn
 
 from slicer.core.common.error_text import named_line, shown
 from slicer.core.protocol.outputs import FEATURES, FURTHER, LOGITS, TOKENS, Output, packed
+from slicer.core.shards.spec import ModelSpec
 from slicer.errors import ModelError
 from slicer.tracing.traced_graph import meta_twin
 
@@ -106,6 +107,14 @@ def _computed(module: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
 def has_outputs(module: nn.Module) -> bool:
     """Whether it gives more than its own result."""
     return hasattr(module, _NAMES)
+
+
+def classifies(module: nn.Module, spec: ModelSpec | None) -> bool:
+    """Whether its own result is a number for each class, and no embedding: of Hugging Face's models its name says so,
+    else ``num_classes`` is not 0. A module that says nothing of it classifies."""
+    if spec is not None and spec.kind == "hf":
+        return bool(spec.kwargs["output"] == LOGITS)
+    return getattr(module, "num_classes", None) != 0
 
 
 def own_forward(module: nn.Module, x: torch.Tensor) -> torch.Tensor:

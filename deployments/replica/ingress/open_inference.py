@@ -29,6 +29,7 @@ from slicer.core.protocol.oip.responses import (
     version_of,
 )
 from slicer.core.protocol.oip.tensors import Buffer, InferRequest, InferResponse
+from slicer.core.protocol.outputs import FEATURES, LOGITS
 from slicer.errors import BadRequestError
 
 
@@ -141,6 +142,13 @@ class OpenInference:
         own = hosted.outputs[0].shape
         if len(own) != 1:
             raise self._bad(f"model {hosted.name!r} answers {list(own)}, not classes; ask by /v2 for it")
+        if not hosted.classifies:
+            has = any(output.name == FEATURES for output in hosted.outputs)
+            raise self._bad(
+                f"model {hosted.name!r} answers an embedding of {own[0]} numbers, which has no top_k classes: POST the "
+                f"image to /v2/models/{hosted.name}/infer and ask for output {FEATURES if has else LOGITS}"
+                + ("" if has else f" (outputs: [{FEATURES}] in the server's file gives it as {FEATURES})")
+            )
         try:
             codec, payload = image_file(image)
         except BadRequestError as error:

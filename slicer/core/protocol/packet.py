@@ -188,6 +188,7 @@ def decode_model(data: Any) -> ServedModel:
         labels=tuple(_texts(entry, "labels")) if "labels" in entry else (),
         onnx=_text(entry, "onnx") if "onnx" in entry else "",
         preprocessing_json=_text(entry, "preprocessing_json") if "preprocessing_json" in entry else "",
+        classifies=_flag(entry, "classifies") if "classifies" in entry else True,
     )
 
 

@@ -162,6 +162,7 @@ SAMPLES: dict[str, list[str]] = {
     "checkpoint": ["--checkpoint", "w.pth"],
     "checkpoint_key": ["--checkpoint-key", "model_ema"],
     "labels": ["--labels", "none"],
+    "outputs": ["--outputs", "tokens"],
     "strategy": ["--strategy", "serve_batch"],
     "max_batch": ["--max-batch", "3"],
     "accelerator": ["--accelerator", "cuda"],

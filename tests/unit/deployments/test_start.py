@@ -16,11 +16,12 @@ from ray.exceptions import ActorDiedError
 from deployments import app, cli
 from deployments.config import ModelConfig, parse_config
 from deployments.doctor import connection
-from deployments.placing.access import Access
+from deployments.placing.access import Access, predict_url
 from deployments.placing.http_endpoint import as_asked
 from deployments.replica.preflight import check_here
+from slicer.common.command_line import values
 from slicer.core.protocol.messages import ServedModel
-from slicer.errors import HeadTailError, ServerError
+from slicer.errors import ConfigError, HeadTailError, ServerError
 
 
 class Broken:
@@ -205,6 +206,32 @@ def test_a_person_sees_which_classes_a_model_has(
     assert cli.about(served, config) == says
     features = replace(served, manifest_json=json.dumps({"shapes": [[3, 8, 8], [16, 96]], "spec": {"kwargs": {}}}))
     assert cli.about(features, config) == "pets: answers [16, 96]"
+
+
+def test_a_person_sees_what_a_model_gives_beside_its_classes_and_that_an_embedding_is_none() -> None:
+    outputs = [["logits", [3]], ["features", [192]], ["tokens", [17, 192]]]
+    document = {"shapes": [[3, 64, 64], [3459]], "spec": {"kwargs": {}}, "outputs": outputs}
+    served = ServedModel("pets", "digest", json.dumps(document), 1, (0,), "per_slice", ("fp32", "jpeg"))
+    config = ModelConfig(name="pets")
+    assert cli.about(served, config) == "pets: 3 classes, without names (--labels FILE); also features, tokens"
+    embeds = replace(served, classifies=False)
+    assert cli.about(embeds, config) == "pets: answers 3 numbers, which are no classes; also features, tokens"
+    assert predict_url("http://h/a", [served]) == "http://h/a/predict"
+    assert predict_url("http://h/a", [embeds]) == ""
+    assert predict_url("http://h/a", [replace(embeds, name="e"), served]) == "http://h/a/predict?model=pets"
+
+
+@pytest.mark.parametrize("flags", [["--model", "digits_vit"], []])
+def test_outputs_by_flag_are_those_of_the_file(flags: list[str]) -> None:
+    def models(*more: str) -> Any:
+        return cli.config_of(cli.ServeFlags(**values(cli.command, [*flags, *more]))).models
+
+    (model,) = models("--outputs", "tokens,features")
+    assert model.outputs == ("features", "tokens")
+    with pytest.raises(
+        ConfigError, match=r"unknown output 'feature'; did you mean 'features'\?; there are features, tokens"
+    ):
+        models("--outputs", "feature")
 
 
 def test_a_person_sees_that_a_tower_of_hugging_face_has_no_classes() -> None:

@@ -146,6 +146,7 @@ SAMPLES: dict[str, tuple[str, ...]] = {
     "labels": ("x.csv",),
     "top_k": ("3",),
     "codec": ("fp16",),
+    "outputs": ("features",),
     "slices": ("3",),
     "accelerator": ("cpu",),
     "accelerator_profile": ("launch-bound",),
@@ -372,3 +373,19 @@ def test_usage_is_the_difference_of_two_reports_on_the_servers_clock() -> None:
     assert applications.usage({**before, **power[0]}, {**after, **power[1]}, answered=40)["joules_per_answer"] == 2.0
     assert applications.usage(before, {**after, "replica": "another"}, answered=40)["busy_share"] is None
     assert applications.usage(before, {}, answered=0)["busy_share"] is None, "the server is gone"
+
+
+def test_own_servers_give_the_outputs_that_the_fleet_asks_for_and_no_others() -> None:
+    outputs = {"m": ["logits", "features"]}
+    (asked, plain) = (
+        applications.own_config(config(*OPEN), models, "continuous", outputs)["models"][0] for models in (["m"], ["o"])
+    )
+    assert asked["outputs"] == ["features"]
+    assert "outputs" not in plain
+
+
+def test_outputs_replace_those_of_the_fleet_file_and_are_checked_as_there() -> None:
+    found = job.fleet_of(config(*OPEN, "--outputs", "tokens,logits"))
+    assert {group.outputs for group in found.groups} == {("logits", "tokens")}
+    with pytest.raises(ConfigError, match=r"--outputs.*unknown output 'feature'; did you mean 'features'"):
+        job.fleet_of(config(*OPEN, "--outputs", "feature"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +23,10 @@ from torch import nn
 from deployments.replica.ingress import open_inference
 from deployments.replica.tail_server import TailServer
 from headtail import Client
+from slicer.core.codecs import activations
+from slicer.core.device.answer import outputs_of
+from slicer.core.network.http_transport import HttpTransport
+from slicer.core.protocol.messages import Answer, Reply, Request
 from slicer.core.protocol.oip import http_body, http_writing
 from slicer.core.protocol.oip.responses import MOST_CLASSES, check_classes
 from slicer.core.protocol.oip.tensors import InferRequest, InferResponse, Tensor, WantedOutput
@@ -66,6 +72,9 @@ def offered(
             | {"outputs": ["tokens", "features"]},
             {"name": "dense", "model": f"{__name__}:segmenter", "seed": 3, "num_slices": 3, "strategy": "per_slice"}
             | {"max_answer_bytes": 61_000_000},
+            {"name": "embeds", "model": "vit_tiny_patch16_224", "kwargs": {**TIMM, "num_classes": 0}, "seed": 3},
+            {"name": "named", "model": "vit_tiny_patch16_224", "kwargs": {**TIMM, "num_classes": 0}, "seed": 3}
+            | {"outputs": ["features"]},
         ],
         "torch_threads": 1,
         "shard_dir": str(tmp_path_factory.mktemp("served")),
@@ -100,6 +109,50 @@ def manifest_of(url: str, model: str) -> str:
 def test_classes_are_no_array(offered: str, png: bytes) -> None:
     with Client(offered) as client, pytest.raises(BadRequestError, match="use predict"):
         client.output("top_k", png, model="vit")
+
+
+@pytest.mark.parametrize(("model", "output"), [("embeds", "logits"), ("named", "features")])
+def test_an_embedding_has_no_classes_and_predict_says_where_it_is(
+    model: str, output: str, offered: str, png: bytes, wanted: dict[str, np.ndarray[Any, Any]]
+) -> None:
+    request = urllib.request.Request(f"{offered}/predict?model={model}&top_k=3", png)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    said = json.load(refused.value)["error"]
+    assert refused.value.code == 400
+    assert "an embedding of 192 numbers, which has no top_k classes" in said
+    assert f"/v2/models/{model}/infer and ask for output {output}" in said and "features" in said
+    with Client(offered) as client:
+        assert client.describe(model).classifies is False
+        assert client.describe("vit").classifies is True
+        found = client.output(output, png, model=model)
+    whole = zoo.build(zoo.resolve("vit_tiny_patch16_224", kwargs={**TIMM, "num_classes": 0}, seed=3))
+    with torch.inference_mode():
+        np.testing.assert_array_equal(found, whole(torch.from_numpy(wanted["pixels"])[None])[0].numpy())
+
+
+@pytest.mark.parametrize("cut", [0, 2])
+def test_a_devices_request_for_outputs_has_them_bit_for_bit(
+    offered: str, cut: int, vit: SlicedModel, wanted: dict[str, np.ndarray[Any, Any]]
+) -> None:
+    with torch.inference_mode():
+        activation = vit.head(cut)(torch.from_numpy(wanted["pixels"])[None])[0].numpy() if cut else wanted["pixels"]
+    names, payload = ("logits", "features", "tokens"), activations.encode("fp32", activation)
+    ask = Request("a", "vit", manifest_of(offered, "vit"), cut, "fp32", activation.shape, payload, 5, outputs=names)
+
+    async def exchange() -> list[Answer]:
+        transport = HttpTransport(offered)
+        try:
+            # One by one: the last bits hang on how many rows run together.
+            return [*await transport.infer([ask]), *await transport.infer([replace(ask, id="b", outputs=())])]
+        finally:
+            await transport.close()
+
+    first, second = asyncio.run(exchange())
+    assert isinstance(first, Reply) and isinstance(second, Reply)
+    for name, values in outputs_of(first, names).items():
+        np.testing.assert_array_equal(values, wanted[name])
+    assert (first.top_k, second.outputs, len(second.top_k)) == ((), (), 5)
 
 
 def test_an_image_gives_each_output_as_timm_has_it(
