@@ -38,6 +38,7 @@ OF_A_MODEL: dict[str, str] = {
     "checkpoint_key": "checkpoint_key",
     "labels": "labels",
     "outputs": "outputs",
+    "onnx": "onnx",
     "strategy": "strategy",
     "max_batch": "max_batch",
 }
@@ -66,6 +67,7 @@ class ServeFlags:
     checkpoint_key: str | None = None
     labels: str | None = None
     outputs: list[str] | None = None
+    onnx: bool | None = None
     strategy: str | None = None
     max_batch: int | None = None
     accelerator: str | None = None
@@ -171,6 +173,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     "--outputs",
     type=Parsed("A,B", command_line.names),
     help=f"What may be asked for beside classes and logits: {', '.join(FURTHER)} (default: nothing).",
+)
+@option(
+    "--onnx",
+    is_flag=True,
+    default=None,
+    help="Hand out ONNX files too, for devices without torch; made at the start (extra onnx).",
 )
 @option(
     "--strategy",

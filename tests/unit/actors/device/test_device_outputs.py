@@ -14,19 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.device.config import DeviceConfig
+from actors.device.config import DeviceConfig, PlanConfig
 from actors.device.device import Device
 from actors.device.virtual import Crowd
 from actors.fleet.config import parse_fleet
 from actors.network.client import LinkedServer
 from actors.network.emulated_link import EmulatedLink
 from actors.testing.fake_server import FakeServer
-from slicer.core.device.answer import Outputs
 from slicer.core.device.device_run import DeviceRun
 from slicer.core.heads.head_runtime import Computed
 from slicer.core.planning.cut_planner import Choice
-from slicer.core.planning.online_planner import PlanConfig
 from slicer.core.protocol.messages import Answer, Reply, Request, ServedModel, answer_bytes
+from slicer.core.protocol.outputs import Outputs
 from slicer.core.records.assignment import Capture
 from slicer.core.records.record import Record
 from slicer.errors import ConfigError
