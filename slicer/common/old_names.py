@@ -29,15 +29,32 @@ OLD_NAMES = {
     "slicer.zoo": "slicer.models.zoo",
 }
 
+#: Rooms that moved as a whole, with all of their modules.
+OLD_ROOMS = {
+    "slicer.client": "slicer.core.client",
+    "slicer.codecs": "slicer.core.codecs",
+    "slicer.protocol": "slicer.core.protocol",
+}
+
+
+def new_name(old: str) -> str | None:
+    """Where a module is now; None: it has not moved."""
+    if old in OLD_NAMES:
+        return OLD_NAMES[old]
+    parts = old.split(".")
+    room = OLD_ROOMS.get(".".join(parts[:2]))
+    return None if room is None else ".".join([room, *parts[2:]])
+
 
 class _OldNames(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname in OLD_NAMES else None
+        return ModuleSpec(fullname, self) if new_name(fullname) is not None else None
 
     def exec_module(self, module: ModuleType) -> None:
-        new = OLD_NAMES[module.__name__]
+        new = new_name(module.__name__)
+        assert new is not None, "find_spec said so"
         warnings.warn(f"{module.__name__} is now {new}; the old name goes with 0.3", FutureWarning, stacklevel=2)
         sys.modules[module.__name__] = importlib.import_module(new)
 
@@ -45,4 +62,5 @@ class _OldNames(MetaPathFinder, Loader):
 def install() -> None:
     """Let the old names be imported. Calling it again does nothing."""
     if not any(type(finder).__qualname__ == _OldNames.__qualname__ for finder in sys.meta_path):
-        sys.meta_path.append(_OldNames())
+        # First: a room under its old name would let others find its modules a second time, beside the new ones.
+        sys.meta_path.insert(0, _OldNames())

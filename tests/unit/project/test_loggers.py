@@ -7,7 +7,7 @@ import re
 from tests.paths import ROOT
 
 #: Loggers of others, whose level a load job sets, or that get a filter.
-FOREIGN = {"ray.serve", "ray._private.authentication.authentication_token_setup"}
+FOREIGN = {"ray.serve", "ray._private.authentication.authentication_token_setup", "onnxscript"}
 
 
 def test_every_logger_is_below_headtail_and_documented() -> None:

@@ -280,7 +280,7 @@ def test_without_further_outputs_the_logits_are_the_only_one(exported: Exported,
 def test_what_is_not_finite_in_an_output_fails_the_image_as_it_does_at_the_server() -> None:
     row = np.array([1.0, 2.0, np.nan], np.float32)
     outputs = packed([("logits", (2,)), ("features", (1,))])
-    head = Head(lambda image: row, [torch.nn.Identity()], manifest="d", num_slices=1, outputs=outputs)
+    head = Head(lambda image: row, TorchSlices([torch.nn.Identity()]), manifest="d", num_slices=1, outputs=outputs)
     with pytest.raises(CodecError, match="NaN"):
         head.compute("any", Choice(1, "fp32"))
 

@@ -21,6 +21,19 @@ def test_an_old_name_is_the_new_module_and_warns(old: str) -> None:
     assert module.__spec__ is not None and module.__spec__.name == OLD_NAMES[old]
 
 
+def test_a_room_that_moved_is_one_room_under_both_names() -> None:
+    code = (
+        "from slicer.codecs.registry import CODECS as old\n"
+        "from slicer.core.codecs.registry import CODECS as new\n"
+        "from slicer.protocol import messages\n"
+        "import slicer.core.protocol.messages as now\n"
+        "print(old is new, messages is now)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("True True\n", 0), done.stderr
+    assert "slicer.codecs.registry is now slicer.core.codecs.registry" in done.stderr
+
+
 def test_names_that_examples_of_strategies_and_links_import() -> None:
     code = (
         "from deployments.scheduler import Policy, Row, Step, SHARED\n"
