@@ -37,6 +37,7 @@ class DeviceRun:
         self._assignment = assignment
         self._deliver = deliver
         self._order: FrameOrder | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._ask = RequestOptions(
             assignment.top_k,
             assignment.max_age_ms,
@@ -60,25 +61,32 @@ class DeviceRun:
         return answers, records
 
     async def run(self, start_in_s: float = 0.0) -> list[Record]:
-        """Start in so many seconds, follow the assignment, drain; what has no answer then is lost."""
+        """Start in so many seconds, follow the assignment, drain; what has no answer then is lost.
+
+        Cancelled, it asks nothing more, and what is on its way has no outcome.
+        """
         self._device.begin(self._assignment.run_id)
         began_s = self._clock.now_s() + start_in_s
-        if self._assignment.closed is not None:
-            await self._closed(self._assignment.closed, began_s)
-        else:
-            await self._open(began_s)
+        try:
+            if self._assignment.closed is not None:
+                await self._closed(self._assignment.closed, began_s)
+            else:
+                await self._open(began_s)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         return self.records
 
     async def _open(self, began_s: float) -> None:
-        tasks = []
         if self._assignment.in_order:
             self._order = FrameOrder(self._deliver, lambda: self._clock.now_s() - began_s)
         for number, record in enumerate(self.records):
             due_s = began_s + record.scheduled_s
             await self._clock.until(due_s)
             record.generator_lag_ms = (self._clock.now_s() - due_s) * 1e3
-            tasks.append(asyncio.create_task(self._one(record, began_s, number)))
-        await self._drain(tasks)
+            self._tasks.append(asyncio.create_task(self._one(record, began_s, number)))
+        await self._drain()
 
     async def _closed(self, closed: Closed, began_s: float) -> None:
         turns = itertools.cycle(closed.images)
@@ -95,26 +103,26 @@ class DeviceRun:
             all_begun.set()
 
         await self._clock.until(began_s)
-        clients = [asyncio.create_task(client()) for _ in range(closed.clients)]
+        self._tasks = [asyncio.create_task(client()) for _ in range(closed.clients)]
         if end_s is not None:
-            await asyncio.wait(clients, timeout=end_s - self._clock.now_s())
+            await asyncio.wait(self._tasks, timeout=end_s - self._clock.now_s())
         else:
             await all_begun.wait()
-        await self._drain(clients)
+        await self._drain()
 
     async def _one(self, record: Record, began_s: float, number: int = 0) -> None:
         answer = await self._device.answer(self._assignment.images[record.image], record, began_s, self._ask)
         if self._order is not None:
             self._order.ended(number, record, answer)
 
-    async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
+    async def _drain(self) -> None:
         """Wait for what is on its way, then end it."""
-        if not tasks:
+        if not self._tasks:
             return
-        _, late = await asyncio.wait(tasks, timeout=self._assignment.drain_s)
+        _, late = await asyncio.wait(self._tasks, timeout=self._assignment.drain_s)
         for task in late:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for number, record in enumerate(self.records):
             if record.finished_s is None:
                 message = (

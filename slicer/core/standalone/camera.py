@@ -30,7 +30,7 @@ class Camera:
         self._file = f"/dev/video{which}" if which.isdecimal() else which
         self._frames = frames.live(self._file)
         self._changed = threading.Condition()
-        self._picture: Image.Image | None = None
+        self._frame: frames.Frame | None = None
         self._ended = ""
         self._closed = False
         self._thread = threading.Thread(target=self._read, name="headtail camera", daemon=True)
@@ -40,13 +40,13 @@ class Camera:
         """The latest frame that was not given out yet; waits for one. Raises ImageError: none came in time."""
         until = time.monotonic() + PATIENCE_S
         with self._changed:
-            while self._picture is None:
+            while self._frame is None:
                 left = until - time.monotonic()
                 if self._ended or left <= 0:
                     raise ImageError(f"camera {self._file}: {self._ended or f'no frame within {PATIENCE_S:g} s'}")
                 self._changed.wait(left)
-            picture, self._picture = self._picture, None
-            return picture
+            frame, self._frame = self._frame, None
+        return frame.picture()  # here: frames that nobody takes are not worth the work
 
     def close(self) -> None:
         """Stop reading."""
@@ -57,9 +57,8 @@ class Camera:
         ended = "it gives no more frames"
         try:
             for frame in self._frames:
-                picture = frame.picture()
                 with self._changed:
-                    self._picture = picture
+                    self._frame = frame
                     self._changed.notify_all()
                 if self._closed:
                     break

@@ -7,9 +7,11 @@ import asyncio
 import dataclasses
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..common.version import headtail_version
 from ..errors import ConfigError, HeadTailError, ImageError
@@ -20,19 +22,29 @@ from ..video import frames
 from . import one_run, summary
 from .camera import Camera
 from .device import AsyncDevice
+from .records_file import RecordsFile
 from .settings import CACHE, Settings
 
 #: How old a camera's frame may be when the device gets to it.
 FRAME_AGE_MS = 200.0
 
+#: A camera runs for days: so many images at the least, its last ones, are what line and summary are made of.
+KEPT = 10_000
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists what there is\n")
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    made = _Parser(
         "headtail-device",
+        allow_abbrev=False,
         description="Be one device of a HeadTail server: run the first slices of a model here, send the rest there.",
         epilog="Exit status: 0 every image answered; 2 wrong input, no server, or images without an answer; "
-        "130 interrupted, after a summary.",
+        "130 interrupted, after a summary. A run that breaks off ends with one, too.",
     )
     made.add_argument("--url", required=True, help="of the application: http://host:port/application")
     made.add_argument("--token", help="what the server asks for; default: HEADTAIL_TOKEN, which ps does not show")
@@ -63,22 +75,45 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@dataclass
+class _Run:
+    """What a run has come to, for whoever ends it.
+
+    Attributes:
+        told: what the device was told; None: it never began.
+        earlier: outcomes of a camera's images that are not kept any more.
+    """
+
+    told: Settings | None = None
+    so_far: summary.SoFar = field(default_factory=summary.SoFar)
+    earlier: Counter[str] = field(default_factory=Counter)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     flags = parser().parse_args(argv)
-    so_far, told = summary.SoFar(), list[Settings]()
+    run = _Run()
     try:
         check(flags)
-        sent = asyncio.run(_run(flags, so_far, told))
+        records = None if flags.out is None else RecordsFile(flags.out)
+        try:
+            sent = asyncio.run(_run(flags, run, records))
+        except (KeyboardInterrupt, HeadTailError):
+            so_far = run.so_far
+            if so_far.ended:
+                _show(flags, run, summary.Sent(tuple(so_far.ended), so_far.emulated, so_far.labels), interrupted=True)
+            raise
+        else:
+            found = _show(flags, run, sent)
+        finally:
+            if records is not None:
+                records.close()
     except KeyboardInterrupt:
-        if so_far.ended:
-            _show(flags, told[0], summary.Sent(tuple(so_far.ended), so_far.emulated, so_far.labels), interrupted=True)
         return 130
     except HeadTailError as error:
         print(f"headtail-device: {error}", file=sys.stderr)
         return 2
-    found = _show(flags, told[0], sent)
-    return 0 if found["answered"] == found["requests"] else 2
+    return 0 if found["answered"] == found["requests"] and run.earlier.keys() <= {"answered"} else 2
 
 
 def check(flags: argparse.Namespace) -> None:
@@ -94,16 +129,32 @@ def check(flags: argparse.Namespace) -> None:
 
 
 def images_in(directory: str) -> tuple[LabelledImages, bool]:
-    """Images in folders by class, or files in one folder, whose classes nobody knows; and whether they are known."""
+    """Images in folders by class, or files in one folder, and whether the classes are the model's: folders that are
+    named by its numbers. Raises ImageError: there are none."""
     root = Path(directory)
-    files = sorted(one for one in root.iterdir() if one.suffix.lower() in EXTENSIONS) if root.is_dir() else []
-    if files:
-        return LabelledImages(tuple(files), (0,) * len(files), ("image",)), False
-    return find_images(root), True
+    if not root.is_dir():
+        raise ImageError(f"images {root}: there is no such directory")
+    entries = sorted(one for one in root.iterdir() if not one.name.startswith("."))
+    if files := tuple(one for one in entries if one.suffix.lower() in EXTENSIONS and one.is_file()):
+        return LabelledImages(files, (0,) * len(files), ("image",)), False
+    if not any(one.is_dir() for one in entries):
+        raise ImageError(
+            f"images {root}: no image found; it must hold DIR/class/file, or files ({', '.join(EXTENSIONS)})"
+        )
+    found = find_images(root)
+    if not all(name.isdecimal() for name in found.classes):
+        return found, False
+    return dataclasses.replace(found, labels=tuple(int(found.classes[label]) for label in found.labels)), True
 
 
-async def _run(flags: argparse.Namespace, so_far: summary.SoFar, told: list[Settings]) -> summary.Sent:
+async def _run(flags: argparse.Namespace, run: _Run, records: RecordsFile | None) -> summary.Sent:
     ended: list[Record] = []
+
+    def closed(record: Record) -> None:
+        ended.append(record)
+        if records is not None:
+            records.write(record)
+
     device = AsyncDevice(
         flags.url,
         flags.token,
@@ -119,15 +170,16 @@ async def _run(flags: argparse.Namespace, so_far: summary.SoFar, told: list[Sett
         memory_bytes=None if flags.memory_mb is None else int(flags.memory_mb * 1e6),
         cache=flags.cache,
         name=flags.name,
-        on_closed=ended.append,
+        on_closed=closed,
     )
     try:
         assignment = None if flags.camera is not None else await asyncio.to_thread(_assignment, flags)
         core = await device.start()
-        told.append(core.config)
+        run.told = core.config
         if assignment is None:
-            return await _camera(flags, device, ended, so_far)
-        return await one_run.drive(core, assignment, ended, every_second=_Seconds(core), so_far=so_far)
+            return await _camera(flags, device, ended, run)
+        tell = _Seconds(core, run.earlier)
+        return await one_run.drive(core, assignment, ended, every_second=tell, so_far=run.so_far)
     finally:
         await device.close()
 
@@ -143,7 +195,7 @@ def _assignment(flags: argparse.Namespace) -> Assignment:
         duration_s=flags.duration,
         requests=flags.requests,
         top_k=flags.top_k,
-        labelled=labelled and all(name.isdecimal() for name in images.classes),
+        labelled=labelled,
     )
     return _with_deadline(made, flags)
 
@@ -178,40 +230,47 @@ def _with_deadline(made: Assignment, flags: argparse.Namespace) -> Assignment:
     return dataclasses.replace(made, deadline_ms=flags.deadline_ms)
 
 
-async def _camera(
-    flags: argparse.Namespace, device: AsyncDevice, ended: list[Record], so_far: summary.SoFar
-) -> summary.Sent:
+async def _camera(flags: argparse.Namespace, device: AsyncDevice, ended: list[Record], run: _Run) -> summary.Sent:
     """The newest frame, again and again: while one is at work or on its way, the others are let go."""
     camera = await asyncio.to_thread(Camera, flags.camera)
     try:
-        core = await device.start()
+        core, so_far = await device.start(), run.so_far
         served = core.cut.served
         so_far.ended = ended
         so_far.emulated, so_far.labels = (served.emulated, served.labels) if served is not None else ((), ())
-        began_s, told_s, tell = core.clock.now_s(), core.clock.now_s(), _Seconds(core)
+        began_s, told_s, tell = core.clock.now_s(), core.clock.now_s(), _Seconds(core, run.earlier)
         while True:
             now_s = core.clock.now_s()
-            if (flags.duration is not None and now_s - began_s >= flags.duration) or len(ended) == flags.requests:
+            asked = len(ended) + run.earlier.total()
+            if (flags.duration is not None and now_s - began_s >= flags.duration) or asked == flags.requests:
                 break
             picture = await asyncio.to_thread(camera.newest)
             await device.answer(picture, began_s)
             if core.clock.now_s() - told_s >= 1:
                 told_s = core.clock.now_s()
                 tell(ended)
+                if len(ended) >= 2 * KEPT:
+                    run.earlier.update(record.outcome for record in ended[:-KEPT])
+                    del ended[:-KEPT]
+                    tell.seen = len(ended)
         return summary.Sent(tuple(ended), so_far.emulated, so_far.labels)
     finally:
         await asyncio.to_thread(camera.close)
 
 
 class _Seconds:
-    """The live line: what ended since the last one, and what the last image was taken for."""
+    """The live line: what ended since the last one, and what the last image was taken for.
 
-    def __init__(self, core: Any) -> None:
-        self._core, self._seen = core, 0
+    Attributes:
+        seen: so many records were there at the last line.
+    """
+
+    def __init__(self, core: Any, earlier: Counter[str]) -> None:
+        self._core, self._earlier, self.seen = core, earlier, 0
 
     def __call__(self, ended: Sequence[Record]) -> None:
-        line, new = summary.second_line(ended, self._seen), ended[self._seen :]
-        self._seen = len(ended)
+        line, new = summary.second_line(ended, self.seen, self._earlier), ended[self.seen :]
+        self.seen = len(ended)
         choice, served = self._core.cut.choice, self._core.cut.served
         last = next((one.top1 for one in reversed(new) if one.top1 is not None), None)
         labels = served.labels if served is not None else ()
@@ -219,27 +278,17 @@ class _Seconds:
         print(f"cut {choice.cut} {choice.codec}: {line}{seen}", file=sys.stderr, flush=True)
 
 
-def _show(
-    flags: argparse.Namespace, told: Settings, sent: summary.Sent, *, interrupted: bool = False
-) -> dict[str, Any]:
+def _show(flags: argparse.Namespace, run: _Run, sent: summary.Sent, *, interrupted: bool = False) -> dict[str, Any]:
+    assert run.told is not None, "records come from a device that began"
     used = {name: _used(getattr(record, name) for record in sent.records) for name in ("cut", "codec")}
-    found = summary.document(told, sent, interrupted=interrupted) | used
-    if flags.out is not None:
-        _write(Path(flags.out), sent.records)
-    print(json.dumps(found) if flags.json else summary.summary(found), flush=True)
+    found = summary.document(run.told, sent, interrupted=interrupted) | used | {"earlier": dict(run.earlier)}
+    text = json.dumps(found) if flags.json else summary.summary(found)
+    if run.earlier and not flags.json:
+        before = ", ".join(f"{count} {outcome}" for outcome, count in run.earlier.items())
+        text += f"\nof the last {len(sent.records)} images; before them: {before}"
+    print(text, flush=True)
     return found
 
 
 def _used(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(map(str, values)))
-
-
-def _write(directory: Path, records: Iterable[Record]) -> None:
-    """records.jsonl, as a load job's report has it. Raises ConfigError: it cannot be written."""
-    about = {"strategy": "", "seed": 0, "loop": "device", "warmup": False}
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with (directory / "records.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps({**about, **record.to_json()}) + "\n" for record in records)
-    except OSError as error:
-        raise ConfigError(f"--out {directory}: records.jsonl cannot be written ({error.strerror})") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from ..common.statistics import mean, percentile
@@ -13,6 +14,9 @@ from ..settings import DeviceSettings
 
 #: The phases of a request that the summary shows, as the record has them.
 PHASES = ("wait_ms", "head_ms", "encode_ms", "network_ms", "admission_ms", "queue_ms", "execution_ms")
+
+#: No outcomes.
+NONE: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,17 @@ class SoFar:
     labels: tuple[str, ...] = ()
 
 
-def second_line(ended: Sequence[Record], before: int) -> str:
-    """What a person sees each second: totals, and the times of what ended since `before` records were there."""
-    answered = sum(record.outcome == "answered" for record in ended)
+def second_line(ended: Sequence[Record], before: int, earlier: Mapping[str, int] = NONE) -> str:
+    """What a person sees each second: totals, and the times of what ended since `before` records were there.
+
+    Args:
+        earlier: outcomes of records that `ended` does not hold any more.
+    """
+    answered = sum(record.outcome == "answered" for record in ended) + earlier.get("answered", 0)
+    missed = len(ended) + sum(earlier.values()) - answered
     new = [record.inference_ms for record in ended[before:] if record.inference_ms is not None]
     times = f"; last second {len(new)}, p50 {percentile(new, 50):.1f} ms, worst {max(new):.1f} ms" if new else ""
-    return f"{answered} answered, {len(ended) - answered} missed{times}"
+    return f"{answered} answered, {missed} missed{times}"
 
 
 def document(config: DeviceSettings, sent: Sent, *, interrupted: bool = False) -> dict[str, Any]:
