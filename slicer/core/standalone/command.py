@@ -242,7 +242,9 @@ async def _camera(flags: argparse.Namespace, device: AsyncDevice, ended: list[Re
         while True:
             now_s = core.clock.now_s()
             asked = len(ended) + run.earlier.total()
-            if (flags.duration is not None and now_s - began_s >= flags.duration) or asked == flags.requests:
+            if flags.requests is not None and asked >= flags.requests:
+                break
+            if flags.duration is not None and now_s - began_s >= flags.duration:
                 break
             picture = await asyncio.to_thread(camera.newest)
             await device.answer(picture, began_s)
