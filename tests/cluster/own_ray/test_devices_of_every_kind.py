@@ -1,7 +1,7 @@
 """Devices of several kinds at one real Serve, at four cuts at once: each gets the unsliced model's classes.
 
-A torch device through Ray, `headtail-device` (onnxruntime, HTTP), and Triton's own client with activations and images. The
-browser's turn is in `tests/unit/clients/web/test_page.py`.
+A torch device through Ray, `headtail-device` (onnxruntime, HTTP), and Triton's own client with activations and images.
+The browser's turn is in `tests/unit/clients/web/test_page.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,20 @@ def test_each_kind_of_device_gets_the_unsliced_models_classes(tmp_path: Path) ->
             def by_triton() -> tuple[np.ndarray, list[int]]:
                 client = http.InferenceServerClient(f"127.0.0.1:{port}/headtail")
                 token, logits = {"Authorization": "Bearer secret"}, []
+                request = urllib.request.Request(f"{url}/describe?model=digits_vit", headers=token)
+                with urllib.request.urlopen(request) as response:
+                    manifest = json.load(response)["manifest"]
                 for row in activations.numpy():
                     given = http.InferInput("ACTIVATION", [1, *row.shape], "FP32")
                     given.set_data_from_numpy(row[None])
                     wanted = [http.InferRequestedOutput("logits")]
-                    answer = client.infer("digits_vit", [given], outputs=wanted, parameters={"cut": 3}, headers=token)
+                    answer = client.infer(
+                        "digits_vit",
+                        [given],
+                        outputs=wanted,
+                        parameters={"cut": 3, "manifest": manifest},
+                        headers=token,
+                    )
                     logits.append(answer.as_numpy("logits")[0])
                 best = []
                 for file in digits.files[:IMAGES]:
