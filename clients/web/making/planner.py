@@ -1,4 +1,4 @@
-"""Plans: random models, devices, links, servers and goals, and what the planner makes of them.
+"""Plans: random models, devices, links, servers and goals, and what the planner makes of them."""
 
 from __future__ import annotations
 
