@@ -1,6 +1,5 @@
 /** The head: slices 0..k of a model, one ONNX file each, run one behind another by onnxruntime-web. */
 
-import { sha256Of } from "./digest.js";
 import { ConfigError, ShardError, shown } from "./errors.js";
 import { product } from "./numbers.js";
 
@@ -125,4 +124,15 @@ async function checkFile(file, slice) {
   if (sha256 !== null && sha256 !== slice.sha256) { // where there are no digests, who alters a file can alter this page as well
     throw new ShardError(`a slice has the digest ${sha256.slice(0, 12)}, not ${slice.sha256.slice(0, 12)}: load the page again`);
   }
+}
+
+/**
+ * SHA-256 of bytes, in hex.
+ * @param {Uint8Array} bytes
+ * @returns {Promise<string | null>} null: browsers have digests on https and localhost only
+ */
+export async function sha256Of(bytes) {
+  if (globalThis.crypto?.subtle === undefined) return null;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", /** @type {any} */ (bytes)));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

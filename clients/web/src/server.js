@@ -1,8 +1,8 @@
 /** One application by HTTP: what it serves, the files of a head, and answers. */
 
 import { readAnswer } from "./answers.js";
-import { sha256Of } from "./digest.js";
 import { ServerError, ShardError, shown } from "./errors.js";
+import { sha256Of } from "./head.js";
 import { sendingOf } from "./oip.js";
 import { parsePreprocessing } from "./preprocess.js";
 
