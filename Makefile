@@ -5,7 +5,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: help venv setup setup-test setup-docs demo docs lint test test-long cluster-test coverage-models gpu-test clean
+.PHONY: help venv setup setup-test setup-docs demo docs lint test test-long cluster-test coverage-models gpu-test web clean
 
 help:
 	@echo "make demo             set up .venv, answer three questions on this machine in two minutes, write report/"
@@ -16,6 +16,7 @@ help:
 	@echo "make cluster-test     ray up, jobs and faults on several hosts (root; RIG=path of what makes hosts, tests/rig)"
 	@echo "make docs             docs/configuration.md again, and the documentation as a site in site/; a broken link fails"
 	@echo "make coverage-models  which timm models can be sliced: makes docs/models.md again (an hour)"
+	@echo "make web              what the browser's page runs slices with, into clients/web (npm)"
 	@echo "make gpu-test         the tests that need a CUDA device"
 	@echo "make clean            remove .venv and caches"
 
@@ -69,6 +70,11 @@ cluster-test: setup-test
 
 coverage-models: setup-test
 	$(BIN)/python benchmarks/models/coverage.py
+
+# Without it the page of `headtail serve --web` works at cut 0.
+web:
+	@command -v npm >/dev/null || { echo "npm is missing: install Node.js 20 or newer" >&2; exit 2; }
+	cd clients/web && npm ci
 
 gpu-test: setup-test
 	$(BIN)/python -m pytest -m gpu

@@ -52,6 +52,7 @@ OF_THE_APPLICATION: dict[str, str] = {
     "replicas": "num_replicas",
     "start_timeout": "start_timeout_s",
     "http": "http.enabled",
+    "web": "http.web",
 }
 
 
@@ -76,6 +77,7 @@ class ServeFlags:
     name: str | None = None
     address: str | None = None
     http: bool | None = None
+    web: bool | None = None
     detach: bool | None = None
     json: bool | None = None
 
@@ -216,6 +218,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     default=None,
     help="Open an HTTP port or fail, or open none; default: as the file says, which is: where it works by itself.",
 )
+@option("--web", is_flag=True, default=None, help="Hand out the page that makes a browser a device, at URL/device/.")
 @option("--detach", is_flag=True, default=None, help="Leave it running on the cluster and return.")
 @option("--json", is_flag=True, default=None, help="Say where it is as one JSON document.")
 def command(**given: Any) -> int:
@@ -311,6 +314,7 @@ def document(settled: Settled, name: str, cluster: str, way_in: Access) -> dict[
         "cluster": cluster,
         "url": way_in.url or None,
         "predict_url": way_in.predict_url or None,
+        "page_url": f"{way_in.url}/device/" if way_in.url and settled.config.http.web else None,
         "grpc": app.grpc_address(settled.http, host) or None,
         "token": bool(settled.config.token),
         "token_file": None if way_in.token_file is None else str(way_in.token_file),
@@ -337,6 +341,8 @@ def running(settled: Settled, name: str, cluster: str, way_in: Access, served: S
     if way_in.url:
         lines.append(f"HTTP: {way_in.url}; token: {way_in.about_token()}")
         lines.append(f"  try it: {way_in.curl() or f'curl {way_in.url}/health'}")
+    if way_in.url and config.http.web:
+        lines.append(f"  in a browser: {way_in.url}/device/{'#token=TOKEN' if config.token else ''}")
     if grpc := app.grpc_address(settled.http, cluster.rpartition(":")[0].strip("[]")):
         lines.append(f"gRPC: {grpc}, metadata application: {name}; the same token")
     # Ray turns this on by itself where it starts; other processes have to be told.

@@ -18,7 +18,7 @@ from deployments.executors.registry import EXECUTORS
 from deployments.scheduling.registry import SHIPPED, current_name
 from slicer.common.validation import Strict, explain, nearest
 from slicer.common.yaml_files import read_yaml
-from slicer.core.common.addresses import application_url, bearer_token
+from slicer.core.common.addresses import application_url, bearer_token, browser_origin
 from slicer.core.common.error_text import shown
 from slicer.core.protocol.outputs import FURTHER, in_order
 from slicer.errors import ConfigError
@@ -157,6 +157,11 @@ class HttpConfig(Strict):
             that is taken.
         max_body_bytes: longer bodies are refused with 413.
         url: what devices are told; empty: the node's address, the port and the application's name as the path.
+        web: hand out the page that makes a browser a device, at ``/<app>/device/``. It needs no token itself; what it
+            asks does. The files are those of ``clients/web`` in a checkout, and ``make web`` adds what slices in the
+            browser need.
+        cors_origins: other origins whose pages may ask from a browser, each exactly as browsers write it:
+            ``https://host[:port]``. The server's own page needs none.
     """
 
     enabled: bool | Literal["auto"] = "auto"
@@ -164,6 +169,19 @@ class HttpConfig(Strict):
     port: int = Field(default=0, ge=0, le=65535)
     max_body_bytes: int = Field(default=64 << 20, ge=1024)
     url: str = ""
+    web: bool = False
+    cors_origins: tuple[str, ...] = ()
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(browser_origin(origin) for origin in origins)
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> HttpConfig:
+        if self.enabled is False and (self.web or self.cors_origins):
+            raise ValueError(f"{'web' if self.web else 'cors_origins'} with enabled: false; browsers come by HTTP")
+        return self
 
     @field_validator("url")
     @classmethod

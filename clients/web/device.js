@@ -13,6 +13,7 @@ import { Server } from "./src/server.js";
 
 const SHOWN_CLASSES = 5;
 const DEADLINE_MS = 30_000;
+const MOST_THREADS = 4;
 const APPLICATION = new URL(document.documentElement.dataset.application ?? "..", document.baseURI);
 
 /** @type {(id: string) => any} */
@@ -105,10 +106,11 @@ async function onnxRuntime() {
   try {
     const runtime = await import(new URL("ort.wasm.min.mjs", folder).href);
     runtime.env.wasm.wasmPaths = folder.href;
-    runtime.env.wasm.numThreads = 1; // more need headers that isolate the page
+    // Browsers give threads to isolated pages only: those of https or localhost, by the headers of our server.
+    runtime.env.wasm.numThreads = crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
     return runtime;
   } catch (thrown) {
-    throw new ConfigError(`onnxruntime-web is not at ${folder.pathname} (${thrown}); let the server run all slices, or install it there`);
+    throw new ConfigError(`onnxruntime-web is not at ${folder.pathname} (${thrown}); choose no slices here, or run make web on the server`);
   }
 }
 

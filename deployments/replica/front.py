@@ -57,9 +57,7 @@ class Front(RequestServer):
         hand_over_soon()
         if ray.is_initialized():  # in a replica, not in a test's process
             log_with_serve()
-        super().__init__(
-            identify(http, config.token, note), token=config.token, max_body_bytes=config.http.max_body_bytes
-        )
+        super().__init__(identify(http, config.token, note), token=config.token, http=config.http)
         self._arena = arena = Arena(config.ingress.shared_memory_bytes)
         self._place = place or meeting_place(*here())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from deployments.config import ModelConfig, ServerConfig
 from deployments.core.hosting import spec_of
 from deployments.costs.profile_files import load_cost_profile_of
+from deployments.replica.ingress.web_page import WebPage
 from deployments.scheduling.registry import find_strategy
 from slicer import shards
 from slicer.common.plugins import load_object
@@ -21,6 +22,8 @@ def check_here(config: ServerConfig) -> None:
     """
     if ":" in config.executor:
         load_object(config.executor, "executor")
+    if config.http.web:
+        WebPage()
     for model in config.models:
         try:
             _check_model(model)

@@ -13,11 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from deployments.config import HttpConfig
 from deployments.ipc.hosted_model import HostedModel
 from deployments.replica.admission.calls import CheckedRequest, Result
 from deployments.replica.identity import Identity
+from deployments.replica.ingress.cors import Cors
 from deployments.replica.ingress.grpc_methods import GrpcIngress, GrpcMethods
 from deployments.replica.ingress.http_ingress import Ingress
+from deployments.replica.ingress.web_page import WebPage
 from deployments.replica.metrics import RequestMetrics
 from deployments.replica.replies import Replies
 from slicer.core.protocol.messages import Answer, Refusal, Request, ServedModel
@@ -32,11 +35,15 @@ class RequestServer(GrpcMethods):
     Args:
         identity: of this replica.
         token: what HTTP requests and gRPC calls must bring.
-        max_body_bytes: longer HTTP bodies are refused.
+        http: how the HTTP way in is.
+
+    Raises:
+        ConfigError: the page of `http` is not there.
     """
 
-    def __init__(self, identity: Identity, *, token: str, max_body_bytes: int) -> None:
-        self._identity, self._token, self._max_body_bytes = identity, token, max_body_bytes
+    def __init__(self, identity: Identity, *, token: str, http: HttpConfig) -> None:
+        self._identity, self._token, self._http = identity, token, http
+        self._page = WebPage() if http.web else None
         self._replies = Replies(identity.name)
         self._counted = RequestMetrics()
         self._grpc = GrpcIngress(self, token=token, local_only=identity.local_only)
@@ -87,7 +94,13 @@ class RequestServer(GrpcMethods):
 
     def __serve_build_asgi_app__(self) -> Ingress:
         """The HTTP way in; Serve asks for it where `app.build` put `serve.ingress` around this class."""
-        return Ingress(self, token=self._token, max_body_bytes=self._max_body_bytes)
+        return Ingress(
+            self,
+            token=self._token,
+            max_body_bytes=self._http.max_body_bytes,
+            page=self._page,
+            cors=Cors(self._http.cors_origins),
+        )
 
     async def describe(self, model: str) -> ServedModel | Refusal:
         """What a device needs to know to join with `model`."""

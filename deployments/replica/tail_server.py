@@ -48,7 +48,7 @@ class TailServer(RequestServer):
         if ray.is_initialized():  # in a replica, not in a test's process
             log_with_serve()
         identity = identify(http, self._config.token, note)
-        super().__init__(identity, token=self._config.token, max_body_bytes=self._config.http.max_body_bytes)
+        super().__init__(identity, token=self._config.token, http=self._config.http)
         shard_dir = Path(self._config.shard_dir).expanduser()
         hosted = host_all(self._config.models, shard_dir)
         self._models = {model.name: model for model, _ in hosted}

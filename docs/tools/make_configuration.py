@@ -237,7 +237,7 @@ MODELS: dict[type[BaseModel], str] = {
 INTRODUCTIONS: dict[type[BaseModel], str] = {
     ServerConfig: "For `headtail serve FILE`, `serve run deployments.app:build`, and the `args` of `serve.yaml`.",
     ModelConfig: "An item of `models`.",
-    HttpConfig: "The key `http`.",
+    HttpConfig: "The key `http`. `web` and `cors_origins` are for [browsers](guide/browser.md).",
     GrpcConfig: "The key `grpc` ([guide](guide/grpc.md)).",
     IngressConfig: "The key `ingress`: the processes that speak to clients.",
     FleetConfig: "For `headtail load --fleet FILE`.",

@@ -2,6 +2,7 @@
 
 import { readAnswer } from "./answers.js";
 import { ServerError, ShardError, shown } from "./errors.js";
+import { sha256Of } from "./head.js";
 import { sendingOf } from "./oip.js";
 import { parsePreprocessing } from "./preprocess.js";
 
@@ -17,6 +18,7 @@ import { parsePreprocessing } from "./preprocess.js";
  * @property {readonly string[]} codecs
  * @property {readonly string[]} labels
  * @property {import("./preprocess.js").Preprocessing | null} preprocessing null: the server cannot say it
+ * @property {string} onnx digest of the index of its ONNX files; empty: it has none
  */
 
 /** What the server hands out of a file at once. */
@@ -63,6 +65,7 @@ export class Server {
         codecs: told.codecs,
         labels: told.labels ?? [],
         preprocessing: told.preprocessing_json ? parsePreprocessing(told.preprocessing_json) : null,
+        onnx: told.onnx ?? "",
       };
     } catch (error) {
       if (error instanceof TypeError || error instanceof SyntaxError) throw this.#foreign("/describe", told);
@@ -75,13 +78,18 @@ export class Server {
    * @param {Served} served
    * @param {boolean} [int8] those with weights of 8 bits, where there are
    * @returns {Promise<import("./head.js").HeadSlice[]>}
-   * @throws {ShardError} they belong to other weights than those that are served
+   * @throws {ShardError} they belong to other weights than those that are served, or the index is not the one described
    */
   async headSlices(served, int8 = false) {
-    const response = await this.#reached(`/onnx?model=${encodeURIComponent(served.name)}`, this.#options());
-    if (response.status === 404) return [];
-    const index = await response.json().catch(() => null);
-    if (!response.ok || index?.format !== 1 || !Array.isArray(index.slices)) throw this.#foreign("/onnx", index);
+    if (!served.onnx) return [];
+    const path = `/shard/${encodeURIComponent(served.onnx)}?offset=0&length=${PIECE_BYTES}`;
+    const bytes = new Uint8Array(await (await this.#get(path)).arrayBuffer());
+    const sha256 = await sha256Of(bytes);
+    if (sha256 !== null && sha256 !== served.onnx) {
+      throw new ShardError(`the index of ONNX files has the digest ${sha256.slice(0, 12)}, not ${served.onnx.slice(0, 12)}: load the page again`);
+    }
+    const index = parsed(bytes);
+    if (index?.format !== 1 || !Array.isArray(index.slices)) throw this.#foreign("/shard", index);
     if (index.manifest !== served.manifest) {
       throw new ShardError(`ONNX files of manifest ${shown(index.manifest)}; the server serves ${served.manifest}: load the page again`);
     }
@@ -179,5 +187,17 @@ export class Server {
    */
   #foreign(path, found) {
     return new ServerError(`${this.base} is no HeadTail server of this release: ${shown(found)} to ${path}`);
+  }
+}
+
+/**
+ * @param {Uint8Array} bytes
+ * @returns {any} null: it is no JSON
+ */
+function parsed(bytes) {
+  try {
+    return JSON.parse(new TextDecoder().decode(bytes));
+  } catch {
+    return null;
   }
 }

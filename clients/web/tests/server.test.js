@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import test from "node:test";
 
 import { ServerError, ShardError } from "../src/errors.js";
@@ -29,6 +30,7 @@ const DESCRIPTION = {
   codecs: ["fp32", "rgb8"],
   labels: ["tench"],
   preprocessing_json: JSON.stringify(PREPROCESSING),
+  onnx: "beef",
 };
 
 test("models are asked for with the token, and no redirect is followed", async () => {
@@ -52,25 +54,38 @@ test("a description has what a device needs; older servers do not say how images
     entries: [0, 1],
     codecs: ["fp32", "rgb8"],
     labels: ["tench"],
+    onnx: "beef",
   });
-  const { preprocessing_json, labels, ...old } = DESCRIPTION;
+  const { preprocessing_json, labels, onnx, ...old } = DESCRIPTION;
   const older = await serverOf(() => json(old)).server.describe("vit");
-  assert.deepEqual([older.preprocessing, older.labels], [null, []]);
+  assert.deepEqual([older.preprocessing, older.labels, older.onnx], [null, [], ""]);
 });
 
 test("a head's slices are those of the index, in either form; a server may have none", async () => {
   const file = (sha256, size_bytes) => ({ file: "slice_1.onnx", sha256, size_bytes });
   const slice = { input: "pixels", output: "activation", input_shape: [3, 8, 8], output_shape: [4, 6], fp32: file("aa", 9), int8: file("bb", 3) };
   const index = { format: 1, manifest: "f00d", opset: 18, slices: [slice, { ...slice, int8: null }] };
-  const served = { name: "vit", manifest: "f00d" };
-  const { server, asked } = serverOf(() => json(index));
+  const of = (document) => {
+    const text = typeof document === "string" ? document : JSON.stringify(document);
+    const served = { name: "vit", manifest: "f00d", onnx: createHash("sha256").update(text).digest("hex") };
+    return { served, ...serverOf(() => new Response(text)) };
+  };
+  const { server, asked, served } = of(index);
   const plain = { input: "pixels", output: "activation", inputShape: [3, 8, 8], outputShape: [4, 6], sha256: "aa", sizeBytes: 9 };
   assert.deepEqual(await server.headSlices(served), [plain, plain]);
   assert.deepEqual(await server.headSlices(served, true), [{ ...plain, sha256: "bb", sizeBytes: 3 }, plain]);
-  assert.equal(asked[0].url, "http://edge/app/onnx?model=vit");
-  assert.deepEqual(await serverOf(() => json({ error: "none" }, 404)).server.headSlices(served), []);
-  await assert.rejects(serverOf(() => json({ ...index, manifest: "beef" })).server.headSlices(served), ShardError);
-  await assert.rejects(serverOf(() => json({ ...index, format: 2 })).server.headSlices(served), ServerError);
+  assert.equal(asked[0].url, `http://edge/app/shard/${served.onnx}?offset=0&length=4194304`);
+  const none = serverOf(() => assert.fail("nothing is asked"));
+  assert.deepEqual(await none.server.headSlices({ ...served, onnx: "" }), []);
+  const refused = (document, kind) => {
+    const { server, served } = of(document);
+    return assert.rejects(server.headSlices(served), kind);
+  };
+  await refused({ ...index, manifest: "beef" }, ShardError);
+  await refused({ ...index, format: 2 }, ServerError);
+  await refused("<html>", ServerError);
+  await assert.rejects(server.headSlices({ ...served, onnx: "f00d".repeat(16) }), ShardError);
+  await assert.rejects(serverOf(() => json({ error: "none" }, 404)).server.headSlices(served), ServerError);
 });
 
 test("a file comes in pieces that the server hands out, and grows as they come", async () => {

@@ -8,6 +8,7 @@
     GET  /<app>/describe?model=NAME              what a device learns when it joins, as JSON
     GET  /<app>/shard/<sha256>?offset=&length=   a piece of a shard
     GET  /<app>/health                           200 while the replica can serve; needs no token
+    GET  /<app>/device/                          the page that makes a browser a device (`web_page`); needs no token
     POST /<app>/infer                            deprecated: a packet of requests -> a packet of their answers
 
 `describe`, `shard` and others that devices ask are declared in `slicer.core.protocol.endpoints`; nothing here
@@ -29,9 +30,11 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from deployments.replica.ingress.bearer import has_token
+from deployments.replica.ingress.cors import Cors
 from deployments.replica.ingress.disconnects import Connections, Disconnected, Receive
 from deployments.replica.ingress.open_inference import OpenInference, Refused, Server
 from deployments.replica.ingress.openapi import openapi
+from deployments.replica.ingress.web_page import WebPage
 from slicer.core.protocol import packet
 from slicer.core.protocol.endpoints import BINARY, ENDPOINTS, JSON, Endpoint
 from slicer.core.protocol.messages import RETRYABLE, Refusal
@@ -53,6 +56,9 @@ _LENGTH = http_body.LENGTH_HEADER.lower().encode()
 _JSON = [(b"content-type", JSON.encode())]
 _BINARY = [(b"content-type", BINARY.encode())]
 _PACKET = [(b"content-type", packet.CONTENT_TYPE.encode()), (b"deprecation", b"true")]
+
+#: Of these a length would be that of the body that is left out.
+_WITHOUT_BODY = (204, 304)
 
 #: What a client whose request cannot be had now may do: try again after so many seconds.
 _COME_AGAIN = (b"retry-after", b"1")
@@ -84,13 +90,24 @@ class Ingress:
             arguments.
         token: what ``Authorization: Bearer`` must hold; empty: everyone may ask.
         max_body_bytes: longer bodies are refused with 413 before they are read, where they say how long they are.
+        page: what lies under ``/device/``; None: nothing does.
+        cors: which pages of other origins may ask.
     """
 
-    def __init__(self, server: Server, *, token: str = "", max_body_bytes: int = 64 << 20) -> None:
+    def __init__(
+        self,
+        server: Server,
+        *,
+        token: str = "",
+        max_body_bytes: int = 64 << 20,
+        page: WebPage | None = None,
+        cors: Cors | None = None,
+    ) -> None:
         self._server = server
         self._inference = OpenInference(server)
         self._secret = token.encode()
         self._max_body_bytes = max_body_bytes
+        self._page, self._cors = page, cors or Cors()
         self._connections = Connections()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,7 +125,9 @@ class Ingress:
                 status, headers, body = refused(Refusal("", "bad_request", str(error))).response()
             except Disconnected:
                 return
-            headers = [_OURS, *headers, (b"content-length", b"%d" % len(body))]
+            headers = [_OURS, *headers, *self._cors.headers(dict(scope["headers"]))]
+            if status not in _WITHOUT_BODY:
+                headers.append((b"content-length", b"%d" % len(body)))
             if status == 413:
                 headers.append((b"connection", b"close"))  # the rest of that body is of no use to anyone
             await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -127,6 +146,11 @@ class Ingress:
             _expect(method, "GET")
             return await self._v2_health(asked)
         headers = dict(scope["headers"])
+        if name == "device" and self._page is not None:
+            _expect(method, "GET")
+            return self._device(self._page, path, rest, headers)
+        if (said := self._cors.preflight(method, headers)) is not None:
+            return 204, said, b""
         self._authorise(headers.get(b"authorization", b""))
         if name == "v2":
             return await self._v2(method, rest.rstrip("/"), headers, receive)
@@ -146,6 +170,14 @@ class Ingress:
                 return await self._ask(endpoint, rest, query)
         there = ", ".join(["/v2", "/predict", *(endpoint.route for endpoint in ENDPOINTS)])
         raise Problem(404, f"nothing at {path[:200]!r}; there are {there}, /openapi.json and /health")
+
+    def _device(self, page: WebPage, path: str, rest: str, headers: Mapping[bytes, bytes]) -> Response:
+        if path.endswith("/device"):  # the page's own addresses begin at the folder
+            return 307, [(b"location", b"device/"), (b"cache-control", b"no-cache")], b""
+        answer = page.answer(rest, headers.get(b"if-none-match", b""))
+        if answer is None:
+            raise Problem(404, f"no file {rest[:200]!r} under /device/; the page itself is /device/")
+        return answer
 
     def _authorise(self, given: bytes) -> None:
         if self._secret and not has_token(given, self._secret):

@@ -53,6 +53,35 @@ def _no_address(url: str) -> ConfigError:
     return ConfigError(f"url {shown} is no address; write http://host:port/application")
 
 
+def browser_origin(origin: str) -> str:
+    """Where a page comes from, exactly as browsers write it in the header ``Origin``: ``https://host[:port]``.
+
+    Raises:
+        ConfigError: no browser would write it so, so it would never be met.
+    """
+    try:
+        parts = urlsplit(origin)
+        port = parts.port  # ValueError where it is out of range
+    except ValueError:
+        raise _no_origin(origin) from None
+    host = parts.hostname or "*"
+    written = f"{parts.scheme}://[{host}]" if ":" in host else f"{parts.scheme}://{host}"
+    if port is not None and port != {"http": 80, "https": 443}.get(parts.scheme):
+        written += f":{port}"
+    host_is_plain = all(letter.isascii() and (letter.isalnum() or letter in ".-:_") for letter in host)
+    if parts.scheme not in ("http", "https") or not host_is_plain or port == 0 or written != origin:
+        raise _no_origin(origin)
+    return origin
+
+
+def _no_origin(origin: str) -> ConfigError:
+    shown = "with an @" if "@" in origin else repr(origin[:200])
+    return ConfigError(
+        f"origin {shown} is not as browsers write it; write https://host or https://host:port in small letters, "
+        "without a path, a slash at the end or the port that https has anyway; no * either: name each origin"
+    )
+
+
 def bearer_token(token: object, where: str) -> str:
     """A token as it is sent, without white space around it (a file made by `echo` ends in a newline); empty: none.
 

@@ -169,6 +169,7 @@ SAMPLES: dict[str, list[str]] = {
     "replicas": ["--replicas", "4"],
     "start_timeout": ["--start-timeout", "9"],
     "http": ["--no-http"],
+    "web": ["--web"],
 }
 #: Read where the application is started, beside every configuration.
 OF_THE_START = {"name", "address", "detach", "json", "debug"}

@@ -1,0 +1,125 @@
+"""The page in a real browser: at every kind of cut it shows the class of the unsliced model."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deployments.replica.ingress.http_ingress import Ingress
+from deployments.replica.ingress.web_page import WebPage
+from slicer import onnx
+from slicer.core.protocol.messages import Refusal, ServedModel
+from slicer.models import zoo
+from slicer.models.data_config import preprocessing_of
+from slicer.models.images import Preprocess, write_digits
+from slicer.slicing.slice_model import slice_spec
+from slicer.slicing.sliced_model import SlicedModel
+from tests.unit.asgi import served_in_a_thread
+from tests.unit.clients.web.chromium import Tab, find_chromium, open_tab
+from tests.unit.tiny_server import TinyServer
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+MODEL = "digits_vit"
+TOKEN = "secret"
+LABELS = tuple(f"digit {number}" for number in range(10))
+
+
+class OnnxServer(TinyServer):
+    """It says how images become inputs, as servers do."""
+
+    async def describe(self, model: str) -> ServedModel | Refusal:
+        served = await super().describe(model)
+        if isinstance(served, Refusal):
+            return served
+        return dataclasses.replace(served, preprocessing_json=preprocessing_of(zoo.resolve(MODEL)).to_json())
+
+
+@pytest.fixture(scope="module")
+def sliced() -> SlicedModel:
+    return slice_spec(zoo.resolve(MODEL), 4)
+
+
+@pytest.fixture(scope="module")
+def server(sliced: SlicedModel, tmp_path_factory: pytest.TempPathFactory) -> OnnxServer:
+    directory = tmp_path_factory.mktemp("onnx")
+    onnx.export(sliced, directory)
+    return OnnxServer(sliced, directory, ["digits"], LABELS)
+
+
+@pytest.fixture(scope="module")
+def url(server: OnnxServer) -> Iterator[str]:
+    page = WebPage()
+    if "ort/ort.wasm.min.mjs" not in page.names:
+        pytest.skip("onnxruntime-web is not installed: make web")
+    with served_in_a_thread(Ingress(server, token=TOKEN, page=page)) as found:  # type: ignore[arg-type]
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    found = find_chromium()
+    if found is None:
+        pytest.skip("no Chromium is installed: apt-get install chromium, or HEADTAIL_CHROMIUM=path")
+    return found
+
+
+async def settled(tab: Tab) -> str:
+    """What the page says of an error when it has done what it was told; empty: there is none."""
+    await tab.until("time.textContent !== 'none yet' && status_.className !== 'busy' || !error_.hidden")
+    return str(await tab.evaluate("error_.hidden ? '' : error_.textContent"))
+
+
+async def choose(tab: Tab, name: str, value: str) -> None:
+    await tab.evaluate(
+        f"{{ const field = document.getElementById('{name}'); field.value = '{value}';"
+        f"if (field.value !== '{value}') throw new Error('no {name} {value}');"
+        "field.dispatchEvent(new Event('change')); }"
+    )
+
+
+async def connected(tab: Tab, url: str) -> None:
+    """The page, with the token in its address."""
+    await tab.call("Page.navigate", url=f"{url}/device#token={TOKEN}")
+    await tab.until("document.getElementById('status')?.className === 'ready'")
+    await tab.evaluate(
+        "globalThis.time = document.getElementById('time-total'); globalThis.error_ = document.getElementById('error');"
+        "globalThis.status_ = document.getElementById('status'); time.textContent = 'none yet'"
+    )
+
+
+def test_the_label_is_the_unsliced_models_at_every_kind_of_cut(
+    url: str, chromium: str, server: OnnxServer, sliced: SlicedModel, tmp_path: Path
+) -> None:
+    files: Sequence[Path] = write_digits(tmp_path / "digits").files[::60]
+    prepare = Preprocess(sliced.spec)
+    with torch.inference_mode():
+        whole = np.asarray(sliced.span(0, 4)(torch.from_numpy(np.stack([prepare(str(file)) for file in files]))))
+    likely = np.exp(whole) / np.exp(whole).sum(1, keepdims=True)
+
+    async def drive() -> None:
+        async with open_tab(chromium, tmp_path / "profile") as tab:
+            await connected(tab, url)
+            assert await tab.evaluate("location.href") == f"{url}/device/"  # the token has left the address
+            assert await tab.evaluate("crossOriginIsolated")  # so onnxruntime-web has threads
+            for cut, codec in [("0", "fp32"), ("2", "fp32"), ("4", "")]:
+                await choose(tab, "cut", cut)
+                if codec:
+                    await choose(tab, "codec", codec)
+                server.rows.clear()
+                for file, expected in zip(files, likely, strict=True):
+                    await tab.evaluate("time.textContent = 'none yet'")
+                    await tab.give_file("#file", file)
+                    assert await settled(tab) == "", (cut, file)
+                    shown = await tab.evaluate("document.getElementById('label').textContent")
+                    assert shown == f"{LABELS[expected.argmax()]}, {100 * expected.max():.1f} %", (cut, file)
+                assert [row.cut for row in server.rows] == ([] if cut == "4" else [int(cut)] * len(files))
+            assert tab.complaints == []
+
+    asyncio.run(asyncio.wait_for(drive(), 300))
