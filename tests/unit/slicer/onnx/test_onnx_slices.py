@@ -51,7 +51,11 @@ class Export:
         self.manifest, self.index = onnx.export(self.sliced, directory, int8=True)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+#: Exporting one takes half a minute, so `make test` has the first.
+_FIRST, *_OTHERS = MODELS
+
+
+@pytest.fixture(scope="module", params=[_FIRST, *(pytest.param(name, marks=pytest.mark.long) for name in _OTHERS)])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Export:
     return Export(request.param, tmp_path_factory.mktemp("onnx"))
 

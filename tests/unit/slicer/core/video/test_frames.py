@@ -129,7 +129,7 @@ def test_what_is_no_video_is_refused_with_its_name_and_a_remedy(tmp_path: Path) 
 
 def test_without_pyav_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(ImageError, match=r"pip install 'headtail\[video\]'"):
+    with pytest.raises(ImageError, match=r"pip install 'av>=17,<19'"):
         list(frames(tmp_path / "a.mp4"))
 
 
