@@ -92,7 +92,9 @@ class Front(RequestServer):
 
     @override
     def absent(self, request_id: str, model: str) -> Refusal:
-        if not self._cores.models:  # none has ever been here
+        models = self._cores.models
+        # None has ever been here, or the first has come since whoever calls looked: the next sending finds it.
+        if not models or model in models:
             return Refusal(request_id, "stopped", NO_CORE, self._identity.name)
         return super().absent(request_id, model)
 

@@ -236,6 +236,8 @@ def test_without_a_core_requests_are_told_to_come_again_and_are_answered_when_on
                 assert isinstance((await front.infer_parcel([replace(request, manifest=digest)]))[0], Reply)
                 unknown = (await front.infer_parcel([replace(request, model="unknown")]))[0]
                 assert isinstance(unknown, Refusal) and unknown.code == "unknown_model"
+                # Who looked before the core was there, and asks why it found nothing when it is.
+                assert front.absent("r", MODEL).code == "stopped"
             finally:
                 await loop.run_in_executor(None, core.stop)
             (answer,) = await front.infer_parcel([replace(request, manifest=digest)])
