@@ -163,6 +163,7 @@ SAMPLES: dict[str, list[str]] = {
     "checkpoint_key": ["--checkpoint-key", "model_ema"],
     "labels": ["--labels", "none"],
     "outputs": ["--outputs", "tokens"],
+    "onnx": ["--onnx"],
     "strategy": ["--strategy", "serve_batch"],
     "max_batch": ["--max-batch", "3"],
     "accelerator": ["--accelerator", "cuda"],
