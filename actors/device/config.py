@@ -15,17 +15,7 @@ from slicer.profiles.device_profile import Profile
 
 
 class Retry(Strict):
-    """When a request is sent again: the server vanished, or refused with a code that a pause may cure.
-
-    Each pause is drawn from half to one and a half of its length, so that a fleet does not come back all at once.
-
-    Attributes:
-        attempts: most sendings of one request to a server that is overloaded; one that vanished is waited for.
-        first_pause_s: before the second sending; doubles each time up to `max_pause_s`. While the server is away these
-            are the device's pauses, for all its requests together (`slicer.core.device.health.circuit_breaker`).
-        max_pause_s: the longest pause.
-        budget_s: from the first sending to giving up, all attempts and their queueing together.
-    """
+    """When a request is sent again, as `slicer.core.settings.RetrySettings` says."""
 
     attempts: int = Field(default=RetrySettings.attempts, ge=1)
     first_pause_s: float = Field(default=RetrySettings.first_pause_s, ge=0)
@@ -34,24 +24,7 @@ class Retry(Strict):
 
 
 class PlanConfig(Strict):
-    """How a group's devices plan: in a fleet file under ``plan``; ``plan: {}`` for the defaults.
-
-    Attributes:
-        joule_ms: what one joule of the device is worth, in ms of inference time.
-        server_ms: what one ms of the server's execution is worth, in ms of inference time.
-        agreement: the least top-1 agreement with fp32 that a codec must have.
-        margin: share of the deadline that is kept free for what cannot be predicted.
-        deadline: meet the requests' deadline at the least execution on the server, instead of the least time.
-        measured: agreement of codecs with fp32 for this model, where it was measured.
-        codecs: what may be used; default: all that the server takes.
-        every_s: how often the choice is reconsidered; each time drawn anew between half and one and a half of it.
-        gain: a new choice must be better by this share.
-        least_ms: and by so much.
-        movers: a device that would move does so with a chance of its gain times 2 over this; 1: it always does.
-        doubt: a slice that never ran may be faster than its profile says by this share.
-        probe_s: a device that computes everything itself asks how link and server are after so many seconds; 0: never,
-            and it stays alone until its own times change.
-    """
+    """How a group's devices plan: as `slicer.core.planning.settings.PlanSettings`. ``plan: {}`` has the defaults."""
 
     joule_ms: float = Field(default=PlanSettings.joule_ms, ge=0)
     server_ms: float = Field(default=PlanSettings.server_ms, ge=0)

@@ -27,6 +27,8 @@ from deployments.executors.cuda.executor import CudaExecutor
 from deployments.executors.emulated import EmulatedExecutor
 from deployments.scheduling.registry import POLICIES, make_policy
 from slicer.core.planning.link_presets import PRESETS
+from slicer.core.planning.settings import PlanSettings
+from slicer.core.settings import RetrySettings
 from slicer.profiles.device_profile import Profile, Spread
 
 PAGE = Path(__file__).resolve().parents[1] / "configuration.md"
@@ -185,6 +187,8 @@ def of_model(model: type[BaseModel], leave_out: tuple[str, ...] = ()) -> str:
         KeyError: a key has no meaning in its class's docstring, or in one that the class is derived from.
     """
     known: dict[str, str] = {}
+    if model in MEANT_BY:
+        known |= meanings(MEANT_BY[model].__doc__ or "")
     for base in reversed(model.__mro__):
         known |= meanings(base.__doc__ or "") if issubclass(base, BaseModel) else {}
     rows = []
@@ -232,6 +236,9 @@ MODELS: dict[type[BaseModel], str] = {
     Profile: "A device's profile",
     Spread: "A duration",
 }
+
+#: Where the keys of a class are explained that checks what another one holds.
+MEANT_BY: dict[type[BaseModel], type] = {PlanConfig: PlanSettings, Retry: RetrySettings}
 
 #: A sentence above a table.
 INTRODUCTIONS: dict[type[BaseModel], str] = {

@@ -23,7 +23,7 @@ class RetrySettings(Protocol):
     Attributes:
         attempts: most sendings of one request to a server that is overloaded; one that vanished is waited for.
         first_pause_s: before the second sending; doubles each time up to `max_pause_s`. While the server is away these
-            are the device's pauses, for all its requests together (`health.circuit_breaker`).
+            are the device's pauses, for all its requests together.
         max_pause_s: the longest pause.
         budget_s: from the first sending to giving up, all attempts and their queueing together.
     """

@@ -24,15 +24,13 @@ from ..codecs.registry import as_taken, image_codec_named
 from ..errors import ImageError
 from ..images.source import ImageSource, readable
 from ..planning.cut_planner import Choice
+from ..protocol.oip.requests import codec_of
 from ..protocol.outputs import LOGITS, Output, Outputs
 from ..settings import DeviceProfile
 from .head_runtime import Computed
 
 #: What an image becomes, (channels, height, width), float32.
 Prepare = Callable[[Any], npt.NDArray[np.float32]]
-
-#: How the files begin that image codecs carry as they are.
-_BEGINNINGS = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
 
 
 class Slices(Protocol):
@@ -235,10 +233,10 @@ def image_payload(name: str, image: ImageSource, prepare: Transform) -> bytes:
     Raises:
         ImageError: the file cannot be read.
     """
+    codec = image_codec_named(name)
     if isinstance(image, bytes):
-        beginning = _BEGINNINGS.get(name)
-        return image if beginning and image.startswith(beginning) else encode_image(name, readable(image), prepare)
-    if isinstance(image, (str, Path)) and Path(image).suffix.lower() in image_codec_named(name).suffixes:
+        return image if codec_of(image) == name else encode_image(name, readable(image), prepare)
+    if isinstance(image, (str, Path)) and Path(image).suffix.lower() in codec.suffixes:
         try:
             return Path(image).read_bytes()
         except OSError as error:

@@ -114,7 +114,11 @@ class AsyncDevice:
         self._core: DeviceCore[Settings] | None = None
 
     async def __aenter__(self) -> AsyncDevice:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(self, *raised: object) -> None:
@@ -134,7 +138,12 @@ class AsyncDevice:
                 await check_application(self._url)
                 served = await self._transport.describe(await self._model_name())
                 core = DeviceCore(self._settings(served), self._transport, load=_load, on_closed=self._on_closed)
-                await core.start()
+                try:
+                    await core.start()
+                except BaseException:  # a later call may try again, by the same connections
+                    if core.head is not None:
+                        core.head.close()
+                    raise
                 self._core = core
             return self._core
 
@@ -227,7 +236,11 @@ class Device:
         self._thread = LoopThread("device", self._device.close)
 
     def __enter__(self) -> Device:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -191,21 +191,22 @@ def image_file(data: Buffer) -> tuple[str, bytes | memoryview]:
     Raises:
         BadRequestError: it is neither JPEG nor PNG.
     """
-    if codec := _codec_of(data):
+    if codec := codec_of(data):
         return codec, memoryview(data)
     what = f"an image of {len(data)} bytes that begins with {bytes(data[:8])!r}"
     begin = from_base64(what, data[:8])  # tells before all of it is read
-    if codec := _codec_of(begin):
+    if codec := codec_of(begin):
         return codec, from_base64(what, data)
     raise BadRequestError(f"an image that begins with {begin!r} is neither JPEG nor PNG; convert it")
 
 
 def is_image_file(data: Buffer) -> bool:
     """Whether it begins as files do that may be sent as they are."""
-    return bool(_codec_of(data))
+    return bool(codec_of(data))
 
 
-def _codec_of(data: Buffer) -> str:
+def codec_of(data: Buffer) -> str:
+    """The codec that carries a file that begins so, as it is; empty: none."""
     return next((codec for begin, codec in _BEGINS.items() if bytes(data[: len(begin)]) == begin), "")
 
 
