@@ -1,7 +1,7 @@
 """Devices of several kinds at one real Serve, at four cuts at once: each gets the unsliced model's classes.
 
 A torch device through Ray, `headtail-device` (onnxruntime, HTTP), and Triton's own client with activations and images.
-The browser's turn is in `tests/unit/clients/web/test_page.py`.
+The page for browsers is there; a browser's own turn is in `tests/unit/clients/web/test_page.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,7 +49,11 @@ def test_each_kind_of_device_gets_the_unsliced_models_classes(tmp_path: Path) ->
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = {"http": {"enabled": True, "host": "127.0.0.1", "port": port}, "torch_threads": 1, "token": "secret"}
+    config = {
+        "http": {"enabled": True, "host": "127.0.0.1", "port": port, "web": True},
+        "torch_threads": 1,
+        "token": "secret",
+    }
     config |= {"shard_dir": str(tmp_path / "served"), "grpc": {"enabled": False}}
     config["models"] = [{"name": "digits_vit", "strategy": "continuous", "onnx": True}]
     (tmp_path / "server.yaml").write_text(json.dumps(config))
@@ -122,6 +127,10 @@ def test_each_kind_of_device_gets_the_unsliced_models_classes(tmp_path: Path) ->
                     "--cache", str(tmp_path / "cache"), *common,
                 )  # fmt: skip
                 by_stock = together.submit(by_triton)
+                page = urllib.request.urlopen(f"{url}/device")  # a redirect leads to device/
+                asked = urllib.request.Request(page.url, headers={"If-None-Match": page.headers["ETag"]})
+                with pytest.raises(urllib.error.HTTPError, match="304"):
+                    urllib.request.urlopen(asked)
                 ray_device, onnx_device, (logits, best) = by_ray.result(), by_onnx.result(), by_stock.result()
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0
@@ -129,6 +138,9 @@ def test_each_kind_of_device_gets_the_unsliced_models_classes(tmp_path: Path) ->
             watch.cancel()
             process.kill()
             process.wait()
+    assert page.url == f"{url}/device/" and b"this browser is a device" in page.read()
+    assert page.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     for found in (ray_device, onnx_device):
         assert (found["answered"], found["requests"], found["top1_right"]) == (IMAGES, IMAGES, right)
     records = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines()]
