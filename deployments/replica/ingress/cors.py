@@ -32,12 +32,12 @@ class Cors:
     def __init__(self, origins: Iterable[str] = ()) -> None:
         self._origins = frozenset(origin.encode() for origin in origins)
 
-    def headers(self, asked: Mapping[bytes, bytes]) -> Headers:
+    def headers(self, asked: Iterable[tuple[bytes, bytes]]) -> Headers:
         """What is added to the answer to a request with these headers."""
         if not self._origins:
             return []
         vary = (b"vary", b"origin")  # to everybody, since a cache may give this answer to another page
-        origin = asked.get(b"origin")
+        origin = dict(asked).get(b"origin", b"")
         if origin not in self._origins:
             return [vary]
         return [vary, (b"access-control-allow-origin", origin), (b"access-control-expose-headers", _READ)]

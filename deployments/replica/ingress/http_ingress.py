@@ -125,7 +125,7 @@ class Ingress:
                 status, headers, body = refused(Refusal("", "bad_request", str(error))).response()
             except Disconnected:
                 return
-            headers = [_OURS, *headers, *self._cors.headers(dict(scope["headers"]))]
+            headers = [_OURS, *headers, *self._cors.headers(scope["headers"])]
             if status not in _WITHOUT_BODY:
                 headers.append((b"content-length", b"%d" % len(body)))
             if status == 413:
