@@ -52,6 +52,12 @@ _SWIN_TINY = {
     "num_heads": [2, 2],
     "window_size": 4,
 }
+_SEGFORMER_TINY = {
+    "hidden_sizes": [8, 16, 16, 32],
+    "depths": [1, 1, 1, 1],
+    "num_attention_heads": [1, 1, 2, 2],
+    "decoder_hidden_size": 16,
+}
 _STAGES_TINY = {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 2, 1], "image_size": 32}
 
 
@@ -92,12 +98,8 @@ FAMILIES: tuple[Family, ...] = (
     _vit("BEiT", "BeitForImageClassification", use_relative_position_bias=True),
     _vit("CLIP tower", "CLIPVisionModelWithProjection", "image_embeds", projection_dim=24),
     _vit("SigLIP tower", "SiglipVisionModel", "pooler_output"),
-    Family(
-        "SegFormer",
-        "SegformerForImageClassification",
-        {},
-        {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2]},
-    ),
+    Family("SegFormer", "SegformerForImageClassification", {}, _SEGFORMER_TINY),
+    Family("SegFormer, dense", "SegformerForSemanticSegmentation", {}, _SEGFORMER_TINY),
     Family("ConvNeXt", "ConvNextForImageClassification", {}, _STAGES_TINY),
     _vit("Data2Vec", "Data2VecVisionForImageClassification", use_relative_position_bias=True),
     _vit("DINOv3 tower", "DINOv3ViTModel", "pooler_output"),
@@ -239,7 +241,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
         "",
         f"All families of transformers below, and ConvNeXt V2, are also served as folders: `{SERVED_BY}`",
         "posts an image file and activations at every cut. Labels, their order and the logits are those that",
-        "transformers' own processor and model give for the folder.",
+        "transformers' own processor and model give for the folder. A dense answer is asked for as `class_map` and as",
+        "`logits`: 56x56 places for 224 px, as transformers gives them before it resizes them to the image.",
         "",
         "| family | class | answer | attention | boundaries | result | a row alone |",
         "|---|---|---|---|---|---|---|",

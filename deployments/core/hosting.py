@@ -58,7 +58,7 @@ def host(config: ModelConfig, shard_dir: Path) -> Hosted:
     if config.onnx:
         _make_onnx(sliced, manifest, directory)
     preprocessing = preprocessing_json(manifest.spec, shapes[0])
-    scores = classifies(sliced.module, sliced.spec)
+    scores = len(sliced.outputs[0].shape) == 1 and classifies(sliced.module, sliced.spec)
     return HostedModel(config, manifest, directory, shapes, labels, preprocessing, scores), sliced
 
 

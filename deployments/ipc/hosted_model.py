@@ -45,7 +45,7 @@ class HostedModel:
         labels: of its classes, in order; empty: nobody knows them.
         preprocessing: of its images, as JSON (`slicer.core.images.preprocessing`); empty: it takes none, or nobody can
             say how.
-        classifies: its own result is a number for each class; else an embedding.
+        classifies: its own result is a number for each class; else an embedding, or a map.
 
     Attributes:
         onnx: digest of the index of its ONNX files; empty: there are none.

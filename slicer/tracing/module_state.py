@@ -26,13 +26,15 @@ def snapshot(module: nn.Module) -> Callable[[], None]:
     kept: list[tuple[Any, Any, list[tuple[Any, Any]]]] = []
     for part in module.modules():
         held = vars(part)
-        inner = [(value, value.copy()) for value in held.values() if type(value) in _CONTAINERS]
+        # Most containers are empty tables of hooks, ten a part: no copies of those.
+        inner = [(value, value.copy() if value else ()) for value in held.values() if type(value) in _CONTAINERS]
         kept.append((held, dict(held), inner))
 
     def restore() -> None:
         for held, before, inner in kept:
             for container, content in [(held, before), *inner]:
-                if _items(container) != _items(content):  # other threads may be running what has not changed
+                # Other threads may be running what has not changed.
+                if (container or content) and _items(container) != _items(content):
                     container.clear()
                     (container.extend if isinstance(container, (list, deque)) else container.update)(content)
 

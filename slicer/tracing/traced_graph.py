@@ -61,9 +61,12 @@ def trace(
     device = next((tensor.device for tensor in named_tensors(module).values()), torch.device("cpu"))
     try:
         if device.type == "meta":
-            # A copy, as for a module with weights: units may remember what they ran on, and then differ from a new one.
-            tracer = ValueTracer(_copied(module), input_shape, dtype, device, allow_constants=True, reads=reads)
-            graph = tracer.trace(tracer.module)
+            restore = snapshot(module)  # units may remember what they ran on, and then differ from a new one
+            try:
+                tracer = ValueTracer(module, input_shape, dtype, device, allow_constants=True, reads=reads)
+                graph = tracer.trace(module)
+            finally:
+                restore()
         else:
             tracer, graph = _trace_with_weights(module, input_shape, dtype, device, reads)
     except DataUse as error:
@@ -126,14 +129,6 @@ def meta_twin(module: nn.Module) -> nn.Module:
         empty = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
     return copy.deepcopy(module, memo)
-
-
-def _copied(module: nn.Module) -> nn.Module:
-    """A copy of a module on meta; itself where it cannot be copied."""
-    try:
-        return copy.deepcopy(module)
-    except Exception:  # whatever a module holds in its attributes
-        return module
 
 
 def _clean(module: nn.Module, graph: fx.Graph, tracer: ValueTracer, input_shape: tuple[int, ...]) -> Traced:

@@ -18,7 +18,7 @@ from slicer.core.protocol.messages import Answer, Refusal, Reply, Request
 from slicer.core.protocol.oip import fast_path
 from slicer.core.protocol.oip.http_body import MAX_REQUESTS
 from slicer.core.protocol.oip.metadata import OfferedModel, model_config, model_metadata
-from slicer.core.protocol.oip.requests import image_file, rows_of
+from slicer.core.protocol.oip.requests import CLASS_MAP, image_file, rows_of
 from slicer.core.protocol.oip.responses import (
     MOST_CLASSES,
     check_classes,
@@ -141,7 +141,9 @@ class OpenInference:
         hosted = self._model(model or self._only())
         own = hosted.outputs[0].shape
         if len(own) != 1:
-            raise self._bad(f"model {hosted.name!r} answers {list(own)}, not classes; ask by /v2 for it")
+            raise self._bad(
+                f"model {hosted.name!r} answers {list(own)}, not classes; ask by /v2 for {CLASS_MAP} or {LOGITS}"
+            )
         if not hosted.classifies:
             has = any(output.name == FEATURES for output in hosted.outputs)
             raise self._bad(

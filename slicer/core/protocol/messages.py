@@ -171,7 +171,7 @@ class ServedModel:
             not say, because the model takes no images or a description cannot say how.
         onnx: digest of the index of its slices as ONNX files (`protocol.onnx_index`), which is fetched as shards are,
             as are the files; empty: there are none.
-        classifies: its own result is a number for each class; else an embedding.
+        classifies: its own result is a number for each class; else an embedding, or a map.
     """
 
     name: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -35,6 +35,9 @@ _ALSO_TOWERS = ("CLIPVisionModel",)
 _WHOLE = ("CLIPModel", "SiglipModel")  # text and vision: the tower is taken
 _CLASSIFIERS = ("ForImageClassification", "ForImageClassificationWithTeacher")
 
+#: What answers a number per class at each place of a map. Its classes have no place in an answer's ``top_k``.
+DENSE: tuple[str, ...] = ("SegformerForSemanticSegmentation",)
+
 #: What can be asked of a tower beside its own pooled embedding: all tokens, or the first one alone.
 TOKENS, FIRST_TOKEN = "last_hidden_state", "first_token"
 
@@ -43,7 +46,7 @@ def class_of(config: Mapping[str, Any], name: str) -> str:
     """The class to build for a config.json: the one that was saved, or the tower of it.
 
     Raises:
-        ModelError: it is neither an image classifier nor a known vision tower.
+        ModelError: it is neither an image classifier nor a known dense model or vision tower.
     """
     kind = config.get("model_type")
     saved = config.get("architectures")
@@ -56,24 +59,24 @@ def class_of(config: Mapping[str, Any], name: str) -> str:
         return str(first)
     what = f"{shown(first)}" if first is not None else f"a model of type {shown(repr(kind))}"
     raise ModelError(
-        f"model {name}: {what} is neither an image classifier of transformers (...ForImageClassification) nor one of "
-        f"the vision towers {', '.join(sorted(set(TOWERS.values())))}; save the part that you want by itself, or name "
-        "a function that builds it as package.module:callable"
+        f"model {name}: {what} is neither an image classifier of transformers (...ForImageClassification) nor "
+        f"{', '.join(DENSE)} nor one of the vision towers {', '.join(sorted(set(TOWERS.values())))}; save the part "
+        "that you want by itself, or name a function that builds it as package.module:callable"
     )
 
 
 def is_known(name: object) -> bool:
     """Whether it may be built; a manifest comes from another machine, and names the class."""
-    return isinstance(name, str) and (name.endswith(_CLASSIFIERS) or name in {*TOWERS.values(), *_ALSO_TOWERS})
+    return isinstance(name, str) and (name.endswith(_CLASSIFIERS) or name in {*TOWERS.values(), *_ALSO_TOWERS, *DENSE})
 
 
 def outputs(class_name: str) -> tuple[str, ...]:
     """What can be the answer: fields of the class's ModelOutput that hold a row per image, the usual one first.
 
-    ``logits`` of a classifier. Of a tower: its pooled embedding as transformers defines it (``image_embeds``, projected
-    and not normalised, of CLIP with a projection; else ``pooler_output``), or tokens.
+    ``logits`` of a classifier or a dense model. Of a tower: its pooled embedding as transformers defines it
+    (``image_embeds``, projected and not normalised, of CLIP with a projection; else ``pooler_output``), or tokens.
     """
-    if class_name.endswith(_CLASSIFIERS):
+    if class_name.endswith(_CLASSIFIERS) or class_name in DENSE:
         return ("logits",)
     pooled = "image_embeds" if class_name.endswith("WithProjection") else "pooler_output"
     return (pooled, FIRST_TOKEN, TOKENS)
@@ -85,7 +88,9 @@ def take(result: Mapping[str, Any], output: str) -> Any:
 
 
 def tower_of(model: nn.Module) -> nn.Module:
-    """What a classifier classifies the output of; a tower itself, which has no such part."""
+    """What a classifier classifies the output of, and a dense model decodes; a tower itself, which has no such part."""
+    if type(model).__name__ in DENSE:
+        return cast(nn.Module, model.base_model)  # its decoder may have more weights
     if not type(model).__name__.endswith(_CLASSIFIERS):
         return model
     return max(model.children(), key=lambda part: sum(weights.numel() for weights in part.parameters()))
@@ -95,7 +100,7 @@ def further(tower: nn.Module, seen: Mapping[str, Any], result: Mapping[str, Any]
     """A further output (`slicer.models.outputs`) out of what a tower returned.
 
     Features are what transformers calls the pooled output, of CLIP with a projection the projected one. A tower without
-    one gives its class token, or without such a token the mean of all tokens.
+    one gives its class token, or without such a token the mean of all tokens; of a map the mean of all its places.
 
     Args:
         seen: of the tower; `result`: of the whole model.
@@ -108,4 +113,4 @@ def further(tower: nn.Module, seen: Mapping[str, Any], result: Mapping[str, Any]
             return pooled
     if any(path.endswith("cls_token") or path.endswith("class_embedding") for path, _ in tower.named_parameters()):
         return tokens[:, 0]
-    return tokens.mean(1)
+    return tokens.flatten(2).mean(2) if tokens.ndim == 4 else tokens.mean(1)

@@ -65,7 +65,8 @@ def expand(spec: ModelSpec) -> ModelSpec:
         "output": output,
         "transformers": transformers().__version__,
     }
-    labels = spec.labels or (usable(id2label, len(id2label)) if output == "logits" else ())
+    named = output == "logits" and class_name not in families.DENSE  # labels are of a row's numbers, one by one
+    labels = spec.labels or (usable(id2label, len(id2label)) if named else ())
     return replace(
         spec,
         architecture=f"{HF}{source.name}",

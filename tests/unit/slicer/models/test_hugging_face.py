@@ -268,6 +268,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(copy: Path, change: Any, sa
     [
         ({"architectures": ["BertModel"]}, {}, "BertModel is neither"),
         ({"architectures": ["ViTForMaskedImageModeling"]}, {}, "ViTForMaskedImageModeling is neither"),
+        ({"architectures": ["BeitForSemanticSegmentation"]}, {}, "neither.* nor SegformerForSemanticSegmentation nor"),
         ({"architectures": ["os.systemForImageClassification"]}, {}, "has no image model"),
         ({"quantization_config": {"quant_method": "bnb"}}, {}, "quantised"),
         ({"hidden_size": "wide"}, {}, "ViTForImageClassification (is not valid|cannot be built)"),

@@ -1,4 +1,4 @@
-"""Folders of Hugging Face, served: labels and logits are those of transformers' own processor and model.
+"""Folders of Hugging Face, served: labels, logits and class maps are those of transformers' own processor and model.
 
 What is compared with comes from the same folder by transformers alone, through none of our code.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +51,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "CLIP tower": ("CLIP", {"size": {"shortest_edge": PX}, **_CROP}),
     "SigLIP tower": ("Siglip", _SQUARE),
     "SegFormer": ("Segformer", _SQUARE),
+    "SegFormer, dense": ("Segformer", _SQUARE),
     "ConvNeXt": ("ConvNext", {"size": {"shortest_edge": PX}, "crop_pct": 0.875}),
     "ConvNeXt V2": ("ConvNext", {"size": {"shortest_edge": PX}, "crop_pct": 0.875}),
     "Data2Vec": ("Beit", _SQUARE),
@@ -64,7 +67,8 @@ SERVED: tuple[Family, ...] = (
         tiny={"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 2, 1], "image_size": PX},
     ),
 )
-CLASSIFIERS = tuple(family for family in SERVED if family.output == "logits")
+DENSE = tuple(family for family in SERVED if family.made.endswith("ForSemanticSegmentation"))
+CLASSIFIERS = tuple(family for family in SERVED if family.output == "logits" and family not in DENSE)
 TOWERS = tuple(family for family in SERVED if family.output != "logits")
 
 
@@ -85,15 +89,18 @@ class Folders:
     def infer(
         self, name: str, tensor: Tensor, outputs: tuple[str, ...] = ("logits",), **parameters: Any
     ) -> InferResponse:
-        wanted = [WantedOutput("top_k", {"k": 7}), *(WantedOutput(output, {"binary_data": True}) for output in outputs)]
+        """The outputs; before them the classes, of a dense model the map of them."""
+        dense = name in {family.name for family in DENSE}
+        classes = WantedOutput("class_map", {"binary_data": True}) if dense else WantedOutput("top_k", {"k": 7})
+        wanted = [classes, *(WantedOutput(output, {"binary_data": True}) for output in outputs)]
         body, length = http_writing.encode_request(InferRequest(name, [tensor], wanted, "", "", parameters))
-        url = f"{self.url}/v2/models/{name.replace(' ', '%20')}/infer"
+        url = f"{self.url}/v2/models/{quote(name)}/infer"
         request = urllib.request.Request(url, body, {http_body.LENGTH_HEADER: str(length)})
         with urllib.request.urlopen(request, timeout=30) as got:
             return http_body.decode_response(got.read(), got.headers.get(http_body.LENGTH_HEADER))
 
     def theirs(self, family: Family, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """[C]: what transformers makes of the folder and of pixels [3, H, W]."""
+        """[C], or of a dense model [C, h, w]: what transformers makes of the folder and of pixels [3, H, W]."""
         return answer(family, self.model(family), torch.from_numpy(pixels)[None]).numpy()[0]
 
     def model(self, family: Family) -> Any:
@@ -112,9 +119,12 @@ class Folders:
 
 def save(family: Family, folder: Path) -> None:
     """A folder as save_pretrained writes it: the model, its labels, and its family's processor."""
-    model = save_random(family, folder, tiny=True)
+    model: Any = save_random(family, folder, tiny=True)
+    if family in DENSE:
+        model.decode_head.classifier.bias.zero_()  # else one class is the best at every place
+        model.save_pretrained(folder)
     if family.output == "logits":
-        config: Any = model.config
+        config = model.config
         config.id2label, config.label2id = dict(enumerate(LABELS)), {name: i for i, name in enumerate(LABELS)}
         config.save_pretrained(folder)
     kind, options = PROCESSORS.get(family.name, ("ViT", _SQUARE))
@@ -151,7 +161,7 @@ def pil(family: Family) -> str:
 def test_a_photo_is_answered_with_transformers_label_and_order(
     family: Family, served: Folders, photo: Image.Image, png: bytes
 ) -> None:
-    query = f"{served.url}/predict?top_k=7&model={family.name.replace(' ', '%20')}"
+    query = f"{served.url}/predict?top_k=7&model={quote(family.name)}"
     with urllib.request.urlopen(urllib.request.Request(query, png), timeout=30) as got:
         found = json.loads(got.read())
     names = transformers.AutoConfig.from_pretrained(served.folder / family.name).id2label
@@ -162,7 +172,7 @@ def test_a_photo_is_answered_with_transformers_label_and_order(
         assert found["label"] == order[0]
 
 
-@pytest.mark.parametrize("family", SERVED, ids=ids)
+@pytest.mark.parametrize("family", (*CLASSIFIERS, *TOWERS), ids=ids)
 def test_a_photo_by_the_open_protocol_has_transformers_bits(
     family: Family, served: Folders, photo: Image.Image, png: bytes
 ) -> None:
@@ -198,19 +208,57 @@ def test_features_and_tokens_are_what_transformers_tower_returns(family: Family,
     model = served.models[family.name]
     pixels = np.random.default_rng(7).standard_normal((1, 3, PX, PX), np.float32)
     whole = served.model(family)
-    tower = whole if family in TOWERS else max(whole.children(), key=lambda part: sum(1 for _ in part.parameters()))
+    tower = whole if family in TOWERS else getattr(whole, whole.base_model_prefix)
     with torch.inference_mode():
         said = tower(torch.from_numpy(pixels))
         sent = shards.load_span(model.directory, 0, 1)(torch.from_numpy(pixels)).numpy()
     tokens = said["last_hidden_state"]
     pooled = said.get("image_embeds") if family.output == "image_embeds" else said.get("pooler_output")
     if pooled is None:
-        pooled = tokens[:, 0] if "cls_token" in str(list(dict(tower.named_parameters()))) else tokens.mean(1)
+        has_class_token = "cls_token" in str(list(dict(tower.named_parameters())))
+        places = tokens.flatten(2).mean(2) if tokens.ndim == 4 else tokens.mean(1)  # of a map [B, C, h, w]
+        pooled = tokens[:, 0] if has_class_token else places
     names = ("features", "tokens")
     tensor = tensor_of_array("ACTIVATION", sent)
     _, *found = served.infer(family.name, tensor, names, cut=1, manifest=model.digest).outputs
     for output, want in zip(found, (pooled, tokens), strict=True):
         np.testing.assert_array_equal(output.array(), want.numpy(), output.name)
+
+
+def test_features_of_a_map_are_what_its_classifier_classifies(served: Folders) -> None:
+    (segformer,) = (family for family in CLASSIFIERS if family.name == "SegFormer")
+    pixels = np.random.default_rng(7).standard_normal((1, 3, PX, PX), np.float32)
+    whole = served.model(segformer)
+    seen: list[torch.Tensor] = []
+    whole.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    served_model = served.models[segformer.name]
+    whole(torch.from_numpy(pixels))
+    tensor = tensor_of_array("ACTIVATION", pixels)
+    _, found = served.infer(segformer.name, tensor, ("features",), cut=0, manifest=served_model.digest).outputs
+    np.testing.assert_allclose(found.array(), seen[0].numpy(), rtol=1e-5, atol=1e-6)  # summed in another order
+
+
+@pytest.mark.parametrize("family", DENSE, ids=ids)
+def test_a_photo_has_transformers_class_at_each_place(
+    family: Family, served: Folders, photo: Image.Image, png: bytes
+) -> None:
+    class_map, logits = served.infer(family.name, Tensor("IMAGE", "BYTES", (1,), [png])).outputs
+    want = served.theirs(family, served.pixels(family, photo, pil(family)))
+    assert want.shape == (len(LABELS), PX // 4, PX // 4)
+    np.testing.assert_array_equal(logits.array()[0], want)
+    np.testing.assert_array_equal(class_map.array()[0], want.argmax(0))
+    assert len(np.unique(class_map.array())) > 1  # else the comparison says little
+
+
+@pytest.mark.parametrize("family", DENSE, ids=ids)
+def test_a_dense_model_has_no_classes_for_the_whole_image(family: Family, served: Folders, png: bytes) -> None:
+    model = served.models[family.name]
+    assert (model.labels, model.classifies) == ((), False)
+    query = f"{served.url}/predict?model={quote(family.name)}"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(query, png), timeout=30)
+    assert refused.value.code == 400
+    assert "answers [7, 8, 8], not classes; ask by /v2 for class_map" in refused.value.read().decode()
 
 
 @pytest.mark.parametrize("family", TOWERS, ids=ids)
