@@ -1,0 +1,1 @@
+"""What is fitted on images, without labels, after a model was sliced: the tables of the codec `transform`."""
