@@ -54,6 +54,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         "How far is the online planner from an executed oracle? Virtual time.",
         "minutes",
     ),
+    "frontier": Benchmark(
+        "benchmarks.models.frontier",
+        "Is an activation that is coded by transform smaller than the image as JPEG, at equal fidelity?",
+        "minutes of one core for each boundary; needs photos in two folders, and real weights",
+    ),
     "codecs": Benchmark(
         "benchmarks.models.codecs",
         "Do codecs keep the answer, and is their time well spent?",
