@@ -116,6 +116,17 @@ def test_a_forged_payload_with_a_right_checksum_is_decoded_or_refused(
     assert np.isfinite(out).all()
 
 
+def test_escapes_that_no_magnitude_asks_for_are_refused() -> None:
+    codec = made.codec("a map")
+    payload = codec.encode(made.activations("a map", 1)[0], 0)
+    words = 2 * int.from_bytes(payload[12:16], "little")
+    at = len(payload) - 4 - words
+    escapes = int.from_bytes(payload[16:18], "little") + 1
+    forged = payload[:16] + escapes.to_bytes(2, "little") + payload[18:at] + b"\0\0" + payload[at:-4]
+    with pytest.raises(CodecError, match="escapes for"):
+        back(codec, forged + zlib.crc32(forged).to_bytes(4, "little"))
+
+
 def test_tables_of_another_calibration_are_named() -> None:
     name = "tokens behind a class token"
     other = BoundaryCodec(fit(made.activations(name, 40, seed=5), made.LAYOUTS[name][0]))

@@ -71,6 +71,23 @@ def test_an_altered_word_is_seen_in_the_end(place: int, change: int) -> None:
     assert not (np.array_equal(found, symbols) and np.array_equal(back, seeds))
 
 
+def test_words_that_are_left_over_are_refused() -> None:
+    tables, which, symbols, seeds = message(3, 1000, 8)
+    words = words_of(tables, which, symbols, seeds)
+    decoder = rans.Decoder(np.append(words, np.uint16(7)), 8)
+    assert np.array_equal(decoder.read(tables, which), symbols)
+    with pytest.raises(CodecError, match="do not end where they began"):
+        decoder.finish()
+
+
+def test_symbols_that_were_not_read_are_missed() -> None:
+    tables, which, symbols, seeds = message(3, 1000, 8)
+    decoder = rans.Decoder(words_of(tables, which, symbols, seeds), 8)
+    decoder.read(tables, which[:-8])
+    with pytest.raises(CodecError, match="do not end where they began"):
+        decoder.finish()
+
+
 @given(st.lists(st.floats(0, 1e9), min_size=2, max_size=16), st.integers(1, 3))
 def test_fitted_frequencies_leave_no_symbol_out(counts: list[float], rows: int) -> None:
     found = rans.fitted(np.array([counts] * rows))
