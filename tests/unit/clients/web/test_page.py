@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -121,5 +123,41 @@ def test_the_label_is_the_unsliced_models_at_every_kind_of_cut(
                     assert shown == f"{LABELS[expected.argmax()]}, {100 * expected.max():.1f} %", (cut, file)
                 assert [row.cut for row in server.rows] == ([] if cut == "4" else [int(cut)] * len(files))
             assert tab.complaints == []
+
+    asyncio.run(asyncio.wait_for(drive(), 300))
+
+
+def test_a_page_that_plans_shows_the_unsliced_models_labels_and_says_why(
+    url: str, chromium: str, server: OnnxServer, sliced: SlicedModel, tmp_path: Path
+) -> None:
+    files: Sequence[Path] = write_digits(tmp_path / "digits").files[::60]
+    prepare = Preprocess(sliced.spec)
+    with torch.inference_mode():
+        best = sliced.span(0, 4)(torch.from_numpy(np.stack([prepare(str(file)) for file in files]))).argmax(1).tolist()
+
+    async def drive() -> None:
+        async with open_tab(chromium, tmp_path / "profile") as tab:
+            await connected(tab, url)
+            server.rows.clear()
+            await choose(tab, "chooser", "planned")
+            await tab.until("document.getElementById('why').textContent && status_.className === 'ready'")
+            assert await tab.evaluate("document.getElementById('cut').disabled && document.getElementById('codec').disabled")
+            asked = len(server.rows)
+            assert asked == 1  # of zeros, beside the images
+            for file, expected in zip(files, best, strict=True):
+                await tab.evaluate("time.textContent = 'none yet'")
+                await tab.give_file("#file", file)
+                assert await settled(tab) == "", file
+                shown = str(await tab.evaluate("document.getElementById('label').textContent"))
+                assert shown.split(",")[0] == LABELS[expected], file
+                cut = await tab.evaluate("Number(document.getElementById('cut').value)")
+                why = str(await tab.evaluate("document.getElementById('why').textContent"))
+                assert why.startswith({0: "no slice here", 4: "all slices here"}.get(cut, f"{cut} of 4")), why
+                assert "ms expected; " in why
+            assert tab.complaints == []
+            if folder := os.environ.get("HEADTAIL_SHOTS"):
+                for width, dark in itertools.product((390, 1280), (False, True)):
+                    name = f"planned-{width}-{'dark' if dark else 'light'}.png"
+                    await tab.picture(Path(folder) / name, width, dark=dark)
 
     asyncio.run(asyncio.wait_for(drive(), 300))
