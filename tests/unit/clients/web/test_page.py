@@ -1,4 +1,7 @@
-"""The page in a real browser: at every kind of cut it shows the class of the unsliced model."""
+"""The page in a real browser: at every kind of cut, and where it plans, it shows the class of the unsliced model.
+
+HEADTAIL_SHOTS=FOLDER: pictures of the page are left there.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +144,9 @@ def test_a_page_that_plans_shows_the_unsliced_models_labels_and_says_why(
             server.rows.clear()
             await choose(tab, "chooser", "planned")
             await tab.until("document.getElementById('why').textContent && status_.className === 'ready'")
-            assert await tab.evaluate("document.getElementById('cut').disabled && document.getElementById('codec').disabled")
+            assert await tab.evaluate(
+                "document.getElementById('cut').disabled && document.getElementById('codec').disabled"
+            )
             asked = len(server.rows)
             assert asked == 1  # of zeros, beside the images
             for file, expected in zip(files, best, strict=True):
