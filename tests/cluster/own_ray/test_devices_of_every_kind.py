@@ -28,6 +28,7 @@ from PIL import Image
 
 from deployments.engine.trace import KEPT
 from deployments.replica.ingress.web_page import WebPage
+from slicer.core.standalone.one_run import WARMUP_IMAGES
 from slicer.models import zoo
 from slicer.models.images import Preprocess, write_digits
 from slicer.slicing.slice_model import slice_spec
@@ -88,6 +89,7 @@ class Triton:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_each_kind_of_device_gets_the_unsliced_models_classes(tmp_path: Path) -> None:
     sliced = slice_spec(zoo.resolve("digits_vit"), SLICES)
     digits = write_digits(tmp_path / "digits")
@@ -122,7 +124,7 @@ def test_each_kind_of_device_gets_the_unsliced_models_classes(tmp_path: Path) ->
             env=env, stdout=subprocess.PIPE, stderr=(tmp_path / "said").open("w"),
         )  # fmt: skip
         ended = threading.Event()  # the devices with so many images have ended; the others go on until then
-        watchdog = threading.Timer(500, lambda: (ended.set(), process.kill()))
+        watchdog = threading.Timer(800, lambda: (ended.set(), process.kill()))
         watchdog.start()
         try:
             assert process.stdout is not None
@@ -130,7 +132,7 @@ def test_each_kind_of_device_gets_the_unsliced_models_classes(tmp_path: Path) ->
 
             def run(*command: str) -> dict[str, Any]:
                 done = subprocess.run(
-                    [sys.executable, *command], cwd=tmp_path, env=env, text=True, capture_output=True, timeout=240
+                    [sys.executable, *command], cwd=tmp_path, env=env, text=True, capture_output=True, timeout=600
                 )
                 assert done.returncode == 0, done.stderr[-3000:]
                 found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -199,11 +201,12 @@ def test_each_kind_of_device_gets_the_unsliced_models_classes(tmp_path: Path) ->
     came_in = Counter({cut: 0 for cut in range(SLICES)})  # rows whose first step this was
     for step in steps:
         came_in[step["start"]] += step["entries"].get(str(step["start"]), 0)
-    sent = {0: IMAGES, BY_RAY: IMAGES, BY_ONNX: IMAGES, BY_TRITON: len(logits), BY_BROWSER: len(frames)}
+    each = IMAGES + WARMUP_IMAGES
+    sent = {0: IMAGES, BY_RAY: each, BY_ONNX: each, BY_TRITON: len(logits), BY_BROWSER: len(frames)}
     assert dict(came_in) == sent, "the server's books and those of the devices differ"
-    assert server["status"]["waiting"] == {"digits_vit": 0}
-    kinds = {str(cut) for cut, rows in sent.items() if cut and rows}
+    assert not any(server["status"]["waiting"].values())
+    kinds = {str(cut) for cut in (BY_RAY, BY_ONNX, BY_TRITON, *([BY_BROWSER] if chromium else []))}
     mixed = set().union(*(step["entries"] for step in steps if len(step["entries"]) > 1))
     assert kinds <= mixed, f"only rows that entered at {sorted(mixed)} ran in one step with those of another kind"
-    if not frames:
+    if chromium is None:
         pytest.skip("all passed but the browser's tab, which was not there: apt-get install chromium, and make web")
