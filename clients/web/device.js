@@ -4,11 +4,10 @@ import { Camera, decode, pixelsOf } from "./page/camera.js";
 import { Chart } from "./page/chart.js";
 import { Asker, Refused } from "./page/infer.js";
 import { Plan } from "./page/plan.js";
-import { onnxRuntime } from "./page/runtime.js";
+import { Slices } from "./page/slices.js";
 import { softmax, topClasses } from "./src/classes.js";
 import { CODECS } from "./src/codecs.js";
 import { ConfigError, HeadTailError, shown } from "./src/errors.js";
-import { loadHead } from "./src/head.js";
 import { Server } from "./src/server.js";
 
 /**
@@ -24,18 +23,22 @@ const element = (id) => document.getElementById(id);
 
 const [status, error, label, hint, classes] = ["status", "error", "label", "hint", "classes"].map(element);
 const [picture, canvas, video, loading] = ["picture", "canvas", "video", "loading"].map(element);
-const [tokenField, modelField, chooserField, cutField, codecField] = ["token", "model", "chooser", "cut", "codec"].map(element);
+const [tokenField, modelField, chooserField] = ["token", "model", "chooser"].map(element);
+const [cutField, codecField, placeField] = ["cut", "codec", "place"].map(element);
 const [fileField, cameraButton, againButton] = ["file", "camera", "again"].map(element);
 
 const camera = new Camera(video);
+const slices = new Slices((share) => {
+  if (share !== null) say("loading slices", "busy");
+  loading.hidden = share === null;
+  loading.value = share ?? 0;
+});
 const chart = new Chart(element("chart"));
 
 /** What is connected. Replaced as a whole, so that a request in flight keeps what it began with. */
 let asker = new Asker(new Server(APPLICATION));
 /** @type {Served | null} */
 let served = null;
-/** @type {import("./src/head.js").Head | null} */
-let head = null;
 /** @type {Plan | null} null: cut and codec are chosen by hand, or nothing was planned yet */
 let plan = null;
 /** @type {Image | null} */
@@ -54,8 +57,8 @@ async function connect() {
 
 /** Learns what the chosen model is, and which slices may run here. */
 async function chooseModel() {
-  await head?.release();
-  [head, served, plan] = [null, null, null];
+  await slices.release();
+  [served, plan] = [null, null];
   const found = await asker.server.describe(modelField.value);
   if (found.preprocessing === null) {
     throw new ConfigError(`model ${shown(found.name)}: the server cannot say how its images are preprocessed; choose another one`);
@@ -63,13 +66,13 @@ async function chooseModel() {
   if (found.shapes[found.shapes.length - 1].length !== 1) {
     throw new ConfigError(`model ${shown(found.name)} gives no classes, which is all that this page shows; choose another one`);
   }
-  const slices = await asker.server.headSlices(found);
-  const cuts = [...found.entries, found.sliceBytes.length].filter((cut) => cut <= slices.length);
-  const megabytes = (/** @type {number} */ cut) => slices.slice(0, cut).reduce((all, one) => all + one.sizeBytes, 0) / 1e6;
+  const files = await asker.server.headSlices(found);
+  const cuts = [...found.entries, found.sliceBytes.length].filter((cut) => cut <= files.length);
+  const megabytes = (/** @type {number} */ cut) => files.slice(0, cut).reduce((all, one) => all + one.sizeBytes, 0) / 1e6;
   fill(cutField, cuts.map((cut) => [cut, cut === 0 ? "none: the server runs all" : `${cut} of ${found.sliceBytes.length}, ${megabytes(cut).toFixed(1)} MB`]));
   served = found;
   fillCodecs();
-  fill(chooserField, [["hand", "by hand"], ["planned", slices.length ? `planned: fetches ${megabytes(slices.length).toFixed(1)} MB` : "planned"]]);
+  fill(chooserField, [["hand", "by hand"], ["planned", files.length ? `planned: fetches ${megabytes(files.length).toFixed(1)} MB` : "planned"]]);
   showChooser();
   await choice(found);
   say(`connected to ${found.name}`, "ready");
@@ -102,10 +105,11 @@ async function choice(model) {
     plan = null;
     return { cut: cut(), codec: String(codecField.value) };
   }
-  if (plan === null) {
-    await loadSlices(model, model.sliceBytes.length);
+  if (plan === null || slices.place !== placeField.value) {
+    plan = null;
+    await slices.need(asker.server, model, model.sliceBytes.length, placeField.value);
     say("measuring slices, link and server", "busy");
-    const begun = new Plan(model, head === null ? [] : await head.rehearse(), asker);
+    const begun = new Plan(model, (await slices.head?.rehearse()) ?? [], asker);
     await begun.join();
     plan = begun;
   }
@@ -117,31 +121,13 @@ async function choice(model) {
   return found;
 }
 
-/**
- * Sees to it that so many slices can run here, as far as the server has them.
- * @param {Served} model
- * @param {number} count
- */
-async function loadSlices(model, count) {
-  if ((head?.most ?? 0) >= count) return;
-  const slices = (await asker.server.headSlices(model)).slice(0, count);
-  if (slices.length <= (head?.most ?? 0)) return;
-  say("loading the head", "busy");
-  const total = slices.reduce((all, one) => all + one.sizeBytes, 0);
-  let before = 0;
-  loading.hidden = false;
-  try {
-    const runtime = await onnxRuntime();
-    const loaded = await loadHead(runtime, slices, async (slice) => {
-      const file = await asker.server.file("/shard", slice, (bytes) => (loading.value = (before + bytes) / total));
-      before += file.length;
-      return file;
-    });
-    await head?.release();
-    head = loaded;
-  } finally {
-    loading.hidden = true;
-  }
+/** Plans at once where the page does; while the camera runs, its next frame does. */
+function settle() {
+  attempt(async () => {
+    if (served === null) return;
+    await choice(served);
+    say(`connected to ${served.name}`, "ready");
+  });
 }
 
 /**
@@ -152,10 +138,10 @@ async function ask(image) {
   if (served === null) throw new ConfigError("not connected; connect to the server first");
   const model = served;
   const chosen = await choice(model);
-  await loadSlices(model, chosen.cut);
+  await slices.need(asker.server, model, chosen.cut, placeField.value);
   say("working", "busy");
   try {
-    const outcome = await asker.infer(image, chosen, model, head, plan !== null);
+    const outcome = await asker.infer(image, chosen, model, slices.head, plan !== null);
     plan?.learn(chosen, outcome);
     show(outcome, model.labels, image);
   } catch (thrown) {
@@ -298,10 +284,8 @@ element("settings").addEventListener("submit", (/** @type {Event} */ event) => {
   attempt(connect);
 });
 modelField.addEventListener("change", () => attempt(chooseModel));
-chooserField.addEventListener("change", () => {
-  showChooser();
-  attempt(async () => void (served && (await choice(served), say(`connected to ${served.name}`, "ready")))); // while the camera runs, its next frame does
-});
+chooserField.addEventListener("change", () => (showChooser(), settle()));
+placeField.addEventListener("change", settle);
 cutField.addEventListener("change", fillCodecs);
 fileField.addEventListener("change", () => attempt(() => openFile(fileField.files[0])));
 againButton.addEventListener("click", () => attempt(async () => void (last && (await ask(last)))));
@@ -313,6 +297,8 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     if (name === "drop") attempt(() => openFile(event.dataTransfer?.files[0]));
   });
 }
+
+element("where").hidden = !("gpu" in navigator);
 
 // A token may come in the address, after the #, which browsers do not send; it leaves the address bar at once.
 const given = new URLSearchParams(location.hash.slice(1)).get("token");

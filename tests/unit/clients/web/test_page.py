@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -34,6 +35,18 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 MODEL = "digits_vit"
 TOKEN = "secret"
 LABELS = tuple(f"digit {number}" for number in range(10))
+
+_LOADED_WITHOUT_THE_SIZE_OF_BATCHES = f"""(async () => {{
+  const {{ onnxRuntime }} = await import("./page/runtime.js");
+  const {{ Server }} = await import("./src/server.js");
+  const server = new Server(new URL("..", location), "{TOKEN}");
+  const [slice] = await server.headSlices(await server.describe("digits"));
+  const file = await server.file("/shard", slice);
+  const {{ runtime, options }} = await onnxRuntime("gpu");
+  await (await runtime.InferenceSession.create(file, options)).release();
+  const ofAnySize = {{ ...options, freeDimensionOverrides: {{}} }};
+  return runtime.InferenceSession.create(file, ofAnySize).then(() => "loaded", String);
+}})()"""
 
 
 class OnnxServer(TinyServer):
@@ -164,5 +177,41 @@ def test_a_page_that_plans_shows_the_unsliced_models_labels_and_says_why(
                 for width, dark in itertools.product((390, 1280), (False, True)):
                     name = f"planned-{width}-{'dark' if dark else 'light'}.png"
                     await tab.picture(Path(folder) / name, width, dark=dark)
+
+    asyncio.run(asyncio.wait_for(drive(), 300))
+
+
+def test_slices_on_a_gpu_give_what_the_processor_gives_and_leave_nothing_to_it(
+    url: str, chromium: str, server: OnnxServer, tmp_path: Path
+) -> None:
+    """WebGPU by SwiftShader, which computes a GPU's work on the processor: right or wrong shows, speed does not."""
+    file = write_digits(tmp_path / "digits").files[0]
+    swiftshader = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
+
+    async def drive() -> None:
+        async with open_tab(chromium, tmp_path / "profile", swiftshader) as tab:
+            await connected(tab, url)
+            if not await tab.evaluate("navigator.gpu?.requestAdapter().then(found => found !== null) ?? false"):
+                pytest.skip("this Chromium has no WebGPU by SwiftShader")
+            await tab.evaluate("document.addEventListener('answered', one => globalThis.logits = one.detail.logits)")
+            found: dict[tuple[str, str], npt.NDArray[np.float32]] = {}
+            for place, cut in itertools.product(("processor", "gpu"), ("2", "4")):
+                await choose(tab, "place", place)
+                await choose(tab, "cut", cut)
+                if cut != "4":
+                    await choose(tab, "codec", "fp32")
+                await tab.evaluate("time.textContent = 'none yet'")
+                await tab.give_file("#file", file)
+                assert await settled(tab) == "", (place, cut)
+                found[place, cut] = np.array(await tab.evaluate("[...logits]"), np.float32)
+            loaded = "performance.getEntriesByType('resource').map(one => one.name.split('/').pop())"
+            assert "ort-wasm-simd-threaded.asyncify.wasm" in await tab.evaluate(loaded)
+            for cut in ("2", "4"):
+                expected = found["processor", cut]
+                near = 1e-4 * float(np.abs(expected).max())
+                np.testing.assert_allclose(found["gpu", cut], expected, rtol=0, atol=near)
+            # Without the batch's size the processor would have to work out shapes, and the slice is refused.
+            said = await tab.evaluate(_LOADED_WITHOUT_THE_SIZE_OF_BATCHES)
+            assert "fallback to CPU EP has been explicitly disabled" in said
 
     asyncio.run(asyncio.wait_for(drive(), 300))
