@@ -1,7 +1,9 @@
 """Devices of all kinds at one real Serve, at four cuts at once: each gets the unsliced model's classes.
 
-A torch device through Ray, `headtail-device` (onnxruntime, HTTP), Triton's own client with activations and images, and
-a browser tab with a camera. Where there is no Chromium, or no onnxruntime-web (`make web`), the others run without it.
+The accelerator is emulated: it gives true answers, and takes so long for a slice that rows meet on every machine. All
+else is real: a torch device through Ray, `headtail-device` (onnxruntime, HTTP), Triton's own client with activations
+and images, and a browser tab with a camera. Where there is no Chromium, or no onnxruntime-web (`make web`), the others
+run without it.
 """
 
 from __future__ import annotations
@@ -46,6 +48,14 @@ BY_RAY, BY_ONNX, BY_TRITON, BY_BROWSER = 1, 2, 3, 4
 
 #: Images per second of the devices, so that they are at work long enough to meet the others; rows of Triton's client.
 RATE, TRITON_EVERY_S = 6, 0.05
+
+#: A batch takes no longer than a row. Slow, so that its steps are few enough to be kept (`KEPT`).
+_ACCELERATOR = f"""
+name: slow
+source: {{hypothetical: true, what: 20 ms per slice for any batch}}
+buckets: [1, 32]
+slices: [{{repeat: {SLICES}, mean_ms: [20.0, 20.0]}}]
+"""
 
 _ALONE = "import sys; from slicer.core.standalone.command import main; sys.exit(main())"
 
@@ -112,6 +122,11 @@ def test_each_kind_of_device_gets_the_unsliced_models_classes(tmp_path: Path) ->
         "token": "secret",
     }
     config |= {"shard_dir": str(tmp_path / "served"), "grpc": {"enabled": False}}
+    (tmp_path / "slow.yaml").write_text(_ACCELERATOR)
+    config |= {
+        "executor": "emulated",
+        "executor_options": {"profile": str(tmp_path / "slow.yaml"), "answers": "true"},
+    }
     config["models"] = [{"name": "digits_vit", "strategy": "continuous", "onnx": True, "num_slices": SLICES}]
     (tmp_path / "server.yaml").write_text(json.dumps(config))
     url = f"http://127.0.0.1:{port}/headtail"
