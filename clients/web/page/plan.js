@@ -26,9 +26,9 @@ const ENVELOPE_BYTES = 300;
 const GAIN = 0.08;
 const LEAST_MS = 0.5;
 
-/** Who computes everything here asks so often how link and server are, and has so much patience. */
+/** Who computes everything here asks so often how link and server are. The next image waits for the answer, so briefly. */
 const PROBE_MS = 4000;
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 1000;
 
 /** Remembered values of each time, of which the median counts. */
 const REMEMBERED = 9;
@@ -112,11 +112,14 @@ export class Plan {
   async keepUp() {
     if (this.present?.cut !== this.served.sliceBytes.length || this.clock() - this.heardMs < PROBE_MS) return;
     this.heardMs = this.clock();
-    await this.#probe().catch(() => {}); // who runs all slices goes on without a server
+    await this.#probe(PATIENCE_MS).catch(() => {}); // who runs all slices goes on without a server
   }
 
-  /** The fewest bytes that the server takes, with zeros. */
-  async #probe() {
+  /**
+   * The fewest bytes that the server takes, with zeros.
+   * @param {number} [patienceMs]
+   */
+  async #probe(patienceMs) {
     const { served } = this;
     const [smallest] = this.#estimates()
       .filter(({ choice, refused }) => !refused && choice.cut < served.sliceBytes.length && choice.codec in CODECS)
@@ -125,7 +128,7 @@ export class Plan {
     const { cut, codec } = smallest.choice;
     const shape = served.shapes[cut];
     const payload = encode(codec, new Float32Array(product(shape)), shape, served.channelAxes[cut]);
-    this.#heard(cut, await this.asker.send(served, smallest.choice, shape, payload, { wantsLoad: true, patienceMs: PATIENCE_MS }));
+    this.#heard(cut, await this.asker.send(served, smallest.choice, shape, payload, { wantsLoad: true, patienceMs }));
   }
 
   /**

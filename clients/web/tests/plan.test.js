@@ -28,7 +28,8 @@ function world({ msPerKb = 0, serverMs = 3 } = {}) {
   };
   made.asker = {
     server: { describe: async () => void (made.nowMs += 5) },
-    send: async (served, choice, shape, payload) => {
+    send: async (served, choice, shape, payload, { patienceMs }) => {
+      made.patienceMs = patienceMs;
       if (made.gone) throw new Error("gone");
       made.asked.push(choice);
       return made.sent(choice, payload.length);
@@ -100,4 +101,5 @@ test("who runs all slices asks how the server is, every few seconds, and goes on
   plan.present = { cut: 3, codec: "fp32" };
   [made.nowMs, made.gone] = [made.nowMs + 5000, true];
   await plan.keepUp();
+  assert.ok(made.patienceMs <= 1000, "the next image waits for it");
 });
