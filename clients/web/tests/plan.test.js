@@ -81,7 +81,7 @@ test("what gains little is no reason to move", async () => {
   const plan = await made.plan([5, 5, 5]);
   const first = plan.decide();
   assert.equal(first.cut, 0);
-  for (let image = 0; image < 9; image++) plan.learn({ cut: 3, codec: "fp32" }, { phases: PHASES, slicesMs: [4.8, 4.8, 4.8], sent: null });
+  for (let image = 0; image < 9; image++) plan.learn({ cut: 3, codec: "fp32" }, { phases: PHASES, slicesMs: [4.4, 4.4, 4.4], sent: null });
   assert.deepEqual(plan.decide(), first);
   for (let image = 0; image < 9; image++) plan.learn({ cut: 3, codec: "fp32" }, { phases: PHASES, slicesMs: [1, 1, 1], sent: null });
   assert.equal(plan.decide().cut, 3);
