@@ -35,9 +35,8 @@ const slices = new Slices((share) => {
 });
 const chart = new Chart(element("chart"));
 
-/** What is connected. Replaced as a whole, so that a request in flight keeps what it began with. */
-let asker = new Asker(new Server(APPLICATION));
-/** @type {Served | null} */
+const asker = new Asker(new Server(APPLICATION));
+/** What is connected. Replaced as a whole, so that a request in flight keeps what it began with. @type {Served | null} */
 let served = null;
 /** @type {Plan | null} null: cut and codec are chosen by hand, or nothing was planned yet */
 let plan = null;
@@ -48,7 +47,7 @@ let busy = false;
 /** Asks which models there are, with the token of the field. */
 async function connect() {
   say("connecting", "busy");
-  asker = new Asker(new Server(APPLICATION, tokenField.value.trim()));
+  asker.server = new Server(APPLICATION, tokenField.value.trim()); // no request is in flight: see attempt
   const models = await asker.server.models();
   fill(modelField, models.map((name) => [name, name]));
   if (!models.length) throw new ConfigError("the server has no model now; try again when it has one");
