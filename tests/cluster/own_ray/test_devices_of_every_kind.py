@@ -131,7 +131,7 @@ def test_each_kind_of_device_gets_the_unsliced_models_classes(tmp_path: Path) ->
     (tmp_path / "server.yaml").write_text(json.dumps(config))
     url = f"http://127.0.0.1:{port}/headtail"
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    env |= {"PYTHONPATH": str(ROOT), "HEADTAIL_TOKEN": "secret"}
+    env |= {"PYTHONPATH": str(ROOT), "HEADTAIL_TOKEN": "secret", "RAY_AUTH_MODE": "disabled"}  # as tests/conftest.py
     with tempfile.TemporaryDirectory(prefix="ray-") as ray_folder:  # tmp_path is too long for Ray's sockets
         env["RAY_TMPDIR"] = ray_folder
         process = subprocess.Popen(
@@ -155,20 +155,23 @@ def test_each_kind_of_device_gets_the_unsliced_models_classes(tmp_path: Path) ->
                 found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
                 return found
 
-            def by_triton() -> tuple[list[int], list[np.ndarray]]:
+            def images_by_triton() -> list[int]:
                 client = Triton(url)
-                best = [client.best(file) for file in digits.files[:IMAGES]]
+                return [client.best(file) for file in digits.files[:IMAGES]]
+
+            def activations_by_triton() -> list[np.ndarray]:
+                client = Triton(url)
                 logits: list[np.ndarray] = []
                 while not ended.wait(TRITON_EVERY_S) or len(logits) < IMAGES:
                     logits.append(client.logits(activations.numpy()[len(logits) % IMAGES]))
-                return best, logits
+                return logits
 
             def by_browser() -> list[Seen]:
                 page = f"{url}/device/#token=secret"
                 return watch(str(chromium), page, tmp_path / "camera.y4m", tmp_path / "browser", BY_BROWSER, ended)
 
             common = ("--requests", str(IMAGES), "--rate", str(RATE), "--codec", "fp32", "--json")
-            with ThreadPoolExecutor(4) as together:
+            with ThreadPoolExecutor(5) as together:
                 by_ray = together.submit(
                     run, "-m", "headtail", "device", "--server", "headtail", "--address", cluster,
                     "--model", "digits_vit", "--cut", str(BY_RAY), *common,
@@ -177,7 +180,7 @@ def test_each_kind_of_device_gets_the_unsliced_models_classes(tmp_path: Path) ->
                     run, "-c", _ALONE, "--url", url, "--cut", str(BY_ONNX), "--out", str(tmp_path / "out"),
                     "--cache", str(tmp_path / "cache"), "--images", str(digits.files[0].parents[1]), *common,
                 )  # fmt: skip
-                by_stock = together.submit(by_triton)
+                by_stock = together.submit(images_by_triton), together.submit(activations_by_triton)
                 by_tab = together.submit(by_browser) if chromium else None
                 try:
                     page = urllib.request.urlopen(f"{url}/device")  # a redirect leads to device/
@@ -187,7 +190,7 @@ def test_each_kind_of_device_gets_the_unsliced_models_classes(tmp_path: Path) ->
                     ray_device, onnx_device = by_ray.result(), by_onnx.result()
                 finally:
                     ended.set()
-                best, logits = by_stock.result()
+                best, logits = by_stock[0].result(), by_stock[1].result()
                 frames = by_tab.result() if by_tab else []
             server = run("-c", _ASK_THE_SERVER, cluster)
             process.send_signal(signal.SIGINT)
