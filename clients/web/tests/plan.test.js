@@ -103,3 +103,13 @@ test("who runs all slices asks how the server is, every few seconds, and goes on
   await plan.keepUp();
   assert.ok(made.patienceMs <= 1000, "the next image waits for it");
 });
+
+test("a server that tells of all its entries is believed, the idle one preferred", async () => {
+  const made = world();
+  const plan = await made.plan([5, 50, 50]);
+  assert.equal(plan.decide().cut, 0);
+  const sent = made.sent({ cut: 0 }, 3072);
+  sent.reply.load = [[0, 100, 9], [1, 0, 6], [2, 100, 3]];
+  plan.learn({ cut: 0, codec: "rgb8" }, { phases: PHASES, slicesMs: [], sent });
+  assert.equal(plan.decide().cut, 1);
+});
