@@ -6,9 +6,9 @@
  */
 
 import { CODECS, encode } from "../src/codecs.js";
-import { LinkEstimate, median } from "../src/link.js";
 import { product } from "../src/numbers.js";
 import { choose, estimate, estimateAll } from "../src/planner.js";
+import { LinkEstimate, median } from "./link.js";
 
 /**
  * @typedef {import("../src/planner.js").Choice} Choice
