@@ -148,8 +148,10 @@ def tables(result: Result) -> list[Table]:
 
 
 def group_table(result: Result) -> Table:
-    """Per strategy and group of devices: what it chose, and how it fared."""
+    """Per strategy and group of devices: what it chose, and how it fared; what ran its heads, unless all is torch."""
     rows = []
+    runtimes = _runtimes(result)
+    told = any(names != ["torch"] for names in runtimes.values())
     for name in result.strategies:
         measured = [record for run in result.of(name) for record in run.measured]
         unstable = stats.mostly_unstable(result.of(name))
@@ -161,6 +163,7 @@ def group_table(result: Result) -> Table:
                 [
                     name,
                     group,
+                    *([", ".join(runtimes.get(group, ["-"]))] if told else []),
                     ", ".join(f"{cut} {codec}: {requests / len(own):.0%}" for (cut, codec), requests in chosen),
                     str(len({record.device for record in own})),
                     f"{found.answered}/{found.requests}",
@@ -170,8 +173,17 @@ def group_table(result: Result) -> Table:
                     kilobytes(found.answer_bytes),
                 ]
             )
-    header = ["strategy", "group", "cut, codec", "devices", "answered", "p50", "p99", "kB", "kB back"]
-    return Table("Per strategy and group of devices (ms; kB on the wire)", header, rows, left=3)
+    named = ["strategy", "group", *(["runtime"] if told else []), "cut, codec"]
+    header = [*named, "devices", "answered", "p50", "p99", "kB", "kB back"]
+    return Table("Per strategy and group of devices (ms; kB on the wire)", header, rows, left=len(named))
+
+
+def _runtimes(result: Result) -> dict[str, list[str]]:
+    """Group -> what ran the heads of its devices, each once."""
+    found: dict[str, dict[str, None]] = {}
+    for device in result.manifest.get("devices", ()):
+        found.setdefault(device["group"], {})[device["runtime"]] = None
+    return {group: list(names) for group, names in found.items()}
 
 
 def remarks(result: Result) -> list[str]:

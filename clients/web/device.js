@@ -2,18 +2,20 @@
 
 import { Camera, decode, pixelsOf } from "./page/camera.js";
 import { Chart } from "./page/chart.js";
+import { Asker, Refused } from "./page/infer.js";
+import { Plan } from "./page/plan.js";
+import { Slices } from "./page/slices.js";
 import { softmax, topClasses } from "./src/classes.js";
-import { CODECS, IMAGE_CODECS, encode, encodeRgb8 } from "./src/codecs.js";
+import { CODECS } from "./src/codecs.js";
 import { ConfigError, HeadTailError, shown } from "./src/errors.js";
-import { Head, loadHead } from "./src/head.js";
-import { crop, preprocess } from "./src/preprocess.js";
 import { Server } from "./src/server.js";
 
-/** @typedef {import("./src/pixels.js").Image} Image */
+/**
+ * @typedef {import("./src/pixels.js").Image} Image
+ * @typedef {import("./src/server.js").Served} Served
+ */
 
 const SHOWN_CLASSES = 5;
-const DEADLINE_MS = 30_000;
-const MOST_THREADS = 4;
 const APPLICATION = new URL(document.documentElement.dataset.application ?? "..", document.baseURI);
 
 /** @type {(id: string) => any} */
@@ -21,29 +23,32 @@ const element = (id) => document.getElementById(id);
 
 const [status, error, label, hint, classes] = ["status", "error", "label", "hint", "classes"].map(element);
 const [picture, canvas, video, loading] = ["picture", "canvas", "video", "loading"].map(element);
-const [tokenField, modelField, cutField, codecField] = ["token", "model", "cut", "codec"].map(element);
+const [tokenField, modelField, chooserField] = ["token", "model", "chooser"].map(element);
+const [cutField, codecField, placeField] = ["cut", "codec", "place"].map(element);
 const [fileField, cameraButton, againButton] = ["file", "camera", "again"].map(element);
 
 const camera = new Camera(video);
+const slices = new Slices((share) => {
+  if (share !== null) say("loading slices", "busy");
+  loading.hidden = share === null;
+  loading.value = share ?? 0;
+});
 const chart = new Chart(element("chart"));
-const device = `web-${token(6)}`;
 
-/** What is connected. Replaced as a whole, so that a request in flight keeps what it began with. */
-let server = new Server(APPLICATION);
-/** @type {import("./src/server.js").Served | null} */
+const asker = new Asker(new Server(APPLICATION));
+/** What is connected. Replaced as a whole, so that a request in flight keeps what it began with. @type {Served | null} */
 let served = null;
-/** @type {Head | null} */
-let head = null;
+/** @type {Plan | null} null: cut and codec are chosen by hand, or nothing was planned yet */
+let plan = null;
 /** @type {Image | null} */
 let last = null;
-let asked = 0;
 let busy = false;
 
 /** Asks which models there are, with the token of the field. */
 async function connect() {
   say("connecting", "busy");
-  server = new Server(APPLICATION, tokenField.value.trim());
-  const models = await server.models();
+  asker.server = new Server(APPLICATION, tokenField.value.trim()); // no request is in flight: see attempt
+  const models = await asker.server.models();
   fill(modelField, models.map((name) => [name, name]));
   if (!models.length) throw new ConfigError("the server has no model now; try again when it has one");
   await chooseModel();
@@ -51,21 +56,24 @@ async function connect() {
 
 /** Learns what the chosen model is, and which slices may run here. */
 async function chooseModel() {
-  await head?.release();
-  [head, served] = [null, null];
-  const found = await server.describe(modelField.value);
+  await slices.release();
+  [served, plan] = [null, null];
+  const found = await asker.server.describe(modelField.value);
   if (found.preprocessing === null) {
     throw new ConfigError(`model ${shown(found.name)}: the server cannot say how its images are preprocessed; choose another one`);
   }
   if (found.shapes[found.shapes.length - 1].length !== 1) {
     throw new ConfigError(`model ${shown(found.name)} gives no classes, which is all that this page shows; choose another one`);
   }
-  const slices = await server.headSlices(found);
-  const cuts = [...found.entries, found.sliceBytes.length].filter((cut) => cut <= slices.length);
-  const megabytes = (/** @type {number} */ cut) => slices.slice(0, cut).reduce((all, one) => all + one.sizeBytes, 0) / 1e6;
+  const files = await asker.server.headSlices(found);
+  const cuts = [...found.entries, found.sliceBytes.length].filter((cut) => cut <= files.length);
+  const megabytes = (/** @type {number} */ cut) => files.slice(0, cut).reduce((all, one) => all + one.sizeBytes, 0) / 1e6;
   fill(cutField, cuts.map((cut) => [cut, cut === 0 ? "none: the server runs all" : `${cut} of ${found.sliceBytes.length}, ${megabytes(cut).toFixed(1)} MB`]));
   served = found;
   fillCodecs();
+  fill(chooserField, [["hand", "by hand"], ["planned", files.length ? `planned: fetches ${megabytes(files.length).toFixed(1)} MB` : "planned"]]);
+  showChooser();
+  await choice(found);
   say(`connected to ${found.name}`, "ready");
 }
 
@@ -75,43 +83,50 @@ function fillCodecs() {
   const images = cut() === 0 && served.codecs.includes("rgb8") ? ["rgb8"] : [];
   const known = [...images, ...Object.keys(CODECS)].filter((codec) => served?.codecs.includes(codec));
   fill(codecField, known.map((codec) => [codec, codec]));
-  codecField.disabled = cut() === served.sliceBytes.length; // nothing is sent
+  codecField.disabled = planned() || cut() === served.sliceBytes.length; // with all slices here nothing is sent
 }
 
-/** The head of the chosen cut; fetched when it is needed first. */
-async function headFor(/** @type {import("./src/server.js").Served} */ model) {
-  if (cut() === 0 || (head !== null && head.most >= cut())) return;
-  say("loading the head", "busy");
-  const slices = (await server.headSlices(model)).slice(0, cut());
-  const total = slices.reduce((all, one) => all + one.sizeBytes, 0);
-  let before = 0;
-  loading.hidden = false;
-  try {
-    const runtime = await onnxRuntime();
-    const loaded = await loadHead(runtime, slices, async (slice) => {
-      const file = await server.file("/shard", slice, (bytes) => (loading.value = (before + bytes) / total));
-      before += file.length;
-      return file;
-    });
-    await head?.release();
-    head = loaded;
-  } finally {
-    loading.hidden = true;
-  }
+/** Shows who chooses cut and codec. */
+function showChooser() {
+  cutField.disabled = planned();
+  element("why").hidden = !planned();
+  element("why").textContent = "";
+  fillCodecs();
 }
 
-/** onnxruntime-web, from this page's own server; only who runs slices here needs it. */
-async function onnxRuntime() {
-  const folder = new URL("ort/", import.meta.url);
-  try {
-    const runtime = await import(new URL("ort.wasm.min.mjs", folder).href);
-    runtime.env.wasm.wasmPaths = folder.href;
-    // Browsers give threads to isolated pages only: those of https or localhost, by the headers of our server.
-    runtime.env.wasm.numThreads = crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
-    return runtime;
-  } catch (thrown) {
-    throw new ConfigError(`onnxruntime-web is not at ${folder.pathname} (${thrown}); choose no slices here, or run make web on the server`);
+/**
+ * What is done with the next image.
+ * @param {Served} model
+ * @returns {Promise<import("./src/planner.js").Choice>}
+ */
+async function choice(model) {
+  if (!planned()) {
+    plan = null;
+    return { cut: cut(), codec: String(codecField.value) };
   }
+  if (plan === null || slices.place !== placeField.value) {
+    plan = null;
+    await slices.need(asker.server, model, model.sliceBytes.length, placeField.value);
+    say("measuring slices, link and server", "busy");
+    const begun = new Plan(model, (await slices.head?.rehearse()) ?? [], asker);
+    await begun.join();
+    plan = begun;
+  }
+  const found = plan.decide();
+  cutField.value = String(found.cut);
+  fillCodecs();
+  codecField.value = found.codec;
+  element("why").textContent = plan.why;
+  return found;
+}
+
+/** Plans at once where the page does; while the camera runs, its next frame does. */
+function settle() {
+  attempt(async () => {
+    if (served === null) return;
+    await choice(served);
+    say(`connected to ${served.name}`, "ready");
+  });
 }
 
 /**
@@ -120,56 +135,27 @@ async function onnxRuntime() {
  */
 async function ask(image) {
   if (served === null) throw new ConfigError("not connected; connect to the server first");
-  const [model, codec] = [served, String(codecField.value)];
-  const how = model.preprocessing;
-  if (how === null) return;
-  await headFor(model);
+  const model = served;
+  const chosen = await choice(model);
+  await slices.need(asker.server, model, chosen.cut, placeField.value);
   say("working", "busy");
-  const marks = [performance.now()];
-  const raw = codec in IMAGE_CODECS && cut() === 0 ? encodeRgb8(crop(image, how)) : null;
-  const input = raw === null ? preprocess(image, how) : null;
-  marks.push(performance.now());
-  const at = cut();
-  const computed = input === null ? null : await (head ?? new Head(/** @type {any} */ (null), [], [])).run(input, how.shape, at);
-  marks.push(performance.now());
-  if (computed !== null && at === model.sliceBytes.length) {
-    const [preprocessMs, headMs] = gaps(marks);
-    show(computed.values, model.labels, { preprocess: preprocessMs, head: headMs, encode: 0, network: 0, server: 0 }, "nothing", "all here");
-    return;
+  try {
+    const outcome = await asker.infer(image, chosen, model, slices.head, plan !== null);
+    plan?.learn(chosen, outcome);
+    show(outcome, model.labels, image);
+  } catch (thrown) {
+    if (thrown instanceof Refused && ["stale", "unknown_model"].includes(thrown.code)) await chooseModel();
+    throw thrown;
   }
-  const payload = raw ?? encode(codec, /** @type {any} */ (computed).values, /** @type {any} */ (computed).shape, model.channelAxes[at]);
-  marks.push(performance.now());
-  const request = {
-    id: `${device}/${++asked}`,
-    model: model.name,
-    manifest: model.manifest,
-    cut: at,
-    codec,
-    shape: computed?.shape ?? how.shape,
-    payload,
-    deadlineMs: DEADLINE_MS,
-    key: token(16),
-  };
-  const answer = await server.send(request, AbortSignal.timeout(DEADLINE_MS));
-  marks.push(performance.now());
-  if ("code" in answer) {
-    if (answer.code === "stale" || answer.code === "unknown_model") await chooseModel();
-    throw new ConfigError(`refused (${answer.code}): ${answer.message}`);
-  }
-  const [preprocessMs, headMs, encodeMs, answerMs] = gaps(marks);
-  const serverMs = Math.min(answer.timings.totalMs, answerMs);
-  const phases = { preprocess: preprocessMs, head: headMs, encode: encodeMs, network: answerMs - serverMs, server: serverMs };
-  show(answer.logits, model.labels, phases, `${(payload.length / 1e3).toFixed(1)} kB`, `${answer.timings.rowsPerStep.join(", ")} rows`);
+  await plan?.keepUp();
 }
 
 /**
- * @param {Float32Array} logits
+ * @param {import("./page/infer.js").Outcome} outcome
  * @param {readonly string[]} labels
- * @param {import("./page/chart.js").Phases} phases
- * @param {string} sent
- * @param {string} rows
+ * @param {Image} image what was asked about
  */
-function show(logits, labels, phases, sent, rows) {
+function show({ logits, phases, sent }, labels, image) {
   const likely = softmax(logits);
   const best = topClasses(logits, SHOWN_CLASSES).map(([index]) => ({ name: labels[index] || `class ${index}`, share: likely[index] }));
   label.textContent = `${best[0].name}, ${percent(best[0].share)}`;
@@ -187,10 +173,11 @@ function show(logits, labels, phases, sent, rows) {
   );
   for (const [phase, ms] of Object.entries(phases)) element(`time-${phase}`).textContent = `${ms.toFixed(1)} ms`;
   element("time-total").textContent = `${Object.values(phases).reduce((all, one) => all + one, 0).toFixed(1)} ms`;
-  element("sent").textContent = sent;
-  element("rows").textContent = rows;
+  element("sent").textContent = sent === null ? "nothing" : `${(sent.sizeBytes / 1e3).toFixed(1)} kB`;
+  element("rows").textContent = sent === null ? "all here" : `${sent.reply.timings.rowsPerStep.join(", ")} rows`;
   chart.add(phases);
   say(`connected to ${modelField.value}`, "ready");
+  document.dispatchEvent(new CustomEvent("answered", { detail: { image, logits, sent } })); // for pages around this one, and tests
 }
 
 /** Reads, shows and asks about a file. */
@@ -282,19 +269,13 @@ function cut() {
   return Number(cutField.value);
 }
 
-/** @param {number[]} marks */
-function gaps(marks) {
-  return marks.slice(1).map((mark, at) => mark - marks[at]);
-}
-
 /** @param {number} share */
 function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
 
-/** Letters that nobody guesses. `crypto.randomUUID` is missing where a page came by http. */
-function token(/** @type {number} */ bytes) {
-  return Array.from(crypto.getRandomValues(new Uint8Array(bytes)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+function planned() {
+  return chooserField.value === "planned";
 }
 
 element("settings").addEventListener("submit", (/** @type {Event} */ event) => {
@@ -302,6 +283,8 @@ element("settings").addEventListener("submit", (/** @type {Event} */ event) => {
   attempt(connect);
 });
 modelField.addEventListener("change", () => attempt(chooseModel));
+chooserField.addEventListener("change", () => (showChooser(), settle()));
+placeField.addEventListener("change", settle);
 cutField.addEventListener("change", fillCodecs);
 fileField.addEventListener("change", () => attempt(() => openFile(fileField.files[0])));
 againButton.addEventListener("click", () => attempt(async () => void (last && (await ask(last)))));
@@ -313,6 +296,8 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     if (name === "drop") attempt(() => openFile(event.dataTransfer?.files[0]));
   });
 }
+
+element("where").hidden = !("gpu" in navigator);
 
 // A token may come in the address, after the #, which browsers do not send; it leaves the address bar at once.
 const given = new URLSearchParams(location.hash.slice(1)).get("token");

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clients.web.making import codecs, images, oip, planner, preprocess, resample
+from clients.web.making import codecs, images, link, oip, planner, preprocess, resample
 
 FOLDER = Path(__file__).parent / "vectors"
 
@@ -26,6 +26,7 @@ MAKERS: Mapping[str, Callable[[], Any]] = {
     "codecs.json": codecs.vectors,
     "oip.json": oip.vectors,
     "planner.json": planner.vectors,
+    "link.json": link.vectors,
 }
 
 

@@ -21,6 +21,7 @@ _FIELDS = (
     "round_trip_ms",
     "server_wait_ms",
     "execution_ms",
+    "download_ms",
     "total_ms",
     "payload_bytes",
     "memory_bytes",
@@ -81,6 +82,8 @@ def _facts(numbers: Numbers) -> Json:
     }
     if numbers.below(2):
         found["channel_axes"] = [0, *([0 if maps else len(shape) - 1 for shape in inner]), 0]
+    if numbers.below(2):
+        found["answer_bytes"] = numbers.one_of((4000, 150_000))
     return found
 
 
@@ -105,6 +108,7 @@ def _link(numbers: Numbers) -> Json:
         "bytes_per_s": numbers.one_of((2e4, 1.25e5, 1e6, 1.25e7)) * numbers.within(1, 4),
         "round_trip_ms": numbers.within(0, 60),
         "backlog_ms": numbers.one_of((0.0, 3.0, 50.0)),
+        "down_bytes_per_s": numbers.one_of((1.25e5, 1e6, 1.25e7)) * numbers.within(1, 4),
     }
     return {name: value for name, value in optional.items() if numbers.below(6)}
 

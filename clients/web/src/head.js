@@ -106,6 +106,17 @@ export class Head {
     return { values: tensor.data, shape: this.slices[cut - 1].outputShape, slicesMs };
   }
 
+  /**
+   * What each slice takes for a black image, after a warm-up.
+   * @returns {Promise<readonly number[]>}
+   */
+  async rehearse() {
+    const shape = this.slices[0]?.inputShape ?? [];
+    const black = new Float32Array(product(shape));
+    await this.run(black, shape, this.most);
+    return (await this.run(black, shape, this.most)).slicesMs;
+  }
+
   /** Gives the memory back; a later `run` fails. */
   async release() {
     await Promise.all(this.sessions.map((session) => session.release()));

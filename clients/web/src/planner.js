@@ -17,6 +17,7 @@ export const MOST_BUSY = 0.95;
  * @property {readonly number[]} entries cuts that the server takes
  * @property {readonly string[]} codecs that it takes, those of images at cut 0 among them
  * @property {readonly number[]} [channelAxes] of the activations; empty: the last axis of each
+ * @property {number} [answerBytes] of the outputs that an answer carries; 0: classes, which come with the round trip
  *
  * @typedef {object} DeviceView
  * @property {readonly number[]} slicesMs of each slice, batch 1
@@ -33,6 +34,7 @@ export const MOST_BUSY = 0.95;
  * @property {number} [bytesPerS] up
  * @property {number} [roundTripMs] of a small message
  * @property {number} [backlogMs] until what was sent has left
+ * @property {number | null} [downBytesPerS] null: not known, so an answer takes no time of its own
  *
  * @typedef {object} ServerView what the server reports, by entry
  * @property {Record<number, number>} waitMs in its queues
@@ -60,6 +62,7 @@ export const MOST_BUSY = 0.95;
  * @property {number} roundTripMs
  * @property {number} serverWaitMs
  * @property {number} executionMs
+ * @property {number} downloadMs
  * @property {number} totalMs their sum
  * @property {number} payloadBytes
  * @property {number} memoryBytes
@@ -131,8 +134,11 @@ export function estimate(facts, choice, device, link, server, goal) {
   const roundTripMs = whole ? 0 : (link.roundTripMs ?? 0);
   const serverWaitMs = whole ? 0 : (server?.waitMs[cut] ?? 0);
   const executionMs = whole ? 0 : (server?.executionMs[cut] ?? 0);
+  const down = link.downBytesPerS ?? null;
+  const downloadMs = whole || down === null ? 0 : ((facts.answerBytes ?? 0) / down) * 1e3;
   const waitsMs = deviceWaitMs + uploadWaitMs + serverWaitMs;
-  const totalMs = waitsMs + headMs + encodeMs + uploadMs + roundTripMs + executionMs;
+  const totalMs = waitsMs + headMs + encodeMs + uploadMs + roundTripMs + executionMs + downloadMs;
+  const downloadBusy = (rateRps * downloadMs) / 1e3;
   const joules = ((device.watts ?? 0) * (headMs + encodeMs)) / 1e3 + ((device.joulesPerMb ?? 0) * (payload ?? 0)) / 1e6;
   return {
     choice,
@@ -144,12 +150,13 @@ export function estimate(facts, choice, device, link, server, goal) {
     roundTripMs,
     serverWaitMs,
     executionMs,
+    downloadMs,
     totalMs,
     payloadBytes: Math.trunc(payload ?? 0),
     memoryBytes: memoryBytes(facts, cut),
     joules,
     cost: totalMs + (goal.jouleMs ?? 0) * joules + (goal.serverMs ?? 0) * executionMs,
-    refused: refusedWhy(facts, choice, device, server, goal, payload, deviceBusy, uploadBusy),
+    refused: refusedWhy(facts, choice, device, server, goal, payload, deviceBusy, uploadBusy, downloadBusy),
   };
 }
 
@@ -202,9 +209,10 @@ export function memoryBytes(facts, cut) {
  * @param {number | null} payload
  * @param {number} deviceBusy
  * @param {number} uploadBusy
+ * @param {number} downloadBusy
  * @returns {string}
  */
-function refusedWhy(facts, { cut, codec }, device, server, goal, payload, deviceBusy, uploadBusy) {
+function refusedWhy(facts, { cut, codec }, device, server, goal, payload, deviceBusy, uploadBusy, downloadBusy) {
   if (memoryBytes(facts, cut) > (device.memoryBytes ?? Infinity)) return "does not fit the device's memory";
   if (deviceBusy > MOST_BUSY) return `the device would be busy ${percent(deviceBusy)} of the time`;
   if (cut === facts.sliceBytes.length) return "";
@@ -215,6 +223,7 @@ function refusedWhy(facts, { cut, codec }, device, server, goal, payload, device
   const wanted = goal.agreement ?? 0.99;
   if (agreement < wanted) return `agreement ${agreement.toFixed(3)} is below ${Number(wanted.toPrecision(6))}`;
   if (uploadBusy > MOST_BUSY) return `the link would be busy ${percent(uploadBusy)} of the time`;
+  if (downloadBusy > MOST_BUSY) return `answers would keep the link busy ${percent(downloadBusy)} of the time`;
   return "";
 }
 

@@ -55,6 +55,13 @@ test("a file that is not the index's is refused, and what was loaded is given ba
   }
 });
 
+test("a rehearsal tells the time of every slice that is loaded", async () => {
+  const head = await loadHead(runtime(), SLICES.slice(0, 2), fetchFile);
+  const slicesMs = await head.rehearse();
+  assert.equal(slicesMs.length, 2);
+  assert.ok(slicesMs.every((ms) => ms >= 0));
+});
+
 test("the memory of all slices is given back", async () => {
   const made = runtime();
   const head = await loadHead(made, SLICES, fetchFile);

@@ -32,7 +32,10 @@ _MODULES = ("page", "src")
 
 #: What the page runs slices with, in the folder of the npm package and in ours.
 _RUNTIME_FROM = "node_modules/onnxruntime-web/dist"
-_RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+_RUNTIME = (
+    *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),  # on the processor
+    *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),  # on a GPU
+)
 
 _TYPES = {
     ".html": b"text/html; charset=utf-8",
@@ -66,7 +69,7 @@ class _File:
 
 
 class WebPage:
-    """Some 15 MB of files in memory, nearly all of it onnxruntime-web. Immutable, so calls may overlap.
+    """Some 42 MB of files in memory, nearly all of it onnxruntime-web. Immutable, so calls may overlap.
 
     Args:
         folder: ``clients/web`` of a checkout.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,16 @@ def test_the_tables_as_people_read_them() -> None:
     assert by_group.title == "Per strategy and group of devices (ms; kB on the wire)"
     assert " ".join(by_group.header) == "strategy group cut, codec devices answered p50 p99 kB kB back"
     assert " ".join(by_group.rows[0]) == "unbatched g 1 : 100% 1 100/100 70.5 71.0 1.5 0.3"
+
+
+def test_what_ran_the_heads_is_told_where_it_is_not_torch_alone() -> None:
+    plain = result(StrategyRun("unbatched", 0, "open", 0.0, 10.0, steady(1, 0)))
+    for others, runtime in (("torch", None), ("onnx", "onnx"), ("lab.heads:Npu", "lab.heads:Npu")):
+        devices = [{"group": "g", "runtime": others}] * 2
+        found = group_table(replace(plain, manifest={**plain.manifest, "devices": devices}))
+        assert found.header[2] == ("cut, codec" if runtime is None else "runtime")
+        assert runtime is None or found.rows[0][2] == runtime
+        assert {len(row) for row in found.rows} == {len(found.header)}
 
 
 def test_what_came_back_is_a_figure_of_its_own_and_a_record_without_it_still_reads() -> None:

@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,9 @@ class Tab:
 
 
 @contextlib.asynccontextmanager
-async def open_tab(chromium: str, folder: Path) -> AsyncIterator[Tab]:
+async def open_tab(chromium: str, folder: Path, more_flags: Sequence[str] = ()) -> AsyncIterator[Tab]:
     """A tab of a browser of its own, whose files lie in `folder`."""
-    flags = [*_FLAGS, f"--user-data-dir={folder}", "about:blank"]
+    flags = [*_FLAGS, *more_flags, f"--user-data-dir={folder}", "about:blank"]
     process = await asyncio.create_subprocess_exec(chromium, *flags, stderr=asyncio.subprocess.PIPE)
     assert process.stderr is not None
     try:

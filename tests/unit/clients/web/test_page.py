@@ -1,13 +1,19 @@
-"""The page in a real browser: at every kind of cut it shows the class of the unsliced model."""
+"""The page in a real browser: at every kind of cut, and where it plans, it shows the class of the unsliced model.
+
+HEADTAIL_SHOTS=FOLDER: pictures of the page are left there.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -29,6 +35,18 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 MODEL = "digits_vit"
 TOKEN = "secret"
 LABELS = tuple(f"digit {number}" for number in range(10))
+
+_LOADED_WITHOUT_THE_SIZE_OF_BATCHES = f"""(async () => {{
+  const {{ onnxRuntime }} = await import("./page/runtime.js");
+  const {{ Server }} = await import("./src/server.js");
+  const server = new Server(new URL("..", location), "{TOKEN}");
+  const [slice] = await server.headSlices(await server.describe("digits"));
+  const file = await server.file("/shard", slice);
+  const {{ runtime, options }} = await onnxRuntime("gpu");
+  await (await runtime.InferenceSession.create(file, options)).release();
+  const ofAnySize = {{ ...options, freeDimensionOverrides: {{}} }};
+  return runtime.InferenceSession.create(file, ofAnySize).then(() => "loaded", String);
+}})()"""
 
 
 class OnnxServer(TinyServer):
@@ -121,5 +139,81 @@ def test_the_label_is_the_unsliced_models_at_every_kind_of_cut(
                     assert shown == f"{LABELS[expected.argmax()]}, {100 * expected.max():.1f} %", (cut, file)
                 assert [row.cut for row in server.rows] == ([] if cut == "4" else [int(cut)] * len(files))
             assert tab.complaints == []
+
+    asyncio.run(asyncio.wait_for(drive(), 300))
+
+
+def test_a_page_that_plans_shows_the_unsliced_models_labels_and_says_why(
+    url: str, chromium: str, server: OnnxServer, sliced: SlicedModel, tmp_path: Path
+) -> None:
+    files: Sequence[Path] = write_digits(tmp_path / "digits").files[::60]
+    prepare = Preprocess(sliced.spec)
+    with torch.inference_mode():
+        best = sliced.span(0, 4)(torch.from_numpy(np.stack([prepare(str(file)) for file in files]))).argmax(1).tolist()
+
+    async def drive() -> None:
+        async with open_tab(chromium, tmp_path / "profile") as tab:
+            await connected(tab, url)
+            server.rows.clear()
+            await choose(tab, "chooser", "planned")
+            await tab.until("document.getElementById('why').textContent && status_.className === 'ready'")
+            assert await tab.evaluate(
+                "document.getElementById('cut').disabled && document.getElementById('codec').disabled"
+            )
+            asked = len(server.rows)
+            assert asked == 1  # of zeros, beside the images
+            for file, expected in zip(files, best, strict=True):
+                await tab.evaluate("time.textContent = 'none yet'")
+                await tab.give_file("#file", file)
+                assert await settled(tab) == "", file
+                shown = str(await tab.evaluate("document.getElementById('label').textContent"))
+                assert shown.split(",")[0] == LABELS[expected], file
+                cut = await tab.evaluate("Number(document.getElementById('cut').value)")
+                why = str(await tab.evaluate("document.getElementById('why').textContent"))
+                assert why.startswith({0: "no slice here", 4: "all slices here"}.get(cut, f"{cut} of 4")), why
+                assert "ms expected; " in why
+            assert tab.complaints == []
+            if folder := os.environ.get("HEADTAIL_SHOTS"):
+                for width, dark in itertools.product((390, 1280), (False, True)):
+                    name = f"planned-{width}-{'dark' if dark else 'light'}.png"
+                    await tab.picture(Path(folder) / name, width, dark=dark)
+
+    asyncio.run(asyncio.wait_for(drive(), 300))
+
+
+def test_slices_on_a_gpu_give_what_the_processor_gives_and_leave_nothing_to_it(
+    url: str, chromium: str, server: OnnxServer, tmp_path: Path
+) -> None:
+    """WebGPU by SwiftShader, which computes a GPU's work on the processor: right or wrong shows, speed does not."""
+    file = write_digits(tmp_path / "digits").files[0]
+    swiftshader = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
+
+    async def drive() -> None:
+        async with open_tab(chromium, tmp_path / "profile", swiftshader) as tab:
+            await connected(tab, url)
+            if not await tab.evaluate("navigator.gpu?.requestAdapter().then(found => found !== null) ?? false"):
+                pytest.skip("this Chromium has no WebGPU by SwiftShader")
+            await tab.evaluate("document.addEventListener('answered', one => globalThis.logits = one.detail.logits)")
+            await tab.give_file("#file", file)
+            assert await settled(tab) == ""
+            found: dict[tuple[str, str], npt.NDArray[np.float32]] = {}
+            for place, cut in itertools.product(("processor", "gpu"), ("2", "4")):
+                await choose(tab, "place", place)
+                await choose(tab, "cut", cut)
+                if cut != "4":
+                    await choose(tab, "codec", "fp32")
+                await tab.evaluate("time.textContent = 'none yet'")
+                await tab.evaluate("document.getElementById('again').click()")
+                assert await settled(tab) == "", (place, cut)
+                found[place, cut] = np.array(await tab.evaluate("[...logits]"), np.float32)
+            loaded = "performance.getEntriesByType('resource').map(one => one.name.split('/').pop())"
+            assert "ort-wasm-simd-threaded.asyncify.wasm" in await tab.evaluate(loaded)
+            for cut in ("2", "4"):
+                expected = found["processor", cut]
+                near = 1e-4 * float(np.abs(expected).max())
+                np.testing.assert_allclose(found["gpu", cut], expected, rtol=0, atol=near)
+            # Without the batch's size the processor would have to work out shapes, and the slice is refused.
+            said = await tab.evaluate(_LOADED_WITHOUT_THE_SIZE_OF_BATCHES)
+            assert "fallback to CPU EP has been explicitly disabled" in said
 
     asyncio.run(asyncio.wait_for(drive(), 300))

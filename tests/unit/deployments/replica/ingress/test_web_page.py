@@ -57,6 +57,9 @@ FILES = {
     "ort/ort.wasm.min.mjs": "text/javascript",
     "ort/ort-wasm-simd-threaded.mjs": "text/javascript",
     "ort/ort-wasm-simd-threaded.wasm": "application/wasm",
+    "ort/ort.webgpu.min.mjs": "text/javascript",
+    "ort/ort-wasm-simd-threaded.asyncify.mjs": "text/javascript",
+    "ort/ort-wasm-simd-threaded.asyncify.wasm": "application/wasm",
 }
 
 
