@@ -343,7 +343,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command_line.main(command, argv)
 
 
-def finish(result: Result, out: Path | None, *, json_wanted: bool = False) -> int:
+def finish(result: Result, out: Path | None, *, json_wanted: bool = False, called: str = "headtail load") -> int:
     """Write the report, print the tables and, as the last line, the JSON document; on a terminal only where wanted.
 
     2 if a run failed (the server went away, a device died), a strategy answered nothing, or something could not be
@@ -382,7 +382,7 @@ def finish(result: Result, out: Path | None, *, json_wanted: bool = False) -> in
         failures.append(f"stdout cannot be written ({error.strerror})")
         command_line.give_up_stdout()
     for failure in failures:
-        print(f"headtail load: {failure}", file=sys.stderr)
+        print(f"{called}: {failure}", file=sys.stderr)
     return 2 if failures else 0
 
 
