@@ -22,6 +22,7 @@ from ...errors import CodecError
 PRECISION = 12
 
 _LOWEST = 1 << 16
+_SLOTS, _PRECISION, _SHIFT = np.uint64((1 << PRECISION) - 1), np.uint64(PRECISION), np.uint64(16)
 
 Words = npt.NDArray[np.uint16]
 Integers = npt.NDArray[np.int64]
@@ -43,8 +44,13 @@ class SymbolTables:
             raise CodecError(f"frequencies of a table must sum to {1 << PRECISION}")
         self.frequencies = counts
         self.starts = (np.cumsum(counts, axis=1, dtype=np.uint32) - counts).astype(np.uint32)
+        # By table and the lower bits of a state: the symbol there, its frequency, how far in it these bits are.
         symbols = np.arange(counts.shape[1], dtype=np.uint8)
-        self.symbol_at = np.stack([np.repeat(symbols, row) for row in counts])
+        self.symbol_at = np.concatenate([np.repeat(symbols, row) for row in counts])
+        places = self.symbol_at.reshape(len(counts), -1)
+        self.frequency_at = np.take_along_axis(counts, places, axis=1).astype(np.uint64).reshape(-1)
+        within = np.arange(1 << PRECISION, dtype=np.uint64) - np.take_along_axis(self.starts, places, axis=1)
+        self.within_at = within.astype(np.uint64).reshape(-1)
 
 
 def fitted(counts: npt.NDArray[np.floating]) -> npt.NDArray[np.uint32]:
@@ -74,7 +80,6 @@ def encode(starts: npt.NDArray[np.uint32], frequencies: npt.NDArray[np.uint32], 
     most = (wide << np.uint64(32 - PRECISION)) - np.uint64(1)
     state = seeds.astype(np.uint64) + np.uint64(_LOWEST)
     out: list[Words] = []
-    shift, precision = np.uint64(16), np.uint64(PRECISION)
     for step in range(steps - 1, -1, -1):
         f, s, x = wide[step], low[step], state
         if step == steps - 1 and rest < lanes:  # the last step is shorter: the lanes behind it rest
@@ -85,11 +90,11 @@ def encode(starts: npt.NDArray[np.uint32], frequencies: npt.NDArray[np.uint32], 
         full = x > limit
         if full.any():
             out.append(x[full].astype(np.uint16))
-            x = np.where(full, x >> shift, x)
+            x = np.where(full, x >> _SHIFT, x)
         quotient, remainder = np.divmod(x, f)
-        state[: len(x)] = (quotient << precision) + remainder + s
+        state[: len(x)] = (quotient << _PRECISION) + remainder + s
     heads = np.empty((lanes, 2), np.uint16)
-    heads[:, 0], heads[:, 1] = state & np.uint64(0xFFFF), state >> shift
+    heads[:, 0], heads[:, 1] = state & np.uint64(0xFFFF), state >> _SHIFT
     return np.concatenate([heads.reshape(-1), *reversed(out)])
 
 
@@ -124,29 +129,29 @@ class Decoder:
             CodecError: the words are used up.
         """
         found = np.empty(len(which), np.uint8)
+        rows = which.astype(np.int64) << PRECISION
         done, lanes = 0, len(self._state)
         while done < len(which):
             count = min(lanes - self._lane, len(which) - done)
-            found[done : done + count] = self._step(tables, which[done : done + count])
+            found[done : done + count] = self._step(tables, rows[done : done + count])
             done += count
             self._lane = (self._lane + count) % lanes
         return found
 
-    def _step(self, tables: SymbolTables, which: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-        span = slice(self._lane, self._lane + len(which))
+    def _step(self, tables: SymbolTables, rows: Integers) -> npt.NDArray[np.uint8]:
+        span = slice(self._lane, self._lane + len(rows))
         x = self._state[span]
-        slot = (x & np.uint64((1 << PRECISION) - 1)).astype(np.intp)
-        symbols: npt.NDArray[np.uint8] = tables.symbol_at[which, slot]
-        x = tables.frequencies[which, symbols] * (x >> np.uint64(PRECISION)) + slot.astype(np.uint64)
-        x -= tables.starts[which, symbols]
+        at = rows + (x & _SLOTS).astype(np.int64)
+        x = tables.frequency_at[at] * (x >> _PRECISION) + tables.within_at[at]
         low = np.flatnonzero(x < _LOWEST)
         if len(low):
             taken = self._words[self._at : self._at + len(low)]
             if len(taken) < len(low):
                 raise CodecError("the payload is cut off: the words of its lanes end too early")
-            x[low] = x[low] << np.uint64(16) | taken
+            x[low] = x[low] << _SHIFT | taken
             self._at += len(low)
         self._state[span] = x
+        symbols: npt.NDArray[np.uint8] = tables.symbol_at[at]
         return symbols
 
     def finish(self) -> Words:

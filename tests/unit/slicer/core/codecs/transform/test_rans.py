@@ -15,7 +15,7 @@ def message(seed: int, count: int, lanes: int) -> tuple[rans.SymbolTables, np.nd
     rng = np.random.default_rng(seed)
     tables = rans.SymbolTables(rans.fitted(rng.random((5, 16)) ** 4))
     which = rng.integers(0, 5, count)
-    symbols = tables.symbol_at[which, rng.integers(0, 1 << rans.PRECISION, count)]
+    symbols = tables.symbol_at[(which << rans.PRECISION) + rng.integers(0, 1 << rans.PRECISION, count)]
     return tables, which, symbols, rng.integers(0, 1 << 16, lanes).astype(np.uint16)
 
 
