@@ -36,19 +36,20 @@ class Curve:
         sizes = np.log(self.sizes[order, image])
         reached = np.maximum.accumulate(-np.log(np.maximum(1 - self.fidelity[order, image], 1e-12)))
         first = np.concatenate([[True], np.diff(reached) > 0])
-        return np.interp(wanted, reached[first], sizes[first], left=np.nan, right=np.nan)
+        return np.asarray(np.interp(wanted, reached[first], sizes[first], left=np.nan, right=np.nan))
 
 
 def bytes_at(curve: Curve, fidelity: float) -> Numbers:
     """[images], nan where a curve does not reach it, or never falls below it."""
     wanted = np.array([-np.log(1 - fidelity)])
-    return np.exp([float(curve.log_sizes(image, wanted)[0]) for image in range(curve.sizes.shape[1])])
+    logs = np.array([float(curve.log_sizes(image, wanted)[0]) for image in range(curve.sizes.shape[1])])
+    return np.asarray(np.exp(logs))
 
 
 def bd_rate(ours: Curve, theirs: Curve) -> Numbers:
     """[images]: how many more bytes ours takes, as a share (-0.1: a tenth less), over the part of `RANGE` that both
     curves of the image cover; nan where they have less than a quarter of it in common."""
-    wanted = np.linspace(*(-np.log(1 - np.array(RANGE))), _POINTS)
+    wanted = np.linspace(-np.log(1 - RANGE[0]), -np.log(1 - RANGE[1]), _POINTS)
     found = []
     for image in range(ours.sizes.shape[1]):
         differences = ours.log_sizes(image, wanted) - theirs.log_sizes(image, wanted)
