@@ -10,6 +10,7 @@ and AVIF of the image as the model crops it; fp16, int8 and int4 of the activati
 
 **BD-rate**: how many more bytes `transform` takes than another way at equal fidelity, per image, over .985 to .997 of
 log(1 - cosine); then the median over images, its 95 % interval by resampling photos, the 10th and 90th percentile.
+Cuts are numbered as the slices are.
 Curves are not drawn on beyond what was measured: an image whose curves share too little of the range is left out, and
 counted. Times are of one thread of this machine, medians. The server's compiled decoder does not exist yet:
 decoding is numpy.
@@ -207,6 +208,12 @@ def _points(curve: Curve) -> list[dict[str, float]]:
     ]
 
 
+def _median_over(sizes: npt.NDArray[np.float64], base: float) -> float | None:
+    """The median of the images that reach the fidelity, over a size; None: none does."""
+    known = sizes[np.isfinite(sizes)]
+    return round(float(np.median(known)) / base, 4) if len(known) else None
+
+
 def measured(args: argparse.Namespace) -> dict[str, Any]:
     """The document."""
     options: dict[str, Any] = {"num_classes": 0} if args.embedding else {}
@@ -237,18 +244,18 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         curves[name], images[name] = curve, {"points": _points(curve), "ms": ms}
         say(f"{name}: {images[name]['points'][len(qualities) // 2]}")
     cuts = {}
-    for cut, boundary in enumerate(sliced.boundaries, start=1):
+    for cut in range(1, sliced.num_slices):
         found = frontier.activations(cut, seen)
         curve = found.pop("curve")
         at = bytes_at(curve, 0.995)
-        cuts[boundary.name] = {
+        cuts[str(cut)] = {
             **found,
             "points": _points(curve),
             "bd_rate_vs": {name: summary(bd_rate(curve, other)) for name, other in curves.items()},
-            "bytes_over_int8_at_995": round(float(np.nanmedian(at)) / found["plain"]["int8"]["bytes"], 4),
+            "bytes_over_int8_at_995": _median_over(at, found["plain"]["int8"]["bytes"]),
             "decode_over_jpeg_decode": round(found["ms"]["decode"] / images[OPPONENT]["ms"]["decode"], 1),
         }
-        say(f"{boundary.name}: {cuts[boundary.name]['points']}\n{cuts[boundary.name]['bd_rate_vs']}")
+        say(f"{cut!s}: {cuts[str(cut)]['points']}\n{cuts[str(cut)]['bd_rate_vs']}")
     document = {"model": args.model, "photos": {"test": len(test), "calibration": len(calibration), "crops": CROPS}}
     return {"benchmark": "frontier", **document, "images": images, "cuts": cuts}
 

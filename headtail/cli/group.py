@@ -20,7 +20,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("deployments.cli", "Serve the tails of sliced models on this machine or a Ray cluster."),
     "load": ("actors.cli.load_command", "Drive a fleet of devices against strategies, and say what was measured."),
     "device": ("actors.cli.device_command", "Be one device: send images to a server that runs."),
-    "report": ("actors.cli.report_command", "Make tables and pictures from records.jsonl, of a load job or of devices on their own."),
+    "report": (
+        "actors.cli.report_command",
+        "Make tables and pictures from records.jsonl, of a load job or of devices on their own.",
+    ),
     "doctor": ("deployments.doctor.cli", "Check this machine, or every node of a cluster, and say what to do."),
     "demo": (
         "headtail.cli.demo_command",
