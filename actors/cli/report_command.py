@@ -17,7 +17,8 @@ from slicer.common.command_line import Command, option
         ("headtail report results/records.jsonl", "the tables of a load job again"),
         ("headtail report board1/records.jsonl board2/records.jsonl --out boards", "two devices on their own"),
     ),
-    notes="Records say what became of each request, not how the server fared or what was emulated. "
+    notes="Records say what became of each request, not how the server fared. What was emulated, "
+    "a job's result.json beside its records says. "
     "Exit status: 0 written; 2 wrong input.",
 )
 @click.argument("records", nargs=-1, required=True, metavar="FILE...", shell_complete=command_line.files)

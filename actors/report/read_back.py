@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,16 +18,26 @@ AS_SERVED = "as served"
 
 _KEYS = {one.name: one for one in fields(Record)}
 _NEEDED = {name for name, one in _KEYS.items() if one.default is MISSING}
-_ABOUT = {"strategy", "seed", "loop", "warmup"}
-_NUMBERS = tuple(name for name in _KEYS if name.endswith(("_ms", "_s")))
-_COUNTS = ("cut", "image", "payload_bytes", "answer_bytes", "attempts")
+
+#: How a value of a key is written, by the annotation of the record's field. True and false are no numbers.
+_WRITTEN: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "bool": (bool,),
+    "int": (int,),
+    "float": (int, float),
+    "int | None": (int, type(None)),
+    "float | None": (int, float, type(None)),
+    "tuple[int, ...]": (list,),
+    "RequestOutcome": (str,),
+}
+_ABOUT_WRITTEN: dict[str, tuple[type, ...]] = {"strategy": (str,), "seed": (int,), "loop": (str,), "warmup": (bool,)}
 
 
 def read_back(paths: Sequence[Path]) -> Result:
     """What the records of one or more files say; each file's runs are runs of their own.
 
-    What no record knows is left out: the server's own figures, its steps, what was emulated, and how long a run was to
-    be, so that a rate is up to the last answer.
+    What was emulated, a job's result.json beside its records says. What nobody knows is left out: the server's own
+    figures, its steps, and how long a run was to be, so that a rate is up to the last answer.
 
     Raises:
         ConfigError: a file cannot be read, holds no records, or a line is none.
@@ -35,6 +45,8 @@ def read_back(paths: Sequence[Path]) -> Result:
     runs: list[StrategyRun] = []
     for path in paths:
         runs += _runs(path, len(runs))
+    emulated = [_emulated(path) for path in paths]
+    unknown = [path.name for path, parts in zip(paths, emulated, strict=True) if parts is None]
     strategies = list(dict.fromkeys(run.strategy for run in runs))
     loops = " and ".join(dict.fromkeys("of devices on their own" if r.loop == "device" else r.loop for r in runs))
     named = ", ".join(dict.fromkeys(path.name for path in paths))
@@ -43,10 +55,10 @@ def read_back(paths: Sequence[Path]) -> Result:
     return Result(
         load + f"{devices} devices",
         tuple(runs),
-        (),
+        tuple(dict.fromkeys(part for parts in emulated for part in parts or ())),
         {"configuration": {"strategies": strategies}, "read_back": [path.name for path in paths]},
         strategies[0],
-        ("Records do not say what was emulated, or how the server fared: the job's own result.json does.",),
+        tuple(f"{path}: no result.json is beside it, so what was emulated is not known" for path in unknown),
     )
 
 
@@ -68,6 +80,7 @@ def _runs(path: Path, first: int) -> list[StrategyRun]:
             loop,
             min(counted, default=float("inf")) if warm else 0.0,
             max(counted) - min(counted) if len(counted) > 1 and loop != "closed" else None,
+            # A device's warm-up may be written with the time at which its run begins, and would count.
             tuple(
                 record for record, warmup in records if not (warmup and counted and record.scheduled_s >= min(counted))
             ),
@@ -89,28 +102,33 @@ def _record(line: str, where: str) -> tuple[Record, dict[str, Any]]:
     """A line, and what stands beside the record. Raises ConfigError."""
     try:
         told = json.loads(line)
-        about = {key: told.pop(key) for key in _ABOUT}
+        about = {key: told.pop(key) for key in _ABOUT_WRITTEN}
         if unknown := told.keys() - _KEYS.keys():
             raise ValueError(f"unknown keys: {', '.join(sorted(unknown))[:100]}")
         if missing := _NEEDED - told.keys():
             raise ValueError(f"missing keys: {', '.join(sorted(missing))}")
         _check(told, about)
-        record = Record(**told)
+        record = Record(**{**told, "rows_per_step": tuple(told.get("rows_per_step", ()))})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{where} is no record ({error}); give a records.jsonl as it was written") from error
-    return replace(record, rows_per_step=tuple(record.rows_per_step)), about
+    return record, about
 
 
 def _check(told: dict[str, Any], about: dict[str, Any]) -> None:
+    kinds = {name: _WRITTEN[str(_KEYS[name].type)] for name in told} | _ABOUT_WRITTEN
+    for name, value in {**told, **about}.items():
+        if not isinstance(value, kinds[name]) or (isinstance(value, bool) and bool not in kinds[name]):
+            raise ValueError(f"{name} is {value!r}"[:100])
     if told.get("outcome", "lost") not in get_args(RequestOutcome):
-        raise ValueError(f"outcome {told['outcome']!r}")
-    for name in _NUMBERS:
-        if not isinstance(told.get(name), (int, float, type(None))) or isinstance(told.get(name), bool):
-            raise ValueError(f"{name} is {told[name]!r}")
-    for name in _COUNTS:
-        if not isinstance(told.get(name, 0), int):
-            raise ValueError(f"{name} is {told[name]!r}")
-    if not isinstance(told["scheduled_s"], (int, float)) or not isinstance(about["seed"], int):
-        raise ValueError("scheduled_s and seed must be numbers")
-    if not all(isinstance(about[name], str) for name in ("strategy", "loop")):
-        raise ValueError("strategy and loop must be text")
+        raise ValueError(f"outcome {told['outcome']!r}"[:100])
+    if not all(type(rows) is int for rows in told.get("rows_per_step", ())):
+        raise ValueError(f"rows_per_step is {told['rows_per_step']!r}"[:100])
+
+
+def _emulated(path: Path) -> tuple[str, ...] | None:
+    """What the job's result.json beside the records names as emulated; None: there is none that says it."""
+    try:
+        found = json.loads(path.with_name("result.json").read_bytes())["emulated"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return tuple(str(part) for part in found) if isinstance(found, list) else None

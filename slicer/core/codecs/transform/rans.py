@@ -5,8 +5,8 @@ typed arrays and vector units like. Tables of frequencies sum to 2**PRECISION an
 calls; they never depend on anything but what was decoded before.
 
 A lane's state is 32 bits and never below 2**16; 16 bits leave or enter at once. It begins at 2**16 plus 16 bits of the
-caller's (`seeds`), which the decoder finds there in the end. So lanes cost nothing where there are bits to send that
-need no coding: signs. And a message that was altered hardly ever ends within [2**16, 2**17) in every lane.
+caller's (`seeds`), which the decoder finds there in the end. So a lane costs about a byte where there are bits to
+send that need no coding: signs. And a message that was altered hardly ever ends within [2**16, 2**17) in every lane.
 
 Source: J. Duda, arXiv:1311.2540; interleaving: F. Giesen, arXiv:1402.3392. Functions are pure; any thread.
 """
@@ -29,10 +29,10 @@ Integers = npt.NDArray[np.int64]
 
 
 class SymbolTables:
-    """Static frequencies, one row a table, each above 0 and summing to 2**PRECISION.
+    """Static frequencies, one row a table, each row summing to 2**PRECISION.
 
     Args:
-        frequencies: [tables, symbols] integers; 0 where a symbol cannot occur.
+        frequencies: [tables, symbols] integers.
 
     Raises:
         CodecError: a row is no table.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,15 @@ def test_devices_on_their_own_are_runs_side_by_side_without_their_warm_up(tmp_pa
     assert figures["p50_ms"] == pytest.approx(20)
     assert [run.seed for run in found.runs] == [0, 1]
     assert "2 devices" in text(found)
-    assert "what was emulated" in text(found)
+    assert "what was emulated is not known" in text(found)
+
+
+def test_what_was_emulated_is_said_again(tmp_path: Path) -> None:
+    report_files.write(replace(two_strategies(), emulated=("emulated accelerator x",)), tmp_path)
+    found = read_back([tmp_path / "records.jsonl"])
+    assert found.emulated == ("emulated accelerator x",)
+    assert "Emulated: accelerator x." in text(found)
+    assert "is not known" not in text(found)
 
 
 def test_the_command_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,8 +85,12 @@ def test_the_command_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixtu
         ({"outcome": "eaten"}, "outcome 'eaten'"),
         ({"head_ms": "3"}, "head_ms is '3'"),
         ({"cut": 1.5}, "cut is 1.5"),
-        ({"scheduled_s": None}, "scheduled_s and seed must be numbers"),
-        ({"seed": "0"}, "scheduled_s and seed must be numbers"),
+        ({"scheduled_s": None}, "scheduled_s is None"),
+        ({"seed": "0"}, "seed is '0'"),
+        ({"group": {}}, "group is {}"),
+        ({"rows_per_step": 5}, "rows_per_step is 5"),
+        ({"rows_per_step": ["a"]}, "rows_per_step is ['a']"),
+        ({"cut": True}, "cut is True"),
         ({"mood": 1}, "unknown keys: mood"),
     ],
 )
