@@ -17,6 +17,7 @@ from slicer.core.errors import (
     RefusedError,
     ServerError,
     ShardError,
+    StaleTablesError,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "RefusedError",
     "ServerError",
     "ShardError",
+    "StaleTablesError",
 ]

@@ -9,9 +9,11 @@ from torch import nn
 
 from actors.device.config import DeviceConfig
 from actors.device.torch_slices import TorchSlices
+from slicer.core.heads.codecs_of import codecs_of
 from slicer.core.heads.head import Head
 from slicer.core.heads.head_runtime import GetShard
 from slicer.core.heads.served_model import check_cut, check_memory, fits_whole, manifest_of, pieces
+from slicer.core.planning.cut_planner import Choice
 from slicer.core.protocol.messages import ServedModel
 from slicer.core.settings import TAIL
 from slicer.core.shards.cache import ShardCache
@@ -42,17 +44,19 @@ def load_head(served: ServedModel, config: DeviceConfig, get: GetShard) -> Head:
     keep = served.num_slices if config.alone == TAIL and fits_whole(manifest, config) else config.cut
     slices = load_more(served, config, get, 0, keep)
     dtype = next((p.dtype for one in slices for p in one.parameters()), torch.float32)
-    return Head(
+    head = Head(
         Preprocess(manifest.spec),
         TorchSlices(slices, dtype, config.accelerator),
         manifest=manifest.digest,
         num_slices=served.num_slices,
         slice_bytes=[shard.size_bytes for shard in manifest.shards],
-        channel_axes=manifest.channel_axes,
+        codecs=codecs_of(served, manifest, get, Path(config.cache_directory).expanduser(), config.cache_max_bytes),
         outputs=manifest.outputs,
         profile=config.profile,
         seed=f"{config.seed}/{config.name}",
     )
+    head.prepare(Choice(config.cut, config.codec))
+    return head
 
 
 def load_more(served: ServedModel, config: DeviceConfig, get: GetShard, start: int, end: int) -> list[nn.Module]:

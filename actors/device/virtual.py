@@ -8,6 +8,7 @@ process of its own draws it; nothing sleeps on a thread. Results name both: the 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -54,25 +55,24 @@ class Crowd:
 
     async def head_to(self, served: ServedModel, config: DeviceConfig, get: GetShard, cut: int) -> None:
         """The shared slices reach to `cut` at least."""
-        lock = self._loading.setdefault(served.manifest, asyncio.Lock())
+        key = _key(served)
+        lock = self._loading.setdefault(key, asyncio.Lock())
         async with lock:
-            head, loop = self._heads.get(served.manifest), asyncio.get_running_loop()
+            head, loop = self._heads.get(key), asyncio.get_running_loop()
             if head is None:
                 whole = config.model_copy(update={"profile": NATIVE, "cut": cut, "codec": "fp32", "alone": ""})
                 open_to_all = replace(served, entries=tuple(range(served.num_slices)))  # each checks its own
-                self._heads[served.manifest] = await loop.run_in_executor(
-                    self._thread, load_head, open_to_all, whole, get
-                )
+                self._heads[key] = await loop.run_in_executor(self._thread, load_head, open_to_all, whole, get)
             elif head.loaded < cut:
                 head.extend(await loop.run_in_executor(None, load_more, served, config, get, head.loaded, cut))
 
-    async def computed(self, manifest: str, image: ImageSource, choice: Choice) -> Computed:
-        """What slices 0:cut make of the image; computed once, whoever asks."""
-        key = manifest, image, choice
+    async def computed(self, head: str, image: ImageSource, choice: Choice) -> Computed:
+        """What slices 0:cut of a head make of the image; computed once, whoever asks."""
+        key = head, image, choice
         future = self._results.get(key)
         if future is None:
             loop = asyncio.get_running_loop()
-            future = loop.run_in_executor(self._thread, self._heads[manifest].compute, image, choice)
+            future = loop.run_in_executor(self._thread, self._heads[head].compute, image, choice)
             self._results[key] = future
             try:
                 made = await asyncio.shield(future)
@@ -114,6 +114,7 @@ class _Replay:
 
     def __init__(self, crowd: Crowd, served: ServedModel, config: DeviceConfig, get: GetShard, loaded: int) -> None:
         self._crowd, self._served, self._config, self._get = crowd, served, config, get
+        self._key = _key(served)
         self.manifest, self.num_slices, self.loaded = served.manifest, served.num_slices, loaded
         manifest = manifest_of(served)
         self._slice_bytes = tuple(shard.size_bytes for shard in manifest.shards)
@@ -151,7 +152,7 @@ class _Replay:
         """What was computed once, after the time that this device takes."""
         profile, clock = self._config.profile, self._crowd.clock
         began_s = clock.now_s()
-        made = await self._crowd.computed(self.manifest, image, choice)
+        made = await self._crowd.computed(self._key, image, choice)
         # In the order in which a `Head` draws, so that both take the same times.
         prepare_ms = 0.0
         if start == 0:
@@ -163,6 +164,11 @@ class _Replay:
         await clock.until(due_s)
         head_ms = (clock.now_s() - began_s) * 1e3
         return replace(made, head_ms=head_ms, overrun=late, prepare_ms=prepare_ms, slices_ms=slices_ms)
+
+
+def _key(served: ServedModel) -> str:
+    """Of a head: what it was loaded from, and the calibration that its codecs go by."""
+    return served.manifest + hashlib.sha256(served.calibration_json.encode()).hexdigest()
 
 
 def _size(computed: Computed) -> int:

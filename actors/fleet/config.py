@@ -21,6 +21,7 @@ from actors.network.emulated_link import resolve
 from slicer.common.validation import Strict, explain, nearest
 from slicer.common.yaml_files import read_yaml
 from slicer.core.codecs.registry import CODECS, IMAGE_CODECS
+from slicer.core.codecs.transform.names import NAMES as TRANSFORMS
 from slicer.core.common.addresses import application_url
 from slicer.core.common.error_text import shown
 from slicer.core.planning.link_presets import PRESETS
@@ -68,7 +69,7 @@ class GroupConfig(DeviceKeys):
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> GroupConfig:
-        known = (*CODECS, *IMAGE_CODECS)
+        known = (*CODECS, *TRANSFORMS, *IMAGE_CODECS)
         if self.codec not in known:
             raise ValueError(
                 f"group {self.name!r}: unknown codec {self.codec!r}{nearest(self.codec, known)}; "

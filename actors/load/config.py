@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slicer.core.codecs.registry import CODECS
+from slicer.core.codecs.transform.names import NAMES as TRANSFORMS
 from slicer.core.common.addresses import application_name
 from slicer.errors import ConfigError
 
@@ -104,8 +105,8 @@ class LoadConfig:
             )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ConfigError(f"seeds {self.seeds}: give a count, or different whole numbers from 0 on, such as 3,7")
-        if self.codec is not None and self.codec not in CODECS:
-            raise ConfigError(f"unknown codec {self.codec!r}; this build has {', '.join(CODECS)}")
+        if self.codec is not None and self.codec not in (known := (*CODECS, *TRANSFORMS)):
+            raise ConfigError(f"unknown codec {self.codec!r}; this build has {', '.join(known)}")
         if self.labels is not None and self.images == DIGITS:
             raise ConfigError(
                 f"--labels {self.labels} goes with --images DIR; the shipped digits have their own labels"

@@ -18,10 +18,12 @@ from deployments.config import ModelConfig
 from slicer import shards
 from slicer.core.codecs import activations
 from slicer.core.codecs.images import decode_images
+from slicer.core.codecs.model_codecs import ModelCodecs
+from slicer.core.protocol.calibration_index import load_calibration
 from slicer.core.protocol.messages import MAX_PRIORITY, Refusal, Request, ServedModel
 from slicer.core.protocol.onnx_index import FILE as INDEX
 from slicer.core.protocol.onnx_index import load_index
-from slicer.errors import CodecError, ConfigError, ShardError
+from slicer.errors import CodecError, ConfigError, ShardError, StaleTablesError
 
 if TYPE_CHECKING:
     from slicer.models.images import Preprocess
@@ -49,9 +51,11 @@ class HostedModel:
 
     Attributes:
         onnx: digest of the index of its ONNX files; empty: there are none.
+        codecs: of its activations.
 
     Raises:
-        ConfigError: an entry is no cut of it. ShardError: the ONNX files in `directory` are not of its shards.
+        ConfigError: an entry is no cut of it. ShardError: the ONNX files or the calibration in `directory` are not of
+            its shards.
     """
 
     def __init__(
@@ -69,13 +73,28 @@ class HostedModel:
         self.manifest, self.directory, self.digest = manifest, directory, manifest.digest
         self.labels, self.preprocessing, self.classifies = labels, preprocessing, classifies
         self.shapes, self.num_slices = shapes, len(shapes) - 1
-        self.channel_axes = self.manifest.channel_axes
         self.outputs = self.manifest.outputs
         self._output_names = frozenset(output.name for output in self.outputs)
         self.entries = self._entries()
         self._takes_images = 0 in self.entries and self.shapes[0][0] in (1, 3) and len(self.shapes[0]) == 3
         self._files = {shard.sha256: self.directory / shard.file for shard in self.manifest.shards}
         self.onnx = self._onnx()
+        self.codecs = self._codecs()
+
+    def _codecs(self) -> ModelCodecs:
+        """With the tables beside the shards, which are handed out too. Raises ShardError: they are another model's."""
+        index = load_calibration(self.directory)
+        if index is not None and index.manifest != self.digest:
+            raise ShardError(
+                f"model {self.name!r}: the calibration in {self.directory} is of manifest {index.manifest[:12]}, the "
+                f"shards beside it of {self.digest[:12]}; calibrate again: headtail slice MODEL --export DIR "
+                "--calibrate IMAGES"
+            )
+        if index is not None:
+            self._files |= {one.tables.sha256: self.directory / one.tables.file for one in index.cuts}
+        return ModelCodecs(
+            self.shapes, self.manifest.channel_axes, index, lambda tables: (self.directory / tables.file).read_bytes()
+        )
 
     def _onnx(self) -> str:
         """The digest of the index of the ONNX files beside the shards, which are handed out too; empty: none are there.
@@ -158,12 +177,13 @@ class HostedModel:
             num_slices=self.num_slices,
             entries=self.entries,
             strategy=self.config.strategy,
-            codecs=(*activations.CODECS, *(activations.IMAGE_CODECS if self._takes_images else ())),
+            codecs=(*self.codecs.names, *(activations.IMAGE_CODECS if self._takes_images else ())),
             emulated=emulated,
             labels=self.labels,
             preprocessing_json=self.preprocessing,
             onnx=self.onnx,
             classifies=self.classifies,
+            calibration_json=self.codecs.calibration.to_json() if self.codecs.calibration else "",
         )
 
     def check(self, request: Request) -> Refusal | None:
@@ -201,7 +221,9 @@ class HostedModel:
         if request.codec in activations.IMAGE_CODECS:
             return self._check_image(request)
         try:
-            activations.check_payload(request.codec, request.shape, request.payload, self.channel_axes[request.cut])
+            self.codecs.check(request.codec, request.payload, request.cut)
+        except StaleTablesError as error:
+            return Refusal(request.id, "stale", str(error))
         except CodecError as error:
             return Refusal(request.id, "bad_codec", str(error))
         return None
@@ -230,8 +252,7 @@ class HostedModel:
         """
         if name in activations.IMAGE_CODECS:
             return decode_images(name, payloads, self.preprocess)
-        axis = self.channel_axes[cut]
-        return activations.decode_batch(name, payloads, self.shapes[cut], receiving, axis, checked=True)
+        return self.codecs.decode(name, payloads, cut, receiving)
 
     def read_shard(self, sha256: str, offset: int, length: int) -> bytes | None:
         """`length` bytes of a shard from `offset` (fewer at its end); None if this model has no such shard.

@@ -7,16 +7,38 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from slicer.core.protocol.outputs import Output
+
 Floats = npt.NDArray[np.float32]
 
 _BATCH = 16
 
 
+class OwnResult(nn.Module):
+    """The model's own result of a tail that may give more, flat: [N, any number]."""
+
+    def __init__(self, tail: nn.Module, own: Output) -> None:
+        super().__init__()
+        self.tail, self._own = tail, own
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Of activations [N, *shape]."""
+        row: torch.Tensor = self.tail(x).flatten(1)
+        return row[:, self._own.start : self._own.start + self._own.size]
+
+
 def run(module: nn.Module, rows: Floats) -> Floats:
     """[N, ...] through a module, in batches, float32."""
+    dtype = _dtype(module)
     with torch.inference_mode():
-        parts = [module(torch.from_numpy(rows[at : at + _BATCH])).float() for at in range(0, len(rows), _BATCH)]
+        parts = [
+            module(torch.from_numpy(rows[at : at + _BATCH]).to(dtype)).float() for at in range(0, len(rows), _BATCH)
+        ]
     return np.ascontiguousarray(torch.cat(parts).numpy())
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float32)
 
 
 def sensitivity(tail: nn.Module, activations: Floats, directions: int = 2, seed: int = 0) -> Floats:
@@ -29,9 +51,10 @@ def sensitivity(tail: nn.Module, activations: Floats, directions: int = 2, seed:
     """
     generator = torch.Generator().manual_seed(seed)
     found: list[Floats] = []
+    dtype = _dtype(tail)
     for at in range(0, len(activations), _BATCH):
         rows = torch.from_numpy(activations[at : at + _BATCH]).requires_grad_(True)
-        answer = tail(rows).float().flatten(1)
+        answer = tail(rows.to(dtype)).float().flatten(1)
         answer = answer / answer.norm(dim=1, keepdim=True).clamp_min(1e-12)
         for _ in range(directions):
             ahead = torch.randn(answer.shape, generator=generator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,6 +48,7 @@ class SliceFlags:
     export: str | None = None
     format: Literal["safetensors", "onnx"] | None = None
     int8: bool | None = None
+    calibrate: str | None = None
     labels: str | None = None
     profile: str | None = None
     batches: list[int] | None = None
@@ -113,8 +114,16 @@ def _export(flags: SliceFlags, directory: str, sliced: SlicedModel) -> Exported:
     with command_line.progress("slices written", sliced.num_slices) as bar:
         if flags.format == "onnx":
             both = onnx.export(sliced, directory, int8=bool(flags.int8), labels=labels, progress=bar.to)
-            return Exported(directory, *both)
-        return Exported(directory, shards.export(sliced, directory, labels=labels, progress=bar.to))
+            exported = Exported(directory, *both)
+        else:
+            exported = Exported(directory, shards.export(sliced, directory, labels=labels, progress=bar.to))
+    if flags.calibrate is None:
+        return exported
+    from slicer.calibration.calibrate import calibrate
+
+    with command_line.progress("cuts calibrated", sliced.num_slices - 1) as bar:
+        found = calibrate(sliced, exported.manifest, flags.calibrate, directory, progress=bar.to)
+    return replace(exported, calibration=found.index, left_out=found.left_out)
 
 
 def _labels(flags: SliceFlags, sliced: SlicedModel) -> tuple[str, ...]:
@@ -146,6 +155,10 @@ def _check(flags: SliceFlags) -> None:
         if flag == "format" and "export" not in given:
             raise ConfigError(
                 f"--format {flags.format} is for the files of an export; give --export DIR, or leave it out"
+            )
+        if flag == "calibrate" and "export" not in given:
+            raise ConfigError(
+                f"--calibrate {flags.calibrate} is for the files of an export; give --export DIR, or leave it out"
             )
         if flag == "int8" and flags.format != "onnx":
             raise ConfigError("--int8 is for ONNX files; give --export DIR --format onnx, or leave it out")
@@ -296,6 +309,7 @@ def _kwargs(text: str) -> dict[str, Any]:
     help="Of --export; onnx: ONNX files as well, for devices without torch. Needs pip install 'headtail[onnx]'.",
 )
 @option("--int8", is_flag=True, default=None, help="Of --format onnx: also files with weights of 8 bits.")
+@option("--calibrate", metavar="IMAGES", help="Of --export: a folder of photos, for codecs of about a JPEG's size.")
 @option("--labels", metavar="FILE", help="Of --export: names of the classes (default: what the checkpoint says).")
 @option("--profile", metavar="FILE", help="Time every slice on this machine and write a device profile.")
 @option("--batches", type=Parsed("1,2,...", _batches), help="Of --profile (default 1).")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from slicer.core.protocol.calibration_index import CalibrationIndex
     from slicer.core.protocol.onnx_index import OnnxFile, OnnxIndex
     from slicer.core.shards.manifest import Manifest
     from slicer.slicing.slice_model import SlicedModel
@@ -19,11 +20,14 @@ _CODEC_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and where; `onnx`: the ONNX files beside the shards, if there are any."""
+    """What was written, and where; `onnx`, `calibration`: what lies beside the shards, if there is any; `left_out`: why
+    cuts have no tables."""
 
     directory: str
     manifest: Manifest
     onnx: OnnxIndex | None = None
+    calibration: CalibrationIndex | None = None
+    left_out: Mapping[int, str] = field(default_factory=dict)
 
 
 def describe(name: str, sliced: SlicedModel, exported: Exported | None) -> dict[str, Any]:
@@ -56,6 +60,14 @@ def describe(name: str, sliced: SlicedModel, exported: Exported | None) -> dict[
         if exported.onnx is not None:
             document["export"]["onnx"] = exported.onnx.digest
             document["export"]["files"] |= {file.file: file.size_bytes for file in exported.onnx.all_files}
+        if (calibration := exported.calibration) is not None:
+            document["export"]["files"] |= {one.tables.file: one.tables.size_bytes for one in calibration.cuts}
+            document["export"]["calibration"] = {
+                "images": calibration.images,
+                "held_out": calibration.held_out,
+                "measured": [asdict(one) for one in calibration.measured],
+                "left_out": {str(cut): why for cut, why in exported.left_out.items()},
+            }
     return document
 
 
@@ -101,6 +113,7 @@ def report(name: str, sliced: SlicedModel, exported: Exported | None) -> str:
         where = f"to {exported.directory}, manifest {exported.manifest.digest[:12]}"
         lines.append(f"Exported {n} shard{'s' * (n > 1)} ({_amount(size)}B) {where}")
         lines += _onnx(exported.onnx)
+        lines += _calibration(exported)
     return "\n".join(lines)
 
 
@@ -111,6 +124,35 @@ def _onnx(index: OnnxIndex | None) -> list[str]:
     if index.has_int8:
         forms.append(("int8", index.files(0, index.num_slices, int8=True)))
     return [_form(name, files) for name, files in forms]
+
+
+def _calibration(exported: Exported) -> list[str]:
+    index = exported.calibration
+    if index is None:
+        return []
+    rows = [["cut", "codec", "bytes", "fidelity", "of the worst tenth", "agreement"]]
+    rows += [
+        [
+            str(one.cut),
+            one.codec,
+            f"{one.payload_bytes:.0f}",
+            f"{one.fidelity:.4f}",
+            f"{one.fidelity_p10:.4f}",
+            f"{one.agreement:.3f}",
+        ]
+        for one in index.measured
+    ]
+    size = _amount(sum(one.tables.size_bytes for one in index.cuts))
+    return [
+        f"Calibrated {len(index.cuts)} cut{'s' * (len(index.cuts) != 1)} on {index.images} images ({size}B of tables); "
+        f"measured on {index.held_out} others:",
+        "",
+        *columns(rows),
+        "",
+        "fidelity: cosine of the model's answer to the exact one. agreement: images whose first class stays; without "
+        "classes, the fidelity.",
+        *(f"cut {cut} has no tables: {why}" for cut, why in exported.left_out.items()),
+    ]
 
 
 def _form(name: str, files: Sequence[OnnxFile]) -> str:

@@ -9,6 +9,7 @@
     ├── CutError                   a cut, boundary or span that the model does not have
     ├── ShardError                 a shard or manifest is missing, truncated, altered or foreign
     ├── CodecError                 an activation or payload that cannot be encoded or decoded
+    │   └── StaleTablesError       a payload that was coded with tables of another calibration
     ├── BadRequestError            a request that does not follow the Open Inference Protocol
     ├── ImageError                 an image or a label file that cannot be read
     ├── ConfigError                a configuration or fleet file that contradicts itself or is unknown
@@ -52,6 +53,10 @@ class CodecError(HeadTailError):
 
 class NotFiniteError(CodecError):
     """An activation, decoded or to be encoded, holds NaN or infinity."""
+
+
+class StaleTablesError(CodecError):
+    """A payload was coded with tables of another calibration of the model."""
 
 
 class BadRequestError(HeadTailError):

@@ -7,7 +7,18 @@ from typing import Any
 
 from clients.web.making.numbers import Json, Numbers
 from slicer.core.codecs.registry import CODECS, IMAGE_CODECS
-from slicer.core.planning.cut_planner import DeviceView, Goal, LinkView, ModelFacts, ServerView, choose, estimate_all
+from slicer.core.codecs.transform.names import NAMES
+from slicer.core.planning.cut_planner import (
+    Choice,
+    DeviceView,
+    Goal,
+    LinkView,
+    ModelFacts,
+    ServerView,
+    choose,
+    estimate_all,
+)
+from slicer.core.protocol.calibration_index import Measured
 
 _CASES = 200
 
@@ -46,10 +57,11 @@ def _case(numbers: Numbers) -> Json:
         "server": _server(numbers, facts["entries"]),
         "goal": _goal(numbers),
     }
+    calibrated = facts.pop("calibrated")
     goal = Goal(**given["goal"])
     server = given["server"]
     estimates = estimate_all(
-        ModelFacts(**facts),
+        ModelFacts(**facts, calibrated={Choice(one["cut"], one["codec"]): Measured(**one) for one in calibrated}),
         DeviceView(**given["device"]),
         LinkView(**given["link"]),
         None if server is None else ServerView(**{name: _by_entry(times) for name, times in server.items()}),
@@ -57,6 +69,9 @@ def _case(numbers: Numbers) -> Json:
     )
     best = choose(estimates, goal)
     found = [[one.choice.cut, one.choice.codec, one.total_ms, one.refused] for one in estimates]
+    facts["calibrated"] = [
+        {name: value for name, value in one.items() if not name.startswith("fidelity")} for one in calibrated
+    ]
     return {**given, "estimates": found, "chosen": None if best is None else _chosen(best)}
 
 
@@ -71,7 +86,7 @@ def _facts(numbers: Numbers) -> Json:
     maps = numbers.one_of((False, False, True))
     inner = [[width, 7 + numbers.below(8), 7] if maps else [tokens, width] for _ in range(count - 1)]
     shapes = [[3, square, square], *inner, [numbers.one_of((10, 1000))]]
-    known = [*CODECS, *IMAGE_CODECS]
+    known = [*CODECS, *NAMES, *IMAGE_CODECS]
     codecs = ["fp32", *(codec for codec in known[1:] if numbers.below(4))]
     entries = [cut for cut in range(count) if cut == 0 or numbers.below(4)]
     found: Json = {
@@ -84,7 +99,24 @@ def _facts(numbers: Numbers) -> Json:
         found["channel_axes"] = [0, *([0 if maps else len(shape) - 1 for shape in inner]), 0]
     if numbers.below(2):
         found["answer_bytes"] = numbers.one_of((4000, 150_000))
-    return found
+    return {**found, "calibrated": _calibrated(numbers, count) if numbers.below(2) else []}
+
+
+def _calibrated(numbers: Numbers, count: int) -> list[Json]:
+    choices = [(cut, codec) for cut in range(1, count) for codec in (*NAMES, "int8")]
+    choices += [(0, codec) for codec in IMAGE_CODECS if "-" in codec]
+    return [
+        {
+            "cut": cut,
+            "codec": codec,
+            "payload_bytes": 100 * numbers.within(8, 300),
+            "fidelity": 0.99,
+            "fidelity_p10": 0.98,
+            "agreement": 1 - numbers.within(0, 1) / 32,
+        }
+        for cut, codec in choices
+        if numbers.below(4)
+    ]
 
 
 def _device(numbers: Numbers, slices: int) -> Json:
@@ -98,6 +130,7 @@ def _device(numbers: Numbers, slices: int) -> Json:
         "burst": numbers.within(0, 2),
         "watts": numbers.within(1, 10),
         "joules_per_mb": numbers.within(0, 4),
+        "size_ratio": numbers.within(0.5, 2),
         "image_bytes": {codec: 1000 * numbers.within(2, 300) for codec in ("png", "jpeg") if numbers.below(4)},
     }
     return {**found, **{name: value for name, value in optional.items() if numbers.below(3)}}

@@ -148,7 +148,8 @@ export class Plan {
 
   /** Everything that may run here. */
   #estimates() {
-    return estimateAll(this.served, this.#device, this.link.view, this.#server, GOAL).filter(({ choice }) => choice.cut <= this.loaded);
+    const estimates = estimateAll(this.served, this.#device, this.link.view, this.#server, GOAL);
+    return estimates.filter(({ choice: { cut, codec } }) => cut <= this.loaded && (codec in CODECS || codec === "rgb8"));
   }
 
   /**

@@ -41,7 +41,25 @@ export const IMAGE_CODECS = Object.freeze({
   png: { agreement: 1.0, encodeNs: 0.0, asTaken: true, planned: true, payloadBytes: () => null },
   jpeg: { agreement: 0.98, encodeNs: 0.0, asTaken: true, planned: true, payloadBytes: () => null },
   pixels: { agreement: 1.0, encodeNs: 1.0, asTaken: true, planned: false, payloadBytes: () => null },
+  ...Object.fromEntries(
+    ["jpeg-50", "jpeg-75", "jpeg-90", "webp-50", "webp-75", "webp-90"].map((name) => [
+      name,
+      { agreement: 0.0, encodeNs: 20.0, asTaken: false, planned: true, payloadBytes: () => null },
+    ]),
+  ),
 });
+
+/** Nanoseconds per value that a codec with tables takes, where nobody measured it. */
+export const TRANSFORM_ENCODE_NS = 60.0;
+
+/**
+ * Whether a codec is one of those that need tables of the model's cut, such as transform-995.
+ * @param {string} codec
+ * @returns {boolean}
+ */
+export function needsTables(codec) {
+  return codec.startsWith("transform-");
+}
 
 /**
  * One activation (no batch dimension) to bytes, row-major.

@@ -3,7 +3,7 @@
  * is computed and why. Everything is in milliseconds. Pure functions over plain values.
  */
 
-import { CODECS, IMAGE_CODECS, encodedBytes } from "./codecs.js";
+import { CODECS, IMAGE_CODECS, TRANSFORM_ENCODE_NS, encodedBytes, needsTables } from "./codecs.js";
 import { ConfigError } from "./errors.js";
 import { product, roundHalfEven } from "./numbers.js";
 
@@ -18,6 +18,13 @@ export const MOST_BUSY = 0.95;
  * @property {readonly string[]} codecs that it takes, those of images at cut 0 among them
  * @property {readonly number[]} [channelAxes] of the activations; empty: the last axis of each
  * @property {number} [answerBytes] of the outputs that an answer carries; 0: classes, which come with the round trip
+ * @property {readonly Measured[]} [calibrated] what calibration found of codecs at cuts
+ *
+ * @typedef {object} Measured
+ * @property {number} cut
+ * @property {string} codec
+ * @property {number} payloadBytes the median
+ * @property {number} agreement
  *
  * @typedef {object} DeviceView
  * @property {readonly number[]} slicesMs of each slice, batch 1
@@ -29,6 +36,7 @@ export const MOST_BUSY = 0.95;
  * @property {number | null} [watts] while it computes; null: not known
  * @property {number | null} [joulesPerMb] to send 10^6 bytes; null: not known
  * @property {Record<string, number>} [imageBytes] of a PNG or JPEG as the camera gives it; those it lacks are not offered
+ * @property {number} [sizeRatio] how much larger its payloads are than calibration expected
  *
  * @typedef {object} LinkView
  * @property {number} [bytesPerS] up
@@ -89,14 +97,16 @@ export function estimateAll(facts, device, link, server, goal) {
 }
 
 /**
- * The codecs of a cut that may be chosen: those of activations, and at cut 0 those of images.
+ * The codecs of a cut that may be chosen: those of activations, with tables where there are some, and at cut 0 those of
+ * images.
  * @param {ModelFacts} facts
  * @param {number} cut
  * @returns {string[]}
  */
 export function offered(facts, cut) {
   const images = Object.keys(IMAGE_CODECS).filter((codec) => cut === 0 && IMAGE_CODECS[codec].planned);
-  return [...Object.keys(CODECS), ...images].filter((codec) => facts.codecs.includes(codec));
+  const withTables = (facts.calibrated ?? []).filter((one) => one.cut === cut && needsTables(one.codec)).map(({ codec }) => codec);
+  return [...Object.keys(CODECS), ...withTables, ...images].filter((codec) => facts.codecs.includes(codec));
 }
 
 /**
@@ -118,7 +128,8 @@ export function estimate(facts, choice, device, link, server, goal) {
   const headMs = preparedThere ? 0 : preprocessMs + sum(device.slicesMs.slice(0, cut));
   let encodeMs = 0;
   if (!whole && !preparedThere) {
-    const nanoseconds = encodeNs[codec] ?? codecNamed(codec)?.encodeNs ?? 0;
+    const ofItself = codecNamed(codec)?.encodeNs ?? (needsTables(codec) ? TRANSFORM_ENCODE_NS : 0);
+    const nanoseconds = encodeNs[codec] ?? ofItself;
     encodeMs = (nanoseconds * product(facts.shapes[cut])) / 1e6;
   }
   const uploadMs = whole || payload === null ? 0 : (payload / (link.bytesPerS ?? Infinity)) * 1e3;
@@ -177,15 +188,18 @@ export function choose(estimates, goal) {
 }
 
 /**
- * On the wire; exact except for PNG and JPEG.
+ * On the wire; exact, or as expected by what was seen of it.
  * @param {ModelFacts} facts
  * @param {Choice} choice
  * @param {DeviceView} device
  * @returns {number | null} null: not known
  */
 export function payloadBytes(facts, { cut, codec }, device) {
-  if (Object.hasOwn(IMAGE_CODECS, codec)) {
-    return IMAGE_CODECS[codec].payloadBytes(facts.shapes[0]) ?? device.imageBytes?.[codec] ?? null;
+  const image = Object.hasOwn(IMAGE_CODECS, codec);
+  if (image || needsTables(codec)) {
+    const expected = calibrated(facts, cut, codec)?.payloadBytes;
+    const exact = image ? IMAGE_CODECS[codec].payloadBytes(facts.shapes[0]) : null;
+    return exact ?? device.imageBytes?.[codec] ?? (expected === undefined ? null : expected * (device.sizeRatio ?? 1));
   }
   return encodedBytes(codec, facts.shapes[cut], facts.channelAxes?.[cut] ?? null);
 }
@@ -219,7 +233,7 @@ function refusedWhy(facts, { cut, codec }, device, server, goal, payload, device
   if (server === null) return "no server";
   if (!facts.entries.includes(cut)) return "no entry of the server";
   if (payload === null) return "size of the image not known";
-  const agreement = goal.measured?.[codec] ?? codecNamed(codec)?.agreement ?? 0;
+  const agreement = goal.measured?.[codec] ?? calibrated(facts, cut, codec)?.agreement ?? codecNamed(codec)?.agreement ?? 0;
   const wanted = goal.agreement ?? 0.99;
   if (agreement < wanted) return `agreement ${agreement.toFixed(3)} is below ${Number(wanted.toPrecision(6))}`;
   if (uploadBusy > MOST_BUSY) return `the link would be busy ${percent(uploadBusy)} of the time`;
@@ -246,6 +260,15 @@ function checkGoal({ jouleMs = 0, serverMs = 0, margin = 0.2, agreement = 0.99 }
 function wait(busy, serviceMs) {
   const held = Math.min(busy, MOST_BUSY); // what is busier is refused
   return (held * serviceMs) / (2 * (1 - held));
+}
+
+/**
+ * @param {ModelFacts} facts
+ * @param {number} cut
+ * @param {string} codec
+ */
+function calibrated(facts, cut, codec) {
+  return facts.calibrated?.find((one) => one.cut === cut && one.codec === codec);
 }
 
 /** @param {string} name */

@@ -27,6 +27,7 @@ from deployments.replica.admission.calls import Call, CheckedRequest, Place, Res
 from deployments.replica.admission.decode import decode_rows
 from deployments.replica.admission.decode_queue import DecodeQueue
 from slicer.core.codecs.registry import IMAGE_CODECS
+from slicer.core.codecs.transform.names import needs_tables
 from slicer.core.protocol.messages import DEFAULT_PRIORITY, Refusal, Request
 
 #: A call of up to this much is decoded on the event loop (well below 1 ms); more, and any image, goes to a thread, so
@@ -158,7 +159,7 @@ def _soon_decoded(requests: Sequence[CheckedRequest]) -> bool:
     """Whether decoding them holds the event loop so shortly that it needs no thread."""
     size = 0
     for checked in requests:
-        if checked.request.codec in IMAGE_CODECS:
+        if checked.request.codec in IMAGE_CODECS or needs_tables(checked.request.codec):
             return False
         size += len(checked.request.payload)
     return size <= INLINE_BYTES

@@ -23,6 +23,7 @@ from deployments.replica.admission.calls import Call, CheckedRequest, Place, req
 from deployments.replica.admission.decode import decode_rows
 from slicer.core.codecs.activations import ordinary
 from slicer.core.codecs.registry import IMAGE_CODECS
+from slicer.core.codecs.transform.names import needs_tables
 from slicer.core.protocol.messages import Refusal
 
 #: Hands decoded rows to the engine: their places, the good rows, and per place its refusal or None.
@@ -203,9 +204,10 @@ class DecodeQueue:
 
 
 def _first_batch(places: Sequence[Place]) -> Sequence[Place]:
-    """The first place, and those right behind it that are decoded with it: an image alone, the others by their kind."""
+    """The first place, and those right behind it that are decoded with it: what takes long (an image, an activation
+    coded by transform) alone, the others by their kind."""
     first = request_at(places[0])
-    if first.request.codec in IMAGE_CODECS:
+    if first.request.codec in IMAGE_CODECS or needs_tables(first.request.codec):
         return places[:1]
     for number, place in enumerate(places):
         if _kind(request_at(place)) != _kind(first):

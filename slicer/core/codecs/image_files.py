@@ -37,7 +37,7 @@ class _File(ImageCodec):
         rows = np.empty((len(payloads), *transform.shape), dtype=np.float32)
         for row, payload in zip(rows, payloads, strict=True):
             try:
-                row[...] = transform(_opened(self.name, payload))
+                row[...] = transform(opened(self.name, payload))
             except ImageError as error:
                 raise CodecError(f"the {self.name} payload: {error}") from error
         return rows
@@ -65,7 +65,8 @@ class Jpeg(_File):
         image.save(file, "JPEG", quality=quality)
 
 
-def _opened(codec: str, payload: bytes | memoryview) -> Image.Image:
+def opened(codec: str, payload: bytes | memoryview) -> Image.Image:
+    """An image of PIL's format of this name, read whole. Raises CodecError, ImageError: it is too large."""
     try:
         image = Image.open(io.BytesIO(payload), formats=[codec.upper()])
         check_size(*image.size)  # from the header, before anything is decoded

@@ -5,6 +5,8 @@
 | rgb8   | pixels after timm's resize and crop, uint8 [H, W, C], row-major | the rest: to floats, mean, std       |
 | png    | the image as it was taken, a PNG file                           | timm's whole transform               |
 | jpeg   | the image as it was taken, a JPEG file                          | timm's whole transform of what it is |
+| jpeg-75 | pixels after timm's resize and crop, as a JPEG file of quality 75 (50, 75, 90) | the rest     |
+| webp-75 | the same as a WebP file                                        | the rest                             |
 | pixels | height, width, channels; pixels as taken, uint8 [H, W, C]       | timm's whole transform               |
 
 timm resizes and crops in uint8, so that rgb8 loses nothing: the input equals timm's, bit for bit, and no camera's image

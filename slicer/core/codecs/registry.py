@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ..errors import CodecError, ConfigError
 from .codec import Codec, ImageCodec
+from .cropped import QUALITIES, Cropped
 from .floats import Bf16, Fp16, Fp32
 from .image_files import Jpeg, Png
 from .integer import Integer
@@ -67,3 +68,5 @@ def as_taken(name: str) -> bool:
 
 for _codec in (Fp32(), Fp16(), Bf16(), Integer("int8"), Integer("int4"), Rgb8(), Png(), Jpeg(), Pixels()):
     register(_codec)
+for _one in (Cropped(form, quality) for form in ("jpeg", "webp") for quality in QUALITIES):
+    register(_one)

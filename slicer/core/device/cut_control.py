@@ -7,9 +7,10 @@ import contextlib
 import logging
 from collections.abc import Callable
 
+from ..codecs.transform.names import needs_tables
 from ..common.clock import Clock
 from ..errors import HeadTailError
-from ..heads.head_runtime import HeadRuntime
+from ..heads.head_runtime import HeadRuntime, PreparesCodecs
 from ..network.server import Server
 from ..planning.cut_planner import Choice, ModelFacts
 from ..planning.online_planner import OnlinePlanner
@@ -90,20 +91,22 @@ class CutControl:
             return
         choice = planner.reconsider(now_s, deadline_ms)
         if choice is not None:
-            if self._head is not None and choice.cut <= self._head.loaded:
+            if self._head is not None and choice.cut <= self._head.loaded and not needs_tables(choice.codec):
                 self._turn_to(choice)  # from this image on
             self._moving = asyncio.create_task(self.move(choice))
 
     async def move(self, choice: Choice) -> None:
-        """Change cut and codec: missing slices are loaded while requests go on with the present ones, and slices that
-        are needed no more leave when the last image that began with them has ended."""
+        """Change cut and codec: missing slices and tables are loaded while requests go on with the present ones, and
+        slices that are needed no more leave when the last image that began with them has ended."""
         head = self._head
         assert head is not None, "begin() before move()"
         try:
             if choice.cut > head.loaded:
                 await head.extend(choice.cut)
-                if self._head is not head:
-                    return  # other weights are served by now
+            if needs_tables(choice.codec) and isinstance(head, PreparesCodecs):
+                await head.prepare(choice)
+            if self._head is not head:
+                return  # other weights are served by now
         except HeadTailError as error:
             logger.warning("device %s stays at cut %d: %s", self._config.name, self.choice.cut, error)
             return

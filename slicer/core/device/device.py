@@ -89,7 +89,13 @@ class Device(Generic[Settings]):
             HeadTailError: the server is not there, does not serve the model, or the head does not go with it.
         """
         served = await self.server.describe(self.config.model)
-        if self.head is not None and self.head.manifest == served.manifest:
+        before = self.cut.served
+        if (
+            self.head is not None
+            and before is not None
+            and self.head.manifest == served.manifest
+            and before.calibration_json == served.calibration_json
+        ):
             check_cut(served, self.config)  # the same weights, but perhaps other entries; outputs are part of them
             self.cut.served = served
             return
@@ -99,13 +105,13 @@ class Device(Generic[Settings]):
         except HeadTailError:
             head.close()
             raise
-        before, self.head = self.head, head
+        old, self.head = self.head, head
         # At once: a request that goes on meanwhile must not meet the head that is taken away.
         self.fallback.use(self.head)
         self.cut.use(served, self.head)
-        if before is not None:
-            await before.trim(0)  # after the image that is at work with it
-            before.close()
+        if old is not None:
+            await old.trim(0)  # after the image that is at work with it
+            old.close()
         if self.config.profile.kind == "native":
             await self.head.rehearse()
         await self.fallback.prepare(self._load_other)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from ..codecs import activations
 from ..codecs.codec import Transform
 from ..codecs.images import encode_image
+from ..codecs.model_codecs import ModelCodecs
 from ..codecs.registry import as_taken, image_codec_named
 from ..errors import ImageError
 from ..images.source import ImageSource, readable
@@ -59,7 +60,7 @@ class Head:
         prepare: preprocessing of an image file; with the methods of a `Transform`, if images are sent as they are.
         slices: slices 0, 1, ..., as many as are loaded.
         manifest, num_slices: what they are the beginning of; `slice_bytes`: of the shards of all slices.
-        channel_axes: of the activations at the cuts 0..n, for the codecs; empty: measured.
+        codecs: of the activations at the cuts.
         outputs: what the last slice gives, one behind another, the model's own result first; empty: that alone.
         profile: how long slices and preprocessing take, if they are emulated; None: they are not.
         seed: of the times drawn from it.
@@ -74,7 +75,7 @@ class Head:
         manifest: str,
         num_slices: int,
         slice_bytes: Sequence[int] = (),
-        channel_axes: Sequence[int] = (),
+        codecs: ModelCodecs | None = None,
         outputs: Sequence[Output] = (),
         profile: DeviceProfile | None = None,
         seed: str = "",
@@ -83,7 +84,7 @@ class Head:
         self.manifest = manifest
         self.num_slices = num_slices
         self._slice_bytes = tuple(slice_bytes)
-        self._channel_axes = tuple(channel_axes)
+        self._codecs = codecs or ModelCodecs(())
         self._outputs = tuple(outputs)
         self._prepare = prepare
         self._slices = slices
@@ -114,6 +115,15 @@ class Head:
         """Keep the first `count` slices only, and give the memory of the others back to the system."""
         self._slices.trim(count)
 
+    def prepare(self, choice: Choice) -> None:
+        """Fetch what encoding by `choice` needs. Blocks; beside anything.
+
+        Raises:
+            CodecError: the model has no such codec at this cut. ShardError: its tables cannot be had.
+        """
+        if choice.cut < self.num_slices and choice.codec not in activations.IMAGE_CODECS:
+            self._codecs.prepare(choice.codec, choice.cut)
+
     def reseed(self, seed: str) -> None:
         """Draw emulated times from here on as another head with this seed does."""
         self._rng.seed(seed)
@@ -140,8 +150,7 @@ class Head:
             activation = outputs[self.outputs[0]]
             payload, encode_ms = b"", 0.0
         else:
-            axis = self._channel_axes[cut] if self._channel_axes else None
-            payload = activations.encode(choice.codec, activation, axis)
+            payload = self._codecs.encode(choice.codec, activation, cut)
             encode_ms = (time.perf_counter() - head_done) * 1e3
         return Computed(
             self.manifest,

@@ -140,6 +140,18 @@ class GivesOutputs(Protocol):
         """Their names."""
 
 
+@runtime_checkable
+class PreparesCodecs(Protocol):
+    """A runtime with codecs that need more than the slices, such as tables: it has this method as well."""
+
+    async def prepare(self, choice: Choice) -> None:
+        """Fetch what encoding by `choice` needs; beside `compute`.
+
+        Raises:
+            CodecError: the model has no such codec at this cut. ShardError: its tables cannot be had.
+        """
+
+
 class LoadHead(Protocol[SettingsT]):
     """Makes the head of a device from what the server describes. Called on the device's event loop."""
 

@@ -9,10 +9,12 @@ from typing import Any
 
 from ..errors import ConfigError, ShardError
 from ..images.preprocessing import Preprocessing
+from ..planning.cut_planner import Choice
 from ..protocol.messages import ServedModel, ShardInfo
 from ..protocol.onnx_index import FILE, OnnxIndex
 from ..settings import TAIL, DeviceSettings
 from ..shards.cache import ShardCache
+from .codecs_of import codecs_of
 from .head import Head
 from .head_runtime import GetShard, HeadRuntime
 from .onnx_slices import OnnxSlices, make_sessions
@@ -72,17 +74,19 @@ class _Loader:
         check_memory(served, files, config)
         whole = config.alone == TAIL and fits_whole(files, config)
         slices = OnnxSlices(self.sessions(0, served.num_slices if whole else config.cut))
-        return Head(
+        head = Head(
             prepare,
             slices,
             manifest=manifest.digest,
             num_slices=served.num_slices,
             slice_bytes=[file.size_bytes for file in files.shards],
-            channel_axes=manifest.channel_axes,
+            codecs=codecs_of(served, manifest, self._get, self._options.cache_directory, self._options.cache_max_bytes),
             outputs=manifest.outputs,
             profile=config.profile,
             seed=f"{config.seed}/{config.name}",
         )
+        head.prepare(Choice(config.cut, config.codec))
+        return head
 
     def sessions(self, start: int, end: int) -> Sequence[Any]:
         """Slices start:end, fetched where the cache lacks them."""

@@ -57,6 +57,10 @@ class ThreadedRuntime(HeadRuntime):
         start = self.loaded
         self._head.extend(await asyncio.get_running_loop().run_in_executor(None, self._more, start, count))
 
+    async def prepare(self, choice: Choice) -> None:
+        """As `PreparesCodecs`."""
+        await asyncio.get_running_loop().run_in_executor(None, self._head.prepare, choice)
+
     @override
     async def trim(self, count: int) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._head.trim, count)

@@ -7,7 +7,7 @@ import statistics
 from collections import deque
 from dataclasses import replace
 
-from ..codecs.registry import as_taken
+from ..codecs.registry import CODECS, as_taken
 from .cut_planner import Choice, DeviceView, ModelFacts
 from .settings import DeviceTimes
 
@@ -41,6 +41,7 @@ class ComputeEstimate:
         self._prepare: deque[float] = deque(maxlen=_REMEMBERED)
         self._encode: dict[str, deque[float]] = {}
         self._image_bytes: dict[str, float] = {}
+        self._size_ratio = 1.0
         self._gaps = 0
         self._gap_s = self._gap_variance = 0.0
         self._last_s: float | None = None
@@ -70,6 +71,9 @@ class ComputeEstimate:
             before = self._image_bytes.get(choice.codec, float(size_bytes))
             self._image_bytes[choice.codec] = before + _WEIGHT * (size_bytes - before)
             return
+        expected = self._facts.calibrated.get(choice)
+        if expected is not None and expected.payload_bytes and choice.codec not in CODECS:  # theirs are exact
+            self._size_ratio += _WEIGHT * (size_bytes / expected.payload_bytes - self._size_ratio)
         values = math.prod(self._facts.shapes[choice.cut])
         self._encode.setdefault(choice.codec, deque(maxlen=_REMEMBERED)).append(encode_ms * 1e6 / values)
 
@@ -101,6 +105,7 @@ class ComputeEstimate:
             profile.watts,
             profile.joules_per_mb,
             self._image_bytes,
+            self._size_ratio,
         )
 
     def hopeful(self, doubt: float) -> DeviceView:

@@ -24,7 +24,9 @@ from dataclasses import dataclass, field
 
 from ..codecs import activations
 from ..codecs.registry import CODECS, IMAGE_CODECS, any_codec, as_taken
+from ..codecs.transform.names import ENCODE_NS, needs_tables
 from ..errors import ConfigError
+from ..protocol.calibration_index import CalibrationIndex, Measured
 from ..protocol.messages import ServedModel
 from ..protocol.outputs import bytes_of
 from ..shards.manifest import Manifest
@@ -50,6 +52,7 @@ class ModelFacts:
         channel_axes: of these activations; empty: the last axis of each.
         entries: cuts that the server takes; `codecs`: codecs that it takes, those of images at cut 0 among them.
         answer_bytes: of the outputs that an answer carries. 0: classes, which come with the round trip.
+        calibrated: what calibration found of codecs at cuts; empty: nobody calibrated the model.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -58,6 +61,7 @@ class ModelFacts:
     codecs: tuple[str, ...]
     channel_axes: tuple[int, ...] = ()
     answer_bytes: int = 0
+    calibrated: Mapping[Choice, Measured] = field(default_factory=dict)
 
     @property
     def num_slices(self) -> int:
@@ -70,10 +74,20 @@ class ModelFacts:
         manifest = Manifest.from_json(served.manifest_json)
         sizes = tuple(shard.size_bytes for shard in manifest.shards)
         answer_bytes = bytes_of(manifest.outputs, outputs)
-        return cls(manifest.shapes, sizes, served.entries, served.codecs, manifest.channel_axes, answer_bytes)
+        return cls(
+            manifest.shapes,
+            sizes,
+            served.entries,
+            served.codecs,
+            manifest.channel_axes,
+            answer_bytes,
+            calibrated_of(served.calibration_json),
+        )
 
     def encoded_bytes(self, choice: Choice) -> int:
-        """Of the activation at a cut, by a codec of activations; exact."""
+        """Of the activation at a cut, by a codec of activations: exact, or what calibration expects."""
+        if needs_tables(choice.codec):
+            return round(self.calibrated[choice].payload_bytes)
         axis = self.channel_axes[choice.cut] if self.channel_axes else None
         return activations.encoded_bytes(choice.codec, self.shapes[choice.cut], axis)
 
@@ -93,6 +107,7 @@ class DeviceView:
         rate_rps: images per second that it takes; `burst`: squared coefficient of variation of the gaps between them.
         watts: while it computes; `joules_per_mb`: to send 10^6 bytes; None: not known, energy counts nothing.
         image_bytes: of a PNG or JPEG as the camera gives it, by codec; those it lacks are not offered.
+        size_ratio: how much larger this device's payloads are than calibration expected, where it said what to expect.
     """
 
     slices_ms: tuple[float, ...]
@@ -104,6 +119,7 @@ class DeviceView:
     watts: float | None = None
     joules_per_mb: float | None = None
     image_bytes: Mapping[str, float] = field(default_factory=dict)
+    size_ratio: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +151,8 @@ class Goal:
         deadline_ms: meet this, then use the least of the server; where it cannot be met, the fastest.
         margin: share of the deadline that is kept free for what cannot be predicted.
         agreement: the least top-1 agreement with fp32 that a codec must have.
-        measured: agreement measured for this model, by codec; what the codec says for those that it lacks.
+        measured: agreement measured for this model, by codec; for those that it lacks what calibration found at the
+            cut, and else what the codec says of itself.
     """
 
     joule_ms: float = 0.0
@@ -152,10 +169,14 @@ class Goal:
                 f"below 1), agreement {self.agreement} (0 to 1)"
             )
 
-    def agreement_of(self, codec: str) -> float:
-        """Top-1 agreement of a codec with fp32."""
-        known = any_codec(codec)
-        return self.measured.get(codec, known.agreement if known else 0.0)
+    def agreement_of(self, choice: Choice, facts: ModelFacts) -> float:
+        """Top-1 agreement of a codec with fp32 at a cut."""
+        if (found := self.measured.get(choice.codec)) is not None:
+            return found
+        if (calibrated := facts.calibrated.get(choice)) is not None:
+            return calibrated.agreement
+        known = any_codec(choice.codec)
+        return known.agreement if known else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +210,14 @@ class Estimate:
     refused: str = ""
 
 
+def calibrated_of(calibration_json: str) -> dict[Choice, Measured]:
+    """What the server says of calibration, by choice; empty where it says nothing. Raises ShardError."""
+    if not calibration_json:
+        return {}
+    index = CalibrationIndex.from_json(calibration_json, "what the server says of calibration")
+    return {Choice(one.cut, one.codec): one for one in index.measured}
+
+
 def estimate_all(
     facts: ModelFacts, device: DeviceView, link: LinkView, server: ServerView | None, goal: Goal
 ) -> list[Estimate]:
@@ -199,8 +228,10 @@ def estimate_all(
 
 
 def offered(facts: ModelFacts, cut: int) -> list[str]:
-    """The codecs of a cut that a planner may choose: those of activations, and at cut 0 those of images."""
-    known = (*CODECS, *((name for name, one in IMAGE_CODECS.items() if one.planned) if cut == 0 else ()))
+    """The codecs of a cut that a planner may choose: those of activations, with tables where it was calibrated, and at
+    cut 0 those of images."""
+    with_tables = (one.codec for one in facts.calibrated if one.cut == cut and needs_tables(one.codec))
+    known = (*CODECS, *with_tables, *((name for name, one in IMAGE_CODECS.items() if one.planned) if cut == 0 else ()))
     return [codec for codec in known if codec in facts.codecs]
 
 
@@ -215,7 +246,8 @@ def estimate(
     head_ms = 0.0 if prepared_there else device.preprocess_ms + sum(device.slices_ms[:cut])
     encode_ms = 0.0
     if not whole and not prepared_there:
-        nanoseconds = device.encode_ns.get(choice.codec, known.encode_ns if known else 0.0)
+        of_itself = known.encode_ns if known else ENCODE_NS if needs_tables(choice.codec) else 0.0
+        nanoseconds = device.encode_ns.get(choice.codec, of_itself)
         encode_ms = nanoseconds * math.prod(facts.shapes[cut]) / 1e6
     upload_ms = 0.0 if whole or payload is None else payload / link.bytes_per_s * 1e3
     device_busy = device.rate_rps * (head_ms + encode_ms) / 1e3
@@ -270,11 +302,14 @@ def choose(estimates: Sequence[Estimate], goal: Goal) -> Estimate | None:
 
 
 def payload_bytes(facts: ModelFacts, choice: Choice, device: DeviceView) -> float | None:
-    """On the wire; exact except for PNG and JPEG; None where it is not known."""
-    if choice.codec in IMAGE_CODECS:
-        exact = activations.image_bytes(choice.codec, facts.shapes[0])
-        return device.image_bytes.get(choice.codec) if exact is None else exact
-    return facts.encoded_bytes(choice)
+    """On the wire; exact, or as expected by what was seen of it; None where it is not known."""
+    if choice.codec not in IMAGE_CODECS and not needs_tables(choice.codec):
+        return facts.encoded_bytes(choice)
+    exact = activations.image_bytes(choice.codec, facts.shapes[0]) if choice.codec in IMAGE_CODECS else None
+    if exact is not None or choice.codec in device.image_bytes:
+        return device.image_bytes[choice.codec] if exact is None else exact
+    expected = facts.calibrated.get(choice)
+    return None if expected is None else expected.payload_bytes * device.size_ratio
 
 
 def _wait(busy: float, service_ms: float) -> float:
@@ -305,8 +340,8 @@ def _refused(
         return "no entry of the server"
     if payload is None:
         return "size of the image not known"
-    if goal.agreement_of(choice.codec) < goal.agreement:
-        return f"agreement {goal.agreement_of(choice.codec):.3f} is below {goal.agreement:g}"
+    if (agreement := goal.agreement_of(choice, facts)) < goal.agreement:
+        return f"agreement {agreement:.3f} is below {goal.agreement:g}"
     if upload_busy > MOST_BUSY:
         return f"the link would be busy {upload_busy:.0%} of the time"
     if download_busy > MOST_BUSY:

@@ -167,7 +167,7 @@ class OnlinePlanner:
             (self._facts.encoded_bytes(Choice(cut, codec)), -cut, codec)
             for cut in self._facts.entries
             for codec in CODECS
-            if codec in self._facts.codecs and goal.agreement_of(codec) >= goal.agreement
+            if codec in self._facts.codecs and goal.agreement_of(Choice(cut, codec), self._facts) >= goal.agreement
         ]
         if not sizes:
             return None

@@ -85,7 +85,11 @@ DESCRIBE = Endpoint(
     refused="serves no such model",
     error=ModelError,
     payload_bytes=lambda served: (
-        len(served.manifest_json) + sum(map(len, served.labels)) + len(served.preprocessing_json) + len(served.onnx)
+        len(served.manifest_json)
+        + sum(map(len, served.labels))
+        + len(served.preprocessing_json)
+        + len(served.onnx)
+        + len(served.calibration_json)
     ),
 )
 

@@ -172,6 +172,8 @@ class ServedModel:
         onnx: digest of the index of its slices as ONNX files (`protocol.onnx_index`), which is fetched as shards are,
             as are the files; empty: there are none.
         classifies: its own result is a number for each class; else an embedding, or a map.
+        calibration_json: which codecs it has with tables, and what each codec was found to do
+            (`protocol.calibration_index`); the tables are fetched as shards are. Empty: it was not calibrated.
     """
 
     name: str
@@ -188,3 +190,4 @@ class ServedModel:
     preprocessing_json: str = field(default="", repr=False)
     onnx: str = ""
     classifies: bool = True
+    calibration_json: str = field(default="", repr=False)

@@ -189,6 +189,9 @@ def decode_model(data: Any) -> ServedModel:
         onnx=_text(entry, "onnx") if "onnx" in entry else "",
         preprocessing_json=_text(entry, "preprocessing_json") if "preprocessing_json" in entry else "",
         classifies=_flag(entry, "classifies") if "classifies" in entry else True,
+        calibration_json=(
+            _text(entry, "calibration_json", limit=MAX_HEADER_BYTES * 16) if "calibration_json" in entry else ""
+        ),
     )
 
 

@@ -35,7 +35,7 @@ def test_every_codec_is_there_and_begins_as_the_fleet_file_does() -> None:
     fleet = yaml.safe_load((ROOT / "tests/rig/fleets/codecs.yaml").read_text())
     (group,) = fleet["groups"]
     assert (CHOICES[0].cut, CHOICES[0].codec) == (group["cut"], group["codec"])
-    assert len(CHOICES) == len({choice.codec for choice in CHOICES}) == 9
+    assert len(CHOICES) == len({choice.codec for choice in CHOICES}) == 15
 
 
 def records(*outcomes: str) -> tuple[dict[str, object], ...]:

@@ -204,6 +204,13 @@ class BoundaryCodec:
             raise CodecError(f"quality {quality}; these tables have 0 to {len(self._steps) - 1}")
 
 
+def digest_in(payload: bytes | memoryview) -> bytes:
+    """The first four bytes of the digest of the tables that made a payload. Raises CodecError: it is cut off."""
+    if len(payload) < _HEADER.size + _CRC.size:
+        raise CodecError(f"the payload has {len(payload)} bytes and was cut off: its header alone has {_HEADER.size}")
+    return bytes(payload[4:8])
+
+
 def pattern_of(present: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
     """[groups, 4], which coefficients are not 0, to [groups] patterns."""
     found: npt.NDArray[np.uint8] = present @ _BITS

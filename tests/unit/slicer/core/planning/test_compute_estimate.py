@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from slicer.core.planning.compute_estimate import ComputeEstimate
 from slicer.core.planning.cut_planner import Choice
+from slicer.core.protocol.calibration_index import Measured
 from slicer.profiles.device_profile import NATIVE
 from tests.unit.slicer.core.planning.test_online_planner import BOARD, FACTS
 
@@ -57,3 +59,17 @@ def test_encoding_is_learnt_by_codec_and_a_photographs_size_as_well() -> None:
     estimate.encoded(Choice(0, "jpeg"), 0.0, 4000)
     assert estimate.view.encode_ns == pytest.approx({"int8": 10.0})
     assert estimate.view.image_bytes == {"jpeg": 4000.0}
+
+
+def test_payloads_that_are_larger_than_calibration_expected_raise_what_is_expected_of_all() -> None:
+    choice = Choice(1, "transform-995")
+    exact = Measured(1, "int8", 2550.0, 1.0, 1.0, 1.0)
+    calibrated = {choice: Measured(1, "transform-995", 1000.0, 0.996, 0.99, 1.0), Choice(1, "int8"): exact}
+    facts = replace(FACTS, calibrated=calibrated)
+    found = ComputeEstimate(facts, NATIVE)
+    assert found.view.size_ratio == 1
+    for _ in range(60):
+        found.encoded(choice, 1.0, 1500)
+    assert found.view.size_ratio == pytest.approx(1.5, abs=0.01)
+    found.encoded(Choice(1, "int8"), 1.0, 2550)
+    assert found.view.size_ratio == pytest.approx(1.5, abs=0.01)

@@ -21,6 +21,7 @@ from slicer.core.planning.cut_planner import (
     estimate,
     estimate_all,
 )
+from slicer.core.protocol.calibration_index import Measured
 from slicer.errors import ConfigError
 
 #: Four slices; a square image of 3 x 100 x 100, activations of 25 x 100 = 2,500 values, ten classes.
@@ -196,3 +197,60 @@ def test_nothing_that_is_offered_is_better_than_what_is_chosen(
     if chosen is not None:
         assert chosen.total_ms == min(one.total_ms for one in offered)
         assert math.isfinite(chosen.total_ms)
+
+
+CALIBRATED = {
+    Choice(one.cut, one.codec): one
+    for one in (
+        Measured(0, "jpeg-75", 6000.0, 0.994, 0.99, 0.995),
+        Measured(2, "transform-990", 500.0, 0.991, 0.98, 0.97),
+        Measured(2, "transform-995", 700.0, 0.996, 0.98, 0.993),
+        Measured(3, "int8", 2600.0, 0.98, 0.97, 0.9),
+    )
+}
+WITH_TABLES = replace(FACTS, codecs=(*FACTS.codecs, "transform-990", "transform-995", "jpeg-75"), calibrated=CALIBRATED)
+
+
+def test_codecs_with_tables_are_offered_where_there_are_some() -> None:
+    found = [one.choice for one in estimate_all(WITH_TABLES, DEVICE, LINK, SERVER, Goal())]
+    assert [one for one in found if "transform" in one.codec] == [
+        Choice(2, "transform-990"),
+        Choice(2, "transform-995"),
+    ]
+    assert not [one for one in estimate_all(FACTS, DEVICE, LINK, SERVER, Goal()) if "transform" in one.choice.codec]
+
+
+@pytest.mark.parametrize(("agreement", "codec"), [(0.95, "transform-990"), (0.99, "transform-995"), (0.997, "fp16")])
+def test_the_goals_agreement_picks_the_quality(agreement: float, codec: str) -> None:
+    goal = Goal(agreement=agreement)
+    found = choose([one for one in estimate_all(WITH_TABLES, DEVICE, LINK, SERVER, goal) if one.choice.cut == 2], goal)
+    assert found is not None and found.choice == Choice(2, codec)
+
+
+def test_what_calibration_found_at_a_cut_counts_before_what_a_codec_says_of_itself() -> None:
+    found = {one.choice: one.refused for one in estimate_all(WITH_TABLES, DEVICE, LINK, SERVER, Goal())}
+    assert found[Choice(3, "int8")] == "agreement 0.900 is below 0.99" and not found[Choice(2, "int8")]
+    told = Goal(measured={"int8": 0.999})
+    assert not estimate(WITH_TABLES, Choice(3, "int8"), DEVICE, LINK, SERVER, told).refused
+
+
+def test_an_expected_size_grows_with_what_the_device_has_seen() -> None:
+    sizes = [
+        estimate(WITH_TABLES, choice, replace(DEVICE, size_ratio=1.5), LINK, SERVER, Goal()).payload_bytes
+        for choice in (Choice(2, "transform-995"), Choice(0, "jpeg-75"), Choice(2, "int8"))
+    ]
+    assert sizes == [1050, 9000, 2700]  # int8 has its own size, whatever the image
+
+
+def test_a_file_of_the_models_size_is_prepared_on_the_device_and_only_offered_where_it_was_measured() -> None:
+    one = estimate(WITH_TABLES, Choice(0, "jpeg-75"), DEVICE, LINK, SERVER, Goal())
+    assert (one.head_ms, one.upload_ms, one.refused) == (2.0, 6.0, "")
+    plain = replace(FACTS, codecs=(*FACTS.codecs, "jpeg-75"))
+    assert estimate(plain, Choice(0, "jpeg-75"), DEVICE, LINK, SERVER, Goal()).refused == "size of the image not known"
+
+
+def test_the_choice_may_be_to_send_the_jpeg() -> None:
+    slow_device = replace(DEVICE, slices_ms=(60.0,) * 4)
+    goal = Goal()
+    found = choose(estimate_all(WITH_TABLES, slow_device, LINK, SERVER, goal), goal)
+    assert found is not None and found.choice == Choice(0, "jpeg-75")
