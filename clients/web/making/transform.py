@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clients.web.making.numbers import Json, Numbers, text_of
+from slicer.core.codecs.transform import rans
 from slicer.core.codecs.transform.payload import BoundaryCodec
 from slicer.core.codecs.transform.rans import PRECISION
 from slicer.core.codecs.transform.tables import CLASSES, MAGNITUDES, PATTERNS, TransformTables
@@ -34,7 +35,7 @@ _STEPS = (116, 128, 140)
 _CLEAR, _CLEAR_SHARE = 1e-3, 1e-5
 
 #: What damages the file of "a map": so many bytes are kept, or text is put in the place of other text.
-_CUT = (0, 7, 8, 300, 1200, -1)
+_CUT = (0, 7, 8, 300, 1200, -1, -4)
 _REPLACED = (
     ("headtail-transform-1", "headtail-transform-9"),
     ('"layout":"grid"', '"layout":"list"'),
@@ -44,23 +45,31 @@ _REPLACED = (
     ('"dtype":"U16"', '"dtype":"I16"'),
     ('"gains":', '"gainz":'),
     ('"shape":[5,5]', '"shape":[5,4]'),
-    ('"data_offsets":[0,', '"data_offsets":[9,'),
+    ('"data_offsets":[0,50]', '"data_offsets":[9,50]'),
+    ('"data_offsets":[0,50]', '"data_offsets":[0,52]'),
     ('{"__metadata__"', '["__metadata__"'),
 )
 
-#: Array -> what its last byte becomes: no number, infinity, a frequency that is too high.
-_LAST_BYTES = {"mean": 0xFF, "gains": 0x7F, "patterns": 0xF0}
+#: Array -> what it begins with: no number, infinity, frequencies with a sum that is too high, with one that is 0.
+_BEGUN = (("mean", b"\0\xff"), ("gains", b"\0\0\x80\x7f"), ("patterns", b"\xf2\x0f"), ("patterns", b"\xf2\x0f\0\0"))
 
 
 def vectors() -> Json:
-    """``tables``, their files; ``integers`` and ``activations`` with their payloads; ``refused``, with the class of the
-    error; ``damaged``: files that are no tables."""
+    """``messages`` of rANS; ``tables``, their files; ``integers`` and ``activations`` with their payloads; ``refused``,
+    with the class of the error; ``damaged``: files that are no tables."""
     numbers = Numbers(23)
     tables = {name: _tables(numbers, *facts) for name, facts in _TABLES.items()}
     codecs = {name: BoundaryCodec(one) for name, one in tables.items()}
     return {
+        "messages": list(_messages(numbers)),
         "tables": [
-            {"name": name, "sha256": one.digest, "shape": list(one.shape), "file": text_of(one.to_bytes())}
+            {
+                "name": name,
+                "sha256": one.digest,
+                "shape": list(one.shape),
+                "analysis": text_of(one.analysis.astype(np.float32).tobytes()),
+                "file": text_of(one.to_bytes()),
+            }
             for name, one in tables.items()
         ],
         "integers": [case for name, codec in codecs.items() for case in _of_integers(numbers, name, codec)],
@@ -70,15 +79,24 @@ def vectors() -> Json:
     }
 
 
+def _messages(numbers: Numbers) -> Iterator[Json]:
+    """Of symbols by their starts and frequencies; in the first one a state lies exactly where words leave it."""
+    whole = 1 << PRECISION
+    cases = [([0, 0], [256, 1], [0]), ([], [], [7, 0xFFFF])]
+    for lanes, most in ((1, whole), (1, 40), (4, whole), (16, whole)):
+        frequencies = [1 + numbers.below(min(most, whole - 1)) for _ in range(61)]
+        starts = [numbers.below(whole - frequency + 1) for frequency in frequencies]
+        cases.append((starts, frequencies, [numbers.below(1 << 16) for _ in range(lanes)]))
+    for starts, frequencies, seeds in cases:
+        words = rans.encode(np.array(starts, np.uint32), np.array(frequencies, np.uint32), np.array(seeds, np.uint16))
+        yield {"starts": starts, "frequencies": frequencies, "seeds": seeds, "words": words.tolist()}
+
+
 def _tables(numbers: Numbers, layout: str, grid: tuple[int, int], prefix: int, channels: int) -> TransformTables:
     """Nothing can be decoded with them: what they call an inverse is none."""
     tokens = prefix + grid[0] * grid[1]
     analysis, of_prefix = (_within(numbers, (channels, channels), 1).astype(np.float16) for _ in range(2))
-    analysis[0, :3] = (
-        2.0**-24,
-        -3 * 2.0**-20,
-        -(2.0**-14),
-    )  # half floats below the normal ones, and the least of these
+    analysis[0, :3] = (2.0**-24, -3 * 2.0**-20, -(2.0**-14))  # the least half floats, and the least normal one
     return TransformTables(
         grid=grid,
         prefix=prefix,
@@ -181,14 +199,14 @@ def _refused(name: str, codec: BoundaryCodec) -> Iterator[Json]:
 
 
 def _damaged(file: bytes) -> Iterator[Json]:
-    """``keep`` bytes of it; ``old`` text replaced by ``new``, wherever it stands; ``value`` as the byte ``at``."""
+    """``keep`` bytes of it; ``old`` text replaced by ``new``, wherever it stands; ``data`` from ``at`` on."""
     cases: list[tuple[Json, bytes]] = [({"keep": keep % len(file)}, file[:keep]) for keep in _CUT]
     cases += [({"old": old, "new": new}, file.replace(old.encode(), new.encode())) for old, new in _REPLACED]
     body = 8 + int.from_bytes(file[:8], "little")
     header = json.loads(file[8:body])
-    for array, value in _LAST_BYTES.items():
-        at = body + header[array]["data_offsets"][1] - 1
-        cases.append(({"at": at, "value": value}, file[:at] + bytes([value]) + file[at + 1 :]))
+    for array, start in _BEGUN:
+        at = body + header[array]["data_offsets"][0]
+        cases.append(({"at": at, "data": text_of(start)}, file[:at] + start + file[at + len(start) :]))
     for case, data in cases:
         assert data != file, case
         try:

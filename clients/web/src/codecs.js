@@ -20,7 +20,7 @@ import { product } from "./numbers.js";
  * @property {(shape: readonly number[]) => number | null} payloadBytes of an input [C, H, W]; null: depends on the image
  *
  * @typedef {object} Calibrated what was fitted on images for one cut
- * @property {import("./transform/payload.js").BoundaryCodec} boundary
+ * @property {import("../transform/payload.js").BoundaryCodec} boundary
  * @property {Readonly<Record<string, number>>} qualities by codec (`transform-990`), the index of the tables' step
  */
 

@@ -4,12 +4,13 @@ import test from "node:test";
 import { encode } from "../src/codecs.js";
 import * as errors from "../src/errors.js";
 import { product } from "../src/numbers.js";
-import { crc32 } from "../src/transform/crc32.js";
-import { BoundaryCodec } from "../src/transform/payload.js";
-import { readTables } from "../src/transform/tables.js";
+import { crc32 } from "../transform/crc32.js";
+import { BoundaryCodec } from "../transform/payload.js";
+import { encode as rans } from "../transform/rans.js";
+import { readTables } from "../transform/tables.js";
 import { base64Of, bytesOf, floatsOf, heldLike, vectors } from "./vectors.js";
 
-const { tables: TABLES, integers: INTEGERS, activations: ACTIVATIONS, refused: REFUSED, damaged: DAMAGED } = vectors("transform");
+const { messages: MESSAGES, tables: TABLES, integers: INTEGERS, activations: ACTIVATIONS, refused: REFUSED, damaged: DAMAGED } = vectors("transform");
 const NAMES = TABLES.map((one) => one.name);
 const A_MAP = TABLES.find((one) => one.name === "a map");
 
@@ -24,8 +25,10 @@ for (const name of NAMES) {
   const codec = /** @type {BoundaryCodec} */ (CODECS.get(name));
   const of = (cases) => cases.filter((one) => one.tables === name);
 
-  test(`tables of ${name} say of which activations they are`, () => {
-    assert.deepEqual(codec.tables.shape, TABLES.find((one) => one.name === name).shape);
+  test(`tables of ${name} say of which activations they are, and hold half floats`, () => {
+    const { shape, analysis } = TABLES.find((one) => one.name === name);
+    assert.deepEqual(codec.tables.shape, shape);
+    assert.deepEqual(codec.tables.analysis, floatsOf(analysis));
   });
 
   test(`integers of ${name} become numpy's bytes`, () => {
@@ -45,20 +48,37 @@ for (const name of NAMES) {
   });
 }
 
-test("coefficients are rounded to the nearest, ties to even; those of equal scale keep their order", () => {
-  const channels = 8;
-  const one = /** @type {any} */ ({
-    ...CODECS.get("a map")?.tables,
-    grid: [1, 1], // of one place the cosine transform is the number itself
-    shape: [1, channels],
-    layout: "tokens",
-    mean: new Float32Array(channels),
-    analysis: Float32Array.from({ length: channels ** 2 }, (_, at) => Number(at % (channels + 1) === 0)),
-    levels: Uint8Array.of(100, 100, 101, 100, 100, 100, 101, 100),
-    steps: Uint8Array.of(128), // a step is 1
-  });
-  const found = new BoundaryCodec(one).quantised(Float32Array.of(0.5, 1.5, -8.49, 2.5, -0.5, -1.5, 7.51, -2.5), 0);
+test("symbols become numpy's words", () => {
+  assert.equal(MESSAGES.length, 6);
+  for (const { starts, frequencies, seeds, words } of MESSAGES) {
+    assert.deepEqual([...rans(...[starts, frequencies, seeds].map((one) => Uint16Array.from(one)))], words);
+  }
+});
+
+/** Of eight channels at one place, where coefficients are the activation itself; a step is 1. */
+const PLAIN = new BoundaryCodec({
+  .../** @type {BoundaryCodec} */ (CODECS.get("a map")).tables,
+  grid: [1, 1],
+  shape: [1, 1, 8],
+  mean: new Float32Array(8),
+  analysis: Float32Array.from({ length: 64 }, (_, at) => Number(at % 9 === 0)),
+  levels: Uint8Array.of(100, 100, 101, 100, 100, 100, 101, 100),
+  steps: Uint8Array.of(128),
+});
+
+test("coefficients are rounded to the nearest, ties to even, and those of equal scale keep their order", () => {
+  const found = PLAIN.quantised(Float32Array.of(0.5, 1.5, -8.49, 2.5, -0.5, -1.5, 7.51, -2.5), 0);
   assert.deepEqual([...found], [-8, 8, 0, 2, 2, 0, -2, -2]);
+});
+
+test("coefficients are coded up to 65550 steps", () => {
+  assert.equal(PLAIN.quantised(new Float32Array(8).fill(65549.9), 0)[0], 65550);
+  assert.throws(() => PLAIN.quantised(new Float32Array(8).fill(65550), 0), /6.56e\+4 steps .* use int8/);
+});
+
+test("more escapes than a payload can count are refused", () => {
+  const many = new BoundaryCodec({ ...PLAIN.tables, levels: new Uint8Array(65536) });
+  assert.throws(() => many.packed(new Int32Array(65536).fill(15), 0), /65536 coefficients are far beyond calibration; use int8/);
 });
 
 test("what Python refuses is refused", () => {
@@ -79,22 +99,24 @@ test("a refusal says the value and the remedy", () => {
   const refused = (call, text) => assert.throws(call, (error) => error instanceof errors.CodecError && error.message.includes(text));
   refused(() => codec.encode(far, 0), "more than 65550 can be coded; use int8");
   refused(() => codec.encode(zeros, 3), "quality 3; these tables have 0 to 2");
+  refused(() => codec.encode(zeros, -1), "quality -1");
+  refused(() => codec.encode(zeros, 0.5), "quality 0.5");
   refused(() => codec.encode({ ...zeros, shape: [5, 3, 5] }, 0), "75 values of shape [5,3,5]; these tables are of activations [3,5,5]");
   refused(() => codec.encode({ ...zeros, values: new Float32Array(74) }, 0), "74 values");
 });
 
 test("tables that Python refuses are refused", async () => {
   assert.ok(DAMAGED.length > 15);
-  for (const { keep, old, new: put, at, value } of DAMAGED) {
+  for (const { keep, old, new: put, at, data } of DAMAGED) {
     const file = bytesOf(A_MAP.file);
-    if (at !== undefined) file[at] = value;
+    if (at !== undefined) file.set(bytesOf(data), at);
     const text = Buffer.from(file).toString("latin1");
     const damaged = Uint8Array.from(Buffer.from(old === undefined ? text.slice(0, keep) : text.replaceAll(old, put), "latin1"));
     const { sha256 } = heldLike(damaged, { sha256: "", size: 0 });
     await assert.rejects(
       () => readTables(damaged, sha256),
       (error) => error instanceof errors.ShardError && error.message.includes("calibrate the model again"),
-      `${JSON.stringify({ keep, old, put, at, value })} was taken`,
+      `${JSON.stringify({ keep, old, put, at, data })} was taken`,
     );
   }
 });

@@ -26,8 +26,8 @@ Array = npt.NDArray[np.float32]
 #: Reads tables and [activation, quality] pairs, prints payloads.
 ENCODE = """
 import { readFileSync } from "node:fs";
-import { BoundaryCodec } from "./src/transform/payload.js";
-import { readTables } from "./src/transform/tables.js";
+import { BoundaryCodec } from "./transform/payload.js";
+import { readTables } from "./transform/tables.js";
 const bytes = (text) => Uint8Array.from(Buffer.from(text, "base64"));
 const { file, sha256, shape, wanted } = JSON.parse(readFileSync(0, "utf8"));
 const codec = new BoundaryCodec(await readTables(bytes(file), sha256));

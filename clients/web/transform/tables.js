@@ -3,9 +3,9 @@
  * file is of the safetensors format: the header's length (uint64), the header (JSON), the arrays, all little-endian.
  */
 
-import { ShardError, shown } from "../errors.js";
-import { sha256Of } from "../head.js";
-import { bitsFloat, product } from "../numbers.js";
+import { ShardError, shown } from "../src/errors.js";
+import { sha256Of } from "../src/head.js";
+import { bitsFloat, product } from "../src/numbers.js";
 
 /** Scales and steps are whole levels: level l is 2 ** ((l - LEVEL_OF_ONE) / 4). */
 export const LEVEL_OF_ONE = 128;
@@ -61,7 +61,7 @@ export async function readTables(file, sha256) {
 }
 
 /**
- * @typedef {{dtype: string, shape: readonly number[], values: Float32Array | Uint8Array | Uint16Array}} Held halves as float32
+ * @typedef {{shape: readonly number[], values: Float32Array | Uint8Array | Uint16Array}} Held halves as float32
  *
  * @param {Uint8Array} file
  * @returns {{facts: Record<string, string>, arrays: Record<string, Held>}}
@@ -89,7 +89,7 @@ function held(body, name, { dtype, shape, data_offsets: [begin, end] }) {
   const Kind = KINDS[/** @type {keyof typeof KINDS} */ (dtype)];
   if (product(shape) * Kind.BYTES_PER_ELEMENT !== end - begin) throw new Error(`${name} has another size than its shape says`);
   const values = new Kind(body.slice(begin, end).buffer); // a copy: arrays begin anywhere in the file
-  return { dtype, shape, values: dtype === "F16" ? Float32Array.from(values, halfFloat) : values };
+  return { shape, values: dtype === "F16" ? Float32Array.from(values, halfFloat) : values };
 }
 
 /**
@@ -109,25 +109,25 @@ function checked({ facts, arrays }, digest) {
   const tokens = prefix + height * width;
   const qualities = arrays.steps.values.length;
   if (!(qualities > 0 && qualities < 256)) throw new Error(`${qualities} qualities; 1 to 255 are possible`);
-  /** @type {Record<string, [string, ...number[]]>} */
+  /** @type {Record<string, number[]>} */
   const wanted = {
-    mean: ["F16", tokens, channels],
-    analysis: ["F16", channels, channels],
-    synthesis: ["F32", channels, channels],
-    prefix_analysis: ["F16", channels, channels],
-    prefix_synthesis: ["F32", channels, channels],
-    levels: ["U8", tokens * channels],
-    steps: ["U8", qualities],
-    qualities: ["U16", qualities],
-    patterns: ["U16", CLASSES, PATTERNS],
-    magnitudes: ["U16", CLASSES, MAGNITUDES],
-    gains: ["F32", CLASSES],
+    mean: [tokens, channels],
+    analysis: [channels, channels],
+    synthesis: [channels, channels],
+    prefix_analysis: [channels, channels],
+    prefix_synthesis: [channels, channels],
+    levels: [tokens * channels],
+    steps: [qualities],
+    qualities: [qualities],
+    patterns: [CLASSES, PATTERNS],
+    magnitudes: [CLASSES, MAGNITUDES],
+    gains: [CLASSES],
   };
-  const names = Object.keys(arrays).sort();
-  if (String(names) !== String(Object.keys(wanted).sort())) throw new Error(`arrays ${shown(names)}`);
-  for (const [name, [type, ...size]] of Object.entries(wanted)) {
-    const { dtype, shape, values } = arrays[name];
-    if (dtype !== type || String(shape) !== String(size)) throw new Error(`${name} is ${dtype} [${shape}], not ${type} [${size}]`);
+  const [names, ours] = [arrays, wanted].map((of) => Object.keys(of).sort().join(", "));
+  if (names !== ours) throw new Error(`it has ${shown(names)}, not ${ours}`);
+  for (const [name, size] of Object.entries(wanted)) {
+    const { shape, values } = arrays[name];
+    if (String(shape) !== String(size)) throw new Error(`${name} is [${shape}], not [${size}]`);
     if (!values.every(Number.isFinite)) throw new Error(`${name} is not finite`);
   }
   const of = (/** @type {string} */ name) => /** @type {any} */ (arrays[name].values);

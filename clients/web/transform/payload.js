@@ -3,9 +3,9 @@
  * out, and why.
  */
 
-import { CodecError } from "../errors.js";
-import { refusal } from "../floats.js";
-import { roundHalfEven } from "../numbers.js";
+import { CodecError } from "../src/errors.js";
+import { refusal } from "../src/floats.js";
+import { roundHalfEven } from "../src/numbers.js";
 import { crc32 } from "./crc32.js";
 import { analysisOf } from "./linear.js";
 import { encode, startsOf } from "./rans.js";
