@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clients.web.making import codecs, images, link, oip, planner, preprocess, resample
+from clients.web.making import codecs, images, link, oip, planner, preprocess, resample, transform
 
 FOLDER = Path(__file__).parent / "vectors"
 
@@ -27,6 +27,7 @@ MAKERS: Mapping[str, Callable[[], Any]] = {
     "oip.json": oip.vectors,
     "planner.json": planner.vectors,
     "link.json": link.vectors,
+    "transform.json": transform.vectors,
 }
 
 

@@ -18,6 +18,10 @@ import { product } from "./numbers.js";
  * @property {boolean} asTaken it carries the image as it was taken; else the device brings it to the model's size first
  * @property {boolean} planned a planner may choose it
  * @property {(shape: readonly number[]) => number | null} payloadBytes of an input [C, H, W]; null: depends on the image
+ *
+ * @typedef {object} Calibrated what was fitted on images for one cut
+ * @property {import("../transform/payload.js").BoundaryCodec} boundary
+ * @property {Readonly<Record<string, number>>} qualities by codec (`transform-990`), the index of the tables' step
  */
 
 /**
@@ -53,12 +57,13 @@ export const IMAGE_CODECS = Object.freeze({
 export const TRANSFORM_ENCODE_NS = 60.0;
 
 /**
- * Whether a codec is one of those that need tables of the model's cut, such as transform-995.
+ * Whether a codec is named by its calibrated fidelity, in thousandths, such as transform-995: it needs tables, which belong
+ * to a cut.
  * @param {string} codec
  * @returns {boolean}
  */
 export function needsTables(codec) {
-  return codec.startsWith("transform-");
+  return /^transform-\d+$/.test(codec);
 }
 
 /**
@@ -67,16 +72,35 @@ export function needsTables(codec) {
  * @param {Float32Array} values
  * @param {readonly number[]} shape
  * @param {number | null} [axis] of the channels, 0 or the last, as the manifest says; int8 and int4 need it
+ * @param {Calibrated | null} [calibrated] of the activation's cut; transform-* need it
  * @returns {Uint8Array}
  * @throws {CodecError} it is not finite, or beyond what the codec holds; the codec is unknown; the shape is another
  */
-export function encode(codec, values, shape, axis = null) {
+export function encode(codec, values, shape, axis = null, calibrated = null) {
+  if (needsTables(codec)) return encodeCalibrated(codec, values, shape, calibrated);
   const one = codecNamed(codec);
   checkShape(shape);
   if (values.length !== product(shape)) {
     throw new CodecError(`${values.length} values for an activation of shape [${shape}]; it has ${product(shape)}`);
   }
   return one.encode(values, shape, axis);
+}
+
+/**
+ * @param {string} codec
+ * @param {Float32Array} values
+ * @param {readonly number[]} shape
+ * @param {Calibrated | null} calibrated
+ */
+function encodeCalibrated(codec, values, shape, calibrated) {
+  if (calibrated === null) {
+    throw new CodecError(`codec ${shown(codec)} without the tables of its cut; give them, or use one of ${Object.keys(CODECS).join(", ")}`);
+  }
+  const { boundary, qualities } = calibrated;
+  if (!Object.hasOwn(qualities, codec)) {
+    throw new CodecError(`codec ${shown(codec)} was not calibrated for this cut; it has ${Object.keys(qualities).join(", ")}`);
+  }
+  return boundary.encode({ values, shape }, qualities[codec]);
 }
 
 /**

@@ -21,4 +21,4 @@ def named(fidelity: int) -> str:
 
 def needs_tables(codec: str) -> bool:
     """Whether a codec's name is of this family."""
-    return codec.startswith(_PREFIX)
+    return codec.startswith(_PREFIX) and codec[len(_PREFIX) :].isdecimal()

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import PIL
 import pytest
 
 from clients.web import make_vectors
-from tests.paths import ROOT
+from tests.unit.clients.web.nodejs import WEB, node
 
-WEB = ROOT / "clients" / "web"
-MODULES = sorted([*WEB.glob("*.js"), *WEB.glob("page/*.js"), *WEB.glob("src/*.js")])
-NODE = shutil.which("node")
-OLDEST_NODE = 20
+MODULES = sorted([*WEB.glob("*.js"), *WEB.glob("page/*.js"), *WEB.glob("src/*.js"), *WEB.glob("transform/*.js")])
 
 #: What is made with Pillow's resize, whose order of passes is another one before this release.
 OF_PILLOW_13 = ("resample.json", "preprocess.json")
-
-
-def node(*arguments: str | Path) -> None:
-    """Runs Node.js; skips where it is missing or too old, fails with all that it said."""
-    if NODE is None:
-        pytest.skip("node is not installed: the JavaScript client's own tests need Node.js 20 or newer")
-    version = subprocess.run([NODE, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    if int(version.removeprefix("v").split(".")[0]) < OLDEST_NODE:
-        pytest.skip(f"node is {version}: the JavaScript client's own tests need Node.js {OLDEST_NODE} or newer")
-    done = subprocess.run([NODE, *arguments], cwd=WEB, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", make_vectors.MAKERS)
