@@ -325,6 +325,7 @@ def _kwargs(text: str) -> dict[str, Any]:
 @option("--wait-ms", type=_NUMBERS, help="In the server's queues, per entry or one.", group=_PLAN)
 @option("--deadline-ms", type=_NUMBER, help="Meet it at the least execution on the server.", group=_PLAN)
 @option("--agreement", type=_NUMBER, help="Least top-1 agreement of the codec (default 0.99).", group=_PLAN)
+@option("--calibration", metavar="DIR", help="What --calibrate wrote: its codecs are offered, too.", group=_PLAN)
 @option("--joule-ms", type=_NUMBER, help="Worth of a joule of the device, in ms (default 0).", group=_PLAN)
 @option("--server-ms", type=_NUMBER, help="Worth of a ms of the server, in ms (default 0).", group=_PLAN)
 @option("--json", is_flag=True, default=None, help="Print one JSON document instead of a table.")

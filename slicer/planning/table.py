@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from slicer.core.codecs.registry import CODECS, IMAGE_CODECS
+from slicer.core.codecs.transform.names import NAMES
 from slicer.core.planning.cut_planner import (
+    Choice,
     DeviceView,
     Estimate,
     Goal,
@@ -18,7 +20,9 @@ from slicer.core.planning.cut_planner import (
     estimate_all,
 )
 from slicer.core.planning.link_presets import PRESETS
+from slicer.core.protocol.calibration_index import Measured, load_calibration
 from slicer.core.protocol.outputs import bytes_of
+from slicer.core.shards.manifest import load_manifest
 from slicer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ class PlanFlags:
         deadline_ms: met at the least execution on the server.
         agreement: least top-1 agreement of the codec with fp32.
         joule_ms, server_ms: worth, in ms, of a joule of the device and of a ms of the server's execution.
+        calibration: a folder that --calibrate wrote, whose codecs are offered, too.
     """
 
     link: str | None = None
@@ -52,6 +57,7 @@ class PlanFlags:
     agreement: float | None = None
     joule_ms: float | None = None
     server_ms: float | None = None
+    calibration: str | None = None
 
 
 #: What stands where a figure hangs on the server's time, or on the size of a camera's image, which nobody told.
@@ -88,11 +94,14 @@ def plan(
             raise ConfigError("--server-profile and --execution-ms both say how long the server takes; give one")
         _check("--server-profile", on_server, n)
         execution_ms = {cut: sum(spread.mean_ms for spread in on_server.slices_ms[cut:]) for cut in range(n)}
+    calibrated = _calibrated(flags.calibration, sliced) if flags.calibration is not None else {}
     facts = ModelFacts(
         tuple(tuple(sliced.shape_at(cut)) for cut in range(n + 1)),
         tuple(part.weight_bytes for part in sliced.slices),
         tuple(range(n)),
-        (*CODECS, *IMAGE_CODECS),
+        # What nobody measured is not listed: it would be refused at every cut.
+        (*CODECS, *NAMES, *(name for name, one in IMAGE_CODECS.items() if calibrated or one.agreement)),
+        calibrated=calibrated,
         answer_bytes=bytes_of(sliced.outputs, [one.name for one in sliced.outputs[1:]]),
     )
     device = DeviceView(
@@ -111,6 +120,23 @@ def plan(
     if chosen is not None and chosen.choice.cut < n and not told(flags):
         chosen = None  # it is the best with a server of 0 ms; what wins against that, the whole device, wins anyway
     return estimates, chosen
+
+
+def _calibrated(folder: str, sliced: SlicedModel) -> dict[Choice, Measured]:
+    """What calibration found at the cuts of a model. Raises HeadTailError: it is another model's, or there is none."""
+    index, manifest = load_calibration(folder), load_manifest(folder)
+    if index is None or index.manifest != manifest.digest:
+        raise ConfigError(
+            f"--calibration {folder}: it holds no calibration of its shards; make one: headtail slice MODEL --export "
+            f"{folder} --calibrate IMAGES"
+        )
+    mine = tuple(cut.name for cut in sliced.cuts)
+    if manifest.boundaries != mine:
+        raise ConfigError(
+            f"--calibration {folder} is of a model cut at {', '.join(manifest.boundaries) or 'no place'}, this one is "
+            f"cut at {', '.join(mine) or 'no place'}; give the same --slices or --at"
+        )
+    return {Choice(one.cut, one.codec): one for one in index.measured}
 
 
 def _check(option: str, profile: Profile, n: int) -> None:
