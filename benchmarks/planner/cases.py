@@ -1,7 +1,8 @@
 """The cases of `benchmarks/planner/planner.py`: devices x links x server loads, traces, and cases drawn at random.
 
 Boards and models' times are made up (hypothetical); shapes are those of ViT-S/16 and Swin-T at 224 px; links are
-`slicer.core.planning.link_presets`. Cases with `held_out` were not looked at while the planner was written.
+`slicer.core.planning.link_presets`. What calibration is said to have found is made up, too, near what was measured of
+ViT-S (docs/log, 2026-11-28-transform). Cases with `held_out` were not looked at while the planner was written.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from slicer.core.planning.link_presets import PRESETS
+from slicer.core.protocol.calibration_index import CalibrationIndex, Measured
 from slicer.core.protocol.messages import ServedModel, ShardInfo
 from slicer.core.shards.manifest import Manifest
 from slicer.core.shards.spec import ModelSpec
@@ -31,10 +33,23 @@ SHARES: dict[str, tuple[float, ...]] = {
 #: ms of the whole model, and images per second; hypothetical.
 BOARDS: dict[str, tuple[float, float]] = {"slow": (240.0, 1.5), "medium": (100.0, 4.0), "fast": (32.0, 10.0)}
 
-CODECS = ("fp32", "fp16", "int8", "rgb8")
+#: Codecs whose payloads are as long as the image makes them: bytes by the median image, and agreement, cut by cut.
+CALIBRATED: dict[int, dict[str, tuple[float, float]]] = {
+    0: {"jpeg-75": (9_500, 0.982), "jpeg-90": (17_000, 0.994), "webp-75": (7_000, 0.98), "webp-90": (12_500, 0.993)},
+    1: {"transform-990": (6_100, 0.984), "transform-995": (8_400, 0.991), "transform-998": (12_800, 0.997)},
+    2: {"transform-990": (4_600, 0.985), "transform-995": (6_300, 0.992), "transform-998": (9_700, 0.997)},
+    3: {"transform-990": (3_500, 0.986), "transform-995": (4_900, 0.993), "transform-998": (7_800, 0.997)},
+}
+
+CODECS = ("fp32", "fp16", "int8", "rgb8", *sorted({codec for found in CALIBRATED.values() for codec in found}))
 
 #: True ns per value; the planner begins with each codec's `encode_ns`, a little wrong, and learns.
-ENCODE_NS = {"fp32": 0.7, "fp16": 2.0, "int8": 5.0, "rgb8": 0.0}
+ENCODE_NS = {"fp32": 0.7, "fp16": 2.0, "int8": 5.0, "rgb8": 0.0} | {
+    codec: 90.0 if codec.startswith("transform") else 25.0 for codec in CODECS[4:]
+}
+
+#: Sizes of images are log-normal around their device's median; medians of devices around the calibration's.
+SIZE_SPREAD, DEVICE_SPREAD = 0.4, 0.25
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,10 @@ class Case:
             slices_ms=tuple(Spread(mean=self.whole_ms * s, std=0.08 * self.whole_ms * s) for s in shares),
         )
 
+    def size_ratio(self) -> float:
+        """Of the device's own images to those of the calibration, by the median."""
+        return math.exp(random.Random(f"{self.name}/sizes").gauss(0.0, DEVICE_SPREAD))
+
     def arrivals(self) -> list[float]:
         """Intended captures, seconds of the run."""
         draw = random.Random(f"{self.name}/arrivals")
@@ -98,7 +117,14 @@ def served(model: str) -> ServedModel:
     axes = (0, *(max(len(shape) - 1, 0) for shape in shapes[1:]))
     names, dtypes, programs = ("a", "b", "c"), ("float32",) * 5, ("0" * 64,) * 4
     manifest = Manifest(ModelSpec(model), "torch", "timm", names, shapes, dtypes, shards, programs, axes)
-    return ServedModel(model, manifest.digest, manifest.to_json(), 4, (0, 1, 2, 3), "continuous", CODECS)
+    measured = tuple(
+        Measured(cut, codec, size, int(codec[-3:]) / 1000 if cut else agreement, 0.9, agreement)
+        for cut, found in CALIBRATED.items()
+        for codec, (size, agreement) in found.items()
+    )
+    index = CalibrationIndex(manifest.digest, 300, 100, (), measured)
+    described = ServedModel(model, manifest.digest, manifest.to_json(), 4, (0, 1, 2, 3), "continuous", CODECS)
+    return replace(described, calibration_json=index.to_json())
 
 
 def grid(

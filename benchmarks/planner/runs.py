@@ -14,12 +14,12 @@ from typing import Any
 from actors.device.config import PlanConfig
 from actors.network.emulated_link import EmulatedLink
 from actors.testing import virtual_time
-from benchmarks.planner.cases import CODECS, ENCODE_NS, Case, served
+from benchmarks.planner.cases import ENCODE_NS, SIZE_SPREAD, Case, served
 from benchmarks.planner.server import ADMISSION_S, VirtualServer, others
 from benchmarks.planner.world import costs_of, facts_of, make_device
 from slicer.core.device.device_run import DeviceRun
 from slicer.core.network.server import ENVELOPE_BYTES
-from slicer.core.planning.cut_planner import Choice, DeviceView, payload_bytes
+from slicer.core.planning.cut_planner import Choice, DeviceView, Goal, offered, payload_bytes
 from slicer.core.records.assignment import Assignment, Capture
 from slicer.core.records.record import Record
 
@@ -98,10 +98,9 @@ class Stage:
     @cached_property
     def choices(self) -> list[Choice]:
         """All static ones that the accuracy floor allows."""
-        activations = [c for c in CODECS if c != "rgb8"]
-        n = self.facts.num_slices
-        found = [Choice(cut, codec) for cut in range(n) for codec in (CODECS if cut == 0 else activations)]
-        return [*found, Choice(n, "fp32")]
+        goal, n = Goal(), self.facts.num_slices
+        found = [Choice(cut, codec) for cut in range(n) for codec in offered(self.facts, cut)]
+        return [*(one for one in found if goal.agreement_of(one, self.facts) >= goal.agreement), Choice(n, "fp32")]
 
     def least_ms(self, choice: Choice, at_s: float) -> float:
         """True device, link and server times of a choice at a moment, without any wait."""
@@ -111,7 +110,10 @@ class Stage:
         if cut == n:
             return device_ms
         shape = self.facts.shapes[cut]
-        size = (payload_bytes(self.facts, choice, DeviceView(())) or 0) + ENVELOPE_BYTES
+        size = payload_bytes(self.facts, choice, DeviceView((), size_ratio=self.case.size_ratio())) or 0
+        if choice in self.facts.calibrated:
+            size *= math.exp(SIZE_SPREAD**2 / 2)  # the mean
+        size += ENVELOPE_BYTES
         link = virtual_time.run(self._true_link(at_s))
         encode_ms = ENCODE_NS[choice.codec] * math.prod(shape) / 1e6
         upload_s = size / link[0] if link[0] else math.inf

@@ -20,7 +20,7 @@ from actors.device.device import Device
 from actors.network.client import LinkedServer
 from actors.network.emulated_link import EmulatedLink
 from actors.testing.virtual_time import VirtualClock
-from benchmarks.planner.cases import ENCODE_NS, Case
+from benchmarks.planner.cases import ENCODE_NS, SIZE_SPREAD, Case
 from deployments.costs.cost_model import CostModel
 from deployments.costs.profile_files import load_cost_profile
 from slicer.core.heads.head_runtime import Computed
@@ -60,14 +60,21 @@ class EmulatedDevice(Device):
     """`Device` whose slices take the times of a true profile; the one in its configuration is what it believes.
 
     Args:
-        true: what it draws from. encode_ns: what encoding really takes per value.
+        true: what it draws from. encode_ns: what encoding really takes per value. size_ratio: of its images to those
+            of the calibration.
     """
 
     def __init__(
-        self, config: DeviceConfig, server: Any, true: Profile, encode_ns: dict[str, float], seed: str
+        self,
+        config: DeviceConfig,
+        server: Any,
+        true: Profile,
+        encode_ns: dict[str, float],
+        seed: str,
+        size_ratio: float,
     ) -> None:
         super().__init__(config, server, load=_load, clock=VirtualClock())  # type: ignore[arg-type]
-        self._true, self._encode_ns = true, encode_ns
+        self._true, self._encode_ns, self._size_ratio = true, encode_ns, size_ratio
         self._draw = random.Random(f"{seed}/device")
 
     async def finish(self, computed: Computed, image: str) -> Computed:
@@ -89,7 +96,7 @@ class EmulatedDevice(Device):
         head_ms = prepare_ms + sum(slices_ms)
         await asyncio.sleep((head_ms + encode_ms) / 1e3)
         logits = np.zeros(10, np.float32) if whole else None
-        payload = b"" if whole else zeros(int(payload_bytes(facts, choice, View(())) or 0))
+        payload = b"" if whole else bytes(self._size(facts, choice))
         return Computed(
             head.manifest,
             shape,
@@ -104,13 +111,19 @@ class EmulatedDevice(Device):
             slices_ms,
         )
 
+    def _size(self, facts: ModelFacts, choice: Choice) -> int:
+        """Of a payload; of the codecs that go by the image drawn."""
+        size = payload_bytes(facts, choice, View((), size_ratio=self._size_ratio)) or 0
+        if choice in facts.calibrated:
+            size *= math.exp(self._draw.gauss(0.0, SIZE_SPREAD))
+        return round(size)
+
 
 async def _load(served: ServedModel, config: DeviceConfig, get: object) -> Any:
     return _Numbers(served, served.num_slices if config.alone else config.cut)
 
 
 _FACTS: dict[str, ModelFacts] = {}
-_ZEROS: dict[int, bytes] = {}
 
 
 def facts_of(served: ServedModel | None) -> ModelFacts:
@@ -119,13 +132,6 @@ def facts_of(served: ServedModel | None) -> ModelFacts:
     if served.manifest not in _FACTS:
         _FACTS[served.manifest] = ModelFacts.of(served)
     return _FACTS[served.manifest]
-
-
-def zeros(size: int) -> bytes:
-    """So many bytes, made once."""
-    if size not in _ZEROS:
-        _ZEROS[size] = bytes(size)
-    return _ZEROS[size]
 
 
 def costs_of(profile: str, num_slices: int) -> CostModel:
@@ -151,7 +157,7 @@ def make_device(case: Case, server: Any, first: Choice, plan: PlanConfig | None,
         retry=Retry(budget_s=1e6),
     )
     link = EmulatedLink(**case.link, seed=case.name, clock=VirtualClock())
-    return EmulatedDevice(config, LinkedServer(server, link), board, ENCODE_NS, case.name)
+    return EmulatedDevice(config, LinkedServer(server, link), board, ENCODE_NS, case.name, case.size_ratio())
 
 
 def believed(true: Profile, sigma: float, seed: str) -> Profile:
