@@ -262,7 +262,7 @@ class PendingRequest:
         """One sending. Raises ServerError: the server vanished, or did not answer until then."""
         device, sent_s = self._device, self._time()
         planner = device.cut.planner
-        request = self._request(computed, wants_load=planner is not None and planner.due(sent_s))
+        request = self._request(computed, wants_load=planner is not None and planner.asks_load(sent_s))
         sent = None
         if planner is not None:
             sent = planner.link.sent(sent_s, len(request.payload) + ENVELOPE_BYTES, planner.answer_bytes)

@@ -46,6 +46,9 @@ from .settings import DeviceTimes, PlanSettings, goal_of
 #: Weight of what a reply says of its own wait and execution.
 _OWN_WEIGHT = 0.3
 
+#: The server's load is asked for after so much of the time between two decisions.
+_FRESH = 0.5
+
 #: A choice that is better by this share needs no second look.
 MUCH = 0.3
 
@@ -82,6 +85,7 @@ class OnlinePlanner:
         self._server = ServerView({}, {})
         self._own: dict[int, tuple[float, float]] = {}
         self._next_s: float | None = None
+        self._ask_load_s = 0.0
         self._probe_at_s = self._probed_s = 0.0
         self._probing, self._pause_s = False, config.probe_s
         self._heard_s = 0.0
@@ -118,6 +122,15 @@ class OnlinePlanner:
             before[0] + _OWN_WEIGHT * (wait_ms - before[0]),
             before[1] + _OWN_WEIGHT * (execution_ms - before[1]),
         )
+
+    def asks_load(self, now_s: float) -> bool:
+        """Whether the request that is sent now asks how busy the server is: so often that no decision goes by what is
+        older than the time between two. `due` would not do: who sends seldom decides before each image, and asks then
+        with none."""
+        if now_s < self._ask_load_s:
+            return False
+        self._ask_load_s = now_s + _FRESH * self._config.every_s
+        return True
 
     # ---------------------------------------------------------------------------------------------------- deciding
 

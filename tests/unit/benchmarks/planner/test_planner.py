@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,10 +12,11 @@ from actors.device.config import PlanConfig
 from benchmarks.planner import herding, planner
 from benchmarks.planner.cases import SHAPES, Case, served
 from benchmarks.planner.runs import Stage
-from benchmarks.planner.server import others
+from benchmarks.planner.server import VirtualServer, others
 from benchmarks.planner.world import costs_of
 from deployments.simulation.workloads import bound_rps
 from slicer.core.planning.cut_planner import Choice
+from slicer.core.protocol.messages import Answer, Request
 
 VIT = next(iter(SHAPES))
 LTE = Case("small", "grid", VIT, 400.0, 1.0, "periodic", {"preset": "lte"}, ((0.0, 0.2),), 25.0)
@@ -30,7 +32,8 @@ TUNNEL = replace(
 
 
 def test_the_oracle_is_the_best_that_was_run_and_what_was_not_run_could_not_win() -> None:
-    stage = Stage(LTE)
+    # The image as a file, or everything here, or an activation.
+    stage = Stage(replace(LTE, name="small rivals", whole_ms=140.0, loads=((0.0, 0.8),)))
     _, oracle = stage.oracle()
     assert len(stage.runs) > 1
     assert oracle.mean_ms() == min(outcome.mean_ms() for outcome in stage.runs.values())
@@ -52,6 +55,21 @@ def test_the_planner_learns_of_it_and_pays_for_learning_only() -> None:
     planned = stage.planned()
     assert (planned.chosen[5].cut, planned.chosen[-1].cut) == (0, 4)
     assert planned.mean_ms(30.0) == pytest.approx(stage.oracle()[1].mean_ms(30.0), rel=0.02)
+
+
+def test_a_device_that_sends_seldom_hears_of_the_servers_load_with_every_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[bool] = []
+    infer = VirtualServer.infer
+
+    async def noting(self: VirtualServer, requests: Sequence[Request]) -> list[Answer]:
+        asked.extend(request.wants_load for request in requests)
+        return await infer(self, requests)
+
+    monkeypatch.setattr(VirtualServer, "infer", noting)
+    Stage(replace(LTE, name="seldom")).planned()
+    assert len(asked) > 20 and all(asked)
 
 
 def test_the_same_case_gives_the_same_figures() -> None:

@@ -234,3 +234,8 @@ def test_a_deadline_that_the_present_choice_misses_is_reason_enough() -> None:
     moved = world.planner.reconsider(world.now_s, deadline_ms=60.0)
     assert moved is not None
     assert moved.cut == 4  # 42 ms: in time without the server
+
+
+def test_the_servers_load_is_asked_for_twice_in_the_time_between_two_decisions() -> None:
+    planner = World(rate=1e6, present=Choice(1, "int8"), every_s=2.0).planner
+    assert [planner.asks_load(0.25 * number) for number in range(9)] == [True, *[False] * 3] * 2 + [True]
