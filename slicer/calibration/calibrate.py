@@ -22,10 +22,11 @@ from slicer.calibration.fit import fit
 from slicer.calibration.layout import layout_of
 from slicer.calibration.measure import Answer, Judge
 from slicer.calibration.photos import LEAST_IMAGES, crops, crops_each, find_photos, parted
-from slicer.calibration.qualities import with_qualities
+from slicer.calibration.qualities import Tried, with_qualities
+from slicer.calibration.refine import refined
 from slicer.core.codecs import activations
 from slicer.core.codecs.registry import CODECS, IMAGE_CODECS
-from slicer.core.codecs.transform.names import named
+from slicer.core.codecs.transform.names import FIDELITIES, named
 from slicer.core.codecs.transform.payload import BoundaryCodec
 from slicer.core.codecs.transform.tables import TransformTables
 from slicer.core.images.image_files import plain_image
@@ -46,11 +47,12 @@ class Calibration:
     """What `calibrate` wrote.
 
     Attributes:
-        index: of it. left_out: why cuts have no tables, by cut.
+        index: of it. left_out: why cuts have no tables, by cut. refined: cuts where the learned step was kept.
     """
 
     index: CalibrationIndex
     left_out: dict[int, str]
+    refined: tuple[int, ...] = ()
 
 
 def calibrate(
@@ -60,6 +62,7 @@ def calibrate(
     directory: str | Path,
     *,
     seed: int = 0,
+    refine_s: float = 0.0,
     progress: Callable[[int], object] = lambda cuts: None,
 ) -> Calibration:
     """Fit tables for all cuts but 0 and n, measure all codecs, and write both into a folder of shards.
@@ -70,6 +73,8 @@ def calibrate(
         manifest: of the shards in `directory`.
         images: a folder of images, labelled or not; some hundred photos of what devices will see.
         seed: of which images are held out, and of the crops.
+        refine_s: so long a learned step may take, over all cuts (`slicer.calibration.refine`); it is kept at the cuts
+            where held-out images take fewer bytes by it.
         progress: is told how many cuts are done.
 
     Raises:
@@ -92,6 +97,7 @@ def calibrate(
     measured = _of_images(preprocess, test, answer, judge)
     tables: dict[int, tuple[TransformTables, list[str]]] = {}
     left_out: dict[int, str] = {}
+    gained: list[int] = []
     for cut in range(1, sliced.num_slices):
         part = sliced.span(cut - 1, cut)
         seen, rows = run(part, seen), run(part, rows)
@@ -103,6 +109,12 @@ def calibrate(
             some = seen[: max(_MOST_VALUES // rows[0].size, LEAST_IMAGES)]
             fitted = fit(some, layout, sensitivity(tail, some[::2]))
             finished, tried = with_qualities(fitted, rows, answer, judge)
+            if refine_s:
+                better = refined(fitted, some, tail, refine_s / (sliced.num_slices - 1), seed=seed)
+                again = with_qualities(better, rows, answer, judge)
+                if _bytes(again[1]) < _bytes(tried):
+                    finished, tried = again
+                    gained.append(cut)
         except CodecError as error:
             left_out[cut] = str(error)
         else:
@@ -112,7 +124,14 @@ def calibrate(
             measured += [judge.measured(cut, name, one.sizes, one.answers) for name, one in found]
         progress(cut)
     index = _write(Path(directory), manifest, tables, measured, len(photos), len(held))
-    return Calibration(index, left_out)
+    return Calibration(index, left_out, tuple(gained))
+
+
+def _bytes(tried: Mapping[int, Tried]) -> float:
+    """Of all qualities, the mean of the logarithms; a quality that is not reached counts as the worst."""
+    return (
+        sum(float(np.log(np.median(one.sizes))) for one in tried.values()) if len(tried) == len(FIDELITIES) else np.inf
+    )
 
 
 def _opened(photo: Path, preprocess: Preprocess) -> Image.Image:

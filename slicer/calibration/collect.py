@@ -29,7 +29,7 @@ class OwnResult(nn.Module):
 
 def run(module: nn.Module, rows: Floats) -> Floats:
     """[N, ...] through a module, in batches, float32."""
-    dtype = _dtype(module)
+    dtype = dtype_of(module)
     with torch.inference_mode():
         parts = [
             module(torch.from_numpy(rows[at : at + _BATCH]).to(dtype)).float() for at in range(0, len(rows), _BATCH)
@@ -37,7 +37,8 @@ def run(module: nn.Module, rows: Floats) -> Floats:
     return np.ascontiguousarray(torch.cat(parts).numpy())
 
 
-def _dtype(module: nn.Module) -> torch.dtype:
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """Of its weights, and so of what it takes."""
     return next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float32)
 
 
@@ -51,7 +52,7 @@ def sensitivity(tail: nn.Module, activations: Floats, directions: int = 2, seed:
     """
     generator = torch.Generator().manual_seed(seed)
     found: list[Floats] = []
-    dtype = _dtype(tail)
+    dtype = dtype_of(tail)
     for at in range(0, len(activations), _BATCH):
         rows = torch.from_numpy(activations[at : at + _BATCH]).requires_grad_(True)
         answer = tail(rows.to(dtype)).float().flatten(1)

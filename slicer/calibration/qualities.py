@@ -16,7 +16,7 @@ from slicer.errors import CodecError
 
 
 @dataclass(frozen=True)
-class _Tried:
+class Tried:
     """One step on all held-out images."""
 
     fidelity: float
@@ -26,7 +26,7 @@ class _Tried:
 
 def with_qualities(
     tables: TransformTables, rows: Floats, answer: Answer, judge: Judge, fidelities: Sequence[int] = FIDELITIES
-) -> tuple[TransformTables, dict[int, _Tried]]:
+) -> tuple[TransformTables, dict[int, Tried]]:
     """Tables whose steps are those of `fidelities` (thousandths), coarsest first; and what each does, by fidelity.
 
     A fidelity that no step reaches is left out. Frequencies and scales stay: they go by the scale over the step.
@@ -35,7 +35,7 @@ def with_qualities(
         rows: [images, *shape], held out. answer: of the rest of the model.
     """
     search = _Search(tables, rows, answer, judge)
-    found: dict[int, tuple[int, _Tried]] = {}
+    found: dict[int, tuple[int, Tried]] = {}
     for fidelity in sorted(fidelities):
         if (best := search.coarsest(fidelity / 1000)) is not None:
             found[fidelity] = best
@@ -54,10 +54,10 @@ class _Search:
 
     def __init__(self, tables: TransformTables, rows: Floats, answer: Answer, judge: Judge) -> None:
         self._tables, self._rows, self._answer, self._judge = tables, rows, answer, judge
-        self._known: dict[int, _Tried | None] = {}
+        self._known: dict[int, Tried | None] = {}
         self._coarse, self._fine = int(tables.steps.max()), int(tables.steps.min())
 
-    def coarsest(self, fidelity: float) -> tuple[int, _Tried] | None:
+    def coarsest(self, fidelity: float) -> tuple[int, Tried] | None:
         """The highest level that reaches a fidelity, by halving: more bytes keep more, but for noise."""
         low, high = max(self._fine - 16, 0), min(self._coarse + 8, 255)  # the step of low is a sixteenth of the finest
         if (best := self._try(low)) is None or best.fidelity < fidelity:
@@ -71,7 +71,7 @@ class _Search:
                 high = middle - 1
         return low, best
 
-    def _try(self, level: int) -> _Tried | None:
+    def _try(self, level: int) -> Tried | None:
         if level not in self._known:
             codec = BoundaryCodec(replace(self._tables, steps=np.array([level], np.uint8), qualities=np.zeros(1, "u2")))
             try:
@@ -84,5 +84,5 @@ class _Search:
                 codec.decode(payload, out)
             answers = self._answer(back)
             fidelity = float(np.median(self._judge.fidelity(answers)))
-            self._known[level] = _Tried(fidelity, [len(payload) for payload in payloads], answers)
+            self._known[level] = Tried(fidelity, [len(payload) for payload in payloads], answers)
         return self._known[level]

@@ -49,6 +49,7 @@ class SliceFlags:
     format: Literal["safetensors", "onnx"] | None = None
     int8: bool | None = None
     calibrate: str | None = None
+    refine: float | None = None
     labels: str | None = None
     profile: str | None = None
     batches: list[int] | None = None
@@ -122,8 +123,9 @@ def _export(flags: SliceFlags, directory: str, sliced: SlicedModel) -> Exported:
     from slicer.calibration.calibrate import calibrate
 
     with command_line.progress("cuts calibrated", sliced.num_slices - 1) as bar:
-        found = calibrate(sliced, exported.manifest, flags.calibrate, directory, progress=bar.to)
-    return replace(exported, calibration=found.index, left_out=found.left_out)
+        refine_s = 60 * (flags.refine or 0.0)
+        found = calibrate(sliced, exported.manifest, flags.calibrate, directory, refine_s=refine_s, progress=bar.to)
+    return replace(exported, calibration=found.index, left_out=found.left_out, refined=found.refined)
 
 
 def _labels(flags: SliceFlags, sliced: SlicedModel) -> tuple[str, ...]:
@@ -160,6 +162,8 @@ def _check(flags: SliceFlags) -> None:
             raise ConfigError(
                 f"--calibrate {flags.calibrate} is for the files of an export; give --export DIR, or leave it out"
             )
+        if flag == "refine" and "calibrate" not in given:
+            raise ConfigError(f"--refine {flags.refine:g} is for tables; give --calibrate IMAGES, or leave it out")
         if flag == "int8" and flags.format != "onnx":
             raise ConfigError("--int8 is for ONNX files; give --export DIR --format onnx, or leave it out")
         if flag in ("slices", "at") and "boundaries" in given:
@@ -239,6 +243,7 @@ def _plan(flags: SliceFlags, device: str, sliced: SlicedModel) -> str:
 
 
 _PLAN = "Plan: which cut and codec a device of a profile would choose, and why"
+_MINUTES = Parsed("MINUTES", plan_table.number)
 _NUMBER, _NUMBERS = Parsed("X", plan_table.number), Parsed("X0,X1,...", plan_table.numbers)
 
 
@@ -310,6 +315,7 @@ def _kwargs(text: str) -> dict[str, Any]:
 )
 @option("--int8", is_flag=True, default=None, help="Of --format onnx: also files with weights of 8 bits.")
 @option("--calibrate", metavar="IMAGES", help="Of --export: a folder of photos, for codecs of about a JPEG's size.")
+@option("--refine", type=_MINUTES, help="Of --calibrate: a learned step of so many minutes, kept where it helps.")
 @option("--labels", metavar="FILE", help="Of --export: names of the classes (default: what the checkpoint says).")
 @option("--profile", metavar="FILE", help="Time every slice on this machine and write a device profile.")
 @option("--batches", type=Parsed("1,2,...", _batches), help="Of --profile (default 1).")
