@@ -63,7 +63,7 @@ def with_checksum(body: bytes) -> bytes:
 
 
 @EVERY
-@settings(max_examples=40)
+@settings(max_examples=25, deadline=None)
 @given(tables=st.none() | st.integers(0, 20), seed=st.integers(0, 10**6), quality=QUALITIES, size=st.floats(0, 3000))
 def test_payloads_are_the_same_bytes_and_come_back_as_the_same_integers(
     name: str, tables: int | None, seed: int, quality: int, size: float
@@ -76,7 +76,7 @@ def test_payloads_are_the_same_bytes_and_come_back_as_the_same_integers(
 
 
 @EVERY
-@settings(max_examples=40)
+@settings(max_examples=25, deadline=None)
 @given(tables=st.none() | st.integers(0, 20), seed=st.integers(0, 10**6), quality=QUALITIES, size=st.floats(0, 3000))
 def test_activations_come_back_equal_but_for_the_order_of_sums(
     name: str, tables: int | None, seed: int, quality: int, size: float
