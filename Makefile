@@ -81,4 +81,5 @@ gpu-test: setup-test
 	$(BIN)/python -m pytest -m gpu
 
 clean:
-	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		slicer/core/codecs/transform/_compiled.*.so

@@ -27,7 +27,7 @@ def patterns_of(integers: npt.NDArray[np.int32], numpy: bool = False) -> tuple[P
         present = integers != 0
         return pattern_of(present), np.flatnonzero(present)
     patterns, places = np.empty(len(integers), np.uint8), np.empty(integers.size + 1, np.intp)
-    count = loops.gather(np.ascontiguousarray(integers), patterns, places)
+    count = loops.gather(np.ascontiguousarray(integers, np.int32), patterns, places)
     return patterns, places[:count]
 
 

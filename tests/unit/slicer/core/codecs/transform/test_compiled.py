@@ -91,7 +91,7 @@ def test_activations_come_back_equal_but_for_the_order_of_sums(
 @EVERY
 def test_a_message_of_many_lanes_is_the_same_and_may_begin_anywhere_in_a_buffer(name: str) -> None:
     # Large enough for several lanes, the last step of which is not full.
-    compiled, numpy = both(name)
+    compiled, _ = both(name)
     rng = np.random.default_rng(3)
     symbols = rng.integers(0, PATTERNS, 5003).astype(np.uint8)
     which = rng.integers(0, CLASSES, 5003).astype(np.uint8)
