@@ -93,10 +93,13 @@ class LinearTransform:
         return tokens
 
     def _over_places(self, rows: Floats, columns: Floats, places: Floats) -> None:
-        """`rows` [H, H] and `columns` [W, W] on [H * W, C] in place. Channels stand last: products are large."""
-        by_rows = rows @ places.reshape(self._height, -1)
-        shape = self._height, self._width, self._channels
-        np.matmul(columns, by_rows.reshape(shape), out=places.reshape(shape))
+        """`rows` [H, H] and `columns` [W, W] on [H * W, C], in place.
+
+        Many products with channels last, each too small for the BLAS to wake threads for it: a server has other work.
+        """
+        grid = places.reshape(self._height, self._width, self._channels)
+        by_rows = np.matmul(rows, grid.transpose(1, 0, 2))
+        np.matmul(columns, by_rows.transpose(1, 0, 2), out=grid)
 
 
 def _spots(tables: TransformTables, shift: int) -> npt.NDArray[np.uint32]:
