@@ -44,13 +44,14 @@ class LinearTransform:
         self._mean = tables.mean.astype(np.float32)
         self._forward = np.ascontiguousarray(tables.analysis.astype(np.float32))
         self._prefix_forward = np.ascontiguousarray(tables.prefix_analysis.T.astype(np.float32))
-        self._back = np.ascontiguousarray(tables.synthesis.T)
-        self._prefix_back = np.ascontiguousarray(tables.prefix_synthesis.T)
         self._rows, self._columns = cosines(self._height), cosines(self._width)
-        if not self._numpy:
+        back, prefix_back = tables.synthesis.T, tables.prefix_synthesis.T
+        if self._numpy:
+            self._back, self._prefix_back = np.ascontiguousarray(back), np.ascontiguousarray(prefix_back)
+        else:
             self._shift = (self._channels - 1).bit_length()
             self._spots = _spots(tables, self._shift)
-            self._strips = np.stack([_strips(self._prefix_back), _strips(self._back)])
+            self._strips = np.stack([_strips(prefix_back), _strips(back)])
 
     def analyse(self, activation: Floats) -> Floats:
         """An activation of `tables.shape` to [n] coefficients."""
