@@ -30,16 +30,17 @@ $(BIN)/python:
 		|| { echo "$(PYTHON) is not Python 3.10 to 3.13: make PYTHON=python3.11 ..." >&2; exit 2; }
 	"$(PYTHON)" -m venv .venv
 
-# The marker files make a second call quick; a changed pyproject.toml installs again.
-.venv/.project: pyproject.toml | $(BIN)/python
+# The marker files make a second call quick; what changes the install or what is compiled for it installs again.
+INSTALLED := pyproject.toml setup.py slicer/core/codecs/transform/_compiled.c
+.venv/.project: $(INSTALLED) | $(BIN)/python
 	$(BIN)/python -m pip install $(PIP_ARGS) -e .
 	@touch $@
 
-.venv/.test: pyproject.toml | $(BIN)/python
+.venv/.test: $(INSTALLED) | $(BIN)/python
 	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[test]'
 	@touch .venv/.project $@
 
-.venv/.docs: pyproject.toml | $(BIN)/python
+.venv/.docs: $(INSTALLED) | $(BIN)/python
 	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[docs]'
 	@touch .venv/.project $@
 
@@ -80,4 +81,5 @@ gpu-test: setup-test
 	$(BIN)/python -m pytest -m gpu
 
 clean:
-	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		slicer/core/codecs/transform/_compiled.*.so

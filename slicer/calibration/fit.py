@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from slicer.calibration.layout import Layout
 from slicer.core.codecs.transform import rans
+from slicer.core.codecs.transform.groups import pattern_of
 from slicer.core.codecs.transform.linear import LinearTransform
-from slicer.core.codecs.transform.payload import BoundaryCodec, pattern_of
+from slicer.core.codecs.transform.payload import BoundaryCodec
 from slicer.core.codecs.transform.tables import CLASSES, LEVEL_OF_ONE, MAGNITUDES, PATTERNS, TransformTables
 from slicer.errors import CodecError
 

@@ -69,9 +69,8 @@ def _left(codec: BoundaryCodec, activation: Floats, quality: int) -> Floats:
     integers = codec.quantised(activation, quality)
     step = np.exp2((float(tables.steps[quality]) - LEVEL_OF_ONE) / 4)
     scaled = integers * (step * tables.gains)[codec.classes(quality), None]
-    order = np.argsort(-tables.levels.astype(np.int16), kind="stable")
-    found = np.empty(len(order), np.float32)
-    found[order] = scaled.reshape(-1)[: len(order)]
+    found = np.empty(len(tables.order), np.float32)
+    found[tables.order] = scaled.reshape(-1)[: len(found)]
     return found
 
 

@@ -29,14 +29,13 @@ import numpy.typing as npt
 from ...errors import CodecError
 from ..codec import check_finite
 from . import rans
+from .groups import GROUP, Places, patterns_of, places_of
 from .linear import LinearTransform
 from .tables import CLASS_OF_ONE, CLASSES, LEVEL_OF_ONE, MAGNITUDES, TransformTables
 
 _VERSION = 1
 _HEADER = struct.Struct("<BBBB4sIIH")
 _CRC = struct.Struct("<I")
-_GROUP = 4
-_BITS = np.array([1, 2, 4, 8], np.uint8)
 _LARGEST = MAGNITUDES + 0xFFFF
 
 #: A lane costs about a byte and saves a step of numpy: so many symbols should each have.
@@ -49,15 +48,15 @@ class BoundaryCodec:
 
     Args:
         tables: of the boundary.
+        numpy: do not use what is compiled (`compiled`); payloads and refusals are the same.
     """
 
-    def __init__(self, tables: TransformTables) -> None:
-        self.tables = tables
-        self._linear = LinearTransform(tables)
-        self._order = np.argsort(-tables.levels.astype(np.int16), kind="stable")
-        self._count = len(self._order)
-        self._groups = -(-self._count // _GROUP)
-        firsts = tables.levels[self._order[::_GROUP]].astype(np.int16)
+    def __init__(self, tables: TransformTables, numpy: bool = False) -> None:
+        self.tables, self._numpy = tables, numpy
+        self._linear = LinearTransform(tables, numpy)
+        self._count = len(tables.order)
+        self._groups = -(-self._count // GROUP)
+        firsts = tables.levels[tables.order[::GROUP]].astype(np.int16)
         classes = firsts[None] - tables.steps.astype(np.int16)[:, None] + CLASS_OF_ONE
         self._classes = np.clip(classes, 0, CLASSES - 1).astype(np.uint8)
         self._steps = np.exp2((tables.steps.astype(np.float32) - LEVEL_OF_ONE) / 4).astype(np.float32)
@@ -91,11 +90,11 @@ class BoundaryCodec:
 
     def in_steps(self, activation: npt.NDArray[np.float32], quality: int) -> npt.NDArray[np.float32]:
         """[groups, 4] coefficients over the step, in the order of scales; the last group is filled up with 0."""
-        found = np.zeros(self._groups * _GROUP, np.float32)
+        found = np.zeros(self._groups * GROUP, np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # whoever quantises looks
-            np.take(self._linear.analyse(activation), self._order, out=found[: self._count])
+            np.take(self._linear.analyse(activation), self.tables.order, out=found[: self._count])
             found *= np.float32(1) / self._steps[quality]
-        return found.reshape(-1, _GROUP)
+        return found.reshape(-1, GROUP)
 
     def quantised(self, activation: npt.NDArray[np.float32], quality: int) -> npt.NDArray[np.int32]:
         """`in_steps`, rounded. Raises CodecError: they are too large."""
@@ -111,23 +110,17 @@ class BoundaryCodec:
 
     def packed(self, integers: npt.NDArray[np.int32], quality: int) -> bytes:
         """The payload of what `quantised` gave."""
-        present = integers != 0
-        patterns = pattern_of(present)
-        coded = np.flatnonzero(patterns)
-        groups = int(coded[-1]) + 1 if len(coded) else 0
-        patterns, present, integers = patterns[:groups], present[:groups], integers[:groups]
-        classes = self._classes[quality, :groups]
-        values = integers[present]
+        patterns, places = patterns_of(integers, self._numpy)
+        groups = int(places[-1]) // GROUP + 1 if len(places) else 0
+        patterns, classes = patterns[:groups], self._classes[quality, :groups]
+        values = integers.reshape(-1).take(places)
         above = np.minimum(np.abs(values), MAGNITUDES) - 1
-        of_values = np.repeat(classes, present.sum(axis=1))
         lanes_log2 = _lanes_log2(groups + len(values))
         signs, seeds = _signs_out(values < 0, 1 << lanes_log2)
-        first, second = self._patterns, self._magnitudes
-        words = rans.encode(
-            np.concatenate([first.starts[classes, patterns], second.starts[of_values, above]]),
-            np.concatenate([first.frequencies[classes, patterns], second.frequencies[of_values, above]]),
-            seeds,
-        )
+        intervals = np.empty(groups + len(values), np.uint32)
+        self._patterns.intervals_of(classes, patterns, intervals[:groups])
+        self._magnitudes.intervals_of(classes.take(places >> 2), above, intervals[groups:])
+        words = rans.encode(intervals, seeds, self._numpy)
         large = np.abs(values[above == MAGNITUDES - 1]) - MAGNITUDES
         if len(large) > 0xFFFF:
             raise CodecError(f"{len(large)} coefficients are far beyond calibration; use int8 for this activation")
@@ -148,35 +141,37 @@ class BoundaryCodec:
             CodecError: it was cut off or altered, or is of other tables.
         """
         self._check(out.shape, 0)
-        integers, quality = self.integers(payload)
-        scaled = integers * (self._steps[quality] * self.tables.gains)[self._classes[quality, : len(integers)], None]
-        coefficients = np.zeros(self._count, np.float32)
-        coded = scaled.reshape(-1)[: self._count]
-        coefficients[self._order[: len(coded)]] = coded
-        self._linear.synthesise(coefficients, out)
+        quality, groups, places, values = self._read(payload)
+        scales = self._steps[quality] * self.tables.gains
+        coded = values.astype(np.float32) * scales.take(self._classes[quality].take(places >> 2))
+        inside = len(places) if groups < self._groups else int(np.searchsorted(places, self._count))
+        self._linear.synthesise(places[:inside], coded[:inside], out)
 
     def integers(self, payload: bytes | memoryview) -> tuple[npt.NDArray[np.int32], int]:
         """[coded groups, 4] integers of a payload, and its quality. Raises CodecError as `decode`."""
+        quality, groups, places, values = self._read(payload)
+        integers = np.zeros(groups * GROUP, np.int32)
+        integers[places] = values
+        return integers.reshape(-1, GROUP), quality
+
+    def _read(self, payload: bytes | memoryview) -> tuple[int, int, Places, npt.NDArray[np.int32]]:
+        """Quality, coded groups, and the integers that are not 0 with their places among all."""
         payload = memoryview(payload)
         quality, lanes_log2, groups, words, escapes = self._header(payload)
-        lanes = 1 << lanes_log2
         behind = len(payload) - _CRC.size
         of_words, of_escapes = behind - 2 * words, behind - 2 * (words + escapes)
         if of_escapes < _HEADER.size:
             raise CodecError("the payload was cut off: it is shorter than its header says")
-        decoder = rans.Decoder(np.frombuffer(payload[of_words:behind], "<u2"), lanes)
+        decoder = rans.Decoder(payload[of_words:behind], 1 << lanes_log2, self._numpy)
         classes = self._classes[quality, :groups]
-        patterns = decoder.read(self._patterns, classes)
-        present = (patterns[:, None] & _BITS) != 0
-        magnitudes = decoder.read(self._magnitudes, np.repeat(classes, present.sum(axis=1))).astype(np.int32) + 1
-        signs = _signs_in(payload[_HEADER.size : of_escapes], decoder.finish(), len(magnitudes))
+        places = places_of(decoder.read(self._patterns, classes), self._numpy)
+        magnitudes = decoder.read(self._magnitudes, classes.take(places >> 2)).astype(np.int32) + 1
+        negative = _signs_in(payload[_HEADER.size : of_escapes], decoder.finish(), len(magnitudes))
         large = np.flatnonzero(magnitudes == MAGNITUDES)
         if len(large) != escapes:
             raise CodecError(f"the payload has {escapes} escapes for {len(large)} magnitudes")
         magnitudes[large] += np.frombuffer(payload[of_escapes:of_words], "<u2")
-        integers = np.zeros((groups, _GROUP), np.int32)
-        integers[present] = np.where(signs, -magnitudes, magnitudes)
-        return integers, quality
+        return quality, groups, places, magnitudes * (1 - 2 * negative.astype(np.int32))
 
     def _header(self, payload: memoryview) -> tuple[int, int, int, int, int]:
         if not _HEADER.size + _CRC.size <= len(payload) <= self.most_bytes:
@@ -209,12 +204,6 @@ def digest_in(payload: bytes | memoryview) -> bytes:
     if len(payload) < _HEADER.size + _CRC.size:
         raise CodecError(f"the payload has {len(payload)} bytes and was cut off: its header alone has {_HEADER.size}")
     return bytes(payload[4:8])
-
-
-def pattern_of(present: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """[groups, 4], which coefficients are not 0, to [groups] patterns."""
-    found: npt.NDArray[np.uint8] = present @ _BITS
-    return found
 
 
 def _lanes_log2(symbols: int) -> int:

@@ -88,6 +88,11 @@ class TransformTables:
         """SHA-256 of the file, in hex."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
+    @cached_property
+    def order(self) -> npt.NDArray[np.intp]:
+        """[n], the coefficients by their scales, the largest first: the order in which they are coded."""
+        return np.argsort(-self.levels.astype(np.int16), kind="stable")
+
     def to_bytes(self) -> bytes:
         """The file."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray)}

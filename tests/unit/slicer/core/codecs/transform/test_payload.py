@@ -42,7 +42,7 @@ def test_other_activations_of_the_kind_come_back_near_and_smaller_than_by_int8(n
 
 
 @EVERY
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), quality=st.sampled_from(QUALITIES), size=st.floats(0, 2000))
 def test_integers_are_those_that_were_coded(name: str, seed: int, quality: int, size: float) -> None:
     codec = made.codec(name)
@@ -99,7 +99,7 @@ def test_a_payload_that_was_cut_off_or_altered_is_refused(name: str) -> None:
 
 
 @EVERY
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(place=st.integers(0, 10**6), value=st.integers(0, 255), cut=st.integers(0, 3))
 def test_a_forged_payload_with_a_right_checksum_is_decoded_or_refused(
     name: str, place: int, value: int, cut: int
