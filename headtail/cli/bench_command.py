@@ -55,7 +55,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         "minutes",
     ),
     "frontier": Benchmark(
-        "benchmarks.models.frontier",
+        "benchmarks.frontier.frontier",
         "Is an activation that is coded by transform smaller than the image as JPEG, at equal fidelity?",
         "minutes of one core for each boundary; needs photos in two folders, and real weights",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.models.rate import Curve, bd_rate, bytes_at, summary
+from benchmarks.frontier.rate import Curve, bd_rate, bytes_at, summary
 
 FIDELITIES = 1 - np.array([0.03, 0.015, 0.008, 0.004, 0.002])
 
