@@ -1,295 +1,284 @@
 """The frontier of bytes and fidelity: is an activation that is coded by transform smaller than the image?
 
-    headtail bench frontier --model vit_small_patch14_dinov2 --image-size 224 --embedding --at 6 \\
+    headtail bench frontier --model vit_small_patch14_dinov2 --image-size 224 --embedding --at 3,6,9 \\
         --checkpoint FILE --calibrate DIR --images DIR
+    headtail bench frontier --model digits_vit --digits --at 2,5,8        the digits that ship, with their classes
+    headtail bench frontier --from FILE                                   tables and pictures of a results file again
 
-Every image of --images is sent in each way, by the real coder, and answered by the rest of the model; **fidelity** is
-the cosine of that answer to the answer from the exact input. Ways: JPEG (Pillow's default, and optimised 4:2:0), WebP
-and AVIF of the image as the model crops it; fp16, int8 and int4 of the activation; `transform` with tables fitted on
---calibrate, which must hold other photos (files with equal bytes are refused).
+Every image is sent in each way, by the real coder, and answered by the rest of the model. Ways: JPEG (Pillow's default;
+with optimised tables, 4:2:0 and 4:4:4; of an image with 3/4 and 1/2 of the side, which the server enlarges), WebP and
+AVIF of the image as the model crops it; fp16, int8 and int4 of the activation; `transform` with tables fitted on
+--calibrate, which must hold other photos (files with equal bytes are refused). Images that are smaller than what the
+model takes are also sent as they are, without loss.
+
+**Fidelity** is the cosine of the answer to the answer from the exact input. Beside it: how many of the answer's 5
+nearest photos of --calibrate stay (by their exact answers), the relative squared error of the final patch tokens, and
+with --labelled or --digits the share of right classes.
 
 **BD-rate**: how many more bytes `transform` takes than another way at equal fidelity, per image, over .985 to .997 of
 log(1 - cosine); then the median over images, its 95 % interval by resampling photos, the 10th and 90th percentile.
-Cuts are numbered as the slices are.
 Curves are not drawn on beyond what was measured: an image whose curves share too little of the range is left out, and
-counted. Times are of one thread of this machine, medians. The server's compiled decoder does not exist yet:
-decoding is numpy.
+counted. Cuts are numbered as the slices are.
 
-One JSON document is the last line; it goes to --out, too.
+**Times** are medians, one image at a time, of --threads threads of this CPU: the device normalises, runs the head and
+encodes; the server decodes and runs the tail. Cropping is left out: every way needs it. What follows from them is
+arithmetic: the inference time over a link that is its rate alone, and the tails that run per second, one at a time,
+where this CPU is the accelerator.
+
+Learned codecs (Entropic Student, FrankenSplit, SLICER) are not among the ways. None was run, and their papers state
+other models, tasks and sizes of images: no figure of theirs is quoted here.
+
+One JSON document is the last line; it goes to --out, too. Pictures go to --pictures.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
+import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
+from torch import nn
 
 from benchmarks.common.command_line import names, new_parser, say
-from benchmarks.common.results import manifest, publish
-from benchmarks.models.rate import Curve, bd_rate, bytes_at, summary
+from benchmarks.common.results import manifest, publish, put
+from benchmarks.frontier import photos, pictures, tables
+from benchmarks.frontier.activation_ways import Cut, at_cut
+from benchmarks.frontier.answers import Floats, Judge
+from benchmarks.frontier.image_ways import NATIVE, OPPONENT, WAYS, ImageWays, inputs_of, native
+from benchmarks.frontier.meaning import GOAL, cheapest, link_ms, meanings
+from benchmarks.frontier.rate import RANGE, Curve, bd_rate, bytes_at, summary
+from benchmarks.frontier.sent import Around, curve, point
 from slicer import slice_model
-from slicer.calibration.collect import run, sensitivity
-from slicer.calibration.fit import fit
-from slicer.calibration.layout import layout_of
-from slicer.core.codecs import activations
-from slicer.core.codecs.transform.payload import BoundaryCodec
-from slicer.core.images.image_files import read_image
-from slicer.errors import ConfigError
+from slicer.calibration.collect import run
+from slicer.errors import ConfigError, HeadTailError
 from slicer.models.images import Preprocess
 from slicer.slicing.sliced_model import SlicedModel
 
-Floats = npt.NDArray[np.float32]
+#: Of each timing of a head or a tail.
+REPEATS = 10
 
-JPEG_QUALITIES = (20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 95)
-WEBP_QUALITIES = (5, 15, 30, 45, 60, 75, 90)
-AVIF_QUALITIES = (25, 40, 50, 60, 70, 80, 90)
-STEPS = (0.6, 0.75, 0.9, 1.05, 1.25, 1.5, 1.8, 2.2)
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-OPPONENT = "jpeg optimised"
-
-#: Each photo of calibration is cropped so often.
-CROPS = 8
+#: Fidelities that bytes are given at.
+GOALS = (0.99, GOAL)
 
 
-def crops(photo: Image.Image, preprocess: Preprocess, rng: np.random.Generator) -> list[Image.Image]:
-    """The model's own crop, and some of other places and sizes, every second one mirrored."""
-    found = [preprocess.crop(photo)]
-    for number in range(1, CROPS):
-        side = rng.uniform(0.45, 1) * min(photo.size)
-        left, top = (rng.uniform(0, size - side) for size in photo.size)
-        part = preprocess.crop(photo.crop((int(left), int(top), int(left + side), int(top + side))))
-        found.append(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if number % 2 else part)
-    return found
-
-
-def photos(folder: Path, limit: int | None) -> tuple[list[Image.Image], set[str]]:
-    """In the order of their names, and the digests of the files."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)[:limit]
-    if not files:
-        raise ConfigError(f"{folder}: there is no image ({', '.join(SUFFIXES)})")
-    digests = {hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    return [read_image(file).convert("RGB") for file in files], digests
-
-
-class Frontier:
-    """All ways on the same images.
-
-    Args:
-        sliced: the model. preprocess: of it.
-        test: crops, uint8. exact: answers from the exact inputs.
-    """
-
-    def __init__(self, sliced: SlicedModel, preprocess: Preprocess, test: Sequence[Image.Image]) -> None:
-        self.sliced, self.preprocess, self.test = sliced, preprocess, test
-        self._known: dict[bytes, npt.NDArray[np.float64]] = {}
-        self.inputs = self.of(test)
-        self.exact = run(sliced.module, self.inputs).reshape(len(test), -1)
-
-    def of(self, images: Sequence[Image.Image]) -> Floats:
-        """The model's inputs."""
-        return self.preprocess.normalise(np.stack([np.asarray(image) for image in images]))
-
-    def fidelity(self, answers: Floats) -> npt.NDArray[np.float64]:
-        """Cosine of each to the exact one."""
-        a, b = answers.reshape(len(self.test), -1).astype(np.float64), self.exact.astype(np.float64)
-        found: npt.NDArray[np.float64] = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-        return found
-
-    def images(self, form: str, qualities: Sequence[int], **options: Any) -> tuple[Curve, dict[str, float]]:
-        """A codec of images, and its times."""
-        sizes, reached, encode, decode = [], [], Times(), Times()
-        for quality in qualities:
-            files = [encode.of(_file, image, form, quality, options) for image in self.test]
-            back = [decode.of(_opened, file) for file in files]
-            sizes.append([len(file) for file in files])
-            reached.append(self._answered(self.of(back)))
-        return Curve(np.array(sizes, np.float64), np.array(reached)), {"encode": encode.ms, "decode": decode.ms}
-
-    def _answered(self, inputs: Floats) -> npt.NDArray[np.float64]:
-        """Fidelity of images; equal ones are run once, such as JPEG's with other Huffman tables."""
-        key = hashlib.sha256(inputs.tobytes()).digest()
-        if key not in self._known:
-            self._known[key] = self.fidelity(run(self.sliced.module, inputs))
-        return self._known[key]
-
-    def activations(self, cut: int, calibration: Floats) -> dict[str, Any]:
-        """All codecs of activations at a cut."""
-        head, tail = self.sliced.head(cut), self.sliced.tail(cut)
-        rows = run(head, self.inputs)
-        axis = activations.measured_axis(rows[0])
-        seen = run(head, calibration)
-        _, height, width = self.preprocess.shape
-        began = time.perf_counter()
-        layout = layout_of(rows.shape[1:], axis, (height, width))
-        tables = fit(seen, layout, sensitivity(tail, seen[::2]), STEPS)
-        codec, fitted_s = BoundaryCodec(tables), time.perf_counter() - began
-        sizes, reached, encode, decode = [], [], Times(), Times()
-        for quality in range(len(STEPS)):
-            payloads = [encode.of(codec.encode, row, quality) for row in rows]
-            back = np.stack([decode.of(_decoded, codec, payload) for payload in payloads])
-            sizes.append([len(payload) for payload in payloads])
-            reached.append(self.fidelity(run(tail, back)))
-        found: dict[str, Any] = {
-            "curve": Curve(np.array(sizes, np.float64), np.array(reached)),
-            "ms": {"encode": encode.ms, "decode": decode.ms},
-            "tables_bytes": len(tables.to_bytes()),
-            "fitted_s": round(fitted_s, 1),
-            "plain": {},
-        }
-        for name in ("fp16", "int8", "int4"):
-            back = np.stack(
-                [
-                    activations.decode_batch(name, [activations.encode(name, row, axis)], row.shape, axis=axis)[0]
-                    for row in rows
-                ]
-            )
-            cosine = self.fidelity(run(tail, back))
-            size = activations.encoded_bytes(name, rows.shape[1:], axis)
-            found["plain"][name] = {"bytes": size, **_fidelities(cosine)}
-        return found
-
-
-class Times:
-    """Of calls; `ms` is their median."""
-
-    def __init__(self) -> None:
-        self._taken: list[float] = []
-
-    def of(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Make a call."""
-        began = time.perf_counter()
-        answer = call(*args)
-        self._taken.append(time.perf_counter() - began)
-        return answer
-
-    @property
-    def ms(self) -> float:
-        """Milliseconds."""
-        return round(float(np.median(self._taken)) * 1e3, 3)
-
-
-def _file(image: Image.Image, form: str, quality: int, options: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, quality=quality, **options)
-    return buffer.getvalue()
-
-
-def _opened(file: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(file)).convert("RGB")
-
-
-def _decoded(codec: BoundaryCodec, payload: bytes) -> Floats:
-    out = np.empty(codec.tables.shape, np.float32)
-    codec.decode(payload, out)
-    return out
-
-
-def _fidelities(cosine: npt.NDArray[np.float64]) -> dict[str, float]:
-    return {"cosine": round(float(np.median(cosine)), 5), "cosine_p10": round(float(np.quantile(cosine, 0.1)), 5)}
-
-
-def _points(curve: Curve) -> list[dict[str, float]]:
-    return [
-        {"bytes": float(np.median(sizes)), **_fidelities(reached)}
-        for sizes, reached in zip(curve.sizes, curve.fidelity, strict=True)
-    ]
-
-
-def _median_over(sizes: npt.NDArray[np.float64], base: float) -> float | None:
-    """The median of the images that reach the fidelity, over a size; None: none does."""
-    known = sizes[np.isfinite(sizes)]
-    return round(float(np.median(known)) / base, 4) if len(known) else None
-
-
-def measured(args: argparse.Namespace) -> dict[str, Any]:
-    """The document."""
+def measured(args: argparse.Namespace, repeats: int = REPEATS) -> dict[str, Any]:
+    """The document, without its manifest."""
+    found = (
+        photos.shipped_digits(args.limit)
+        if args.digits
+        else photos.from_folders(
+            args.calibrate, args.labelled or args.images, labelled=args.labelled is not None, limit=args.limit
+        )
+    )
     options: dict[str, Any] = {"num_classes": 0} if args.embedding else {}
     if args.image_size:
         options["img_size"] = args.image_size
     sliced = slice_model(args.model, 2, at=args.at, checkpoint=args.checkpoint, verify=False, **options)
     assert sliced.spec is not None
     preprocess = Preprocess(sliced.spec)
-    test, tested = photos(args.images, args.limit)
-    calibration, calibrated = photos(args.calibrate, None)
-    if tested & calibrated:
-        raise ConfigError(
-            f"{len(tested & calibrated)} files are in --images and --calibrate; tables must not know them"
-        )
     rng = np.random.default_rng(args.seed)
-    frontier = Frontier(sliced, preprocess, [preprocess.crop(photo) for photo in test])
-    seen = frontier.of([crop for photo in calibration for crop in crops(photo, preprocess, rng)])
-    ways: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
-        "jpeg": ("JPEG", JPEG_QUALITIES, {}),
-        OPPONENT: ("JPEG", JPEG_QUALITIES, {"optimize": True, "subsampling": 2}),
-        "webp": ("WEBP", WEBP_QUALITIES, {"method": 6}),
-        "avif": ("AVIF", AVIF_QUALITIES, {}),
+    test = [preprocess.crop(photo) for photo in found.test]
+    inputs = inputs_of(test, preprocess)
+    cropped = [photos.crops(photo, found.crops, preprocess, rng) for photo in found.calibration]
+    judge = Judge(sliced, inputs, inputs_of([of_one[0] for of_one in cropped], preprocess), found.labels)
+    document: dict[str, Any] = {
+        "benchmark": "frontier",
+        "emulated": [],
+        "model": args.model,
+        "answers": "embedding" if args.embedding else "classes",
+        "photos": {"test": len(test), "calibration": len(cropped), "crops": found.crops, "digits": args.digits},
+        "range": list(RANGE),
+        "goal": GOAL,
+        "top1_exact": None if judge.right is None else round(float(judge.right.mean()), 4),
+        "images": {},
+        "cuts": {},
     }
-    curves: dict[str, Curve] = {}
-    images: dict[str, dict[str, Any]] = {}
-    for name, (form, qualities, saved) in ways.items():
-        curve, ms = frontier.images(form, qualities, **saved)
-        curves[name], images[name] = curve, {"points": _points(curve), "ms": ms}
-        say(f"{name}: {images[name]['points'][len(qualities) // 2]}")
-    cuts = {}
-    for cut in range(1, sliced.num_slices):
-        found = frontier.activations(cut, seen)
-        curve = found.pop("curve")
-        at = bytes_at(curve, 0.995)
-        cuts[str(cut)] = {
-            **found,
-            "points": _points(curve),
-            "bd_rate_vs": {name: summary(bd_rate(curve, other)) for name, other in curves.items()},
-            "bytes_over_int8_at_995": _median_over(at, found["plain"]["int8"]["bytes"]),
-            "decode_over_jpeg_decode": round(found["ms"]["decode"] / images[OPPONENT]["ms"]["decode"], 1),
+
+    normalise_ms = _ms(lambda: inputs_of(test[:1], preprocess), repeats)
+    whole_ms = _module_ms(sliced.module, inputs[:1], repeats)
+    around = Around(0.0, normalise_ms + whole_ms, whole_ms)
+    ways, curves = ImageWays(test, preprocess, judge), dict[str, Curve]()
+    for name, way in WAYS.items():
+        sent = ways.sent(way)
+        curves[name] = curve(sent)
+        document["images"][name] = {
+            "points": [point(one, around) for one in sent],
+            "bytes_at": _bytes_at(curves[name]),
         }
-        say(f"{cut!s}: {cuts[str(cut)]['points']}\n{cuts[str(cut)]['bd_rate_vs']}")
-    document = {"model": args.model, "photos": {"test": len(test), "calibration": len(calibration), "crops": CROPS}}
-    return {"benchmark": "frontier", **document, "images": images, "cuts": cuts}
+        say(f"{name}: {document['images'][name]['bytes_at']}")
+    for name in WAYS:
+        document["images"][name]["bd_rate_vs_jpeg"] = summary(bd_rate(curves[name], curves[OPPONENT]))
+    if (small := native(found.test, preprocess, judge)) is not None:
+        document["images"][NATIVE] = {"points": [point(small, around)]}
+
+    calibration = inputs_of([crop for of_one in cropped for crop in of_one], preprocess)
+    for cut in range(1, sliced.num_slices):
+        one = at_cut(sliced, cut, inputs, calibration, judge)
+        document["cuts"][str(cut)] = _of_cut(sliced, cut, one, inputs[:1], normalise_ms, curves, document, repeats)
+        say(f"cut {cut}: {document['cuts'][str(cut)]['bd_rate_vs_jpeg']}")
+    document["means"] = meanings(document)
+    return document
+
+
+def _of_cut(
+    sliced: SlicedModel,
+    cut: int,
+    one: Cut,
+    first: Floats,
+    normalise_ms: float,
+    curves: dict[str, Curve],
+    document: dict[str, Any],
+    repeats: int,
+) -> dict[str, Any]:
+    """One cut in the document; `first`: the inputs of one image."""
+    head, tail = sliced.head(cut), sliced.tail(cut)
+    tail_ms = _module_ms(tail, run(head, first), repeats)
+    around = Around(normalise_ms + _module_ms(head, first, repeats), tail_ms, tail_ms)
+    ways = {name: [point(sent, around) for sent in found] for name, found in one.sent.items()}
+    ours = curve(one.sent["transform"])
+    rates = {name: summary(bd_rate(ours, theirs)) for name, theirs in curves.items()}
+    sizes, int8 = _bytes_at(ours), ways["int8"][0]["bytes"]
+    at_goal = sizes[str(GOAL)]["median"]
+    transform, jpeg = (_of_goal(points) for points in (ways["transform"], document["images"][OPPONENT]["points"]))
+    saved_ms = link_ms(int8 - transform["bytes"], 20)
+    return {
+        "boundary": sliced.cuts[cut - 1].name,
+        "shape": list(sliced.shape_at(cut)),
+        "ways": ways,
+        "tables_bytes": one.tables_bytes,
+        "fitted_s": round(one.fitted_s, 1),
+        "bytes_at": sizes,
+        "bd_rate_vs_jpeg": rates[OPPONENT],
+        "bd_rate_vs": rates,
+        "bytes_over_int8_at_995": None if at_goal is None else round(at_goal / int8, 4),
+        "decode_over_jpeg_decode": round(transform["decode_ms"] / jpeg["decode_ms"], 2),
+        "encode_over_link_saved_at_20mbit": round(transform["encode_ms"] / saved_ms, 4) if saved_ms > 0 else None,
+    }
+
+
+def _of_goal(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """The cheapest that reaches the goal; where none does, the best."""
+    return cheapest(points) or max(points, key=lambda one: float(one["cosine"]))
+
+
+def _bytes_at(found: Curve) -> dict[str, dict[str, Any]]:
+    """The median over images whose curve passes a fidelity, and how many these are."""
+    at = {}
+    for goal in GOALS:
+        sizes = bytes_at(found, goal)
+        known = sizes[np.isfinite(sizes)]
+        at[str(goal)] = {"median": round(float(np.median(known)), 1) if len(known) else None, "images": len(known)}
+    return at
+
+
+def _module_ms(module: nn.Module, row: Floats, repeats: int) -> float:
+    return _ms(lambda: run(module, row), repeats)
+
+
+def _ms(call: Callable[[], object], repeats: int) -> float:
+    """Median, after one call to warm up."""
+    call()
+    taken = []
+    for _ in range(repeats):
+        began_s = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - began_s)
+    return float(np.median(taken)) * 1e3
 
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
     p = new_parser(__doc__)
-    p.add_argument("--model", required=True, help="a name for slice_model")
+    p.add_argument("--model", help="a name for slice_model")
     p.add_argument("--checkpoint", help="its weights; without them, fidelity is that of random ones")
     p.add_argument("--embedding", action="store_true", help="without the classifier: the answer is the embedding")
     p.add_argument("--image-size", type=int, help="pixels, where it is not the model's own")
-    p.add_argument("--calibrate", type=Path, required=True, help="a folder of photos for the tables")
-    p.add_argument("--images", type=Path, required=True, help="a folder of other photos; at least 30")
-    p.add_argument("--limit", type=int, help="so many of --images")
+    p.add_argument("--calibrate", type=Path, help="a folder of photos for the tables")
+    sent = p.add_mutually_exclusive_group(required=True)
+    sent.add_argument("--images", type=Path, help="a folder of other photos; at least 30")
+    sent.add_argument("--labelled", type=Path, help="instead: DIR/class/file, classes in the model's order")
+    sent.add_argument("--digits", action="store_true", help="instead, and of --calibrate: the digits that ship")
+    sent.add_argument("--from", dest="source", type=Path, help="measure nothing: a results file")
+    p.add_argument("--limit", type=int, help="so many of the images, spread over all")
     p.add_argument(
         "--at", type=names, help="cut here: names of boundaries or numbers of blocks; default: half of the work"
     )
     p.add_argument("--threads", type=int, default=1, help="of torch (default %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="of the crops")
-    p.add_argument("--out", type=Path, help="default: benchmarks/results/frontier_...")
+    p.add_argument("--out", type=Path, help="default: benchmarks/results/frontier-...")
+    p.add_argument("--pictures", type=Path, default=Path("report/frontier"), help="a folder (default %(default)s)")
     return p
 
 
-def main() -> None:
-    """Run it."""
-    args = parser().parse_args()
-    torch.set_num_threads(args.threads)
+def _checked(args: argparse.Namespace) -> None:
+    """ConfigError for flags that contradict each other."""
+    if args.source is not None:
+        return
+    if args.model is None:
+        raise ConfigError("no model; give --model NAME")
+    if args.digits and args.calibrate is not None:
+        raise ConfigError("--digits brings its own images for tables; leave out --calibrate")
+    if not args.digits and args.calibrate is None:
+        raise ConfigError("no photos for the tables; give --calibrate DIR, other photos than those to send")
+    if args.embedding and (args.digits or args.labelled is not None):
+        raise ConfigError(
+            "labels need the classifier, which --embedding leaves out; leave out --embedding, or --images"
+        )
+    if args.limit is not None and args.limit < 1:
+        raise ConfigError(f"--limit {args.limit}: send at least one image")
     if args.at:
         args.at = [int(place) if place.isdigit() else place for place in args.at]
-    load_before = os.getloadavg()[0]
-    document = measured(args)
-    document["manifest"] = manifest(args, load_before, without=("out", "checkpoint", "images", "calibrate"))
-    publish(document, args.out, "frontier")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run it."""
+    flags = parser()
+    args = flags.parse_args(argv)
+    try:
+        _checked(args)
+        torch.set_num_threads(args.threads)
+        load_before = os.getloadavg()[0]
+        document = measured(args) if args.source is None else _read(args.source)
+    except HeadTailError as error:
+        flags.error(str(error))
+    if args.source is None:
+        document["manifest"] = manifest(args, load_before, without=_PATHS)
+        document["cpu"] = document["manifest"]["hardware"]["cpu"]
+    for line in tables.lines(document):
+        print(line)
+    print(f"\nPictures: {', '.join(map(str, pictures.draw(document, args.pictures)))}")
+    rows = [row for cut in document["cuts"] if (row := tables.readme_row(document, cut)) is not None]
+    if rows:
+        print("\nFor README:\n" + "\n".join(rows))
+    if args.source is None:
+        publish(document, args.out, "frontier")
+    else:
+        put(document, None)
+    return 0
+
+
+#: Flags that decide about no figure, or name a place of this machine.
+_PATHS = ("out", "checkpoint", "images", "labelled", "calibrate", "source", "pictures")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--from {file} cannot be read ({error}); give a results file of this script") from None
+    if document.get("benchmark") != "frontier" or "means" not in document:
+        raise ConfigError(f"--from {file} holds no frontier; give a results file that this script wrote")
+    return document
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
