@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.frontier.answers import Floats, Judge
-from benchmarks.frontier.sent import Sent, Times
+from benchmarks.frontier.clock import Times
+from benchmarks.frontier.sent import Sent
 from slicer.calibration.collect import run, sensitivity
 from slicer.calibration.fit import fit
 from slicer.calibration.layout import layout_of

@@ -18,15 +18,16 @@ with --labelled or --digits the share of right classes.
 **BD-rate**: how many more bytes `transform` takes than another way at equal fidelity, per image, over .985 to .997 of
 log(1 - cosine); then the median over images, its 95 % interval by resampling photos, the 10th and 90th percentile.
 Curves are not drawn on beyond what was measured: an image whose curves share too little of the range is left out, and
-counted. Cuts are numbered as the slices are.
+counted. Likewise, bytes at a fidelity are those of the images whose curve passes it. Cuts are numbered as the slices
+are.
 
-**Times** are medians, one image at a time, of --threads threads of this CPU: the device normalises, runs the head and
-encodes; the server decodes and runs the tail. Cropping is left out: every way needs it. What follows from them is
-arithmetic: the inference time over a link that is its rate alone, and the tails that run per second, one at a time,
-where this CPU is the accelerator.
+**Times** are medians, one image at a time, with --threads threads of torch and one of numpy: the device normalises,
+runs the head and encodes; the server decodes and runs the tail. Cropping is left out: every way needs it. What follows
+from them is arithmetic: the inference time over a link that is its rate alone, and the tails that run per second, one
+at a time, where this CPU is the accelerator.
 
-Learned codecs (Entropic Student, FrankenSplit, SLICER) are not among the ways. None was run, and their papers state
-other models, tasks and sizes of images: no figure of theirs is quoted here.
+Learned codecs (Entropic Student, FrankenSplit, SLICER) are not among the ways. None was run, and no figure of their
+papers was at hand to be quoted.
 
 One JSON document is the last line; it goes to --out, too. Pictures go to --pictures.
 """
@@ -37,22 +38,24 @@ import argparse
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    # Codecs are timed on one core: numpy's matrices, too, which takes this before it is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-import torch
-from torch import nn
 
 from benchmarks.common.command_line import names, new_parser, say
 from benchmarks.common.results import manifest, publish, put
 from benchmarks.frontier import photos, pictures, tables
 from benchmarks.frontier.activation_ways import Cut, at_cut
-from benchmarks.frontier.answers import Floats, Judge
+from benchmarks.frontier.answers import Judge
+from benchmarks.frontier.clock import Clock
 from benchmarks.frontier.image_ways import NATIVE, OPPONENT, WAYS, ImageWays, inputs_of, native
 from benchmarks.frontier.meaning import GOAL, cheapest, link_ms, meanings
 from benchmarks.frontier.rate import RANGE, Curve, bd_rate, bytes_at, summary
@@ -61,16 +64,12 @@ from slicer import slice_model
 from slicer.calibration.collect import run
 from slicer.errors import ConfigError, HeadTailError
 from slicer.models.images import Preprocess
-from slicer.slicing.sliced_model import SlicedModel
-
-#: Of each timing of a head or a tail.
-REPEATS = 10
 
 #: Fidelities that bytes are given at.
 GOALS = (0.99, GOAL)
 
 
-def measured(args: argparse.Namespace, repeats: int = REPEATS) -> dict[str, Any]:
+def measured(args: argparse.Namespace) -> dict[str, Any]:
     """The document, without its manifest."""
     found = (
         photos.shipped_digits(args.limit)
@@ -103,8 +102,9 @@ def measured(args: argparse.Namespace, repeats: int = REPEATS) -> dict[str, Any]
         "cuts": {},
     }
 
-    normalise_ms = _ms(lambda: inputs_of(test[:1], preprocess), repeats)
-    whole_ms = _module_ms(sliced.module, inputs[:1], repeats)
+    clock = Clock(args.threads)
+    normalise_ms = clock.ms(lambda: inputs_of(test[:1], preprocess))
+    whole_ms = clock.ms(lambda: run(sliced.module, inputs[:1]))
     around = Around(0.0, normalise_ms + whole_ms, whole_ms)
     ways, curves = ImageWays(test, preprocess, judge), dict[str, Curve]()
     for name, way in WAYS.items():
@@ -123,36 +123,28 @@ def measured(args: argparse.Namespace, repeats: int = REPEATS) -> dict[str, Any]
     calibration = inputs_of([crop for of_one in cropped for crop in of_one], preprocess)
     for cut in range(1, sliced.num_slices):
         one = at_cut(sliced, cut, inputs, calibration, judge)
-        document["cuts"][str(cut)] = _of_cut(sliced, cut, one, inputs[:1], normalise_ms, curves, document, repeats)
+        head, tail, row = sliced.head(cut), sliced.tail(cut), run(sliced.head(cut), inputs[:1])
+        head_ms, tail_ms = (clock.ms(partial(run, module, rows)) for module, rows in ((head, inputs[:1]), (tail, row)))
+        document["cuts"][str(cut)] = {
+            "boundary": sliced.cuts[cut - 1].name,
+            "shape": list(sliced.shape_at(cut)),
+            **_of_cut(one, Around(normalise_ms + head_ms, tail_ms, tail_ms), curves, document["images"]),
+        }
         say(f"cut {cut}: {document['cuts'][str(cut)]['bd_rate_vs_jpeg']}")
     document["means"] = meanings(document)
     return document
 
 
-def _of_cut(
-    sliced: SlicedModel,
-    cut: int,
-    one: Cut,
-    first: Floats,
-    normalise_ms: float,
-    curves: dict[str, Curve],
-    document: dict[str, Any],
-    repeats: int,
-) -> dict[str, Any]:
-    """One cut in the document; `first`: the inputs of one image."""
-    head, tail = sliced.head(cut), sliced.tail(cut)
-    tail_ms = _module_ms(tail, run(head, first), repeats)
-    around = Around(normalise_ms + _module_ms(head, first, repeats), tail_ms, tail_ms)
+def _of_cut(one: Cut, around: Around, curves: dict[str, Curve], images: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one cut. `curves`, `images`: of the ways to send images, and what the document says of them."""
     ways = {name: [point(sent, around) for sent in found] for name, found in one.sent.items()}
     ours = curve(one.sent["transform"])
     rates = {name: summary(bd_rate(ours, theirs)) for name, theirs in curves.items()}
     sizes, int8 = _bytes_at(ours), ways["int8"][0]["bytes"]
     at_goal = sizes[str(GOAL)]["median"]
-    transform, jpeg = (_of_goal(points) for points in (ways["transform"], document["images"][OPPONENT]["points"]))
+    transform, jpeg = (_of_goal(points) for points in (ways["transform"], images[OPPONENT]["points"]))
     saved_ms = link_ms(int8 - transform["bytes"], 20)
     return {
-        "boundary": sliced.cuts[cut - 1].name,
-        "shape": list(sliced.shape_at(cut)),
         "ways": ways,
         "tables_bytes": one.tables_bytes,
         "fitted_s": round(one.fitted_s, 1),
@@ -171,28 +163,14 @@ def _of_goal(points: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _bytes_at(found: Curve) -> dict[str, dict[str, Any]]:
-    """The median over images whose curve passes a fidelity, and how many these are."""
-    at = {}
+    """Median and largest of the images whose curve passes a fidelity, and how many these are."""
+    at: dict[str, dict[str, Any]] = {}
     for goal in GOALS:
         sizes = bytes_at(found, goal)
         known = sizes[np.isfinite(sizes)]
-        at[str(goal)] = {"median": round(float(np.median(known)), 1) if len(known) else None, "images": len(known)}
+        median, largest = (float(np.median(known)), float(known.max())) if len(known) else (None, None)
+        at[str(goal)] = {"median": median, "largest": largest, "images": len(known)}
     return at
-
-
-def _module_ms(module: nn.Module, row: Floats, repeats: int) -> float:
-    return _ms(lambda: run(module, row), repeats)
-
-
-def _ms(call: Callable[[], object], repeats: int) -> float:
-    """Median, after one call to warm up."""
-    call()
-    taken = []
-    for _ in range(repeats):
-        began_s = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - began_s)
-    return float(np.median(taken)) * 1e3
 
 
 def parser() -> argparse.ArgumentParser:
@@ -212,7 +190,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--at", type=names, help="cut here: names of boundaries or numbers of blocks; default: half of the work"
     )
-    p.add_argument("--threads", type=int, default=1, help="of torch (default %(default)s)")
+    p.add_argument("--threads", type=int, default=1, help="of torch, while it is timed (default %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="of the crops")
     p.add_argument("--out", type=Path, help="default: benchmarks/results/frontier-...")
     p.add_argument("--pictures", type=Path, default=Path("report/frontier"), help="a folder (default %(default)s)")
@@ -245,7 +223,6 @@ def main(argv: list[str] | None = None) -> int:
     args = flags.parse_args(argv)
     try:
         _checked(args)
-        torch.set_num_threads(args.threads)
         load_before = os.getloadavg()[0]
         document = measured(args) if args.source is None else _read(args.source)
     except HeadTailError as error:

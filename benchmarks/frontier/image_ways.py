@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.frontier.answers import Floats, Judge, Worth
-from benchmarks.frontier.sent import Sent, Times
+from benchmarks.frontier.clock import Times
+from benchmarks.frontier.sent import Sent
 from slicer.models.images import Preprocess
 
 _JPEG = (20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 95)

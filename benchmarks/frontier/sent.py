@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,25 +40,6 @@ class Around:
     device: float
     server: float
     tail: float
-
-
-@dataclass
-class Times:
-    """Of calls of one kind."""
-
-    taken_s: list[float] = field(default_factory=list)
-
-    def of(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Make a call, and give what it gives."""
-        began = time.perf_counter()
-        answer = call(*args)
-        self.taken_s.append(time.perf_counter() - began)
-        return answer
-
-    @property
-    def ms(self) -> float:
-        """The median."""
-        return float(np.median(self.taken_s)) * 1e3
 
 
 def curve(sent: Sequence[Sent]) -> Curve:

@@ -18,7 +18,7 @@ def lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from rates(document)
     yield ""
-    yield f"ms and tails/s: one thread of this CPU ({document['cpu']}), one image at a time. A link is its rate alone."
+    yield f"ms and tails/s: this CPU ({document['cpu']}), one image at a time. A link is its rate alone."
 
 
 def at_goal(document: Mapping[str, Any]) -> Iterator[str]:
