@@ -18,7 +18,7 @@ with --labelled or --digits the share of right classes.
 **BD-rate**: how many more bytes `transform` takes than another way at equal fidelity, per image, over .985 to .997 of
 log(1 - cosine); then the median over images, its 95 % interval by resampling photos, the 10th and 90th percentile.
 Curves are not drawn on beyond what was measured: an image whose curves share too little of the range is left out, and
-counted. Likewise, bytes at a fidelity are those of the images whose curve passes it. Cuts are numbered as the slices
+counted. Bytes at a fidelity are of all images: of one that is always better its fewest. Cuts are numbered as the slices
 are.
 
 **Times** are medians, one image at a time, with --threads threads of torch and one of numpy: the device normalises,
@@ -26,7 +26,7 @@ runs the head and encodes; the server decodes and runs the tail. Cropping is lef
 from them is arithmetic: the inference time over a link that is its rate alone, and the tails that run per second, one
 at a time, where this CPU is the accelerator.
 
-Learned codecs (Entropic Student, FrankenSplit, SLICER) are not among the ways. None was run, and no figure of their
+Learned codecs (Entropic Student, FrankenSplit, SLICER) are not among the ways. None was run, and no table of their
 papers was at hand to be quoted.
 
 One JSON document is the last line; it goes to --out, too. Pictures go to --pictures.
@@ -58,7 +58,7 @@ from benchmarks.frontier.answers import Judge
 from benchmarks.frontier.clock import Clock
 from benchmarks.frontier.image_ways import NATIVE, OPPONENT, WAYS, ImageWays, inputs_of, native
 from benchmarks.frontier.meaning import GOAL, cheapest, link_ms, meanings
-from benchmarks.frontier.rate import RANGE, Curve, bd_rate, bytes_at, summary
+from benchmarks.frontier.rate import RANGE, Curve, bd_rate, bytes_for, summary
 from benchmarks.frontier.sent import Around, curve, point
 from slicer import slice_model
 from slicer.calibration.collect import run
@@ -163,13 +163,12 @@ def _of_goal(points: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _bytes_at(found: Curve) -> dict[str, dict[str, Any]]:
-    """Median and largest of the images whose curve passes a fidelity, and how many these are."""
+    """Median and largest over all images, of the bytes that reach a fidelity (None: not to be had), and how many do."""
     at: dict[str, dict[str, Any]] = {}
     for goal in GOALS:
-        sizes = bytes_at(found, goal)
-        known = sizes[np.isfinite(sizes)]
-        median, largest = (float(np.median(known)), float(known.max())) if len(known) else (None, None)
-        at[str(goal)] = {"median": median, "largest": largest, "images": len(known)}
+        sizes = bytes_for(found, goal)
+        median, largest = (float(one) if np.isfinite(one) else None for one in (np.median(sizes), sizes.max()))
+        at[str(goal)] = {"median": median, "largest": largest, "images": int(np.isfinite(sizes).sum())}
     return at
 
 

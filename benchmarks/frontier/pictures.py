@@ -95,14 +95,14 @@ def _time(document: Mapping[str, Any], figure: Figure) -> None:
         heights = [inference_ms(row, float(rate)) for rate in over]
         axes.plot(over, heights, color=colour, linestyle=line, label=label)
     axes.set(
-        xscale="log", yscale="log", xlabel="Mbit/s of the link", ylabel="ms: device, link, server; this CPU is both"
+        xscale="log", yscale="log", xlabel="Mbit/s of the link, computed: no delay", ylabel="ms: device, link, server; this CPU is both"
     )
     low, high = axes.get_ylim()
     digits = "25" if high > 8 * low else "1234568"
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in digits else "")
     label_decades(axes)
-    axes.set_title(f"{_title(document)}, fewest bytes with a cosine of {GOAL:g}, computed", fontsize=9.5)
+    axes.set_title(f"{_title(document)}, at a cosine of {GOAL:g}".replace(" 0.", " ."), fontsize=10)
     figure.legend(loc="outside right upper", fontsize=8)
 
 
@@ -113,10 +113,11 @@ def _over_int8(document: Mapping[str, Any], figure: Figure) -> None:
     cuts = list(document["cuts"].values())
     int8 = np.array([one["ways"]["int8"][0]["bytes"] for one in cuts])
     places = np.arange(len(cuts))
-    for goal, line in (("0.99", "--"), ("0.995", "-")):
+    for goal, line, inside in (("0.99", "--", "none"), ("0.995", "-", None)):
         sizes = np.array([_known(one["bytes_at"][goal]) for one in cuts])
         label = f"transform at {goal.lstrip('0')}"
-        axes.plot(places, sizes / int8, linestyle=line, marker="o", color=COLOURS["c1"][0], label=label)
+        style: dict[str, Any] = {"linestyle": line, "marker": "o", "markerfacecolor": inside}
+        axes.plot(places, sizes / int8, color=COLOURS["c1"][0], label=label, **style)
     for name in (OPPONENT, "webp", "avif"):
         size = _known(document["images"][name]["bytes_at"]["0.995"])
         colour, line = _IMAGES[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from benchmarks.frontier.image_ways import OPPONENT
+from benchmarks.frontier.image_ways import NATIVE, OPPONENT
 from benchmarks.frontier.meaning import RATES
 
 
@@ -35,7 +35,7 @@ def at_goal(document: Mapping[str, Any]) -> Iterator[str]:
         cells += ["-" if row[key] is None else f"{row[key]:.3g}" for key in shown]
         cells += [f"{row['device_ms']:.1f}", f"{row['server_ms']:.1f}"]
         cells += [f"{row['inference_ms'][str(rate)]:.0f}" for rate in RATES]
-        yield _cells([*cells, f"{row['requests_per_s_of_tail_on_this_cpu_unbatched']:.0f}"])
+        yield _cells([*cells, f"{row['requests_per_s_of_tail_on_this_cpu_unbatched']:.3g}"])
     missed = sorted({*document["images"], *_of_cuts(document)} - {_named(row) for row in rows})
     if missed:
         yield ""
@@ -61,6 +61,8 @@ def readme_row(document: Mapping[str, Any], cut: str) -> str | None:
     if size is None or not rate[OPPONENT]["images"]:
         return None
     others = [f"{name} {rate[name]['median']:+.0%}" for name in ("webp", "avif") if rate[name]["images"]]
+    if NATIVE in document["images"]:
+        others.append(f"in its own size the image takes {document['images'][NATIVE]['points'][0]['bytes']:,.0f} bytes")
     low, high = rate[OPPONENT]["ci95"]
     return _cells(
         [
