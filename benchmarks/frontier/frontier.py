@@ -167,7 +167,9 @@ def _bytes_at(found: Curve) -> dict[str, dict[str, Any]]:
     at: dict[str, dict[str, Any]] = {}
     for goal in GOALS:
         sizes = bytes_for(found, goal)
-        median, largest = (float(one) if np.isfinite(one) else None for one in (np.median(sizes), sizes.max()))
+        median, largest = (
+            round(float(one), 1) if np.isfinite(one) else None for one in (np.median(sizes), sizes.max())
+        )
         at[str(goal)] = {"median": median, "largest": largest, "images": int(np.isfinite(sizes).sum())}
     return at
 

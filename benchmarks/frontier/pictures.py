@@ -94,9 +94,8 @@ def _time(document: Mapping[str, Any], figure: Figure) -> None:
             continue
         heights = [inference_ms(row, float(rate)) for rate in over]
         axes.plot(over, heights, color=colour, linestyle=line, label=label)
-    axes.set(
-        xscale="log", yscale="log", xlabel="Mbit/s of the link, computed: no delay", ylabel="ms: device, link, server; this CPU is both"
-    )
+    axes.set(xscale="log", yscale="log", xlabel="Mbit/s of the link, computed: no delay")
+    axes.set_ylabel("ms: device, link, server; this CPU is both")
     low, high = axes.get_ylim()
     digits = "25" if high > 8 * low else "1234568"
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
