@@ -55,9 +55,9 @@ BENCHMARKS: dict[str, Benchmark] = {
         "minutes",
     ),
     "frontier": Benchmark(
-        "benchmarks.models.frontier",
+        "benchmarks.frontier.frontier",
         "Is an activation that is coded by transform smaller than the image as JPEG, at equal fidelity?",
-        "minutes of one core for each boundary; needs photos in two folders, and real weights",
+        "a quarter of an hour, and minutes for each cut; two folders of photos, real weights; --digits: a minute",
     ),
     "codecs": Benchmark(
         "benchmarks.models.codecs",

@@ -29,7 +29,7 @@ from slicer.core.codecs.registry import CODECS, IMAGE_CODECS
 from slicer.core.codecs.transform.names import FIDELITIES, named
 from slicer.core.codecs.transform.payload import BoundaryCodec
 from slicer.core.codecs.transform.tables import TransformTables
-from slicer.core.images.image_files import plain_image
+from slicer.core.images.image_files import read_image
 from slicer.core.protocol.calibration_index import FILE, CalibratedCut, CalibrationIndex, Measured
 from slicer.core.shards.described import describe
 from slicer.core.shards.manifest import Manifest
@@ -86,10 +86,8 @@ def calibrate(
     preprocess = Preprocess(sliced.spec)
     rng = np.random.default_rng(seed)
     each = crops_each(len(photos))
-    seen = _inputs(
-        preprocess, [part for photo in photos for part in crops(_opened(photo, preprocess), preprocess, rng, each)]
-    )
-    test = [preprocess.crop(_opened(photo, preprocess)) for photo in held]
+    seen = _inputs(preprocess, [part for photo in photos for part in crops(read_image(photo), preprocess, rng, each)])
+    test = [preprocess.crop(photo) for photo in held]
     rows = _inputs(preprocess, test)
     own = sliced.outputs[0]
     answer = partial(run, OwnResult(sliced.tail(0), own))
@@ -132,10 +130,6 @@ def _bytes(tried: Mapping[int, Tried]) -> float:
     return (
         sum(float(np.log(np.median(one.sizes))) for one in tried.values()) if len(tried) == len(FIDELITIES) else np.inf
     )
-
-
-def _opened(photo: Path, preprocess: Preprocess) -> Image.Image:
-    return plain_image(photo, preprocess.mode, upright=preprocess.upright)
 
 
 def _inputs(preprocess: Preprocess, images: Sequence[Image.Image]) -> Floats:

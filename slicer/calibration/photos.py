@@ -12,7 +12,7 @@ from slicer.core.images.folders import EXTENSIONS
 from slicer.errors import ImageError
 from slicer.models.images import Preprocess
 
-#: Each photo is cropped so often for the tables.
+#: Each photo is cropped so often for the tables, if there are few.
 CROPS = 8
 
 #: Of a calibration's images every so many-th is held out: qualities are measured on it, and no table sees it.
@@ -59,11 +59,12 @@ def crops(
     photo: Image.Image, preprocess: Preprocess, rng: np.random.Generator, count: int = CROPS
 ) -> list[Image.Image]:
     """The model's own crop, and some of other places and sizes, every second one mirrored."""
-    found = [preprocess.crop(photo)]
+    plain = preprocess.plain(photo)
+    found = [preprocess.crop(plain)]
     for number in range(1, count):
-        side = rng.uniform(0.45, 1) * min(photo.size)
-        left, top = (rng.uniform(0, size - side) for size in photo.size)
-        part = preprocess.crop(photo.crop((int(left), int(top), int(left + side), int(top + side))))
+        side = rng.uniform(0.45, 1) * min(plain.size)
+        left, top = (rng.uniform(0, size - side) for size in plain.size)
+        part = preprocess.crop(plain.crop((int(left), int(top), int(left + side), int(top + side))))
         found.append(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if number % 2 else part)
     return found
 

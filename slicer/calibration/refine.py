@@ -112,13 +112,15 @@ class _WayBack(nn.Module):
 
     def synthesis(self) -> npt.NDArray[np.float32]:
         """What was learnt."""
-        with torch.no_grad():
-            found: npt.NDArray[np.float32] = self._channels().numpy().copy()
+        found: npt.NDArray[np.float32] = self._channels().detach().numpy().copy()
         return found
 
 
 def _tokens(tables: TransformTables, activations: Floats) -> Floats:
     channels = tables.analysis.shape[0]
-    if tables.layout == "planes":
-        return activations.reshape(len(activations), channels, -1).transpose(0, 2, 1)
-    return activations.reshape(len(activations), -1, channels)
+    by_channel = activations.reshape(len(activations), channels, -1)
+    return (
+        by_channel.transpose(0, 2, 1)
+        if tables.layout == "planes"
+        else activations.reshape(len(by_channel), -1, channels)
+    )

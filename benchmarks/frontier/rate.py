@@ -39,11 +39,16 @@ class Curve:
         return np.asarray(np.interp(wanted, reached[first], sizes[first], left=np.nan, right=np.nan))
 
 
-def bytes_at(curve: Curve, fidelity: float) -> Numbers:
-    """[images], nan where a curve does not reach it, or never falls below it."""
+def bytes_for(curve: Curve, fidelity: float) -> Numbers:
+    """[images]: the bytes that reach a fidelity; inf where none of the measured do.
+
+    Where an image's curve never falls below it, its fewest bytes, which are then more than enough: leaving such easy
+    images out would make a way look worse, and those that never reach it, better.
+    """
     wanted = np.array([-np.log(1 - fidelity)])
     logs = np.array([float(curve.log_sizes(image, wanted)[0]) for image in range(curve.sizes.shape[1])])
-    return np.asarray(np.exp(logs))
+    beyond = np.where((curve.fidelity >= fidelity).any(axis=0), curve.sizes.min(axis=0), np.inf)
+    return np.where(np.isfinite(logs), np.exp(logs), beyond)
 
 
 def bd_rate(ours: Curve, theirs: Curve) -> Numbers:

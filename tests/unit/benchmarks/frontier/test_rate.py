@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.models.rate import Curve, bd_rate, bytes_at, summary
+from benchmarks.frontier.rate import Curve, bd_rate, bytes_for, summary
 
 FIDELITIES = 1 - np.array([0.03, 0.015, 0.008, 0.004, 0.002])
 
@@ -21,22 +21,27 @@ def test_a_curve_that_takes_so_many_times_the_bytes_says_so(times: float) -> Non
     assert bd_rate(curve(times), curve()) == pytest.approx([times - 1] * 3)
 
 
-def test_bytes_at_a_fidelity_lie_between_the_measured_ones() -> None:
-    assert bytes_at(curve(), 1 - 0.004) == pytest.approx([8000] * 3)
-    assert (bytes_at(curve(), 1 - 0.005) > 4000).all()
-    assert (bytes_at(curve(), 1 - 0.005) < 8000).all()
+def test_bytes_for_a_fidelity_lie_between_the_measured_ones() -> None:
+    assert bytes_for(curve(), 1 - 0.004) == pytest.approx([8000] * 3)
+    assert (bytes_for(curve(), 1 - 0.005) > 4000).all()
+    assert (bytes_for(curve(), 1 - 0.005) < 8000).all()
 
 
-@pytest.mark.parametrize("fidelity", [0.9, 0.9999])
-def test_nothing_is_said_beyond_what_was_measured(fidelity: float) -> None:
-    assert np.isnan(bytes_at(curve(), fidelity)).all()
+def test_an_image_that_is_always_better_takes_its_fewest_bytes_and_one_that_never_is_takes_too_many() -> None:
+    assert bytes_for(curve(), 0.9).tolist() == [1000] * 3
+    assert bytes_for(curve(), 0.9999).tolist() == [np.inf] * 3
+    both = Curve(np.array([[1000.0, 1000], [2000, 2000]]), np.array([[0.98, 0.999], [0.99, 0.9999]]))
+    assert bytes_for(both, 0.995).tolist() == [np.inf, 1000]
+
+
+def test_nothing_is_compared_beyond_what_was_measured() -> None:
     assert np.isnan(bd_rate(curve(only=slice(3, 5)), curve(only=slice(0, 2)))).all()
 
 
 def test_more_bytes_for_less_are_passed_over() -> None:
     worse = Curve(np.array([[1000.0], [1500], [2000]]), np.array([[0.99], [0.98], [0.995]]))
     better = Curve(np.array([[1000.0], [2000]]), np.array([[0.99], [0.995]]))
-    assert bytes_at(worse, 0.9925) == pytest.approx(bytes_at(better, 0.9925))
+    assert bytes_for(worse, 0.9925) == pytest.approx(bytes_for(better, 0.9925))
 
 
 def test_the_summary_leaves_out_and_counts_images_without_a_figure() -> None:
