@@ -5,6 +5,7 @@ No torch is imported before an image is to be decoded.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -19,6 +20,7 @@ from slicer import shards
 from slicer.core.codecs import activations
 from slicer.core.codecs.images import decode_images
 from slicer.core.codecs.model_codecs import ModelCodecs
+from slicer.core.codecs.transform.compiled import COMPILED
 from slicer.core.protocol.calibration_index import load_calibration
 from slicer.core.protocol.messages import MAX_PRIORITY, Refusal, Request, ServedModel
 from slicer.core.protocol.onnx_index import FILE as INDEX
@@ -27,6 +29,8 @@ from slicer.errors import CodecError, ConfigError, ShardError, StaleTablesError
 
 if TYPE_CHECKING:
     from slicer.models.images import Preprocess
+
+logger = logging.getLogger("headtail.server")
 
 #: Bytes for what comes out of a row begin at a multiple of this, and there are at least so many.
 _ANSWER_ALIGN = 64
@@ -91,6 +95,12 @@ class HostedModel:
                 "--calibrate IMAGES"
             )
         if index is not None:
+            if not COMPILED:
+                logger.warning(
+                    "model %r: the codec transform is decoded by numpy, 5 times slower than by C; install headtail "
+                    "where there is a C compiler",
+                    self.name,
+                )
             self._files |= {one.tables.sha256: self.directory / one.tables.file for one in index.cuts}
         return ModelCodecs(
             self.shapes, self.manifest.channel_axes, index, lambda tables: (self.directory / tables.file).read_bytes()

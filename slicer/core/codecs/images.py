@@ -1,13 +1,17 @@
 """Images on the wire, for cut 0: the server decodes them and makes the model's input exactly as timm would.
 
-| codec  | what is sent                                                    | what the server does on it           |
-|--------|-----------------------------------------------------------------|--------------------------------------|
-| rgb8   | pixels after timm's resize and crop, uint8 [H, W, C], row-major | the rest: to floats, mean, std       |
-| png    | the image as it was taken, a PNG file                           | timm's whole transform               |
-| jpeg   | the image as it was taken, a JPEG file                          | timm's whole transform of what it is |
-| jpeg-75 | pixels after timm's resize and crop, as a JPEG file of quality 75 (50, 75, 90) | the rest     |
-| webp-75 | the same as a WebP file                                        | the rest                             |
-| pixels | height, width, channels; pixels as taken, uint8 [H, W, C]       | timm's whole transform               |
+| codec   | what is sent                                                    | what the server does on it           |
+|---------|-----------------------------------------------------------------|--------------------------------------|
+| rgb8    | pixels after timm's resize and crop, uint8 [H, W, C], row-major | the rest: to floats, mean, std       |
+| png     | the image as it was taken, a PNG file                           | timm's whole transform               |
+| jpeg    | the image as it was taken, a JPEG file                          | timm's whole transform of what it is |
+| pixels  | height, width, channels; pixels as taken, uint8 [H, W, C]       | timm's whole transform               |
+| jpeg-50 | what rgb8 sends, as a JPEG file of quality 50                   | the rest of what is left             |
+| jpeg-75 | of quality 75                                                   | the same                             |
+| jpeg-90 | of quality 90                                                   | the same                             |
+| webp-50 | what rgb8 sends, as a WebP file of quality 50                   | the same                             |
+| webp-75 | of quality 75                                                   | the same                             |
+| webp-90 | of quality 90                                                   | the same                             |
 
 timm resizes and crops in uint8, so that rgb8 loses nothing: the input equals timm's, bit for bit, and no camera's image
 is larger than H * W * C bytes. How long the others are depends on the image.

@@ -15,6 +15,7 @@ import pytest
 from actors.fleet.config import parse_fleet
 from slicer.core.codecs import activations, codec, images
 from slicer.core.codecs.registry import CODECS, IMAGE_CODECS, any_codec, as_taken, register
+from slicer.core.codecs.transform.names import NAMES
 from slicer.core.planning.cut_planner import (
     Choice,
     DeviceView,
@@ -62,18 +63,20 @@ def rounded() -> Iterator[Rounded]:
 
 def test_the_built_in_codecs_in_the_order_in_which_they_are_offered() -> None:
     assert list(CODECS) == ["fp32", "fp16", "bf16", "int8", "int4"]
-    assert list(IMAGE_CODECS) == ["rgb8", "png", "jpeg", "pixels"]
+    cropped = ["jpeg-50", "jpeg-75", "jpeg-90", "webp-50", "webp-75", "webp-90"]
+    assert list(IMAGE_CODECS) == ["rgb8", "png", "jpeg", "pixels", *cropped]
     for name, one in (*CODECS.items(), *IMAGE_CODECS.items()):
         assert one.name == name and any_codec(name) is one
         assert one.carries_images is (name in IMAGE_CODECS)
-        assert 0 < one.agreement <= 1 and one.encode_ns >= 0
+        assert (one.agreement == 0 if name in cropped else 0 < one.agreement <= 1) and one.encode_ns >= 0
     assert [name for name in (*CODECS, *IMAGE_CODECS) if as_taken(name)] == ["png", "jpeg", "pixels"]
 
 
 def test_pixels_can_be_named_but_no_planner_chooses_them() -> None:
     assert parse_fleet({"groups": [{"name": "a", "cut": 0, "codec": "pixels"}]}).groups[0].codec == "pixels"
     facts = ModelFacts(((3, 4, 4), (3,)), (1,), (0,), (*CODECS, *IMAGE_CODECS))
-    assert offered(facts, 0) == ["fp32", "fp16", "bf16", "int8", "int4", "rgb8", "png", "jpeg"]
+    assert offered(facts, 0)[:8] == ["fp32", "fp16", "bf16", "int8", "int4", "rgb8", "png", "jpeg"]
+    assert "pixels" not in offered(facts, 0)
     # Where it would be the best, known and free of charge, it is not among what is compared.
     device = DeviceView((1e3,), 5.0, image_bytes={"pixels": 1.0, "png": 1e9, "jpeg": 1e9})
     chosen = choose(estimate_all(facts, device, LinkView(1e3, 1.0), ServerView({}, {}), Goal()), Goal())
@@ -106,7 +109,7 @@ def test_a_name_that_is_taken_or_missing_is_refused(rounded: Rounded) -> None:
 
 def test_the_documents_name_every_codec_and_no_other() -> None:
     def first_column(module: Any) -> list[str]:
-        return re.findall(r"^\| (\w+) +\|", inspect.getdoc(module) or "", re.MULTILINE)[1:]
+        return re.findall(r"^\| ([\w-]+) +\|", inspect.getdoc(module) or "", re.MULTILINE)[1:]
 
     assert first_column(activations) == list(CODECS)
     assert first_column(images) == list(IMAGE_CODECS)
@@ -115,4 +118,8 @@ def test_the_documents_name_every_codec_and_no_other() -> None:
     rows = [line for line in lines if re.match(r"\| (`cut`, `codec`|codec) \|", line)]
     assert rows, "no page says which codecs there are"
     for row in rows:
-        assert set(re.findall(r"`(\w+)`", row.split("|", 2)[2])) == {*CODECS, *IMAGE_CODECS}, row
+        named = set(re.findall(r"`([\w-]+)`", row.split("|", 2)[2])) - {*NAMES}
+        assert named == {*CODECS, *(name for name in IMAGE_CODECS if "-" not in name)}, row
+    (page,) = (ROOT / "docs/guide").glob("small-activations.md")
+    small = page.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in small for name in IMAGE_CODECS if "-" in name)
