@@ -21,7 +21,7 @@ def run_demo(out: Path, *, say: Callable[[str], None], json: bool = False, seed:
         seed: of arrivals and of the order of requests.
 
     Returns:
-        0; 1 where an answer differs from the unsliced model's, or a live point is INVALID.
+        0; 1 where an answer differs from the unsliced model's, or a request got none.
 
     Raises:
         HeadTailError: a server cannot start here; names the remedy.

@@ -19,7 +19,7 @@ class Answer:
         notes: what has to be known beside it, what is emulated first.
         caption: of the picture.
         figures: all numbers, for the document.
-        bad: what makes the demo fail: answers that differ, INVALID points; empty where all is well.
+        bad: what makes the demo fail: answers that differ or are missing; empty where all is well.
     """
 
     key: str

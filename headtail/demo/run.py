@@ -101,14 +101,17 @@ def _live_points(running: live.Live, bench: Bench, say: Say, seed: int) -> list[
     asked = [(rate, series) for rate, several in batching.LIVE.items() for series in several]
     found: list[batching.LivePoint] = []
     for number, (rate, series) in enumerate(asked, start=1):
-        for tries in range(1, batching.TRIES + 1):
-            sent = running.offer(series, batching.requests_of(bench, series, rate, seed))
-            point = batching.judge(bench, series, rate, seed, sent, tries)
+        for tries, share in enumerate(batching.SHARES, start=1):
+            offered = round(share * rate)
+            sent = running.offer(series, batching.requests_of(bench, series, offered, seed))
+            point = batching.judge(bench, series, offered, seed, sent, tries)
             if point.valid:
                 break
         found.append(point)
         again = "" if point.tries == 1 else f", offered {point.tries} times: the generator was late before"
-        say(f"  live point {number} of {len(asked)}: {series} at {rate}/s, mean {point.mean_ms:.0f} ms{again}")
+        say(
+            f"  live point {number} of {len(asked)}: {series} at {point.rate_rps}/s, mean {point.mean_ms:.0f} ms{again}"
+        )
     return found
 
 

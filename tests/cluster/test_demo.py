@@ -25,10 +25,8 @@ def test_the_demo_answers_three_questions_and_leaves_a_page_with_their_pictures(
     assert same["same"] == same["asked"] == 360 * 4 * 7
     assert batching["highest_rps"]["continuous"] > batching["highest_rps"]["per_tail_shared"]
     assert splitting["cells"]
-    # A busy machine may make live points INVALID, and the status says so; whatever else is wrong fails here.
-    invalid = [line for line in batching["bad"] if not line.startswith("INVALID")]
-    assert not invalid and not same["bad"] and not splitting["bad"]
-    assert done.returncode == (1 if batching["bad"] else 0)
+    assert not same["bad"] and not batching["bad"] and not splitting["bad"]
+    assert done.returncode == 0
     for name in ("index.html", *(f"{key}.{form}" for key in document["demo"] for form in ("svg", "png"))):
         assert (out / name).stat().st_size > 1000
     for sentence in (one["sentence"] for one in document["demo"].values()):

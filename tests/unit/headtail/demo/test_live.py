@@ -1,13 +1,17 @@
-"""The applications of the demo: what is configured."""
+"""The applications of the demo: what is configured, and at which rates they are asked."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from deployments.config import parse_config
 from deployments.costs.profile_files import load_cost_profile
-from headtail.demo import live
+from headtail.demo import batching, live, run
 from headtail.demo.load_curve import SERIES, Bench
+from headtail.demo.sender import Sent
 
 
 def test_each_strategy_has_a_copy_of_the_real_model_and_each_series_one_of_the_emulated(tmp_path: Path) -> None:
@@ -31,3 +35,19 @@ def test_strategies_that_decide_by_costs_are_given_the_curves_table(tmp_path: Pa
     assert load_cost_profile(table).tails(8) == bench.costs.tails(8)
     engine = parse_config(live.configs(bench, table)["demo-emulated-engine"])
     assert {model.name for model in engine.models if model.profile} == {"continuous", "server_only"}
+
+
+def test_a_machine_that_is_too_slow_is_asked_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered: list[int] = []
+
+    class Running:
+        def offer(self, series: str, requests: Sequence[tuple[float, int]]) -> list[Sent]:
+            rate = round(len(requests) / batching.LIVE_S)
+            offered.append(rate)
+            lag_s = 0.0 if rate < 80 else 0.5
+            return [Sent(at_s, at_s + lag_s, entry, at_s + lag_s + 0.02, 15.0) for at_s, entry in requests]
+
+    monkeypatch.setattr(batching, "LIVE", {80: ("continuous",)})
+    (point,) = run._live_points(Running(), Bench(), lambda line: None, 0)  # type: ignore[arg-type]
+    assert offered == [80, 80, 40]
+    assert point.valid and (point.rate_rps, point.tries) == (40, 3)
