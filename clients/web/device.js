@@ -5,10 +5,12 @@ import { Chart } from "./page/chart.js";
 import { Asker, Refused } from "./page/infer.js";
 import { Plan } from "./page/plan.js";
 import { Slices } from "./page/slices.js";
+import { Tables } from "./page/tables.js";
 import { softmax, topClasses } from "./src/classes.js";
 import { CODECS } from "./src/codecs.js";
 import { ConfigError, HeadTailError, shown } from "./src/errors.js";
 import { Server } from "./src/server.js";
+import { codecsAt } from "./transform/calibration.js";
 
 /**
  * @typedef {import("./src/pixels.js").Image} Image
@@ -28,11 +30,8 @@ const [cutField, codecField, placeField] = ["cut", "codec", "place"].map(element
 const [fileField, cameraButton, againButton] = ["file", "camera", "again"].map(element);
 
 const camera = new Camera(video);
-const slices = new Slices((share) => {
-  if (share !== null) say("loading slices", "busy");
-  loading.hidden = share === null;
-  loading.value = share ?? 0;
-});
+const slices = new Slices((share) => showFetched("slices", share));
+const tables = new Tables((share) => showFetched("tables", share));
 const chart = new Chart(element("chart"));
 
 const asker = new Asker(new Server(APPLICATION));
@@ -56,9 +55,11 @@ async function connect() {
 
 /** Learns what the chosen model is, and which slices may run here. */
 async function chooseModel() {
-  await slices.release();
+  const before = served;
   [served, plan] = [null, null];
   const found = await asker.server.describe(modelField.value);
+  if (found.onnx !== before?.onnx) await slices.release(); // a model that was calibrated again has the same slices
+  tables.keep(found);
   if (found.preprocessing === null) {
     throw new ConfigError(`model ${shown(found.name)}: the server cannot say how its images are preprocessed; choose another one`);
   }
@@ -81,7 +82,7 @@ async function chooseModel() {
 function fillCodecs() {
   if (served === null) return;
   const images = cut() === 0 && served.codecs.includes("rgb8") ? ["rgb8"] : [];
-  const known = [...images, ...Object.keys(CODECS)].filter((codec) => served?.codecs.includes(codec));
+  const known = [...images, ...Object.keys(CODECS), ...codecsAt(served.calibration, cut())].filter((codec) => served?.codecs.includes(codec));
   fill(codecField, known.map((codec) => [codec, codec]));
   codecField.disabled = planned() || cut() === served.sliceBytes.length; // with all slices here nothing is sent
 }
@@ -132,19 +133,23 @@ function settle() {
 /**
  * One image through head and tail; shows what comes of it.
  * @param {Image} image
+ * @param {boolean} [again] whether it is sent once more when the server has other weights or tables than were described
  */
-async function ask(image) {
+async function ask(image, again = true) {
   if (served === null) throw new ConfigError("not connected; connect to the server first");
   const model = served;
   const chosen = await choice(model);
   await slices.need(asker.server, model, chosen.cut, placeField.value);
+  const calibrated = await tables.need(asker.server, model, chosen);
   say("working", "busy");
   try {
-    const outcome = await asker.infer(image, chosen, model, slices.head, plan !== null);
+    const outcome = await asker.infer(image, chosen, model, { head: slices.head, calibrated, wantsLoad: plan !== null });
     plan?.learn(chosen, outcome);
     show(outcome, model.labels, image);
   } catch (thrown) {
-    if (thrown instanceof Refused && ["stale", "unknown_model"].includes(thrown.code)) await chooseModel();
+    if (!(thrown instanceof Refused && ["stale", "unknown_model"].includes(thrown.code))) throw thrown;
+    await chooseModel();
+    if (thrown.code === "stale" && again) return ask(image, false);
     throw thrown;
   }
   await plan?.keepUp();
@@ -243,6 +248,16 @@ async function attempt(work) {
   } finally {
     busy = false;
   }
+}
+
+/**
+ * @param {string} what
+ * @param {number | null} share of it that is there; null: nothing is fetched
+ */
+function showFetched(what, share) {
+  if (share !== null) say(`loading ${what}`, "busy");
+  loading.hidden = share === null;
+  loading.value = share ?? 0;
 }
 
 /**

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clients.web.making import codecs, images, link, oip, planner, preprocess, resample, transform
+from clients.web.making import calibration, codecs, images, link, oip, planner, preprocess, resample, transform
 
 FOLDER = Path(__file__).parent / "vectors"
 
@@ -28,6 +28,7 @@ MAKERS: Mapping[str, Callable[[], Any]] = {
     "planner.json": planner.vectors,
     "link.json": link.vectors,
     "transform.json": transform.vectors,
+    "calibration.json": calibration.vectors,
 }
 
 

@@ -47,12 +47,14 @@ export class Asker {
    * @param {import("../src/pixels.js").Image} image
    * @param {Choice} choice
    * @param {Served} served
-   * @param {Head | null} head null: none is loaded, which will do at cut 0
-   * @param {boolean} [wantsLoad] the answer shall say how busy the server is
+   * @param {object} means
+   * @param {Head | null} means.head null: none is loaded, which will do at cut 0
+   * @param {import("../src/codecs.js").Calibrated | null} [means.calibrated] of the cut; codecs with tables need it
+   * @param {boolean} [means.wantsLoad] the answer shall say how busy the server is
    * @returns {Promise<Outcome>}
    * @throws {Refused} the server did not run it
    */
-  async infer(image, { cut, codec }, served, head, wantsLoad = false) {
+  async infer(image, { cut, codec }, served, { head, calibrated = null, wantsLoad = false }) {
     const how = /** @type {import("../src/preprocess.js").Preprocessing} */ (served.preprocessing);
     const marks = [performance.now()];
     const raw = cut === 0 && codec in IMAGE_CODECS ? encodeRgb8(crop(image, how)) : null;
@@ -65,9 +67,10 @@ export class Asker {
       const [preprocessMs, headMs] = gaps(marks);
       return { logits: computed.values, phases: { preprocess: preprocessMs, head: headMs, encode: 0, network: 0, server: 0 }, slicesMs, sent: null };
     }
-    const payload = raw ?? encode(codec, /** @type {any} */ (computed).values, /** @type {any} */ (computed).shape, served.channelAxes[cut]);
+    const { values, shape } = /** @type {import("../src/head.js").Computed} */ (computed ?? { shape: how.shape });
+    const payload = raw ?? encode(codec, values, shape, served.channelAxes[cut], calibrated);
     marks.push(performance.now());
-    const sent = await this.send(served, { cut, codec }, computed?.shape ?? how.shape, payload, { wantsLoad });
+    const sent = await this.send(served, { cut, codec }, shape, payload, { wantsLoad });
     const [preprocessMs, headMs, encodeMs] = gaps(marks);
     const serverMs = Math.min(sent.reply.timings.totalMs, sent.tookMs);
     const phases = { preprocess: preprocessMs, head: headMs, encode: encodeMs, network: sent.tookMs - serverMs, server: serverMs };

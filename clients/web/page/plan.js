@@ -5,9 +5,10 @@
  * link. It moves whenever that pays; it does not leave moves to chance, as fleets do.
  */
 
-import { CODECS, encode } from "../src/codecs.js";
+import { CODECS, encode, needsTables } from "../src/codecs.js";
 import { product } from "../src/numbers.js";
 import { choose, estimate, estimateAll } from "../src/planner.js";
+import { codecsAt } from "../transform/calibration.js";
 import { LinkEstimate, median } from "./link.js";
 
 /**
@@ -33,6 +34,9 @@ const PATIENCE_MS = 1000;
 /** Remembered values of each time, of which the median counts. */
 const REMEMBERED = 9;
 
+/** Weight of a new payload's size. */
+const WEIGHT = 0.1;
+
 const GOAL = {};
 
 /** One model's. Calls one after another. */
@@ -54,6 +58,7 @@ export class Plan {
     this.preprocess = [];
     /** @type {Record<string, number[]>} */
     this.encode = {};
+    this.sizeRatio = 1;
     /** @type {Record<number, number>} */
     this.waitMs = {};
     /** @type {Record<number, number>} */
@@ -104,7 +109,11 @@ export class Plan {
     remember(this.preprocess, phases.preprocess);
     slicesMs.forEach((ms, at) => remember(this.slices[at], ms));
     if (sent === null) return;
-    if (codec in CODECS) remember((this.encode[codec] ??= []), (phases.encode * 1e6) / product(this.served.shapes[cut]));
+    if (codec in CODECS || needsTables(codec)) {
+      remember((this.encode[codec] ??= []), (phases.encode * 1e6) / product(this.served.shapes[cut]));
+    }
+    const expected = needsTables(codec) && this.served.calibrated.find((one) => one.cut === cut && one.codec === codec)?.payloadBytes;
+    if (expected) this.sizeRatio += WEIGHT * (sent.sizeBytes / expected - this.sizeRatio); // of the others sizes are exact
     this.#heard(cut, sent);
   }
 
@@ -149,7 +158,15 @@ export class Plan {
   /** Everything that may run here. */
   #estimates() {
     const estimates = estimateAll(this.served, this.#device, this.link.view, this.#server, GOAL);
-    return estimates.filter(({ choice: { cut, codec } }) => cut <= this.loaded && (codec in CODECS || codec === "rgb8"));
+    return estimates.filter(({ choice: { cut, codec } }) => cut <= this.loaded && this.#may(cut, codec));
+  }
+
+  /**
+   * @param {number} cut
+   * @param {string} codec
+   */
+  #may(cut, codec) {
+    return codec in CODECS || codec === "rgb8" || codecsAt(this.served.calibration, cut).includes(codec);
   }
 
   /**
@@ -165,6 +182,7 @@ export class Plan {
       slicesMs: this.slices.map((seen) => (seen.length ? median(seen) : 0)),
       preprocessMs: this.preprocess.length ? median(this.preprocess) : 0,
       encodeNs: Object.fromEntries(Object.entries(this.encode).map(([codec, seen]) => [codec, median(seen)])),
+      sizeRatio: this.sizeRatio,
     };
   }
 

@@ -1,5 +1,6 @@
 /** One application by HTTP: what it serves, the files of a head, and answers. */
 
+import { calibrationOf } from "../transform/calibration.js";
 import { readAnswer } from "./answers.js";
 import { ServerError, ShardError, shown } from "./errors.js";
 import { sha256Of } from "./head.js";
@@ -19,6 +20,8 @@ import { parsePreprocessing } from "./preprocess.js";
  * @property {readonly string[]} labels
  * @property {import("./preprocess.js").Preprocessing | null} preprocessing null: the server cannot say it
  * @property {string} onnx digest of the index of its ONNX files; empty: it has none
+ * @property {import("../transform/calibration.js").Calibration | null} calibration which tables there are; null: none
+ * @property {readonly import("./planner.js").Measured[]} calibrated what calibration found of codecs at cuts, for the planner
  */
 
 /** What the server hands out of a file at once. */
@@ -50,11 +53,13 @@ export class Server {
   /**
    * @param {string} model
    * @returns {Promise<Served>}
+   * @throws {ShardError} what the server says of calibration is damaged, or of other weights
    */
   async describe(model) {
     const told = await this.#json(`/describe?model=${encodeURIComponent(model)}`);
     try {
       const manifest = JSON.parse(told.manifest_json);
+      const calibration = told.calibration_json ? calibrationOf(told.calibration_json, told.manifest) : null;
       return {
         name: told.name,
         manifest: told.manifest,
@@ -66,6 +71,8 @@ export class Server {
         labels: told.labels ?? [],
         preprocessing: told.preprocessing_json ? parsePreprocessing(told.preprocessing_json) : null,
         onnx: told.onnx ?? "",
+        calibration,
+        calibrated: calibration?.measured ?? [],
       };
     } catch (error) {
       if (error instanceof TypeError || error instanceof SyntaxError) throw this.#foreign("/describe", told);

@@ -4,8 +4,8 @@ import test from "node:test";
 import { readAnswer, readAnswers } from "../src/answers.js";
 import { BadRequestError, ComeAgain, ServerError } from "../src/errors.js";
 import { CODES, RETRYABLE, decodeAnswer, decodeAnswers } from "../src/replies.js";
-import { requestOf } from "./requests.js";
-import { base64Of, bytesOf, camel, vectors } from "./vectors.js";
+import { requestOf } from "./helpers/requests.js";
+import { base64Of, bytesOf, camel, vectors } from "./helpers/vectors.js";
 
 const { answers: ANSWERS, parcel_answers: PARCELS, refusals: REFUSALS, requests: REQUESTS } = vectors("oip");
 const PLAIN = requestOf(REQUESTS[0].request);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 
 import { softmax, topClasses } from "../src/classes.js";
-import { floatsOf, vectors } from "./vectors.js";
+import { floatsOf, vectors } from "./helpers/vectors.js";
 
 test("the best classes are Python's, ties included", () => {
   for (const { logits, k, best } of vectors("oip").top_k) assert.deepEqual(topClasses(floatsOf(logits), k), best);

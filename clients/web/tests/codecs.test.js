@@ -3,7 +3,7 @@ import test from "node:test";
 
 import { CODECS, encode, encodedBytes } from "../src/codecs.js";
 import * as errors from "../src/errors.js";
-import { base64Of, floatsOf, heldLike, vectors } from "./vectors.js";
+import { base64Of, floatsOf, heldLike, vectors } from "./helpers/vectors.js";
 
 const { cases: CASES, sweeps: SWEEPS, sizes: SIZES } = vectors("codecs");
 

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import test from "node:test";
 
 import { LinkEstimate } from "../page/link.js";
-import { vectors } from "./vectors.js";
+import { vectors } from "./helpers/vectors.js";
 
 const near = (found, wanted, what) => assert.ok(Math.abs(found - wanted) <= 1e-6 * Math.abs(wanted) + 1e-6, `${what}: ${found} is not ${wanted}`);
 

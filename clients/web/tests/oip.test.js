@@ -3,8 +3,8 @@ import test from "node:test";
 
 import { BadRequestError } from "../src/errors.js";
 import { encodeParcel, encodeRequest, sendingOf } from "../src/oip.js";
-import { base64Of, vectors } from "./vectors.js";
-import { requestOf } from "./requests.js";
+import { base64Of, vectors } from "./helpers/vectors.js";
+import { requestOf } from "./helpers/requests.js";
 
 const { requests: REQUESTS, parcels: PARCELS } = vectors("oip");
 const PLAIN = requestOf(REQUESTS[0].request);

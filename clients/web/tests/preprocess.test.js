@@ -5,8 +5,8 @@ import { encodeRgb8 } from "../src/codecs.js";
 import { ConfigError, ImageError } from "../src/errors.js";
 import { checkSize, fromRgba, inChannels } from "../src/pixels.js";
 import { crop, normalise, parsePreprocessing, preprocess } from "../src/preprocess.js";
-import { IMAGES } from "./images.js";
-import { heldLike, vectors } from "./vectors.js";
+import { IMAGES } from "./helpers/images.js";
+import { heldLike, vectors } from "./helpers/vectors.js";
 
 const CASES = vectors("preprocess");
 const GIVEN = { ...CASES[0].preprocessing, input_size: [3, 8, 12] };

@@ -3,8 +3,8 @@ import test from "node:test";
 
 import { ConfigError, ImageError } from "../src/errors.js";
 import { INTERPOLATIONS, resize } from "../src/resample.js";
-import { IMAGES } from "./images.js";
-import { heldLike, vectors } from "./vectors.js";
+import { IMAGES } from "./helpers/images.js";
+import { heldLike, vectors } from "./helpers/vectors.js";
 
 const CASES = vectors("resample");
 

@@ -4,11 +4,12 @@ import test from "node:test";
 
 import { ServerError, ShardError } from "../src/errors.js";
 import { Server } from "../src/server.js";
-import { requestOf } from "./requests.js";
-import { bytesOf, camel, vectors } from "./vectors.js";
+import { requestOf } from "./helpers/requests.js";
+import { bytesOf, camel, vectors } from "./helpers/vectors.js";
 
 const { requests: REQUESTS, answers: ANSWERS } = vectors("oip");
 const PREPROCESSING = vectors("preprocess")[0].preprocessing;
+const [CALIBRATED] = vectors("calibration").read;
 
 /** A server by a function of path and options; what it was asked is kept. */
 function serverOf(answer, token = "") {
@@ -55,10 +56,26 @@ test("a description has what a device needs; older servers do not say how images
     codecs: ["fp32", "rgb8"],
     labels: ["tench"],
     onnx: "beef",
+    calibration: null,
+    calibrated: [],
   });
   const { preprocessing_json, labels, onnx, ...old } = DESCRIPTION;
   const older = await serverOf(() => json(old)).server.describe("vit");
   assert.deepEqual([older.preprocessing, older.labels, older.onnx], [null, [], ""]);
+});
+
+test("a description says which cuts have tables, and what the planner reckons with", async () => {
+  const calibrated = { ...DESCRIPTION, manifest: CALIBRATED.manifest, calibration_json: CALIBRATED.text };
+  const { calibration, calibrated: measured } = await serverOf(() => json(calibrated)).server.describe("vit");
+  assert.deepEqual(calibration.cuts[0], { cut: 1, tables: { sha256: CALIBRATED.cuts[0].sha256, sizeBytes: 4321 }, qualities: { "transform-990": 1 } });
+  assert.deepEqual(measured[0], { cut: 0, codec: "jpeg-75", payloadBytes: 812.5, agreement: 0.97 });
+});
+
+test("a calibration that is damaged or of other weights is no description", async () => {
+  for (const damaged of [{ calibration_json: "{" }, { manifest: "beef".repeat(16) }]) {
+    const told = { ...DESCRIPTION, manifest: CALIBRATED.manifest, calibration_json: CALIBRATED.text, ...damaged };
+    await assert.rejects(serverOf(() => json(told)).server.describe("vit"), (error) => error instanceof ShardError && /calibrate the model again/.test(error.message));
+  }
 });
 
 test("a head's slices are those of the index, in either form; a server may have none", async () => {

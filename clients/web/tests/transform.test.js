@@ -8,7 +8,7 @@ import { crc32 } from "../transform/crc32.js";
 import { BoundaryCodec } from "../transform/payload.js";
 import { encode as rans } from "../transform/rans.js";
 import { readTables } from "../transform/tables.js";
-import { base64Of, bytesOf, floatsOf, heldLike, vectors } from "./vectors.js";
+import { base64Of, bytesOf, floatsOf, heldLike, vectors } from "./helpers/vectors.js";
 
 const { messages: MESSAGES, tables: TABLES, integers: INTEGERS, activations: ACTIVATIONS, refused: REFUSED, damaged: DAMAGED } = vectors("transform");
 const NAMES = TABLES.map((one) => one.name);

@@ -1,7 +1,7 @@
 """The page that makes a browser a device: the files of ``clients/web``, as answers to ``GET /<app>/device/...``.
 
-Which files there are is settled at the start, by names written here and a look into two folders; they are read then and
-kept. A request's path is looked up among these names and never reaches the disk. No token is needed: what is here
+Which files there are is settled at the start, by names written here and a look into three folders; they are read then
+and kept. A request's path is looked up among these names and never reaches the disk. No token is needed: what is here
 everybody may read, and the page brings the token where it asks.
 """
 
@@ -28,7 +28,7 @@ CONTENT_SECURITY_POLICY = (
 
 _INDEX = "device.html"
 _PAGE = (_INDEX, "device.css", "device.js")
-_MODULES = ("page", "src")
+_MODULES = ("page", "src", "transform")
 
 #: What the page runs slices with, in the folder of the npm package and in ours.
 _RUNTIME_FROM = "node_modules/onnxruntime-web/dist"

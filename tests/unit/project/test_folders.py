@@ -12,17 +12,20 @@ from tests.paths import ROOT
 EXCEPTIONS = ("docs/decisions", "benchmarks/results")
 MOST = 15
 
+#: What `make web` fetched.
+NOT_OURS = {"node_modules"}
+
 #: Tests of all rooms of a package at once.
 ABOVE_ROOMS = {"deployments": {"start"}, "benchmarks": {"command_lines", "stored_results", "without_ray"}}
 
 
 def entries(folder: Path) -> list[Path]:
-    return [p for p in folder.iterdir() if p.name not in ("__init__.py", "__pycache__")]
+    return [p for p in folder.iterdir() if p.name not in ("__init__.py", "__pycache__", *NOT_OURS)]
 
 
 def folders(top: str) -> list[Path]:
     inner = (p for p in (ROOT / top).rglob("*") if p.is_dir() and p.name != "__pycache__")
-    return [ROOT / top, *(p for p in inner if "node_modules" not in p.parts)]  # what `make web` fetched is not ours
+    return [ROOT / top, *(p for p in inner if not NOT_OURS & set(p.parts))]
 
 
 @pytest.mark.parametrize(

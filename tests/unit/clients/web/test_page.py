@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import itertools
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +20,8 @@ import torch
 
 from deployments.replica.ingress.http_ingress import Ingress
 from deployments.replica.ingress.web_page import WebPage
-from slicer import onnx
+from slicer import onnx, shards
+from slicer.calibration.calibrate import calibrate
 from slicer.core.protocol.messages import Refusal, ServedModel
 from slicer.models import zoo
 from slicer.models.data_config import preprocessing_of
@@ -78,6 +80,15 @@ def url(server: OnnxServer) -> Iterator[str]:
         pytest.skip("onnxruntime-web is not installed: make web")
     with served_in_a_thread(Ingress(server, token=TOKEN, page=page)) as found:  # type: ignore[arg-type]
         yield found
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 digits to calibrate on."""
+    folder = tmp_path_factory.mktemp("photos")
+    for file in write_digits(tmp_path_factory.mktemp("digits")).files[::15]:
+        shutil.copy(file, folder / f"{file.parent.name}-{file.name}")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +190,71 @@ def test_a_page_that_plans_shows_the_unsliced_models_labels_and_says_why(
                     await tab.picture(Path(folder) / name, width, dark=dark)
 
     asyncio.run(asyncio.wait_for(drive(), 300))
+
+
+def test_a_codec_with_tables_is_offered_at_its_cut_and_new_tables_are_fetched_when_the_model_was_calibrated_again(
+    url: str, chromium: str, server: OnnxServer, sliced: SlicedModel, photos: Path, tmp_path: Path
+) -> None:
+    plain = next(iter(server.models.values())).directory
+    manifest = shards.load_manifest(plain)
+    folders = [shutil.copytree(plain, tmp_path / name) for name in ("first", "again")]
+    indexes = [calibrate(sliced, manifest, photos, folder, seed=at).index for at, folder in enumerate(folders)]
+    first, again = (index.by_cut[2].tables.sha256 for index in indexes)
+    assert first != again
+    file = write_digits(tmp_path / "digits").files[7]
+    with torch.inference_mode():
+        best = int(sliced.span(0, 4)(torch.from_numpy(Preprocess(sliced.spec)(str(file))[None])).argmax())
+    offered = (
+        "[...document.getElementById('codec').options].map(one => one.value).filter(one => /^transform/.test(one))"
+    )
+    fetched = (
+        "performance.getEntriesByType('resource').map(one => /shard.([0-9a-f]+)/.exec(one.name)?.[1])"
+        ".filter(one => one)"
+    )
+
+    async def answered(tab: Tab) -> None:
+        assert await settled(tab) == ""
+        shown = str(await tab.evaluate("document.getElementById('label').textContent"))
+        assert shown.split(",")[0] == LABELS[best]
+        assert (server.rows[-1].cut, server.rows[-1].codec) == (2, "transform-998")
+        sent = str(await tab.evaluate("document.getElementById('sent').textContent"))
+        assert sent == f"{len(server.rows[-1].payload) / 1e3:.1f} kB"
+
+    async def drive() -> None:
+        async with open_tab(chromium, tmp_path / "profile") as tab:
+            await connected(tab, url)
+            await choose(tab, "cut", "0")
+            assert await tab.evaluate(offered) == []
+            await choose(tab, "cut", "2")
+            assert await tab.evaluate(offered) == sorted(indexes[0].by_cut[2].qualities)
+            await choose(tab, "codec", "transform-998")
+            assert first not in await tab.evaluate(fetched)
+            await tab.give_file("#file", file)
+            await answered(tab)
+            if shots := os.environ.get("HEADTAIL_SHOTS"):
+                await tab.picture(Path(shots) / "tables-390-light.png", 390, dark=False)
+            slices = [one for one in await tab.evaluate(fetched) if one != first]
+
+            server.serve(folders[1], ["digits"], LABELS)
+            server.calls.clear()
+            await tab.evaluate("time.textContent = 'none yet'; document.getElementById('again').click()")
+            await answered(tab)
+            assert len(server.calls) == 2  # the one that was refused, and the one with the new tables
+            await tab.evaluate("time.textContent = 'none yet'; document.getElementById('again').click()")
+            await answered(tab)
+            assert len(server.calls) == 3
+            found = await tab.evaluate(fetched)
+            assert (found.count(first), found.count(again)) == (1, 1)
+            # The index of ONNX files is asked for at every description, slices once.
+            index = server.models["digits"].onnx
+            assert [one for one in found if one not in (first, again, index)] == [one for one in slices if one != index]
+            assert len(tab.complaints) == 1 and "409 (Conflict)" in tab.complaints[0]  # browsers tell of every refusal
+
+    server.serve(folders[0], ["digits"], LABELS)
+    try:
+        asyncio.run(asyncio.wait_for(drive(), 300))
+    finally:
+        server.serve(plain, ["digits"], LABELS)
 
 
 def test_slices_on_a_gpu_give_what_the_processor_gives_and_leave_nothing_to_it(

@@ -36,7 +36,7 @@ class Server:
 
 def make(folder: Path, *, runtime: bool = True) -> Path:
     """A folder as `clients/web` is, with files that must not be reached beside those that may."""
-    files = ["device.html", "device.css", "device.js", "page/chart.js", "src/server.js"]
+    files = ["device.html", "device.css", "device.js", "page/chart.js", "src/server.js", "transform/tables.js"]
     files += ["package.json", "page/secret.json", "src/deep/x.js", "tests/a.test.js", ".npmrc", "../secret.js"]
     dist = "node_modules/onnxruntime-web/dist"
     if runtime:
@@ -54,6 +54,7 @@ FILES = {
     "device.js": "text/javascript",
     "page/chart.js": "text/javascript",
     "src/server.js": "text/javascript",
+    "transform/tables.js": "text/javascript",
     "ort/ort.wasm.min.mjs": "text/javascript",
     "ort/ort-wasm-simd-threaded.mjs": "text/javascript",
     "ort/ort-wasm-simd-threaded.wasm": "application/wasm",

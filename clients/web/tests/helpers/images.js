@@ -2,7 +2,7 @@
 
 import { bytesOf, vectors } from "./vectors.js";
 
-/** @type {Map<string, import("../src/pixels.js").Image>} */
+/** @type {Map<string, import("../../src/pixels.js").Image>} */
 export const IMAGES = new Map(
   vectors("images").map((/** @type {any} */ { name, width, height, rgb }) => [
     name,
