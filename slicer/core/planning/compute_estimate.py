@@ -7,8 +7,8 @@ import statistics
 from collections import deque
 from dataclasses import replace
 
-from ..codecs.registry import CODECS, as_taken
-from .cut_planner import Choice, DeviceView, ModelFacts
+from ..codecs.registry import as_taken
+from .cut_planner import Choice, DeviceView, ModelFacts, goes_by_image
 from .settings import DeviceTimes
 
 #: Remembered values of each time, of which the median counts.
@@ -72,7 +72,7 @@ class ComputeEstimate:
             self._image_bytes[choice.codec] = before + _WEIGHT * (size_bytes - before)
             return
         expected = self._facts.calibrated.get(choice)
-        if expected is not None and expected.payload_bytes and choice.codec not in CODECS:  # theirs are exact
+        if expected is not None and expected.payload_bytes and goes_by_image(choice.codec, self._facts):
             self._size_ratio += _WEIGHT * (size_bytes / expected.payload_bytes - self._size_ratio)
         values = math.prod(self._facts.shapes[choice.cut])
         self._encode.setdefault(choice.codec, deque(maxlen=_REMEMBERED)).append(encode_ms * 1e6 / values)

@@ -303,13 +303,20 @@ def choose(estimates: Sequence[Estimate], goal: Goal) -> Estimate | None:
 
 def payload_bytes(facts: ModelFacts, choice: Choice, device: DeviceView) -> float | None:
     """On the wire; exact, or as expected by what was seen of it; None where it is not known."""
-    if choice.codec not in IMAGE_CODECS and not needs_tables(choice.codec):
-        return facts.encoded_bytes(choice)
-    exact = activations.image_bytes(choice.codec, facts.shapes[0]) if choice.codec in IMAGE_CODECS else None
-    if exact is not None or choice.codec in device.image_bytes:
-        return device.image_bytes[choice.codec] if exact is None else exact
+    if not goes_by_image(choice.codec, facts):
+        of_image = choice.codec in IMAGE_CODECS
+        return activations.image_bytes(choice.codec, facts.shapes[0]) if of_image else facts.encoded_bytes(choice)
+    if choice.codec in device.image_bytes:
+        return device.image_bytes[choice.codec]
     expected = facts.calibrated.get(choice)
     return None if expected is None else expected.payload_bytes * device.size_ratio
+
+
+def goes_by_image(codec: str, facts: ModelFacts) -> bool:
+    """Whether the size of a codec's payloads depends on the image, and not on shapes alone."""
+    if codec in IMAGE_CODECS:
+        return activations.image_bytes(codec, facts.shapes[0]) is None
+    return needs_tables(codec)
 
 
 def _wait(busy: float, service_ms: float) -> float:

@@ -65,6 +65,7 @@ def test_payloads_that_are_larger_than_calibration_expected_raise_what_is_expect
     choice = Choice(1, "transform-995")
     exact = Measured(1, "int8", 2550.0, 1.0, 1.0, 1.0)
     calibrated = {choice: Measured(1, "transform-995", 1000.0, 0.996, 0.99, 1.0), Choice(1, "int8"): exact}
+    calibrated[Choice(0, "rgb8")] = Measured(0, "rgb8", 30_000.0, 1.0, 1.0, 1.0)
     facts = replace(FACTS, calibrated=calibrated)
     found = ComputeEstimate(facts, NATIVE)
     assert found.view.size_ratio == 1
@@ -72,4 +73,5 @@ def test_payloads_that_are_larger_than_calibration_expected_raise_what_is_expect
         found.encoded(choice, 1.0, 1500)
     assert found.view.size_ratio == pytest.approx(1.5, abs=0.01)
     found.encoded(Choice(1, "int8"), 1.0, 2550)
+    found.encoded(Choice(0, "rgb8"), 0.0, 30_000)
     assert found.view.size_ratio == pytest.approx(1.5, abs=0.01)
