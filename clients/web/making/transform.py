@@ -88,7 +88,8 @@ def _messages(numbers: Numbers) -> Iterator[Json]:
         starts = [numbers.below(whole - frequency + 1) for frequency in frequencies]
         cases.append((starts, frequencies, [numbers.below(1 << 16) for _ in range(lanes)]))
     for starts, frequencies, seeds in cases:
-        words = rans.encode(np.array(starts, np.uint32), np.array(frequencies, np.uint32), np.array(seeds, np.uint16))
+        intervals = np.array(starts, np.uint32) << rans.FREQUENCY_BITS | np.array(frequencies, np.uint32)
+        words = rans.encode(intervals, np.array(seeds, np.uint16))
         yield {"starts": starts, "frequencies": frequencies, "seeds": seeds, "words": words.tolist()}
 
 

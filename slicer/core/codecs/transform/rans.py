@@ -25,8 +25,8 @@ PRECISION = 12
 _LOWEST = 1 << 16
 _SLOTS, _PRECISION, _SHIFT = np.uint32((1 << PRECISION) - 1), np.uint32(PRECISION), np.uint32(16)
 
-# An interval: where a symbol starts and, in the lower bits, its frequency, which may be 2**PRECISION.
-_FREQUENCY_BITS = np.uint32(PRECISION + 1)
+#: An interval: where a symbol starts and, in so many lower bits, its frequency, which may be 2**PRECISION.
+FREQUENCY_BITS = np.uint32(PRECISION + 1)
 _FREQUENCIES = np.uint32((1 << (PRECISION + 1)) - 1)
 
 Words = npt.NDArray[np.uint16]
@@ -53,7 +53,7 @@ class SymbolTables:
         if counts.ndim != 2 or not (counts.sum(axis=1, dtype=np.int64) == 1 << PRECISION).all():
             raise CodecError(f"frequencies of a table must sum to {1 << PRECISION}")
         starts = (np.cumsum(counts, axis=1, dtype=np.uint32) - counts).astype(np.uint32)
-        self.intervals: Integers = starts << _FREQUENCY_BITS | counts
+        self.intervals: Integers = starts << FREQUENCY_BITS | counts
         symbols = np.arange(counts.shape[1], dtype=np.uint8)
         self.symbol_at: Symbols = np.concatenate([np.repeat(symbols, row) for row in counts])
 
@@ -112,7 +112,7 @@ def _encode_by_numpy(intervals: Integers, state: Integers) -> Words:
             out.append(x[full].astype(np.uint16))
             x = np.where(full, x >> _SHIFT, x)
         quotient, remainder = np.divmod(x, frequency)
-        state[: len(step)] = (quotient << _PRECISION) + remainder + (step >> _FREQUENCY_BITS)
+        state[: len(step)] = (quotient << _PRECISION) + remainder + (step >> FREQUENCY_BITS)
     return np.concatenate([np.empty(0, np.uint16), *reversed(out)])
 
 
@@ -170,7 +170,7 @@ class Decoder:
             interval = intervals[of_table[step] + symbols]
             x >>= _PRECISION
             x *= interval & _FREQUENCIES
-            x += slots - (interval >> _FREQUENCY_BITS)
+            x += slots - (interval >> FREQUENCY_BITS)
             self._take_words(x)
             done += count
             self._lane = (self._lane + count) % lanes
