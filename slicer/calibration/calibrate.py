@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from slicer.calibration.best import Best
 from slicer.calibration.collect import Floats, OwnResult, run, sensitivity
 from slicer.calibration.fit import fit
 from slicer.calibration.layout import layout_of
 from slicer.calibration.measure import Answer, Judge
 from slicer.calibration.photos import LEAST_IMAGES, crops, crops_each, find_photos, parted
-from slicer.calibration.qualities import Tried, with_qualities
 from slicer.calibration.refine import refined
 from slicer.core.codecs import activations
 from slicer.core.codecs.registry import CODECS, IMAGE_CODECS
-from slicer.core.codecs.transform.names import FIDELITIES, named
+from slicer.core.codecs.transform.names import named
 from slicer.core.codecs.transform.payload import BoundaryCodec
 from slicer.core.codecs.transform.tables import TransformTables
 from slicer.core.images.image_files import read_image
@@ -47,12 +47,14 @@ class Calibration:
     """What `calibrate` wrote.
 
     Attributes:
-        index: of it. left_out: why cuts have no tables, by cut. refined: cuts where the learned step was kept.
+        index: of it. left_out: why cuts have no tables, by cut.
+        ways: by cut, which tables took the fewest bytes: ``weighted`` by what the answer is sensitive to, ``plain``,
+            or ``refined``, if that was asked for.
     """
 
     index: CalibrationIndex
     left_out: dict[int, str]
-    refined: tuple[int, ...] = ()
+    ways: dict[int, str]
 
 
 def calibrate(
@@ -95,7 +97,7 @@ def calibrate(
     measured = _of_images(preprocess, test, answer, judge)
     tables: dict[int, tuple[TransformTables, list[str]]] = {}
     left_out: dict[int, str] = {}
-    gained: list[int] = []
+    ways: dict[int, str] = {}
     for cut in range(1, sliced.num_slices):
         part = sliced.span(cut - 1, cut)
         seen, rows = run(part, seen), run(part, rows)
@@ -105,31 +107,22 @@ def calibrate(
         try:
             layout = layout_of(rows.shape[1:], manifest.channel_axes[cut], preprocess.shape[1:])
             some = seen[: max(_MOST_VALUES // rows[0].size, LEAST_IMAGES)]
-            fitted = fit(some, layout, sensitivity(tail, some[::2]))
-            finished, tried = with_qualities(fitted, rows, answer, judge)
+            best = Best(rows, answer, judge)
+            best.offer("weighted", fit(some, layout, sensitivity(tail, some[::2])))
+            best.offer("plain", fit(some, layout))
             if refine_s:
-                better = refined(fitted, some, tail, refine_s / (sliced.num_slices - 1), seed=seed)
-                again = with_qualities(better, rows, answer, judge)
-                if _bytes(again[1]) < _bytes(tried):
-                    finished, tried = again
-                    gained.append(cut)
+                best.offer("refined", refined(best.fitted, some, tail, refine_s / (sliced.num_slices - 1), seed=seed))
+            finished, tried = best.tables, best.tried
         except CodecError as error:
             left_out[cut] = str(error)
         else:
             names = [named(fidelity) for fidelity in tried]
-            tables[cut] = finished, names
+            tables[cut], ways[cut] = (finished, names), best.way
             found = zip(names, tried.values(), strict=True)
             measured += [judge.measured(cut, name, one.sizes, one.answers) for name, one in found]
         progress(cut)
     index = _write(Path(directory), manifest, tables, measured, len(photos), len(held))
-    return Calibration(index, left_out, tuple(gained))
-
-
-def _bytes(tried: Mapping[int, Tried]) -> float:
-    """Of all qualities, the mean of the logarithms; a quality that is not reached counts as the worst."""
-    return (
-        sum(float(np.log(np.median(one.sizes))) for one in tried.values()) if len(tried) == len(FIDELITIES) else np.inf
-    )
+    return Calibration(index, left_out, ways)
 
 
 def _inputs(preprocess: Preprocess, images: Sequence[Image.Image]) -> Floats:

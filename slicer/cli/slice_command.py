@@ -125,7 +125,7 @@ def _export(flags: SliceFlags, directory: str, sliced: SlicedModel) -> Exported:
     with command_line.progress("cuts calibrated", sliced.num_slices - 1) as bar:
         refine_s = 60 * (flags.refine or 0.0)
         found = calibrate(sliced, exported.manifest, flags.calibrate, directory, refine_s=refine_s, progress=bar.to)
-    return replace(exported, calibration=found.index, left_out=found.left_out, refined=found.refined)
+    return replace(exported, calibration=found.index, left_out=found.left_out, ways=found.ways)
 
 
 def _labels(flags: SliceFlags, sliced: SlicedModel) -> tuple[str, ...]:

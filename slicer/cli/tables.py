@@ -21,14 +21,14 @@ _CODEC_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 @dataclass(frozen=True)
 class Exported:
     """What was written, and where; `onnx`, `calibration`: what lies beside the shards, if there is any; `left_out`: why
-    cuts have no tables; `refined`: cuts where the learned step helped."""
+    cuts have no tables; `ways`: how they were made."""
 
     directory: str
     manifest: Manifest
     onnx: OnnxIndex | None = None
     calibration: CalibrationIndex | None = None
     left_out: Mapping[int, str] = field(default_factory=dict)
-    refined: tuple[int, ...] = ()
+    ways: Mapping[int, str] = field(default_factory=dict)
 
 
 def describe(name: str, sliced: SlicedModel, exported: Exported | None) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def describe(name: str, sliced: SlicedModel, exported: Exported | None) -> dict[
                 "images": calibration.images,
                 "held_out": calibration.held_out,
                 "measured": [asdict(one) for one in calibration.measured],
-                "refined": list(exported.refined),
+                "ways": {str(cut): way for cut, way in exported.ways.items()},
                 "left_out": {str(cut): why for cut, why in exported.left_out.items()},
             }
     return document
@@ -153,7 +153,8 @@ def _calibration(exported: Exported) -> list[str]:
         "",
         "fidelity: cosine of the model's answer to the exact one. agreement: images whose first class stays; without "
         "classes, the fidelity.",
-        *([f"The learned step helped at cut {', '.join(map(str, exported.refined))}."] if exported.refined else []),
+        "tables with the fewest bytes (weighted: by what the answer is sensitive to; refined: by a learned step): "
+        + ", ".join(f"cut {cut} {way}" for cut, way in exported.ways.items()),
         *(f"cut {cut} has no tables: {why}" for cut, why in exported.left_out.items()),
     ]
 

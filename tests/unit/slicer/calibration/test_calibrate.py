@@ -53,7 +53,8 @@ def made(sliced: SlicedModel, photos: Path, tmp_path_factory: pytest.TempPathFac
 def test_each_cut_has_tables_that_the_index_names_by_their_digest(made: tuple[Path, Calibration]) -> None:
     folder, found = made
     assert load_calibration(folder) == found.index and not found.left_out
-    assert [one.cut for one in found.index.cuts] == [1, 2]
+    assert [one.cut for one in found.index.cuts] == [1, 2] == list(found.ways)
+    assert set(found.ways.values()) <= {"weighted", "plain"}
     for one in found.index.cuts:
         data = (folder / one.tables.file).read_bytes()
         assert hashlib.sha256(data).hexdigest() == one.tables.sha256 == TransformTables.from_bytes(data).digest
