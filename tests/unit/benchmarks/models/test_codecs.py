@@ -35,7 +35,9 @@ def test_a_small_run_reports_every_codec_and_ends_with_one_json_document(
 
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document == json.loads(out.read_text(encoding="utf-8"))
-    assert set(document["codecs"]) == {"fp32", "fp16", "bf16", "int8", "int4", "rgb8", "png", "jpeg", "pixels"}
+    plain = {"fp32", "fp16", "bf16", "int8", "int4", "rgb8", "png", "jpeg", "pixels"}
+    cropped = {f"{form}-{quality}" for form in ("jpeg", "webp") for quality in (50, 75, 90)}
+    assert set(document["codecs"]) == plain | cropped
     assert document["codecs"]["int8"]["bytes"] == 197 * 768 + 2 * 768
     for exact in ("fp32", "rgb8", "png", "pixels"):
         assert document["codecs"][exact]["agreement_top1_min"] == 1
