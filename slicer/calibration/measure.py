@@ -43,7 +43,7 @@ class Judge:
             cut,
             codec,
             round(float(np.median(sizes)), 1),
-            round(median, 6),
-            round(float(np.quantile(fidelity, 0.1)), 6),
-            round(agreement, 6),
+            round(median, 5),
+            round(float(np.quantile(fidelity, 0.1)), 5),
+            round(agreement, 5),
         )

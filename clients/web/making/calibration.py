@@ -34,10 +34,11 @@ _DAMAGED: tuple[tuple[tuple[str | int, ...], Any], ...] = (
     (("cuts", 0, "tables", "size_bytes"), -1),
     (("cuts", 0, "tables", "file"), "../tables"),
     (("measured",), 3),
-    (("measured", 0, "payload_bytes"), -1.0),
-    (("measured", 0, "payload_bytes"), None),
-    (("measured", 0, "agreement"), "most"),
-    (("measured", 0, "cut"), None),
+    (("measured", 0, 2), -1.0),
+    (("measured", 0, 2), None),
+    (("measured", 0, 5), "most"),
+    (("measured", 0, 0), None),
+    (("measured", 0), [1, "int8", 1.0]),
 )
 
 

@@ -84,11 +84,12 @@ function cutOf({ cut, tables, qualities, most_bytes }) {
  * @param {any} told
  * @returns {import("../src/planner.js").Measured}
  */
-function measuredOf({ cut, codec, payload_bytes, agreement }) {
-  if (typeof codec !== "string" || ![payload_bytes, agreement].every(Number.isFinite) || payload_bytes < 0) {
-    throw new Error(`what was measured of ${shown(codec)} must be numbers`);
+function measuredOf([cut, codec, ...numbers]) {
+  const [payloadBytes, , , agreement] = numbers;
+  if (typeof codec !== "string" || numbers.length !== 4 || !numbers.every(Number.isFinite) || payloadBytes < 0) {
+    throw new Error(`what was measured of ${shown(codec)} must be four numbers`);
   }
-  return { cut: count(cut, "cut"), codec, payloadBytes: payload_bytes, agreement };
+  return { cut: count(cut, "cut"), codec, payloadBytes, agreement };
 }
 
 /**

@@ -82,8 +82,16 @@ class CalibrationIndex:
     measured: tuple[Measured, ...]
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no spaces, ASCII; equal indexes give equal text."""
-        document = {"format": _FORMAT, **dataclasses.asdict(self)}
+        """Canonical JSON: sorted keys, no spaces, ASCII; equal indexes give equal text.
+
+        What was measured stands in rows, since a description carries all of it, which devices also ask for to learn how
+        long a small message takes.
+        """
+        document = {
+            "format": _FORMAT,
+            **dataclasses.asdict(self),
+            "measured": list(map(dataclasses.astuple, self.measured)),
+        }
         return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @cached_property
@@ -152,10 +160,11 @@ def _cut(entry: Any) -> CalibratedCut:
 
 
 def _measured(entry: Any) -> Measured:
-    numbers = [float(entry[name]) for name in ("payload_bytes", "fidelity", "fidelity_p10", "agreement")]
-    if not all(map(math.isfinite, numbers)) or numbers[0] < 0:
-        raise ValueError(f"what was measured of {entry['codec']!r} must be numbers")
-    return Measured(int(entry["cut"]), str(entry["codec"]), *numbers)
+    cut, codec, *told = entry
+    numbers = [float(one) for one in told]
+    if len(numbers) != 4 or not all(map(math.isfinite, numbers)) or numbers[0] < 0:
+        raise ValueError(f"what was measured of {codec!r} must be four numbers")
+    return Measured(int(cut), str(codec), *numbers)
 
 
 def _digest(value: Any) -> str:

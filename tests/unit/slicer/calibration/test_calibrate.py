@@ -89,7 +89,8 @@ def test_what_was_measured_is_what_the_codec_does(
 
 def test_exact_codecs_are_found_exact_and_coarse_ones_smaller(made: tuple[Path, Calibration]) -> None:
     found = {(one.cut, one.codec): one for one in made[1].index.measured}
-    assert found[1, "fp32"].fidelity == found[0, "rgb8"].fidelity == 1
+    assert found[0, "rgb8"].fidelity == 1 and found[1, "int8"].fidelity > 0.999
+    assert (1, "fp32") not in found  # there is nothing to find out
     sizes = [found[1, name].payload_bytes for name in ("transform-980", "transform-998", "int4", "int8", "fp16")]
     assert sizes == sorted(sizes)
     assert found[0, "jpeg-50"].payload_bytes < found[0, "jpeg-90"].payload_bytes

@@ -49,8 +49,11 @@ def damaged() -> list[Any]:
     def cut(**changes: Any) -> dict[str, Any]:
         return of(cuts=[{**json.loads(INDEX.to_json())["cuts"][0], **changes}])
 
-    def row(**changes: Any) -> dict[str, Any]:
-        return of(measured=[{**json.loads(INDEX.to_json())["measured"][0], **changes}])
+    def row(*places: tuple[int, Any]) -> dict[str, Any]:
+        found = json.loads(INDEX.to_json())["measured"][0]
+        for at, value in places:
+            found[at] = value
+        return of(measured=[found])
 
     file = {"file": "transform_1.safetensors", "sha256": "b" * 64, "size_bytes": 5}
     return [
@@ -58,7 +61,8 @@ def damaged() -> list[Any]:
         of(cuts=json.loads(INDEX.to_json())["cuts"] * 2),
         *(cut(cut=0), cut(qualities={"transform-990": 256}), cut(qualities=[1]), cut(most_bytes=-1)),
         *(cut(tables={**file, "file": "../x"}), cut(tables={**file, "sha256": "b"}), cut(tables=None)),
-        *(row(payload_bytes=-1), row(fidelity=None), row(agreement="inf"), row(cut=[])),
+        *(row((2, -1)), row((3, None)), row((5, "inf")), row((0, []))),
+        *(of(measured=[[1, "int8", 1.0, 1.0, 1.0]]), of(measured=[[]]), of(measured=[7])),
     ]
 
 
