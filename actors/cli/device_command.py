@@ -134,7 +134,7 @@ _LOAD = "Load: each image once, one after the other, unless these say otherwise"
 @option("--device", metavar="NAME", help="Such as camera-0; default: the first.", group=_DEVICE)
 @option("--model", metavar="M", help="That the server serves (default digits_vit).", group=_DEVICE)
 @option("--cut", type=click.IntRange(min=0), metavar="K", help="How many slices run here (default 1).", group=_DEVICE)
-@option("--codec", metavar="C", help="Of what is sent (default fp32).", group=_DEVICE)
+@option("--codec", metavar="C", help="Of what is sent: fp32 (default), int8, transform-995, ...", group=_DEVICE)
 @option(
     "--outputs",
     type=Parsed("A,B", command_line.names),
