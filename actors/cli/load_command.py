@@ -293,7 +293,10 @@ _OWN = "Own servers"
 @option("--labels", metavar="CSV", help="Rows of file,label instead of class directories.", group=_WHAT)
 @option("--top-k", type=int, metavar="K", help="Classes in an answer (default 5).", group=_WHAT)
 @option(
-    "--codec", metavar="C", help=f"Of all devices: {', '.join(CODECS)}; default: as the fleet file says.", group=_WHAT
+    "--codec",
+    metavar="C",
+    help=f"Of all devices: {', '.join(CODECS)}, transform-995; default: as the fleet file says.",
+    group=_WHAT,
 )
 @option(
     "--outputs",

@@ -66,6 +66,10 @@ class Crowd:
             elif head.loaded < cut:
                 head.extend(await loop.run_in_executor(None, load_more, served, config, get, head.loaded, cut))
 
+    async def prepare(self, head: str, choice: Choice) -> None:
+        """What encoding by a choice needs, for all devices of a head."""
+        await asyncio.get_running_loop().run_in_executor(None, self._heads[head].prepare, choice)
+
     async def computed(self, head: str, image: ImageSource, choice: Choice) -> Computed:
         """What slices 0:cut of a head make of the image; computed once, whoever asks."""
         key = head, image, choice
@@ -132,6 +136,10 @@ class _Replay:
 
     async def trim(self, count: int) -> None:
         self.loaded = min(self.loaded, count)
+
+    async def prepare(self, choice: Choice) -> None:
+        """As `PreparesCodecs`."""
+        await self._crowd.prepare(self._key, choice)
 
     async def rehearse(self) -> None:
         """Its times are the profile's."""

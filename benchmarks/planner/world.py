@@ -43,6 +43,9 @@ class _Numbers:
     async def extend(self, count: int) -> None:
         self.loaded = count
 
+    async def prepare(self, choice: Choice) -> None:
+        """Tables are in the devices' caches."""
+
     async def rehearse(self) -> None:
         """Its times are drawn."""
 

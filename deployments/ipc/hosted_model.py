@@ -97,7 +97,7 @@ class HostedModel:
         if index is not None:
             if not COMPILED:
                 logger.warning(
-                    "model %r: the codec transform is decoded by numpy, 5 times slower than by C; install headtail "
+                    "model %r: the codec transform is decoded by numpy, 7 times slower than by C; install headtail "
                     "where there is a C compiler",
                     self.name,
                 )

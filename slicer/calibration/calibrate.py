@@ -80,7 +80,8 @@ def calibrate(
         progress: is told how many cuts are done.
 
     Raises:
-        ImageError: there are too few images, or the model takes none. ShardError: the folder cannot be written.
+        ConfigError: the model takes no images. ImageError: there are too few, or one cannot be read.
+        ShardError: the folder cannot be written.
     """
     photos, held = parted(find_photos(images), seed)
     if sliced.spec is None or len(sliced.input_shape) != 3:

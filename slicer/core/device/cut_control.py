@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..codecs.transform.names import needs_tables
 from ..common.clock import Clock
@@ -65,6 +66,8 @@ class CutControl:
             return
         assert served is not None, "use() before begin()"
         facts, seed = ModelFacts.of(served, config.outputs), f"{config.seed}/{config.name}"
+        if not isinstance(self._head, PreparesCodecs):  # such a runtime has no tables to encode by
+            facts = replace(facts, codecs=tuple(codec for codec in facts.codecs if not needs_tables(codec)))
         planner = self.planner = OnlinePlanner(config.plan, facts, config.profile, self.choice, seed)
         for _ in range(_JOIN_PINGS):
             began_s = self._clock.now_s()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,12 +22,11 @@ from typing import Any
 
 from ..errors import ShardError
 from .messages import ShardInfo
+from .told_files import DAMAGED, check_file, digest_of
 
 FILE = "calibration.json"
 
 _FORMAT = 1
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # no path separators: an index comes from another machine
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class CalibrationIndex:
         """
         try:
             return _parse(json.loads(text))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except DAMAGED as error:
             raise ShardError(
                 f"{source} is no valid index of a calibration ({error}); calibrate again: headtail slice MODEL "
                 "--export DIR --calibrate IMAGES"
@@ -136,7 +134,7 @@ def _parse(document: Any) -> CalibrationIndex:
     if document.get("format") != _FORMAT:
         raise ValueError(f"it is not of format {_FORMAT}")
     index = CalibrationIndex(
-        manifest=_digest(document["manifest"]),
+        manifest=digest_of(document["manifest"]),
         images=int(document["images"]),
         held_out=int(document["held_out"]),
         cuts=tuple(_cut(entry) for entry in document["cuts"]),
@@ -149,9 +147,8 @@ def _parse(document: Any) -> CalibrationIndex:
 
 def _cut(entry: Any) -> CalibratedCut:
     told = entry["tables"]
-    tables = ShardInfo(str(told["file"]), _digest(told["sha256"]), int(told["size_bytes"]))
-    if not _FILE_NAME.fullmatch(tables.file) or tables.size_bytes < 0:
-        raise ValueError(f"file {tables.file!r} has a bad name or size")
+    tables = ShardInfo(str(told["file"]), digest_of(told["sha256"]), int(told["size_bytes"]))
+    check_file(tables.file, tables.size_bytes)
     qualities = {str(name): int(step) for name, step in entry["qualities"].items()}
     found = CalibratedCut(int(entry["cut"]), tables, qualities, int(entry["most_bytes"]))
     if found.cut < 1 or found.most_bytes < 0 or not all(0 <= step < 256 for step in qualities.values()):
@@ -165,9 +162,3 @@ def _measured(entry: Any) -> Measured:
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)) or numbers[0] < 0:
         raise ValueError(f"what was measured of {codec!r} must be four numbers")
     return Measured(int(cut), str(codec), *numbers)
-
-
-def _digest(value: Any) -> str:
-    if not _SHA256.fullmatch(value):
-        raise ValueError(f"{value!r} is no sha256 digest")
-    return str(value)

@@ -16,19 +16,17 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..errors import CutError, ShardError
+from .told_files import DAMAGED, check_file, digest_of
 
 FILE = "onnx.json"
 
 _FORMAT = 1
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # no path separators: an index comes from another machine
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ class OnnxIndex:
         """
         try:
             return _parse(json.loads(text))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except DAMAGED as error:
             raise ShardError(
                 f"{source} is no valid index of ONNX files ({error}); export them again: headtail slice MODEL "
                 "--export DIR --format onnx"
@@ -162,7 +160,7 @@ def _parse(document: Any) -> OnnxIndex:
     if document.get("format") != _FORMAT:
         raise ValueError(f"it is not of format {_FORMAT}")
     index = OnnxIndex(
-        manifest=_digest(document["manifest"]),
+        manifest=digest_of(document["manifest"]),
         opset=int(document["opset"]),
         slices=tuple(_slice(entry) for entry in document["slices"]),
     )
@@ -191,19 +189,12 @@ def _slice(entry: Any) -> OnnxSlice:
 def _file(entry: Any) -> OnnxFile:
     file = OnnxFile(
         file=str(entry["file"]),
-        sha256=_digest(entry["sha256"]),
+        sha256=digest_of(entry["sha256"]),
         size_bytes=int(entry["size_bytes"]),
         max_difference=float(entry["max_difference"]),
         chain_difference=float(entry["chain_difference"]),
     )
-    if not _FILE_NAME.fullmatch(file.file) or file.size_bytes < 0:
-        raise ValueError(f"file {file.file!r} has a bad name or size")
+    check_file(file.file, file.size_bytes)
     if not (0 <= file.max_difference < math.inf and 0 <= file.chain_difference < math.inf):
         raise ValueError(f"the differences of {file.file} must be numbers, not negative")
     return file
-
-
-def _digest(value: Any) -> str:
-    if not _SHA256.fullmatch(value):
-        raise ValueError(f"{value!r} is no sha256 digest")
-    return str(value)

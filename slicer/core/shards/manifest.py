@@ -24,6 +24,7 @@ from typing import Any
 from ..errors import CutError, ShardError
 from ..protocol.messages import ShardInfo
 from ..protocol.outputs import LOGITS, Output, packed
+from ..protocol.told_files import DAMAGED
 from .spec import ModelSpec
 
 FILE = "manifest.json"
@@ -120,7 +121,7 @@ class Manifest:
         """
         try:
             return _parse(json.loads(text))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except DAMAGED as error:
             raise ShardError(f"{source} is no valid manifest ({error}); export the model again") from error
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ShardError
+from ...protocol.told_files import DAMAGED
 from .rans import PRECISION
 
 #: Scales and steps are whole levels, so that every host finds the same classes: level l is
@@ -128,7 +129,7 @@ class TransformTables:
         """
         try:
             return cls(**_read(data))
-        except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+        except DAMAGED as error:
             raise ShardError(f"{source} hold no transform tables ({error}); calibrate the model again") from error
 
     def __post_init__(self) -> None:

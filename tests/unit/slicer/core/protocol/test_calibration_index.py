@@ -57,7 +57,17 @@ def damaged() -> list[Any]:
 
     file = {"file": "transform_1.safetensors", "sha256": "b" * 64, "size_bytes": 5}
     return [
-        *([], {}, 7, of(format=2), of(manifest="A" * 64), of(manifest=7), of(images="many"), of(cuts={"a": 1})),
+        *(
+            [],
+            {},
+            7,
+            of(format=2),
+            of(manifest="A" * 64),
+            of(manifest=7),
+            of(images="many"),
+            of(images=float("inf")),
+            of(cuts={"a": 1}),
+        ),
         of(cuts=json.loads(INDEX.to_json())["cuts"] * 2),
         *(cut(cut=0), cut(qualities={"transform-990": 256}), cut(qualities=[1]), cut(most_bytes=-1)),
         *(cut(tables={**file, "file": "../x"}), cut(tables={**file, "sha256": "b"}), cut(tables=None)),
