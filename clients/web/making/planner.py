@@ -132,6 +132,7 @@ def _device(numbers: Numbers, slices: int) -> Json:
         "watts": numbers.within(1, 10),
         "joules_per_mb": numbers.within(0, 4),
         "size_ratio": numbers.within(0.5, 2),
+        "waiting": numbers.below(6),
         "image_bytes": {codec: 1000 * numbers.within(2, 300) for codec in ("png", "jpeg") if numbers.below(4)},
     }
     return {**found, **{name: value for name, value in optional.items() if numbers.below(3)}}

@@ -37,6 +37,7 @@ export const MOST_BUSY = 0.95;
  * @property {number | null} [joulesPerMb] to send 10^6 bytes; null: not known
  * @property {Record<string, number>} [imageBytes] of a PNG or JPEG as the camera gives it; those it lacks are not offered
  * @property {number} [sizeRatio] how much larger its payloads are than calibration expected
+ * @property {number} [waiting] images that wait for the device now
  *
  * @typedef {object} LinkView
  * @property {number} [bytesPerS] up
@@ -122,7 +123,7 @@ export function offered(facts, cut) {
 export function estimate(facts, choice, device, link, server, goal) {
   const { cut, codec } = choice;
   const whole = cut === facts.sliceBytes.length;
-  const { preprocessMs = 0, rateRps = 0, burst = 1, encodeNs = {} } = device;
+  const { preprocessMs = 0, rateRps = 0, burst = 1, encodeNs = {}, waiting = 0 } = device;
   const payload = whole ? 0 : payloadBytes(facts, choice, device);
   const preparedThere = IMAGE_CODECS[codec]?.asTaken ?? false; // the server does all of the preprocessing
   const headMs = preparedThere ? 0 : preprocessMs + sum(device.slicesMs.slice(0, cut));
@@ -133,14 +134,16 @@ export function estimate(facts, choice, device, link, server, goal) {
     encodeMs = (nanoseconds * product(facts.shapes[cut])) / 1e6;
   }
   const uploadMs = whole || payload === null ? 0 : (payload / (link.bytesPerS ?? Infinity)) * 1e3;
-  const deviceBusy = (rateRps * (headMs + encodeMs)) / 1e3;
+  const deviceMs = headMs + encodeMs;
+  const deviceBusy = (rateRps * deviceMs) / 1e3;
   const uploadBusy = (rateRps * uploadMs) / 1e3;
-  const deviceWaitMs = burst * wait(deviceBusy, headMs + encodeMs);
+  const deviceWaitMs = Math.max(burst * wait(deviceBusy, deviceMs), (waiting / 2) * deviceMs);
   let uploadWaitMs = 0;
   if (!whole) {
     const evened = burst * Math.max(1 - deviceBusy ** 2, 0);
-    const leftMs = (link.backlogMs ?? 0) - deviceWaitMs - headMs - encodeMs; // when this image comes to the link
-    uploadWaitMs = Math.max(evened * wait(uploadBusy, uploadMs), leftMs);
+    const leftMs = (link.backlogMs ?? 0) - deviceWaitMs - deviceMs; // when this image comes to the link
+    const behindMs = (waiting / 2) * Math.max(uploadMs - deviceMs, 0);
+    uploadWaitMs = Math.max(evened * wait(uploadBusy, uploadMs), leftMs, behindMs);
   }
   const roundTripMs = whole ? 0 : (link.roundTripMs ?? 0);
   const serverWaitMs = whole ? 0 : (server?.waitMs[cut] ?? 0);

@@ -18,6 +18,7 @@ from ..planning.online_planner import OnlinePlanner
 from ..planning.probe import probe
 from ..protocol.messages import ServedModel
 from ..settings import TAIL, DeviceSettings
+from .turn import Turn
 
 logger = logging.getLogger("headtail.device")
 
@@ -40,7 +41,7 @@ class CutControl:
     """
 
     def __init__(
-        self, config: DeviceSettings, clock: Clock, server: Callable[[], Server], turn: asyncio.Lock, token: str
+        self, config: DeviceSettings, clock: Clock, server: Callable[[], Server], turn: Turn, token: str
     ) -> None:
         self._config, self._clock, self._server, self._turn, self._token = config, clock, server, turn, token
         self.choice = Choice(config.cut, config.codec)
@@ -88,15 +89,15 @@ class CutControl:
         planner, now_s = self.planner, self._clock.now_s()
         if planner is None:
             return
+        waiting, moves = self._turn.waiting, self._moving is not None and not self._moving.done()
+        if planner.due(now_s, waiting) and not moves:
+            choice = planner.reconsider(now_s, deadline_ms, waiting)
+            if choice is not None:
+                if self._head is not None and choice.cut <= self._head.loaded and not needs_tables(choice.codec):
+                    self._turn_to(choice)  # from this image on
+                self._moving = asyncio.create_task(self.move(choice))
         if (asked := planner.probe(now_s)) is not None:
             self._probing = asyncio.create_task(self._probe(planner, asked, self._config.outputs))
-        if not planner.due(now_s) or (self._moving is not None and not self._moving.done()):
-            return
-        choice = planner.reconsider(now_s, deadline_ms)
-        if choice is not None:
-            if self._head is not None and choice.cut <= self._head.loaded and not needs_tables(choice.codec):
-                self._turn_to(choice)  # from this image on
-            self._moving = asyncio.create_task(self.move(choice))
 
     async def move(self, choice: Choice) -> None:
         """Change cut and codec: missing slices and tables are loaded while requests go on with the present ones, and

@@ -30,6 +30,7 @@ from .cut_control import CutControl
 from .fallback import Fallback
 from .health.server_health import ServerHealth
 from .request import PendingRequest
+from .turn import Turn
 
 logger = logging.getLogger("headtail.device")
 
@@ -72,7 +73,7 @@ class Device(Generic[Settings]):
         self.clock = clock or Clock()
         self.server = server
         self.head: HeadRuntime | None = None
-        self.turn = asyncio.Lock()
+        self.turn = Turn()
         self.token = secrets.token_hex(8)
         self._numbers = itertools.count(1)
         self.cut = CutControl(config, self.clock, lambda: self.server, self.turn, self.token)

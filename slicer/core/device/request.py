@@ -28,6 +28,7 @@ from .cut_control import CutControl
 from .fallback import Fallback
 from .health.recovery_probe import ALONE_CODES
 from .health.server_health import ServerHealth
+from .turn import Turn
 
 #: What finishing alone may take longer than it took on average, of which a deadline keeps clear.
 _SLOWER = 1.3
@@ -54,7 +55,7 @@ class Requester(Protocol):
 
     clock: Clock
     server: Server
-    turn: asyncio.Lock
+    turn: Turn
     token: str
     cut: CutControl
     fallback: Fallback

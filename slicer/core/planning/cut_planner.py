@@ -11,9 +11,11 @@ each of the two is a queue. A wait is Kingman's for a service of fixed length, b
 `burst` is the squared coefficient of variation of the gaps between images: 1 is an M/D/1 queue, 0 a camera that ticks
 and never waits for itself. A busy device lets images out more evenly than they came in, so the link sees
 burst * (1 - rho^2), with the device's rho. No choice with a rho above MOST_BUSY is offered, nor one whose answers keep
-the link busier than that downwards; that answers wait for each other there is not reckoned with. Everything is in
-milliseconds. Pure functions over plain values; `planning.online_planner` runs them online, ``headtail slice
---plan`` prints them.
+the link busier than that downwards; that answers wait for each other there is not reckoned with. Where images have
+piled up on the device, they wait for each other whatever the rate is: half of their number times S on average.
+
+Everything is in milliseconds. Pure functions over plain values; `planning.online_planner` runs them online,
+``headtail slice --plan`` prints them.
 """
 
 from __future__ import annotations
@@ -108,6 +110,7 @@ class DeviceView:
         watts: while it computes; `joules_per_mb`: to send 10^6 bytes; None: not known, energy counts nothing.
         image_bytes: of a PNG or JPEG as the camera gives it, by codec; those it lacks are not offered.
         size_ratio: how much larger this device's payloads are than calibration expected, where it said what to expect.
+        waiting: images that wait for the device now.
     """
 
     slices_ms: tuple[float, ...]
@@ -120,6 +123,7 @@ class DeviceView:
     joules_per_mb: float | None = None
     image_bytes: Mapping[str, float] = field(default_factory=dict)
     size_ratio: float = 1.0
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,14 +254,16 @@ def estimate(
         nanoseconds = device.encode_ns.get(choice.codec, of_itself)
         encode_ms = nanoseconds * math.prod(facts.shapes[cut]) / 1e6
     upload_ms = 0.0 if whole or payload is None else payload / link.bytes_per_s * 1e3
-    device_busy = device.rate_rps * (head_ms + encode_ms) / 1e3
+    device_ms = head_ms + encode_ms
+    device_busy = device.rate_rps * device_ms / 1e3
     upload_busy = device.rate_rps * upload_ms / 1e3
-    device_wait_ms = device.burst * _wait(device_busy, head_ms + encode_ms)
+    device_wait_ms = max(device.burst * _wait(device_busy, device_ms), device.waiting / 2 * device_ms)
     upload_wait_ms = 0.0
     if not whole:
         evened = device.burst * max(1 - device_busy**2, 0.0)
-        left_ms = link.backlog_ms - device_wait_ms - head_ms - encode_ms  # when this image comes to the link
-        upload_wait_ms = max(evened * _wait(upload_busy, upload_ms), left_ms)
+        left_ms = link.backlog_ms - device_wait_ms - device_ms  # when this image comes to the link
+        behind_ms = device.waiting / 2 * max(upload_ms - device_ms, 0.0)
+        upload_wait_ms = max(evened * _wait(upload_busy, upload_ms), left_ms, behind_ms)
     round_trip_ms = 0.0 if whole else link.round_trip_ms
     server_wait_ms = execution_ms = 0.0
     if not whole and server is not None:

@@ -11,6 +11,7 @@
 * where the present choice is not possible any more (memory, entry, a link or device that cannot keep up), and where
   another is better by MUCH, it moves at once; an answer that is overdue is reason to reconsider before it is time;
 * a move that relieves the server, and not for the server's sake, is not left to chance: others have no part in it;
+  nor is one for the sake of images that have piled up on the device, which is reason to reconsider at once;
 * a slice that never ran may be faster than its profile says, so it counts for less (`doubt`): what is tried is known
   from then on, while a profile that is too pessimistic would never be found out.
 
@@ -85,6 +86,7 @@ class OnlinePlanner:
         self._server = ServerView({}, {})
         self._own: dict[int, tuple[float, float]] = {}
         self._next_s: float | None = None
+        self._waited = 0  # images, at the last decision
         self._ask_load_s = 0.0
         self._probe_at_s = self._probed_s = 0.0
         self._probing, self._pause_s = False, config.probe_s
@@ -134,11 +136,12 @@ class OnlinePlanner:
 
     # ---------------------------------------------------------------------------------------------------- deciding
 
-    def due(self, now_s: float) -> bool:
-        """Whether it is time to reconsider."""
+    def due(self, now_s: float, waiting: int = 0) -> bool:
+        """Whether it is time to reconsider, with so many images that wait for the device."""
         if self._next_s is None:
             self._next_s = now_s + self._config.every_s * self._random.random()
-        return now_s >= self._next_s or self.link.overdue(now_s, self._server_s)
+        piled_up = waiting > 2 * self._waited + 1
+        return now_s >= self._next_s or piled_up or self.link.overdue(now_s, self._server_s)
 
     def begin(self) -> Choice:
         """The first choice, at joining; the present one where nothing is known of the device or its link."""
@@ -165,6 +168,8 @@ class OnlinePlanner:
     def probed(self, now_s: float, took_s: float) -> None:
         """What was sent on the side has been answered, or given up."""
         self._probing, self._heard_s, self._probed_s = False, now_s, now_s + _PROBE_SHARE * took_s
+        if self._drawn is not None:
+            self._next_s = now_s  # it was asked for this decision
         self._probe_at_s = max(now_s + self._pause_s, self._probed_s)
         self._pause_s = min(_PAUSE_GROWS * self._pause_s, _LONGEST_PAUSE * self._config.probe_s)
 
@@ -187,14 +192,16 @@ class OnlinePlanner:
         _, deepest, codec = min(sizes)
         return Choice(-deepest, codec)
 
-    def reconsider(self, now_s: float, deadline_ms: float | None = None) -> Choice | None:
-        """Another choice, if there is a reason to move to it; the caller sets `present` once it has moved."""
+    def reconsider(self, now_s: float, deadline_ms: float | None = None, waiting: int = 0) -> Choice | None:
+        """Another choice, if there is a reason to move to it; the caller sets `present` once it has moved. `waiting`:
+        images that wait for the device now."""
+        self._waited = waiting
         self._next_s = now_s + self._config.every_s * self._random.uniform(0.5, 1.5)
         if not self.link.known and not self._keeps_all:
             return None  # nothing was sent yet
         goal, device, link = (
             goal_of(self._config, deadline_ms),
-            self._self.hopeful(self._config.doubt),
+            replace(self._self.hopeful(self._config.doubt), waiting=waiting),
             self.link.view_at(now_s, self._server_s),
         )
         best = choose(estimate_all(self._facts, device, link, self.server, goal), goal)
@@ -215,7 +222,8 @@ class OnlinePlanner:
                 if self._wanted != best.choice and better < MUCH * now.cost:
                     self._wanted = best.choice
                     return None
-            movers = self._config.movers if _others_would(now, best, least) else 1.0
+            piled_up = waiting and now.device_wait_ms - best.device_wait_ms > MUCH * now.cost
+            movers = self._config.movers if not piled_up and _others_would(now, best, least) else 1.0
             lucky = self._drawn == best.choice or self._random.random() <= 2 / movers * _worth(now, best, goal)
             if movers > 1 and not lucky:
                 return None

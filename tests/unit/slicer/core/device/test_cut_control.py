@@ -12,6 +12,7 @@ import pytest
 from benchmarks.planner.cases import served
 from slicer.core.common.clock import Clock
 from slicer.core.device.cut_control import CutControl
+from slicer.core.device.turn import Turn
 from slicer.core.errors import ServerError
 from slicer.core.planning.cut_planner import Choice
 from slicer.core.planning.settings import Plan
@@ -52,7 +53,7 @@ def test_codecs_with_tables_are_for_runtimes_that_prepare_them(runtime: Any, off
 
     async def codecs() -> set[str]:
         server: Any = Server()
-        control = CutControl(told, Clock(), lambda: server, asyncio.Lock(), "t")
+        control = CutControl(told, Clock(), lambda: server, Turn(), "t")
         control.use(SERVED, runtime)
         await control.begin()
         assert control.planner is not None

@@ -141,6 +141,18 @@ def test_waits_of_device_and_link_are_those_of_a_queue() -> None:
     assert (ticking.device_wait_ms, ticking.upload_wait_ms) == (0.0, 0.0)
 
 
+def test_images_that_have_piled_up_wait_for_each_other_at_the_slower_of_device_and_link() -> None:
+    piled_up = replace(DEVICE, waiting=6)
+    slow, fast = replace(LINK, bytes_per_s=1e4), replace(LINK, bytes_per_s=1e9)
+    for link in (slow, fast):
+        found = estimate(FACTS, Choice(1, "fp16"), piled_up, link, SERVER, Goal())
+        service_ms = found.head_ms + found.encode_ms
+        assert found.device_wait_ms == pytest.approx(3 * service_ms)
+        assert found.upload_wait_ms == pytest.approx(3 * max(found.upload_ms - service_ms, 0.0))
+    whole = estimate(FACTS, Choice(FACTS.num_slices, "fp32"), piled_up, LINK, SERVER, Goal())
+    assert whole.device_wait_ms == pytest.approx(3 * whole.head_ms)
+
+
 def test_with_a_deadline_the_server_is_used_as_little_as_it_allows() -> None:
     assert best(deadline_ms=45.0, margin=0.1).cut == 2  # cut 3 takes 42.7 of 40.5 ms, cut 2 34.7
     assert best(deadline_ms=60.0, margin=0.1).cut == 4  # 42 of 54: the server is not needed

@@ -218,6 +218,33 @@ def test_only_codecs_that_are_allowed_and_accurate_enough_are_used() -> None:
     assert exact.planner.present.codec == "fp32"
 
 
+def test_images_that_piled_up_are_reason_to_reconsider_at_once() -> None:
+    world = World(rate=1e6, present=Choice(1, "int8"))
+    world.run(10)
+    planner, now_s = world.planner, world.now_s
+    planner.reconsider(now_s)
+    assert [planner.due(now_s, waiting) for waiting in (0, 1, 2)] == [False, False, True]
+    planner.reconsider(now_s, None, 3)
+    assert [planner.due(now_s, waiting) for waiting in (3, 7, 8)] == [False, False, True]  # not at every image
+
+
+def test_a_device_with_a_pile_of_its_own_moves_where_for_a_small_gain_few_would() -> None:
+    def moved(waiting: int) -> int:
+        count = 0
+        for seed in range(40):
+            world = World(rate=1e6, present=Choice(1, "int8"), seed=seed, probe_s=0.0)
+            world.load = tuple((entry, 0.5, 9.0) for entry in range(4))
+            world.run(0.6)
+            planner = world.planner
+            planner.present = Choice(4, "fp32")
+            planner.reconsider(world.now_s)  # a small gain is looked at twice
+            count += planner.reconsider(world.now_s, None, waiting) is not None
+        return count
+
+    assert moved(waiting=20) == 40
+    assert 0 < moved(waiting=0) < 20
+
+
 def test_what_was_never_run_is_taken_from_the_profile_or_from_the_slices_that_were() -> None:
     world = World(rate=1e6, present=Choice(1, "int8"))
     world.run(2)
