@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,17 +12,15 @@ from slicer.calibration.measure import Answer, Judge
 from slicer.calibration.qualities import Tried, with_qualities
 from slicer.core.codecs.transform.names import FIDELITIES
 from slicer.core.codecs.transform.tables import TransformTables
+from slicer.errors import CodecError
 
 
-class Best:
-    """Offer some, one after another.
-
-    Args:
-        rows: [images, *shape], held out. answer: of the rest of the model.
+@dataclass(frozen=True)
+class Found:
+    """One that was offered.
 
     Attributes:
-        way: name of the best. fitted: it, as it was offered. tables, tried: as `with_qualities` gives them. All are
-            there after the first offer.
+        way: its name. fitted: it, as it was offered. tables, tried: as `with_qualities` gives them.
     """
 
     way: str
@@ -29,16 +28,36 @@ class Best:
     tables: TransformTables
     tried: Mapping[int, Tried]
 
+
+class Best:
+    """Offer some, one after another.
+
+    Args:
+        rows: [images, *shape], held out. answer: of the rest of the model.
+    """
+
     def __init__(self, rows: Floats, answer: Answer, judge: Judge) -> None:
         self._rows, self._answer, self._judge = rows, answer, judge
-        self._size: tuple[int, float] | None = None
+        self._found: tuple[tuple[int, float], Found] | None = None
+        self._refused: CodecError | None = None
 
     def offer(self, way: str, fitted: TransformTables) -> None:
-        """Take it, if it is better than what there is. Raises CodecError: it keeps no fidelity."""
-        tables, tried = with_qualities(fitted, self._rows, self._answer, self._judge)
+        """Take it, if it is better than what there is; one that keeps no fidelity is worse than any other."""
+        try:
+            tables, tried = with_qualities(fitted, self._rows, self._answer, self._judge)
+        except CodecError as error:
+            self._refused = self._refused or error
+            return
         size = _size(tried)
-        if self._size is None or size < self._size:
-            self.way, self.fitted, self.tables, self.tried, self._size = way, fitted, tables, tried, size
+        if self._found is None or size < self._found[0]:
+            self._found = size, Found(way, fitted, tables, tried)
+
+    @property
+    def found(self) -> Found:
+        """The best. Raises CodecError: none that was offered keeps a fidelity."""
+        if self._found is None:
+            raise self._refused or CodecError("no tables were offered")
+        return self._found[1]
 
 
 def _size(tried: Mapping[int, Tried]) -> tuple[int, float]:

@@ -112,15 +112,17 @@ def calibrate(
             best.offer("weighted", fit(some, layout, sensitivity(tail, some[::2])))
             best.offer("plain", fit(some, layout))
             if refine_s:
-                best.offer("refined", refined(best.fitted, some, tail, refine_s / (sliced.num_slices - 1), seed=seed))
-            finished, tried = best.tables, best.tried
+                best.offer(
+                    "refined", refined(best.found.fitted, some, tail, refine_s / (sliced.num_slices - 1), seed=seed)
+                )
+            found = best.found
         except CodecError as error:
             left_out[cut] = str(error)
         else:
-            names = [named(fidelity) for fidelity in tried]
-            tables[cut], ways[cut] = (finished, names), best.way
-            found = zip(names, tried.values(), strict=True)
-            measured += [judge.measured(cut, name, one.sizes, one.answers) for name, one in found]
+            names = [named(fidelity) for fidelity in found.tried]
+            tables[cut], ways[cut] = (found.tables, names), found.way
+            tried = zip(names, found.tried.values(), strict=True)
+            measured += [judge.measured(cut, name, one.sizes, one.answers) for name, one in tried]
         progress(cut)
     index = _write(Path(directory), manifest, tables, measured, len(photos), len(held))
     return Calibration(index, left_out, ways)

@@ -18,8 +18,9 @@ from actors.device.device import Device
 from actors.device.head_loader import load_head
 from actors.device.torch_slices import TorchSlices
 from actors.testing.fake_server import FakeServer
-from slicer.core.codecs import activations
+from slicer.core.codecs import activations, images
 from slicer.core.device.answer import RequestOptions
+from slicer.core.heads import image_payload
 from slicer.core.heads.head import Head
 from slicer.core.heads.served_model import head_memory
 from slicer.core.planning.cut_planner import Choice
@@ -336,6 +337,30 @@ def test_a_host_that_is_slower_than_the_device_is_an_overrun() -> None:
     head, waits = emulated_head(draw_ms=1.0, draw_prepare_ms=1.0, spent_s=0.05)
     assert head.compute("any", Choice(1, "fp32")).overrun
     assert waits == []
+
+
+@pytest.mark.parametrize("codec", ["rgb8", "jpeg-75", "webp-75"])
+def test_what_a_file_takes_to_write_is_encoding_and_the_crop_is_preprocessing(
+    codec: str, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s)
+
+    class Slow(Preprocess):
+        def crop(self, image: Any) -> Any:
+            nonlocal now_s
+            now_s += 0.005
+            return super().crop(image)
+
+    def encode_image(*args: Any) -> bytes:
+        nonlocal now_s
+        now_s += 0.002
+        return images.encode_image(*args)
+
+    monkeypatch.setattr(image_payload, "encode_image", encode_image)
+    prepare = Slow(exported.manifest.spec)
+    computed = Head(prepare, TorchSlices([]), manifest="d", num_slices=N).compute(exported.images[0], Choice(0, codec))
+    assert (computed.prepare_ms, computed.head_ms, computed.encode_ms) == pytest.approx((5.0, 5.0, 2.0))
 
 
 def test_drawn_times_follow_the_seed_and_the_devices_name(exported: Exported, tmp_path: Path) -> None:

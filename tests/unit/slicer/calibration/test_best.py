@@ -37,19 +37,32 @@ def off() -> TransformTables:
 
 def test_the_better_one_stays_whichever_is_offered_first(best: Best) -> None:
     best.offer("off", off())
-    assert best.way == "off"
+    assert best.found.way == "off"
     best.offer("good", good())
-    assert best.way == "good" and best.fitted is good()
+    assert best.found.way == "good" and best.found.fitted is good()
     best.offer("off again", off())
-    assert best.way == "good" and best.fitted is good()
+    assert best.found.way == "good" and best.found.fitted is good()
 
 
 def test_of_equals_the_first_stays(best: Best) -> None:
     best.offer("first", good())
     best.offer("second", good())
-    assert best.way == "first"
+    assert best.found.way == "first"
 
 
-def test_what_keeps_no_fidelity_is_refused(best: Best) -> None:
+def poor() -> TransformTables:
+    """A way back that loses everything."""
+    return replace(good(), synthesis=good().synthesis * np.float32(0))
+
+
+def test_what_keeps_no_fidelity_is_worse_than_anything(best: Best) -> None:
+    best.offer("poor", poor())
+    best.offer("off", off())
+    best.offer("poor again", poor())
+    assert best.found.way == "off"
+
+
+def test_where_none_keeps_a_fidelity_that_is_said(best: Best) -> None:
+    best.offer("poor", poor())
     with pytest.raises(CodecError, match="no step keeps a fidelity"):
-        best.offer("poor", replace(good(), synthesis=good().synthesis * np.float32(0)))
+        _ = best.found
