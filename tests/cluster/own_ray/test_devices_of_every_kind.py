@@ -9,12 +9,8 @@ run without it.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -35,7 +31,7 @@ from slicer.models import zoo
 from slicer.models.images import Preprocess, write_digits
 from slicer.slicing.slice_model import slice_spec
 from tests.cluster.own_ray.browser_tab import Seen, watch, write_video
-from tests.paths import ROOT
+from tests.cluster.own_ray.own_server import TOKEN, own_server
 from tests.unit.clients.web.chromium import find_chromium
 
 http = pytest.importorskip("tritonclient.http")
@@ -74,7 +70,7 @@ class Triton:
 
     def __init__(self, url: str) -> None:
         self._client = http.InferenceServerClient(url.removeprefix("http://"))
-        self._token = {"Authorization": "Bearer secret"}
+        self._token = {"Authorization": f"Bearer {TOKEN}"}
         request = urllib.request.Request(f"{url}/describe?model=digits_vit", headers=self._token)
         with urllib.request.urlopen(request) as response:
             self._manifest = json.load(response)["manifest"]
@@ -113,92 +109,63 @@ def test_each_kind_of_device_gets_the_unsliced_models_classes(tmp_path: Path) ->
     chromium = find_chromium() if "ort/ort.wasm.min.mjs" in WebPage().names else None
     write_video(digits.files[:IMAGES:4], tmp_path / "camera.y4m")
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config: dict[str, Any] = {
-        "http": {"enabled": True, "host": "127.0.0.1", "port": port, "web": True},
-        "torch_threads": 1,
-        "token": "secret",
-    }
-    config |= {"shard_dir": str(tmp_path / "served"), "grpc": {"enabled": False}}
     (tmp_path / "slow.yaml").write_text(_ACCELERATOR)
-    config |= {
+    config = {
+        "http": {"web": True},
         "executor": "emulated",
         "executor_options": {"profile": str(tmp_path / "slow.yaml"), "answers": "true"},
+        "models": [{"name": "digits_vit", "strategy": "per_slice", "onnx": True, "num_slices": SLICES}],
     }
-    config["models"] = [{"name": "digits_vit", "strategy": "per_slice", "onnx": True, "num_slices": SLICES}]
-    (tmp_path / "server.yaml").write_text(json.dumps(config))
-    url = f"http://127.0.0.1:{port}/headtail"
-    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    env |= {"PYTHONPATH": str(ROOT), "HEADTAIL_TOKEN": "secret", "RAY_AUTH_MODE": "disabled"}  # as tests/conftest.py
-    with tempfile.TemporaryDirectory(prefix="ray-") as ray_folder:  # tmp_path is too long for Ray's sockets
-        env["RAY_TMPDIR"] = ray_folder
-        process = subprocess.Popen(
-            [sys.executable, "-m", "headtail", "serve", "server.yaml", "--json"], cwd=tmp_path, text=True,
-            env=env, stdout=subprocess.PIPE, stderr=(tmp_path / "said").open("w"),
-        )  # fmt: skip
-        ended = threading.Event()  # the devices with so many images have ended; the others go on until then
-        watchdog = threading.Timer(800, lambda: (ended.set(), process.kill()))
-        watchdog.start()
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, (tmp_path / "said").read_text()
-            cluster = json.loads(line)["cluster"]  # by its address, since others may run on this machine
+    ended = threading.Event()  # the devices with so many images have ended; the others go on until then
+    with own_server(tmp_path, config, limit_s=800, on_limit=ended.set) as own:
+        url, cluster, env = own.url, own.cluster, {**own.env, "HEADTAIL_TOKEN": TOKEN}
 
-            def run(*command: str) -> dict[str, Any]:
-                done = subprocess.run(
-                    [sys.executable, *command], cwd=tmp_path, env=env, text=True, capture_output=True, timeout=600
-                )
-                assert done.returncode == 0, done.stderr[-3000:]
-                found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-                return found
+        def run(*command: str) -> dict[str, Any]:
+            done = subprocess.run(
+                [sys.executable, *command], cwd=tmp_path, env=env, text=True, capture_output=True, timeout=600
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+            return found
 
-            def images_by_triton() -> list[int]:
-                client = Triton(url)
-                return [client.best(file) for file in digits.files[:IMAGES]]
+        def images_by_triton() -> list[int]:
+            client = Triton(url)
+            return [client.best(file) for file in digits.files[:IMAGES]]
 
-            def activations_by_triton() -> list[np.ndarray]:
-                client = Triton(url)
-                logits: list[np.ndarray] = []
-                while not ended.wait(TRITON_EVERY_S) or len(logits) < IMAGES:
-                    logits.append(client.logits(activations.numpy()[len(logits) % IMAGES]))
-                return logits
+        def activations_by_triton() -> list[np.ndarray]:
+            client = Triton(url)
+            logits: list[np.ndarray] = []
+            while not ended.wait(TRITON_EVERY_S) or len(logits) < IMAGES:
+                logits.append(client.logits(activations.numpy()[len(logits) % IMAGES]))
+            return logits
 
-            def by_browser() -> list[Seen]:
-                page = f"{url}/device/#token=secret"
-                return watch(str(chromium), page, tmp_path / "camera.y4m", tmp_path / "browser", BY_BROWSER, ended)
+        def by_browser() -> list[Seen]:
+            page = f"{url}/device/#token={TOKEN}"
+            return watch(str(chromium), page, tmp_path / "camera.y4m", tmp_path / "browser", BY_BROWSER, ended)
 
-            common = ("--requests", str(IMAGES), "--rate", str(RATE), "--codec", "fp32", "--json")
-            with ThreadPoolExecutor(5) as together:
-                by_ray = together.submit(
-                    run, "-m", "headtail", "device", "--server", "headtail", "--address", cluster,
-                    "--model", "digits_vit", "--cut", str(BY_RAY), *common,
-                )  # fmt: skip
-                by_onnx = together.submit(
-                    run, "-c", _ALONE, "--url", url, "--cut", str(BY_ONNX), "--out", str(tmp_path / "out"),
-                    "--cache", str(tmp_path / "cache"), "--images", str(digits.files[0].parents[1]), *common,
-                )  # fmt: skip
-                by_stock = together.submit(images_by_triton), together.submit(activations_by_triton)
-                by_tab = together.submit(by_browser) if chromium else None
-                try:
-                    page = urllib.request.urlopen(f"{url}/device")  # a redirect leads to device/
-                    asked = urllib.request.Request(page.url, headers={"If-None-Match": page.headers["ETag"]})
-                    with pytest.raises(urllib.error.HTTPError, match="304"):
-                        urllib.request.urlopen(asked)
-                    ray_device, onnx_device = by_ray.result(), by_onnx.result()
-                finally:
-                    ended.set()
-                best, logits = by_stock[0].result(), by_stock[1].result()
-                frames = by_tab.result() if by_tab else []
-            server = run("-c", _ASK_THE_SERVER, cluster)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-        finally:
-            watchdog.cancel()
-            process.kill()
-            process.wait()
+        common = ("--requests", str(IMAGES), "--rate", str(RATE), "--codec", "fp32", "--json")
+        with ThreadPoolExecutor(5) as together:
+            by_ray = together.submit(
+                run, "-m", "headtail", "device", "--server", "headtail", "--address", cluster,
+                "--model", "digits_vit", "--cut", str(BY_RAY), *common,
+            )  # fmt: skip
+            by_onnx = together.submit(
+                run, "-c", _ALONE, "--url", url, "--cut", str(BY_ONNX), "--out", str(tmp_path / "out"),
+                "--cache", str(tmp_path / "cache"), "--images", str(digits.files[0].parents[1]), *common,
+            )  # fmt: skip
+            by_stock = together.submit(images_by_triton), together.submit(activations_by_triton)
+            by_tab = together.submit(by_browser) if chromium else None
+            try:
+                page = urllib.request.urlopen(f"{url}/device")  # a redirect leads to device/
+                asked = urllib.request.Request(page.url, headers={"If-None-Match": page.headers["ETag"]})
+                with pytest.raises(urllib.error.HTTPError, match="304"):
+                    urllib.request.urlopen(asked)
+                ray_device, onnx_device = by_ray.result(), by_onnx.result()
+            finally:
+                ended.set()
+            best, logits = by_stock[0].result(), by_stock[1].result()
+            frames = by_tab.result() if by_tab else []
+        server = run("-c", _ASK_THE_SERVER, cluster)
     assert page.url == f"{url}/device/" and b"this browser is a device" in page.read()
     assert page.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]

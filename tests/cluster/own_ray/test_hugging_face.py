@@ -1,20 +1,9 @@
-"""`headtail serve` of a folder of Hugging Face on a real Serve: a photo by HTTP gets transformers' label.
-
-Serve's way in is fixed when it starts, and the shared cluster's has none; so the command has a Ray of its own, and the
-test is long.
-"""
+"""`headtail serve` of a folder of Hugging Face on a real Serve: a photo by HTTP gets transformers' label."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -27,6 +16,7 @@ import torch
 from PIL import Image
 
 from benchmarks.models.hugging_face import FAMILIES, answer, save_random
+from tests.cluster.own_ray.own_server import TOKEN, own_server
 
 transformers = pytest.importorskip("transformers")
 
@@ -57,41 +47,12 @@ def test_headtail_serve_of_a_folder_answers_a_photo_with_transformers_label(tmp_
     pixels = transformers.AutoImageProcessor.from_pretrained(file.parent)(image, return_tensors="pt")["pixel_values"]
     order = answer(FAMILIES[0], model, pixels)[0].argsort(descending=True).tolist()
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = {"http": {"enabled": True, "host": "127.0.0.1", "port": port}, "torch_threads": 1, "token": "secret"}
-    config |= {"shard_dir": str(tmp_path / "served"), "grpc": {"enabled": False}}
-    config["models"] = [{"name": "mine", "model": str(tmp_path / "my-vit")}]
-    (tmp_path / "server.yaml").write_text(json.dumps(config))
-    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    with tempfile.TemporaryDirectory(prefix="ray-") as ray_folder:  # tmp_path is too long for Ray's sockets
-        process = subprocess.Popen(
-            [sys.executable, "-m", "headtail", "serve", "server.yaml", "--json"], cwd=tmp_path, text=True,
-            env={**env, "RAY_TMPDIR": ray_folder, "PYTHONPATH": str(Path(__file__).parents[3])},
-            stdout=subprocess.PIPE, stderr=(tmp_path / "said").open("w"),
-        )  # fmt: skip
-        watch = threading.Timer(180, process.kill)
-        watch.start()
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, (tmp_path / "said").read_text()
-            token = {"Authorization": "Bearer secret"}
-            url = json.loads(line)["predict_url"]
-            found = ask(urllib.request.Request(f"{url}?top_k=7", png.getvalue(), token))
-            inputs = [
-                {"name": "IMAGE", "datatype": "UINT8", "shape": [1, 48, 64, 3], "data": np.asarray(image).tolist()}
-            ]
-            body = json.dumps({"inputs": inputs, "outputs": [{"name": "logits"}]}).encode()
-            by_protocol = ask(
-                urllib.request.Request(f"http://127.0.0.1:{port}/headtail/v2/models/mine/infer", body, token)
-            )
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-        finally:
-            watch.cancel()
-            process.kill()
-            process.wait()
+    config = {"models": [{"name": "mine", "model": str(tmp_path / "my-vit")}]}
+    with own_server(tmp_path, config, limit_s=180) as server:
+        token = {"Authorization": f"Bearer {TOKEN}"}
+        found = ask(urllib.request.Request(f"{server.predict_url}?top_k=7", png.getvalue(), token))
+        inputs = [{"name": "IMAGE", "datatype": "UINT8", "shape": [1, 48, 64, 3], "data": np.asarray(image).tolist()}]
+        body = json.dumps({"inputs": inputs, "outputs": [{"name": "logits"}]}).encode()
+        by_protocol = ask(urllib.request.Request(f"{server.url}/v2/models/mine/infer", body, token))
     assert [one["label"] for one in found["top_k"]] == [LABELS[number] for number in order]
     assert torch.tensor(by_protocol["outputs"][0]["data"]).argmax() == order[0]

@@ -1,20 +1,11 @@
-"""`headtail load` on a real Serve: devices ask for whole outputs instead of classes, and are cameras that play files.
-
-Serve's way in is fixed when it starts, and the shared cluster's has none; so the server has a Ray of its own, and the
-test is long.
-"""
+"""`headtail load` on a real Serve: devices ask for whole outputs instead of classes, or are cameras that play files."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -28,7 +19,7 @@ import torch
 from slicer.core.client import Client
 from slicer.models import zoo
 from slicer.models.images import Preprocess, write_digits
-from tests.paths import ROOT
+from tests.cluster.own_ray.own_server import TOKEN, own_server
 from tests.unit.video_files import every, make_video
 
 FLEET = """
@@ -48,7 +39,7 @@ class Server:
     url: str
     cluster: str
     folder: Path
-    env: dict[str, str]
+    env: Mapping[str, str]
 
     def load(self, *flags: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The one strategy's figures of a job of three devices, and its records."""
@@ -68,39 +59,9 @@ class Server:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("outputs")
     (folder / "fleet.yaml").write_text(f"{FLEET}cache: {{directory: {folder / 'cache'}}}\n")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = {
-        "http": {"enabled": True, "host": "127.0.0.1", "port": port},
-        "grpc": {"enabled": False},
-        "token": "secret",
-    }
-    config |= {"torch_threads": 1, "shard_dir": str(folder / "served")}
-    config["models"] = [{"name": "digits_vit", "strategy": "continuous", "outputs": ["features"]}]
-    (folder / "server.yaml").write_text(json.dumps(config))
-    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    with tempfile.TemporaryDirectory(prefix="ray-") as ray_folder:  # tmp_path is too long for Ray's sockets
-        env |= {"RAY_TMPDIR": ray_folder, "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "headtail", "serve", "server.yaml", "--json"], cwd=folder, text=True, env=env,
-            stdout=subprocess.PIPE, stderr=(folder / "said").open("w"),
-        )  # fmt: skip
-        watch = threading.Timer(900, process.kill)
-        watch.start()
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, (folder / "said").read_text()
-            where = json.loads(line)
-            # As its own line says without --json: this Ray wants a token of whoever names it by address.
-            yield Server(where["url"], where["cluster"], folder, {**env, "RAY_AUTH_MODE": "token"})
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-        finally:
-            watch.cancel()
-            process.kill()
-            process.wait()
+    config = {"models": [{"name": "digits_vit", "strategy": "continuous", "outputs": ["features"]}]}
+    with own_server(folder, config, limit_s=900) as own:
+        yield Server(own.url, own.cluster, folder, own.env)
 
 
 @pytest.mark.long
@@ -110,7 +71,7 @@ def test_devices_get_whole_outputs_instead_of_classes(server: Server) -> None:
     with torch.inference_mode():
         pixels = torch.from_numpy(Preprocess(zoo.resolve("digits_vit"))(file))[None]
         want = module.forward_head(module.forward_features(pixels), pre_logits=True)[0].numpy()  # type: ignore[operator]
-    with Client(server.url, "secret") as client:
+    with Client(server.url, TOKEN) as client:
         np.testing.assert_array_equal(client.output("features", file), want)
 
     figures, records = server.load("--rate", "10", "--duration", "2", "--outputs", "features")
