@@ -36,17 +36,17 @@ class Cut:
     fitted_s: float
 
 
-def at_cut(sliced: SlicedModel, cut: int, inputs: Floats, calibration: Floats, judge: Judge) -> Cut:
+def at_cut(sliced: SlicedModel, cut: int, axis: int, inputs: Floats, calibration: Floats, judge: Judge) -> Cut:
     """Sends the activations of all images in all ways.
 
     Args:
+        axis: of the channels there, as an export says it (`slicer.shards.channel_axes`); no image tells it reliably.
         inputs: of the images. calibration: inputs that tables are fitted on.
 
     Raises:
         CodecError: activations of this cut have no places, so that `transform` is not for them.
     """
     rows = run(sliced.head(cut), inputs)
-    axis = activations.measured_axis(rows[0])
     _, height, width = sliced.input_shape
     layout = layout_of(rows.shape[1:], axis, (height, width))
     sent = {name: [_plain(name, rows, axis, cut, judge)] for name in PLAIN}
