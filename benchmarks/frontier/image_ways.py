@@ -16,7 +16,7 @@ from benchmarks.frontier.clock import Times
 from benchmarks.frontier.sent import Sent
 from slicer.models.images import Preprocess
 
-_JPEG = (20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 95)
+_JPEG = (5, 10, 20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 95)
 _JPEG_SHRUNK = (40, 60, 75, 85, 92, 98)
 
 

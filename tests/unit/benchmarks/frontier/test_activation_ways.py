@@ -12,6 +12,7 @@ from PIL import Image
 from benchmarks.frontier import activation_ways
 from benchmarks.frontier.activation_ways import at_cut
 from benchmarks.frontier.answers import Floats, Judge
+from benchmarks.frontier.rate import RANGE
 from slicer import slice_model
 from slicer.calibration.collect import run
 from slicer.core.codecs.integer import measured_axis
@@ -75,3 +76,11 @@ def test_one_image_does_not_tell_where_the_channels_are() -> None:
     sliced = slice_model("digits_swin", at=["layers.1.blocks.1"], verify=False)
     (row,) = run(sliced.head(1), inputs_of(sliced, [MISLEADING]))
     assert measured_axis(row) == 0 != channel_axes(sliced)[1]
+
+
+def test_the_coarsest_step_is_too_coarse_even_for_a_model_of_few_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activation_ways, "STEPS", activation_ways.STEPS[-1:])
+    sliced = slice_model("digits_swin", at=["layers.1.blocks.1"], verify=False)
+    inputs, seen = inputs_of(sliced, list(range(0, 360, 24))), inputs_of(sliced, list(range(10, 360, 15)))
+    found = at_cut(sliced, 1, channel_axes(sliced)[1], inputs, seen, Judge(sliced, inputs, seen))
+    assert np.median(found.sent["transform"][0].worth.cosine) < RANGE[0]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.common.results import manifest
 from benchmarks.frontier import activation_ways, frontier, image_ways, photos, tables
 
 FEW = {name: replace(way, qualities=way.qualities[:: len(way.qualities) // 2]) for name, way in image_ways.WAYS.items()}
@@ -108,6 +109,17 @@ def _with_figures(cut: dict[str, Any]) -> dict[str, Any]:
         "bytes_over_int8_at_995": 0.062,
         "bd_rate_vs": dict.fromkeys(cut["bd_rate_vs"], rate),
     }
+
+
+def test_a_model_file_is_named_without_its_place(tmp_path: Path) -> None:
+    (file := tmp_path / "own.yaml").touch()
+    assert [frontier._name(model) for model in (str(file), "digits_vit", "hf:org/name")] == [
+        "own.yaml",
+        "digits_vit",
+        "hf:org/name",
+    ]
+    args = frontier.parser().parse_args(["--model", str(file), "--images", str(tmp_path), "--calibrate", str(tmp_path)])
+    assert str(tmp_path) not in json.dumps(manifest(args, without=frontier._PATHS))
 
 
 @pytest.mark.parametrize(
