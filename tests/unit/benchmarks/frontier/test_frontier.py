@@ -96,6 +96,8 @@ def test_the_row_for_readme_holds_figures_or_is_not_there(document: dict[str, An
         "int8's; tables of other photos | Against optimised JPEG of the image -10% bytes (-20% to +0%), webp -10%, "
         "avif -10%, in its own size the image takes 64 bytes |"
     )
+    few = {**_with_figures(document["cuts"]["1"]), "bytes_at": {"0.995": {"median": 48.4, "images": 8}}}
+    assert "takes 48 bytes at" in str(tables.readme_row({**document, "cuts": {"1": few}}, "1"))
     nothing = {"median": None, "images": 0}
     cut = {**document["cuts"]["1"], "bytes_at": {"0.99": nothing, "0.995": nothing}}
     assert tables.readme_row({**document, "cuts": {"1": cut}}, "1") is None
