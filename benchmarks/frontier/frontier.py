@@ -8,7 +8,7 @@
 Every image is sent in each way, by the real coder, and answered by the rest of the model. Ways: JPEG (Pillow's default;
 with optimised tables, 4:2:0 and 4:4:4; of an image with 3/4 and 1/2 of the side, which the server enlarges), WebP and
 AVIF of the image as the model crops it; fp16, int8 and int4 of the activation; `transform` with tables fitted on
---calibrate, which must hold other photos (files with equal bytes are refused). Images that are smaller than what the
+--calibrate, which must hold other photos (files with equal bytes are refused). Images that are no larger than what the
 model takes are also sent as they are, without loss.
 
 **Fidelity** is the cosine of the answer to the answer from the exact input. Beside it: how many of the answer's 5
@@ -65,6 +65,7 @@ from slicer.calibration.collect import run
 from slicer.calibration.photos import crops
 from slicer.errors import ConfigError, HeadTailError
 from slicer.models.images import Preprocess
+from slicer.shards.channel_axes import channel_axes
 
 #: Fidelities that bytes are given at.
 GOALS = (0.99, GOAL)
@@ -93,7 +94,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     document: dict[str, Any] = {
         "benchmark": "frontier",
         "emulated": [],
-        "model": args.model,
+        "model": _name(args.model),
         "answers": "embedding" if args.embedding else "classes",
         "photos": {"test": len(test), "calibration": len(cropped), "crops": found.crops, "digits": args.digits},
         "range": list(RANGE),
@@ -122,8 +123,9 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         document["images"][NATIVE] = {"points": [point(small, around)]}
 
     calibration = inputs_of([crop for of_one in cropped for crop in of_one], preprocess)
+    axes = channel_axes(sliced)
     for cut in range(1, sliced.num_slices):
-        one = at_cut(sliced, cut, inputs, calibration, judge)
+        one = at_cut(sliced, cut, axes[cut], inputs, calibration, judge)
         head, tail, row = sliced.head(cut), sliced.tail(cut), run(sliced.head(cut), inputs[:1])
         head_ms, tail_ms = (clock.ms(partial(run, module, rows)) for module, rows in ((head, inputs[:1]), (tail, row)))
         document["cuts"][str(cut)] = {
@@ -134,6 +136,12 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         say(f"cut {cut}: {document['cuts'][str(cut)]['bd_rate_vs_jpeg']}")
     document["means"] = meanings(document)
     return document
+
+
+def _name(model: str) -> str:
+    """As it stands in a document: of a file or a folder the end of its path, which names no place of this machine."""
+    path = Path(model)
+    return path.name if path.exists() else model
 
 
 def _of_cut(one: Cut, around: Around, curves: dict[str, Curve], images: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +186,7 @@ def _bytes_at(found: Curve) -> dict[str, dict[str, Any]]:
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
     p = new_parser(__doc__)
-    p.add_argument("--model", help="a name for slice_model")
+    p.add_argument("--model", help="a name for slice_model, or a model file (.yaml)")
     p.add_argument("--checkpoint", help="its weights; without them, fidelity is that of random ones")
     p.add_argument("--embedding", action="store_true", help="without the classifier: the answer is the embedding")
     p.add_argument("--image-size", type=int, help="pixels, where it is not the model's own")
@@ -245,8 +253,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-#: Flags that decide about no figure, or name a place of this machine.
-_PATHS = ("out", "checkpoint", "images", "labelled", "calibrate", "source", "pictures")
+#: Flags that decide about no figure, or name a place of this machine. The model stands in the document by its name.
+_PATHS = ("out", "model", "checkpoint", "images", "labelled", "calibrate", "source", "pictures")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from benchmarks.frontier.clock import Times
 from benchmarks.frontier.sent import Sent
 from slicer.models.images import Preprocess
 
-_JPEG = (20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 95)
+_JPEG = (5, 10, 20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 95)
 _JPEG_SHRUNK = (40, 60, 75, 85, 92, 98)
 
 
@@ -64,7 +64,7 @@ WAYS: dict[str, ImageWay] = {
     "jpeg of 1/2 side": ImageWay("JPEG", _JPEG_SHRUNK, _OPTIMISED, side=0.5),
 }
 
-#: The image in its own size, without loss; where that is smaller than what the model takes.
+#: The image in its own size, without loss; where that is no larger than what the model takes.
 NATIVE = "own size"
 
 
@@ -102,10 +102,10 @@ class ImageWays:
 
 
 def native(photos: Sequence[Image.Image], preprocess: Preprocess, judge: Judge) -> Sent | None:
-    """The images in their own size, as PNG or as plain bytes, whichever is smaller; None: one is not smaller than what
-    the model takes."""
+    """The images in their own size, as PNG or as plain bytes, whichever is smaller; None: one is larger than what the
+    model takes."""
     _, height, width = preprocess.shape
-    if any(photo.width * photo.height >= width * height for photo in photos):
+    if any(photo.width * photo.height > width * height for photo in photos):
         return None
     encode, decode = Times(), Times()
     payloads = [encode.of(_png, photo) for photo in photos]

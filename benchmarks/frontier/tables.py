@@ -66,12 +66,16 @@ def readme_row(document: Mapping[str, Any], cut: str) -> str | None:
     low, high = rate[OPPONENT]["ci95"]
     return _cells(
         [
-            f"An activation of {document['model']} after `{found['boundary']}` takes {size / 1e3:.1f} kB at a cosine "
+            f"An activation of {document['model']} after `{found['boundary']}` takes {_bytes(size)} at a cosine "
             f"of .995 by the median image, {found['bytes_over_int8_at_995']:.3f} of int8's; tables of other photos",
             f"Against optimised JPEG of the image {rate[OPPONENT]['median']:+.0%} bytes ({low:+.0%} to {high:+.0%})"
             + "".join(f", {other}" for other in others),
         ]
     )
+
+
+def _bytes(size: float) -> str:
+    return f"{size:.0f} bytes" if size < 1000 else f"{size / 1e3:.1f} kB"
 
 
 def _rate(found: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.common.results import manifest
 from benchmarks.frontier import activation_ways, frontier, image_ways, photos, tables
 
 FEW = {name: replace(way, qualities=way.qualities[:: len(way.qualities) // 2]) for name, way in image_ways.WAYS.items()}
@@ -95,6 +96,8 @@ def test_the_row_for_readme_holds_figures_or_is_not_there(document: dict[str, An
         "int8's; tables of other photos | Against optimised JPEG of the image -10% bytes (-20% to +0%), webp -10%, "
         "avif -10%, in its own size the image takes 64 bytes |"
     )
+    few = {**_with_figures(document["cuts"]["1"]), "bytes_at": {"0.995": {"median": 48.4, "images": 8}}}
+    assert "takes 48 bytes at" in str(tables.readme_row({**document, "cuts": {"1": few}}, "1"))
     nothing = {"median": None, "images": 0}
     cut = {**document["cuts"]["1"], "bytes_at": {"0.99": nothing, "0.995": nothing}}
     assert tables.readme_row({**document, "cuts": {"1": cut}}, "1") is None
@@ -108,6 +111,17 @@ def _with_figures(cut: dict[str, Any]) -> dict[str, Any]:
         "bytes_over_int8_at_995": 0.062,
         "bd_rate_vs": dict.fromkeys(cut["bd_rate_vs"], rate),
     }
+
+
+def test_a_model_file_is_named_without_its_place(tmp_path: Path) -> None:
+    (file := tmp_path / "own.yaml").touch()
+    assert [frontier._name(model) for model in (str(file), "digits_vit", "hf:org/name")] == [
+        "own.yaml",
+        "digits_vit",
+        "hf:org/name",
+    ]
+    args = frontier.parser().parse_args(["--model", str(file), "--images", str(tmp_path), "--calibrate", str(tmp_path)])
+    assert str(tmp_path) not in json.dumps(manifest(args, without=frontier._PATHS))
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,11 @@ def test_small_images_go_in_their_own_size_and_large_ones_do_not() -> None:
     assert sent is not None
     assert sent.sizes.tolist() == [64] * 3  # 8 x 8 bytes: smaller than any file of them
     assert sent.worth.cosine == pytest.approx(1, abs=1e-6)
-    assert native([*photos, Image.new("L", (32, 32))], preprocess, judge) is None
+    as_large = [photo.resize((32, 32), Image.Resampling.BICUBIC) for photo in photos]
+    assert (
+        native(as_large, preprocess, judge) is not None
+    )  # what is as large as the model's input, too, is the image itself
+    assert native([*photos, Image.new("L", (33, 32))], preprocess, judge) is None
 
     found = ImageWays(crops, preprocess, judge).sent(ImageWay("JPEG", (20, 95)))
     assert [one.quality for one in found] == [20, 95]
