@@ -25,6 +25,7 @@ ELSEWHERE = {
     "make test": "runs these tests",
     "make venv": "makes the environment that these tests run in",
     ".venv/bin/pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu": "needs the internet",
+    "make web": "needs npm's registry",
     "make cluster-test RIG=PATH": "needs root and what makes hosts (tests/rig)",
     ".venv/bin/python benchmarks/peers/peers.py --setup": "needs the internet",
     ".venv/bin/python benchmarks/peers/peers.py": "needs what --setup installs, and minutes of a quiet machine",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from deployments.doctor import facts
+from deployments.doctor import facts, running_rays
 from slicer.core.common.error_text import first_line
 from slicer.errors import ServerError
 
@@ -56,7 +56,7 @@ def connect(
     logging.getLogger("ray._private.authentication.authentication_token_setup").addFilter(_not_an_opt_out)
     if target is None and before_own is not None:
         before_own()
-    with _kept_quiet() as noise:
+    with _kept_quiet() as noise, _meaning(target if address == "auto" else None):
         try:
             return ray.init(address=address, **options)
         except Exception as error:  # ConnectionError, ValueError, RuntimeError, and Ray's own AuthenticationError
@@ -68,27 +68,22 @@ def connect(
 
 def _settle(address: str | None, own: bool) -> tuple[str | None, str | None]:
     """``host:port`` that will be connected to, None for a new Ray, and what to tell `ray.init`."""
+    from ray._common.utils import get_default_ray_temp_dir
     from ray._private import services
 
     if address == "local" or (address is None and os.environ.get("RAY_ADDRESS") == "local"):
         return None, "local"
+    of_environment = os.environ.get("RAY_ADDRESS")
+    named = address or of_environment or "auto"
     try:
-        found: str | None = services.canonicalize_bootstrap_address(address)
-        if found is None and (address == "auto" or not own):
-            found = services.canonicalize_bootstrap_address_or_die("auto")
+        # "auto" is never left to Ray, which takes any of several. Without an address it is what `ray start` started.
+        found: str | None = services.canonicalize_bootstrap_address(None if named == "auto" else address)
     except ValueError as error:
-        given = address or os.environ.get("RAY_ADDRESS")
-        raise ServerError(f"address {given!r} is none: give HOST:6379, auto or local") from error
-    except ConnectionError as error:
-        several = re.findall(r"[\w.\-]+:\d+", str(error))
-        if len(several) > 1:
-            raise ServerError(f"several Rays run here: give --address, one of {', '.join(sorted(several))}") from error
-        raise ServerError(
-            "no Ray runs on this machine: start one with `ray start --head`, or give --address HOST:6379 of another"
-        ) from error
+        raise ServerError(f"address {named!r} is none: give HOST:6379, auto or local") from error
+    if not of_environment and (address == "auto" or (found is None and not own)):
+        found = running_rays.meant(found, running_rays.running_rays(), Path(get_default_ray_temp_dir()))
     if found is None:
         return None, address
-    named = address or os.environ.get("RAY_ADDRESS") or "auto"
     if named == "auto" and "://" not in found and not facts.reachable(found):
         # Ray remembers in a file what `ray start` started last; that one has ended without `ray stop`.
         if own and address is None:
@@ -141,6 +136,19 @@ def _ray_version() -> str:
     import ray
 
     return str(ray.__version__)
+
+
+@contextlib.contextmanager
+def _meaning(target: str | None) -> Iterator[None]:
+    """Ray takes ``auto`` for this address."""
+    if target is not None and not os.environ.get("RAY_ADDRESS"):
+        os.environ["RAY_ADDRESS"] = target
+        try:
+            yield
+        finally:
+            del os.environ["RAY_ADDRESS"]
+    else:
+        yield
 
 
 @contextlib.contextmanager

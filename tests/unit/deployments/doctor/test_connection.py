@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
 import pytest
 
-from deployments.doctor import connection
+from deployments.doctor import connection, running_rays
+from deployments.doctor.running_rays import meant
 from slicer.errors import ServerError
 
 AT = "10.0.0.1:6379"
@@ -72,3 +74,39 @@ def test_what_a_dead_ray_left_is_passed_over_or_refused(
     assert "has ended, so a new one is started" in capsys.readouterr().err
     with pytest.raises(ServerError, match=f"{dead}, has ended: start one with `ray start --head`"):
         connection._settle(None, own=False)
+
+
+def test_of_several_rays_none_is_taken_by_chance() -> None:
+    mine, other, third = "h:1", "h:2", "h:3"
+    rays = {mine: Path("/tmp/mine/ray"), other: Path("/tmp/ray"), third: Path("/tmp/ray")}
+    assert meant(None, {other: Path("/tmp/ray")}, Path("/elsewhere")) == other
+    assert meant(None, rays, Path("/tmp/mine/ray")) == mine
+    assert meant(third, rays, Path("/tmp/mine/ray")) == third, "`ray start` started it"
+    assert meant("h:9", {other: Path("/tmp/ray")}, Path("/tmp/ray")) == other, "the one that was started last has ended"
+    assert meant("h:9", {}, Path("/tmp/ray")) == "h:9", "it has ended, which is said when it is asked"
+    with pytest.raises(ServerError, match="several Rays run here: give --address, one of h:1, h:2, h:3"):
+        meant(None, rays, Path("/tmp/ray"))
+    with pytest.raises(ServerError, match="no Ray runs on this machine"):
+        meant(None, {}, Path("/tmp/ray"))
+
+
+def test_ray_is_told_the_one_that_is_meant_and_may_use_this_machines_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray._private import services
+
+    told = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: frozenset({"h:1", "h:2"}))
+    monkeypatch.setattr(running_rays, "running_rays", lambda: {"h:1": Path("/a/ray"), "h:2": Path("/b/ray")})
+    monkeypatch.setattr(connection.facts, "reachable", lambda _: True)
+    monkeypatch.setattr(ray, "init", lambda address, **_: told.append((address, os.environ["RAY_ADDRESS"])))
+    for folder, address in (("/a", "h:1"), ("/b", "h:2")):
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        connection.connect(None, own=False)
+        connection.connect("auto")
+        assert told == [("auto", address)] * 2
+        told.clear()
+    assert "RAY_ADDRESS" not in os.environ
+    monkeypatch.setenv("RAY_ADDRESS", "h:7")
+    assert connection._settle("auto", own=True)[0] == "h:7"
