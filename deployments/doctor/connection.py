@@ -44,6 +44,7 @@ def connect(
         ServerError: no cluster, one that refuses this process, or one of another version.
     """
     import ray
+    from ray._private.authentication import authentication_token_setup
 
     given = address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS", "")
     if given and re.fullmatch(r"[^/]+:\d+", given) and not facts.reachable(given):
@@ -56,8 +57,13 @@ def connect(
     logging.getLogger("ray._private.authentication.authentication_token_setup").addFilter(_not_an_opt_out)
     if target is None and before_own is not None:
         before_own()
-    with _kept_quiet() as noise, _meaning(target if address == "auto" else None):
+    with _kept_quiet() as noise:
         try:
+            if address == "auto":
+                # Ray uses the token of this machine for a Ray that it finds here by itself, and for no other address;
+                # but of several it finds any.
+                authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+                address = target
             return ray.init(address=address, **options)
         except Exception as error:  # ConnectionError, ValueError, RuntimeError, and Ray's own AuthenticationError
             failure = error
@@ -67,7 +73,8 @@ def connect(
 
 
 def _settle(address: str | None, own: bool) -> tuple[str | None, str | None]:
-    """``host:port`` that will be connected to, None for a new Ray, and what to tell `ray.init`."""
+    """``host:port`` that will be connected to, None for a new Ray; and ``auto`` where it was found here, else what to
+    tell `ray.init`."""
     from ray._common.utils import get_default_ray_temp_dir
     from ray._private import services
 
@@ -93,7 +100,6 @@ def _settle(address: str | None, own: bool) -> tuple[str | None, str | None]:
             f"the Ray that was started here last, at {found}, has ended: start one with `ray start --head`, or give "
             "--address HOST:6379 of another"
         )
-    # Ray uses the token of this machine for a Ray that it finds here by itself, and for no other address.
     return found, "auto" if named == "auto" else found
 
 
@@ -136,19 +142,6 @@ def _ray_version() -> str:
     import ray
 
     return str(ray.__version__)
-
-
-@contextlib.contextmanager
-def _meaning(target: str | None) -> Iterator[None]:
-    """Ray takes ``auto`` for this address."""
-    if target is not None and not os.environ.get("RAY_ADDRESS"):
-        os.environ["RAY_ADDRESS"] = target
-        try:
-            yield
-        finally:
-            del os.environ["RAY_ADDRESS"]
-    else:
-        yield
 
 
 @contextlib.contextmanager

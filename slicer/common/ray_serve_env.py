@@ -106,6 +106,14 @@ SETTINGS: tuple[Setting, ...] = (
         http=True,
     ),
     Setting(
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S",
+        "50",
+        ("controller",),
+        "A proxy whose process needs longer to start is killed; on a machine where devices start beside it that took "
+        "more than Serve's 5 s, and no server came up. Serve waits 60 s for all proxies together.",
+        http=True,
+    ),
+    Setting(
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S",
         "2",
         ("controller", "replica"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
@@ -93,20 +92,25 @@ def test_of_several_rays_none_is_taken_by_chance() -> None:
 def test_ray_is_told_the_one_that_is_meant_and_may_use_this_machines_token(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
     from ray._private import services
+    from ray._private.authentication import authentication_token_setup
 
-    told = []
+    told: list[str] = []
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    token = "maybe_enable_token_auth_if_token_available"
+    monkeypatch.setattr(authentication_token_setup, token, lambda warn_if_disabled: told.append("token"))
     monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
     monkeypatch.setattr(services, "find_gcs_addresses", lambda: frozenset({"h:1", "h:2"}))
     monkeypatch.setattr(running_rays, "running_rays", lambda: {"h:1": Path("/a/ray"), "h:2": Path("/b/ray")})
     monkeypatch.setattr(connection.facts, "reachable", lambda _: True)
-    monkeypatch.setattr(ray, "init", lambda address, **_: told.append((address, os.environ["RAY_ADDRESS"])))
+    monkeypatch.setattr(ray, "init", lambda address, **_: told.append(address))
     for folder, address in (("/a", "h:1"), ("/b", "h:2")):
         monkeypatch.setenv("RAY_TMPDIR", folder)
         connection.connect(None, own=False)
         connection.connect("auto")
-        assert told == [("auto", address)] * 2
+        assert told == ["token", address] * 2
         told.clear()
-    assert "RAY_ADDRESS" not in os.environ
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: "h:5")
+    connection.connect("h:5")
+    assert told == ["h:5"], "no token for an address that was given"
     monkeypatch.setenv("RAY_ADDRESS", "h:7")
     assert connection._settle("auto", own=True)[0] == "h:7"
