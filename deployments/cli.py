@@ -276,24 +276,26 @@ def _serve(flags: ServeFlags, config: ServerConfig) -> int:
         embedded = node is not None and node.is_head()
         say("starting the application")
         settled = app.run(config, name=name, say=say)
-        cluster = ray.get_runtime_context().gcs_address
-        served = app.describe(name, [model.name for model in config.models])
-        url, token = app.url(settled.http, name, cluster.rpartition(":")[0].strip("[]")), settled.config.token
-        way_in = access(url, name, token, made=not config.token, served=served)
         try:
-            if flags.json:
-                print(json.dumps(document(settled, name, cluster, way_in)), flush=True)
-            else:
-                print(running(settled, name, cluster, way_in, served), flush=True)
-            if not flags.detach:
-                try:
+            cluster = ray.get_runtime_context().gcs_address
+            served = app.describe(name, [model.name for model in config.models])
+            url, token = app.url(settled.http, name, cluster.rpartition(":")[0].strip("[]")), settled.config.token
+            way_in = access(url, name, token, made=not config.token, served=served)
+            try:
+                if flags.json:
+                    print(json.dumps(document(settled, name, cluster, way_in)), flush=True)
+                else:
+                    print(running(settled, name, cluster, way_in, served), flush=True)
+                if not flags.detach:
                     threading.Event().wait()
-                except _Ended:
-                    say("stopping")
-                    app.stop(name)
-        finally:
-            if not flags.detach:
-                remove_token(way_in.token_file, token)
+            finally:
+                if not flags.detach:
+                    remove_token(way_in.token_file, token)
+        except _Ended:  # at any moment from here on, also before the wait
+            say("stopping")
+            app.stop(name)
+            if flags.detach:
+                raise
         return 0
     finally:
         for number in _SIGNALS:

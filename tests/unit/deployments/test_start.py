@@ -7,6 +7,7 @@ import logging
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -255,3 +256,28 @@ def test_a_signal_during_the_start_is_one_line_and_its_own_exit_status(
     assert cli.main([]) == 128 + number
     assert capsys.readouterr().err == "headtail serve: interrupted; everything it started is taken back\n"
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(("flags", "code"), [([], 0), (["--detach"], 130)])
+@pytest.mark.parametrize("moment", ["describe", "running"])
+def test_ctrl_c_before_the_wait_takes_the_application_back_as_well(
+    flags: list[str], code: int, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = SimpleNamespace(http=None, config=SimpleNamespace(token="t"))
+    context = SimpleNamespace(gcs_address="h:1")
+    stopped: list[str] = []
+    monkeypatch.setattr(connection, "connect", lambda *_, **__: None)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: context)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr(app, "run", lambda *_, **__: settled)
+    monkeypatch.setattr(app, "describe", lambda *_: [])
+    monkeypatch.setattr(app, "stop", stopped.append)
+    monkeypatch.setattr(cli, "access", lambda *_, **__: Access())
+    monkeypatch.setattr(cli, "running", lambda *_: "is running")
+
+    def press(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(app if moment == "describe" else cli, moment, press)
+    assert cli.main(["--model", "digits_vit", "--address", "h:1", *flags]) == code
+    assert stopped == ["headtail"]
