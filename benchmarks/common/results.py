@@ -85,5 +85,7 @@ def manifest(
 
 
 def _text(value: object) -> str:
-    """As it was given on the command line."""
+    """As it was given on the command line; of a path from the root its end, since the rest is this machine's."""
+    if isinstance(value, Path) and value.is_absolute():
+        return value.name
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

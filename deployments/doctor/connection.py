@@ -80,18 +80,21 @@ def _settle(address: str | None, own: bool) -> tuple[str | None, str | None]:
 
     if address == "local" or (address is None and os.environ.get("RAY_ADDRESS") == "local"):
         return None, "local"
-    of_environment = os.environ.get("RAY_ADDRESS")
-    named = address or of_environment or "auto"
+    of_environment = os.environ.get("RAY_ADDRESS") or None
+    if address is None and of_environment == "auto":
+        address = "auto"
+    given = next((one for one in (address, of_environment) if one not in (None, "auto")), None)
+    # "auto" is never left to Ray, which takes any of several. Without an address it is what `ray start` started last.
+    named = given or services.find_bootstrap_address(None)
     try:
-        # "auto" is never left to Ray, which takes any of several. Without an address it is what `ray start` started.
-        found: str | None = services.canonicalize_bootstrap_address(None if named == "auto" else address)
+        found: str | None = services.canonicalize_bootstrap_address(named) if named else None
     except ValueError as error:
         raise ServerError(f"address {named!r} is none: give HOST:6379, auto or local") from error
-    if not of_environment and (address == "auto" or (found is None and not own)):
+    if not given and (address == "auto" or (found is None and not own)):
         found = running_rays.meant(found, running_rays.running_rays(), Path(get_default_ray_temp_dir()))
     if found is None:
         return None, address
-    if named == "auto" and "://" not in found and not facts.reachable(found):
+    if not given and "://" not in found and not facts.reachable(found):
         # Ray remembers in a file what `ray start` started last; that one has ended without `ray stop`.
         if own and address is None:
             print(f"the Ray that ran here at {found} has ended, so a new one is started", file=sys.stderr, flush=True)
@@ -100,7 +103,7 @@ def _settle(address: str | None, own: bool) -> tuple[str | None, str | None]:
             f"the Ray that was started here last, at {found}, has ended: start one with `ray start --head`, or give "
             "--address HOST:6379 of another"
         )
-    return found, "auto" if named == "auto" else found
+    return found, "auto" if address == "auto" or not given else found
 
 
 def diagnose(target: str | None, said: str, error: BaseException) -> str:

@@ -57,3 +57,9 @@ def test_a_list_stands_in_a_manifest_as_it_was_given() -> None:
     )
     assert made["configuration"] == {"seeds": "0,1", "cases": "a,b"} and made["seeds"] == [0, 1]
     assert "load_average_1m_before_and_after" not in made
+
+
+def test_a_path_of_this_machine_does_not_stand_in_the_manifest(tmp_path: Path) -> None:
+    args = argparse.Namespace(seed=0, resume=tmp_path / "rows.jsonl", fleet=Path("examples/fleet.yaml"))
+    found = results.manifest(args)["configuration"]
+    assert (found["resume"], found["fleet"]) == ("rows.jsonl", "examples/fleet.yaml")

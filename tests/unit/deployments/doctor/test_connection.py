@@ -68,6 +68,7 @@ def test_what_a_dead_ray_left_is_passed_over_or_refused(
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         dead = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: dead)
     monkeypatch.setattr(services, "canonicalize_bootstrap_address", lambda _: dead)
     assert connection._settle(None, own=True) == (None, "local")
     assert "has ended, so a new one is started" in capsys.readouterr().err
@@ -114,3 +115,22 @@ def test_ray_is_told_the_one_that_is_meant_and_may_use_this_machines_token(monke
     assert told == ["h:5"], "no token for an address that was given"
     monkeypatch.setenv("RAY_ADDRESS", "h:7")
     assert connection._settle("auto", own=True)[0] == "h:7"
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_an_environment_that_says_auto_finds_none_or_the_one_that_is_meant(
+    address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private import services
+
+    rays: dict[str, Path] = {}
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: frozenset(rays))
+    monkeypatch.setattr(running_rays, "running_rays", lambda: rays)
+    monkeypatch.setattr(connection.facts, "reachable", lambda _: True)
+    with pytest.raises(ServerError, match="no Ray runs on this machine"):
+        connection._settle(address, own=True)
+    monkeypatch.setenv("RAY_TMPDIR", "/b")
+    rays |= {"h:1": Path("/a/ray"), "h:2": Path("/b/ray")}
+    assert connection._settle(address, own=True) == ("h:2", "auto")
